@@ -1,0 +1,80 @@
+// The checks at the border: each error names the argument, what was expected and what came.
+#pragma once
+
+#include <torch/csrc/stable/tensor.h>
+
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "core/problem.h"
+
+namespace fused_rnn {
+
+using Tensor = torch::stable::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+using Shape = std::vector<int64_t>;
+
+[[noreturn]] inline void fail(const std::string& message) { throw std::runtime_error("fused_rnn: " + message); }
+
+inline std::string to_string(const Shape& shape) {
+  std::string text = "[";
+  for (const int64_t size : shape) text += (text.size() > 1 ? ", " : "") + std::to_string(size);
+  return text + "]";
+}
+
+inline Shape shape_of(const Tensor& tensor) {
+  const auto sizes = tensor.sizes();
+  return {sizes.begin(), sizes.end()};
+}
+
+inline void check_shape(const Tensor& tensor, const char* name, const char* dimensions, const Shape& expected) {
+  const Shape shape = shape_of(tensor);
+  if (shape != expected) {
+    fail(std::string(name) + " must have shape " + dimensions + " = " + to_string(expected) + ", got " +
+         to_string(shape));
+  }
+}
+
+inline DataType data_type_of(const Tensor& tensor, const char* name) {
+  switch (tensor.scalar_type()) {
+    case torch::headeronly::ScalarType::Float:
+      return DataType::kFloat32;
+    case torch::headeronly::ScalarType::Double:
+      return DataType::kFloat64;
+    case torch::headeronly::ScalarType::BFloat16:
+      return DataType::kBFloat16;
+    case torch::headeronly::ScalarType::Half:
+      return DataType::kFloat16;
+    default:
+      fail(std::string(name) + " must be float32, float64, bfloat16 or float16");
+  }
+}
+
+// Shape, type and device of one tensor against the problem's.
+class Checker {
+ public:
+  Checker(const Tensor& model, const char* name) : type_(data_type_of(model, name)), name_(name) {}
+
+  DataType type() const { return type_; }
+
+  void operator()(const Tensor& tensor, const char* name, const char* dimensions, const Shape& expected) const {
+    if (!tensor.is_cpu()) fail(std::string(name) + " must be on the CPU");
+    const DataType type = data_type_of(tensor, name);
+    if (type != type_) {
+      fail(std::string(name) + " must have the type of " + name_ + ", " + name_of(type_) + ", got " + name_of(type));
+    }
+    check_shape(tensor, name, dimensions, expected);
+  }
+
+  void operator()(const OptionalTensor& tensor, const char* name, const char* dimensions, const Shape& expected) const {
+    if (tensor.has_value()) (*this)(*tensor, name, dimensions, expected);
+  }
+
+ private:
+  DataType type_;
+  const char* name_;
+};
+
+}  // namespace fused_rnn

@@ -1,0 +1,113 @@
+// The Python module fused_rnn._C: what is not a tensor op. Importing it also registers the ops of ops.cpp.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <map>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "cells/table.h"
+#include "cpu/dispatch.h"
+
+#if !defined(FUSED_RNN_VERSION)
+#error "the build passes FUSED_RNN_VERSION"
+#endif
+
+namespace py = pybind11;
+
+namespace fused_rnn {
+
+namespace {
+
+CellSpec spec_by_name(const std::string& name) {
+  const int index = find_cell(name);
+  if (index < 0) throw py::value_error("unknown cell \"" + name + "\"");
+  return cell_spec(index);
+}
+
+DataType type_by_name(const std::string& name) {
+  for (const DataType type : {DataType::kFloat32, DataType::kFloat64, DataType::kBFloat16, DataType::kFloat16}) {
+    if (name == name_of(type)) return type;
+  }
+  throw py::value_error("dtype must be float32, float64, bfloat16 or float16, got \"" + name + "\"");
+}
+
+std::vector<std::string> cell_names() {
+  std::vector<std::string> names;
+  for (int i = 0; i < Cells::kSize; ++i) names.emplace_back(cell_spec(i).name);
+  return names;
+}
+
+py::dict cell_spec_dict(const std::string& name) {
+  const CellSpec spec = spec_by_name(name);
+  py::dict result;
+  result["gates"] = spec.gates;
+  result["states"] = spec.states;
+  result["saved"] = spec.saved;
+  result["split"] = spec.split;
+  return result;
+}
+
+py::dict plan_dict(const std::string& cell, const std::string& dtype, int64_t time_steps, int64_t batch,
+                   int64_t directions, int64_t hidden_size, int64_t proj_size, bool training, int threads) {
+  if (time_steps < 0 || batch < 0 || hidden_size < 1 || proj_size < 0 || directions < 1 || directions > 2 ||
+      threads < 1) {
+    throw py::value_error("plan needs time_steps, batch, proj_size >= 0; hidden_size, threads >= 1; directions 1 or 2");
+  }
+  Problem problem{spec_by_name(cell),
+                  type_by_name(dtype),
+                  time_steps,
+                  batch,
+                  directions,
+                  hidden_size,
+                  proj_size > 0 ? proj_size : hidden_size,
+                  false,
+                  proj_size > 0};
+  const auto add = [&](py::dict& to, const char* key, const auto& schedule) {
+    const Plan plan = schedule.plan(problem, threads);
+    py::dict part;
+    part["problem"] = to_string(problem);
+    part["threads"] = plan.threads();
+    part["direction_parts"] = plan.direction_parts;
+    part["row_parts"] = plan.row_parts;
+    part["unit_parts"] = plan.unit_parts;
+    part["workspace_bytes"] = schedule.workspace_bytes(problem, plan);
+    part["why"] = describe(plan, problem, threads);
+    to[key] = part;
+  };
+  py::dict result;
+  result["schedule"] = "cpu_sweep";
+  result["instruction_set"] = active_cpu_instruction_set();
+  add(result, "forward", active_cpu_unit().forward);
+  problem.backward = true;
+  if (training) add(result, "backward", active_cpu_unit().backward);
+  return result;
+}
+
+std::map<std::string, std::string> build_info() {
+  std::string sets;
+  for (const std::string& name : cpu_instruction_sets()) sets += (sets.empty() ? "" : ", ") + name;
+  return {
+      {"version", FUSED_RNN_VERSION},
+      {"compiler", __VERSION__},
+      {"instruction_sets", sets},
+      {"active_instruction_set", active_cpu_instruction_set()},
+      {"cuda", "not built"},
+  };
+}
+
+}  // namespace
+
+}  // namespace fused_rnn
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "Native part of fused_rnn: cells, plans and build information; the ops are in torch.ops.fused_rnn.";
+  m.def("cell_names", &fused_rnn::cell_names);
+  m.def("cell_spec", &fused_rnn::cell_spec_dict, py::arg("name"));
+  m.def("build_info", &fused_rnn::build_info);
+  m.def("instruction_sets", &fused_rnn::cpu_instruction_sets);
+  m.def("active_instruction_set", &fused_rnn::active_cpu_instruction_set);
+  m.def("plan", &fused_rnn::plan_dict, py::arg("cell"), py::arg("dtype"), py::arg("time_steps"), py::arg("batch"),
+        py::arg("directions"), py::arg("hidden_size"), py::arg("proj_size"), py::arg("training"), py::arg("threads"));
+}

@@ -1,0 +1,204 @@
+// The ops torch.ops.fused_rnn.forward and backward: checks, allocation, and the way from tensors to the CPU unit.
+//
+// Registered through torch's LibTorch stable ABI, so that one binary serves every torch from the target version on.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include <string>
+#include <tuple>
+
+#include "binding/tensor_views.h"
+#include "cells/table.h"
+#include "cpu/dispatch.h"
+
+namespace fused_rnn {
+
+namespace {
+
+int known_cell(const std::string& name) {
+  const int index = find_cell(name);
+  if (index < 0) {
+    std::string known;
+    for (int i = 0; i < Cells::kSize; ++i) known += (i > 0 ? ", " : "") + std::string(cell_spec(i).name);
+    fail("cell must be one of " + known + ", got \"" + name + "\"");
+  }
+  return index;
+}
+
+// The problem that w_hh [D, G*H, P], w_hr [D, P, H] and a [T, B, D, ...] sequence describe.
+Problem describe_problem(const std::string& cell, const Tensor& sequence, const char* sequence_name,
+                         const Tensor& w_hh, const OptionalTensor& w_hr, DataType type, bool backward) {
+  const CellSpec spec = cell_spec(known_cell(cell));
+  const Shape shape = shape_of(sequence);
+  if (shape.size() < 4 || shape[2] < 1 || shape[2] > 2) {
+    fail(std::string(sequence_name) + " must have shape [T, B, D, ...] with D = 1 or 2, got " + to_string(shape));
+  }
+  const Shape weights = shape_of(w_hh);
+  if (weights.size() != 3 || weights[1] < spec.gates || weights[1] % spec.gates != 0 || weights[2] < 1) {
+    fail("w_hh must have shape [D, " + std::to_string(spec.gates) + "*H, P], got " + to_string(weights));
+  }
+  if (w_hr.has_value() && !spec.projectable) fail("w_hr must be None for cell \"" + cell + "\", which cannot project");
+  const int64_t hidden_size = weights[1] / spec.gates;
+  if (!w_hr.has_value() && weights[2] != hidden_size) {
+    fail("w_hh must have shape [D, " + std::to_string(spec.gates) + "*H, H] = " +
+         to_string({shape[2], weights[1], hidden_size}) + ", got " + to_string(weights));
+  }
+  return {spec, type, shape[0], shape[1], shape[2], hidden_size, weights[2], backward, w_hr.has_value()};
+}
+
+void check_weights(const Checker& check, const Problem& p, const Tensor& w_hh, const OptionalTensor& w_hr) {
+  const int64_t rows = p.cell.gates * p.hidden_size;
+  check(w_hh, "w_hh", "[D, G*H, P]", {p.directions, rows, p.output_size});
+  check(w_hr, "w_hr", "[D, P, H]", {p.directions, p.output_size, p.hidden_size});
+}
+
+void check_states(const Checker& check, const Problem& p, const OptionalTensor& h, const char* h_name,
+                  const OptionalTensor& c, const char* c_name) {
+  check(h, h_name, "[D, B, P]", {p.directions, p.batch, p.output_size});
+  if (p.cell.states == 2) {
+    check(c, c_name, "[D, B, H]", {p.directions, p.batch, p.hidden_size});
+  } else if (c.has_value()) {
+    fail(std::string(c_name) + " must be None for cell \"" + p.cell.name + "\", which has no cell state");
+  }
+}
+
+// Allocates on the CPU in the type of a model tensor.
+class Allocator {
+ public:
+  explicit Allocator(const Tensor& model) : model_(model) {}
+
+  Tensor operator()(bool wanted, const Shape& shape) const {
+    return torch::stable::new_empty(model_, wanted ? shape : Shape{0});
+  }
+  Tensor bytes(size_t count) const {
+    return torch::stable::new_empty(model_, {static_cast<int64_t>(count)}, torch::headeronly::ScalarType::Byte);
+  }
+
+ private:
+  const Tensor& model_;
+};
+
+template <class Views>
+void run(const Schedule<Views>& schedule, const Problem& problem, const Views& views, const Allocator& allocate) {
+  const Plan plan = schedule.plan(problem, static_cast<int>(torch::stable::get_num_threads()));
+  const Tensor workspace = allocate.bytes(schedule.workspace_bytes(problem, plan));
+  schedule.run(problem, views, plan, workspace.mutable_data_ptr());
+}
+
+using ForwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+ForwardResult forward(const std::string& cell, const Tensor& gates_given, const Tensor& w_hh,
+                      const OptionalTensor& b_hh, const OptionalTensor& w_hr, const OptionalTensor& h_0_given,
+                      const OptionalTensor& c_0_given, bool save) {
+  const Checker check(gates_given, "gates");
+  const Problem p = describe_problem(cell, gates_given, "gates", w_hh, w_hr, check.type(), false);
+  check(gates_given, "gates", "[T, B, D, G, H]", {p.time_steps, p.batch, p.directions, p.cell.gates, p.hidden_size});
+  check_weights(check, p, w_hh, w_hr);
+  check(b_hh, "b_hh", "[D, G*H]", {p.directions, p.cell.gates * p.hidden_size});
+  check_states(check, p, h_0_given, "h_0", c_0_given, "c_0");
+  const Tensor gates = with_dense_tail(gates_given, 3);
+  const OptionalTensor h_0 = with_dense_tail(h_0_given, 2), c_0 = with_dense_tail(c_0_given, 2);
+
+  const Allocator allocate(gates);
+  const bool has_c = p.cell.states == 2;
+  const Shape units{p.time_steps, p.batch, p.directions, p.hidden_size};
+  const Tensor output = allocate(true, {p.time_steps, p.batch, p.directions, p.output_size});
+  const Tensor h_n = allocate(true, {p.directions, p.batch, p.output_size});
+  const Tensor c_n = allocate(has_c, {p.directions, p.batch, p.hidden_size});
+  const Tensor cells = allocate(save && has_c, units);
+  const Tensor saved = allocate(save, {p.time_steps, p.batch, p.directions, p.cell.saved, p.hidden_size});
+  const Tensor hidden = allocate(save && p.projected, units);
+
+  ForwardViews views;
+  views.gates = sequence_view<const void>(gates);
+  views.w_hh = weight_view(w_hh);
+  views.b_hh = weight_view(b_hh);
+  views.w_hr = weight_view(w_hr);
+  views.h_0 = state_view(h_0);
+  views.c_0 = state_view(c_0);
+  views.output = sequence_view<void>(output);
+  views.h_n = state_view<void>(h_n);
+  views.c_n = state_view<void>(c_n);
+  views.cells = sequence_view<void>(cells);
+  views.saved = sequence_view<void>(saved);
+  views.hidden = sequence_view<void>(hidden);
+  run(active_cpu_unit().forward, p, views, allocate);
+  return {output, h_n, c_n, cells, saved, hidden};
+}
+
+using BackwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+BackwardResult backward(const std::string& cell, const OptionalTensor& d_output_given,
+                        const OptionalTensor& d_h_n_given, const OptionalTensor& d_c_n_given,
+                        const OptionalTensor& d_cells_given, const Tensor& w_hh, const OptionalTensor& w_hr,
+                        const Tensor& output_given, const Tensor& cells_given, const Tensor& saved_given,
+                        const OptionalTensor& h_0_given, const OptionalTensor& c_0_given) {
+  const Checker check(output_given, "output");
+  const Problem p = describe_problem(cell, output_given, "output", w_hh, w_hr, check.type(), true);
+  const Shape units{p.time_steps, p.batch, p.directions, p.hidden_size};
+  const Shape outputs{p.time_steps, p.batch, p.directions, p.output_size};
+  const bool has_c = p.cell.states == 2;
+  check(output_given, "output", "[T, B, D, P]", outputs);
+  check(d_output_given, "d_output", "[T, B, D, P]", outputs);
+  check_weights(check, p, w_hh, w_hr);
+  check_states(check, p, h_0_given, "h_0", c_0_given, "c_0");
+  check_states(check, p, d_h_n_given, "d_h_n", d_c_n_given, "d_c_n");
+  if (has_c) {
+    check(cells_given, "cells", "[T, B, D, H]", units);
+    check(d_cells_given, "d_cells", "[T, B, D, H]", units);
+  }
+  check(saved_given, "saved", "[T, B, D, S, H]",
+        {p.time_steps, p.batch, p.directions, p.cell.saved, p.hidden_size});
+  const OptionalTensor d_output = with_dense_tail(d_output_given, 3), d_cells = with_dense_tail(d_cells_given, 3);
+  const OptionalTensor d_h_n = with_dense_tail(d_h_n_given, 2), d_c_n = with_dense_tail(d_c_n_given, 2);
+  const OptionalTensor h_0 = with_dense_tail(h_0_given, 2), c_0 = with_dense_tail(c_0_given, 2);
+  const Tensor output = with_dense_tail(output_given, 3), cells = with_dense_tail(cells_given, 3);
+  const Tensor saved = with_dense_tail(saved_given, 3);
+
+  const Allocator allocate(output);
+  const Shape gates{p.time_steps, p.batch, p.directions, p.cell.gates, p.hidden_size};
+  const Tensor d_gates = allocate(true, gates);
+  const Tensor d_gates_h = allocate(p.cell.split, gates);
+  const Tensor d_h_0 = allocate(true, {p.directions, p.batch, p.output_size});
+  const Tensor d_c_0 = allocate(has_c, {p.directions, p.batch, p.hidden_size});
+  const Tensor d_projected = allocate(p.projected, outputs);
+
+  BackwardViews views;
+  views.d_output = sequence_view(d_output);
+  views.d_h_n = state_view(d_h_n);
+  views.d_c_n = state_view(d_c_n);
+  views.d_cells = sequence_view(d_cells);
+  views.w_hh = weight_view(w_hh);
+  views.w_hr = weight_view(w_hr);
+  views.output = sequence_view<const void>(output);
+  views.cells = sequence_view<const void>(cells);
+  views.saved = sequence_view<const void>(saved);
+  views.h_0 = state_view(h_0);
+  views.c_0 = state_view(c_0);
+  views.d_gates = sequence_view<void>(d_gates);
+  views.d_gates_h = sequence_view<void>(d_gates_h);
+  views.d_h_0 = state_view<void>(d_h_0);
+  views.d_c_0 = state_view<void>(d_c_0);
+  views.d_projected = sequence_view<void>(d_projected);
+  run(active_cpu_unit().backward, p, views, allocate);
+  return {d_gates, d_gates_h, d_h_0, d_c_0, d_projected};
+}
+
+}  // namespace
+
+}  // namespace fused_rnn
+
+STABLE_TORCH_LIBRARY(fused_rnn, m) {
+  m.def(
+      "forward(str cell, Tensor gates, Tensor w_hh, Tensor? b_hh, Tensor? w_hr, Tensor? h_0, Tensor? c_0, bool save)"
+      " -> (Tensor output, Tensor h_n, Tensor c_n, Tensor cells, Tensor saved, Tensor hidden)");
+  m.def(
+      "backward(str cell, Tensor? d_output, Tensor? d_h_n, Tensor? d_c_n, Tensor? d_cells, Tensor w_hh, Tensor? w_hr,"
+      " Tensor output, Tensor cells, Tensor saved, Tensor? h_0, Tensor? c_0)"
+      " -> (Tensor d_gates, Tensor d_gates_h, Tensor d_h_0, Tensor d_c_0, Tensor d_projected)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(fused_rnn, CPU, m) {
+  m.impl("forward", TORCH_BOX(&fused_rnn::forward));
+  m.impl("backward", TORCH_BOX(&fused_rnn::backward));
+}

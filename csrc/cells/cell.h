@@ -1,0 +1,50 @@
+// The contract between the math of a recurrent cell and the schedules that run it.
+//
+// A cell maps one hidden unit through one time step. It sees no memory, time, batch, other unit or device: a schedule
+// loads the values, calls the cell, and stores what comes back. `V` is a scalar or a SIMD vector of units.
+//
+//   from_x = W_ih x + b_ih, from_h = W_hh h + b_hh      the unit's pre-activations, one per gate, kept apart because
+//                                                       some cells (GRU) do not simply add them
+//   forward (from_x, from_h, state)            -> state', saved
+//   backward(saved, state, state', d_state')   -> d_from_x, d_from_h, d_state
+//
+// state[0] is h, state[1] (if any) is c. d_state[0] that backward returns is the *direct* part only: what reaches the
+// previous h through W_hh is the schedule's business.
+#pragma once
+
+#include <concepts>
+
+#include "core/pack.h"
+#include "core/problem.h"
+
+namespace fused_rnn {
+
+template <class V, class Cell>
+struct CellForward {
+  Pack<V, Cell::kStates> state;
+  Pack<V, Cell::kSaved> saved;
+};
+
+template <class V, class Cell>
+struct CellBackward {
+  Pack<V, Cell::kGates> d_from_x;
+  Pack<V, Cell::kGates> d_from_h;  // equals d_from_x unless Cell::kSplit
+  Pack<V, Cell::kStates> d_state;
+};
+
+template <class Cell>
+concept RecurrentCell = requires(Pack<double, Cell::kGates> gates, Pack<double, Cell::kStates> state,
+                                 Pack<double, Cell::kSaved> saved) {
+  { Cell::kName } -> std::convertible_to<const char*>;
+  { Cell::kSplit } -> std::convertible_to<bool>;        // d_from_h differs from d_from_x
+  { Cell::kReadsHidden } -> std::convertible_to<bool>;  // needs h of its own unit; otherwise h may be a projection
+  { Cell::template forward<double>(gates, gates, state) } -> std::same_as<CellForward<double, Cell>>;
+  { Cell::template backward<double>(saved, state, state, state) } -> std::same_as<CellBackward<double, Cell>>;
+} && (Cell::kGates >= 1) && (Cell::kStates == 1 || Cell::kStates == 2) && (Cell::kSaved >= 0);
+
+template <RecurrentCell Cell>
+constexpr CellSpec spec_of(int index) {
+  return {Cell::kName, index, Cell::kGates, Cell::kStates, Cell::kSaved, Cell::kSplit, !Cell::kReadsHidden};
+}
+
+}  // namespace fused_rnn

@@ -1,0 +1,44 @@
+// The long short-term memory cell (Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000).
+//
+// a = from_x + from_h for each of i f g o (torch.nn's order); s = sigmoid
+//   i = s(a_i)   f = s(a_f)   g = tanh(a_g)   o = s(a_o)
+//   c' = f c + i g            h' = o tanh(c')
+#pragma once
+
+#include "cells/activations.h"
+#include "cells/cell.h"
+
+namespace fused_rnn {
+
+struct LstmCell {
+  static constexpr const char* kName = "lstm";
+  static constexpr int kGates = 4, kStates = 2, kSaved = 4;
+  static constexpr bool kSplit = false, kReadsHidden = false;
+
+  template <class V>
+  FUSED_RNN_HD static CellForward<V, LstmCell> forward(const Pack<V, 4>& from_x, const Pack<V, 4>& from_h,
+                                                       const Pack<V, 2>& state) {
+    const V i = sigmoid(from_x[0] + from_h[0]);
+    const V f = sigmoid(from_x[1] + from_h[1]);
+    const V g = tanh(from_x[2] + from_h[2]);
+    const V o = sigmoid(from_x[3] + from_h[3]);
+    const V c = f * state[1] + i * g;
+    return {{o * tanh(c), c}, {i, f, g, o}};
+  }
+
+  template <class V>
+  FUSED_RNN_HD static CellBackward<V, LstmCell> backward(const Pack<V, 4>& saved, const Pack<V, 2>& previous,
+                                                         const Pack<V, 2>& current, const Pack<V, 2>& d_current) {
+    const V one(1);
+    const V i = saved[0], f = saved[1], g = saved[2], o = saved[3];
+    const V tanh_c = tanh(current[1]);
+    const V d_c = d_current[1] + d_current[0] * o * (one - tanh_c * tanh_c);
+    const Pack<V, 4> d_a{d_c * g * (i * (one - i)), d_c * previous[1] * (f * (one - f)), d_c * i * (one - g * g),
+                         d_current[0] * tanh_c * (o * (one - o))};
+    return {d_a, d_a, {V(0), d_c * f}};
+  }
+};
+
+static_assert(RecurrentCell<LstmCell>);
+
+}  // namespace fused_rnn

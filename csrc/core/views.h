@@ -1,0 +1,78 @@
+// The buffers of one recurrence as pointers, strides and shapes, without an owner and without a tensor library.
+//
+// Dimension order is always time, batch, direction, gate, unit: [T, B, D, G, H]. Strides count elements; the dimensions
+// that have no stride here are contiguous. A null pointer means that the caller did not ask for, or give, that buffer.
+// `Void` is `const void` for what the schedule reads and `void` for what it writes. Nothing aliases.
+#pragma once
+
+#include <cstdint>
+
+namespace fused_rnn {
+
+template <class Void>
+struct SequenceView {  // [T, B, D, ...], trailing dimensions contiguous
+  Void* data = nullptr;
+  int64_t time_stride = 0;
+  int64_t row_stride = 0;
+  int64_t direction_stride = 0;
+
+  explicit operator bool() const { return data != nullptr; }
+  int64_t offset(int64_t time, int64_t row, int64_t direction) const {
+    return time * time_stride + row * row_stride + direction * direction_stride;
+  }
+};
+
+template <class Void>
+struct StateView {  // [D, B, H]
+  Void* data = nullptr;
+  int64_t direction_stride = 0;
+  int64_t row_stride = 0;
+
+  explicit operator bool() const { return data != nullptr; }
+  int64_t offset(int64_t direction, int64_t row) const { return direction * direction_stride + row * row_stride; }
+};
+
+struct WeightView {  // [D, rows, columns], any strides
+  const void* data = nullptr;
+  int64_t direction_stride = 0;
+  int64_t row_stride = 0;
+  int64_t column_stride = 0;
+
+  explicit operator bool() const { return data != nullptr; }
+};
+
+struct ForwardViews {
+  SequenceView<const void> gates;  // [T, B, D, G, H] input projection, b_ih included
+  WeightView w_hh;                 // [D, G*H, P]
+  WeightView b_hh;                 // [D, G*H, 1], optional
+  WeightView w_hr;                 // [D, P, H], only when projected
+  StateView<const void> h_0;       // [D, B, P], optional: zeros
+  StateView<const void> c_0;       // [D, B, H], optional: zeros
+  SequenceView<void> output;       // [T, B, D, P]
+  StateView<void> h_n;             // [D, B, P]
+  StateView<void> c_n;             // [D, B, H], cells with two states
+  SequenceView<void> cells;        // [T, B, D, H] c after each step, when training a cell with two states
+  SequenceView<void> saved;        // [T, B, D, S, H], when training
+  SequenceView<void> hidden;       // [T, B, D, H] h before projection, when training and projected
+};
+
+struct BackwardViews {
+  SequenceView<const void> d_output;  // [T, B, D, P], optional
+  StateView<const void> d_h_n;        // [D, B, P], optional
+  StateView<const void> d_c_n;        // [D, B, H], optional
+  SequenceView<const void> d_cells;   // [T, B, D, H], optional
+  WeightView w_hh;                    // as in forward
+  WeightView w_hr;
+  SequenceView<const void> output;  // what forward made
+  SequenceView<const void> cells;
+  SequenceView<const void> saved;
+  StateView<const void> h_0;  // as in forward
+  StateView<const void> c_0;
+  SequenceView<void> d_gates;      // [T, B, D, G, H]
+  SequenceView<void> d_gates_h;    // [T, B, D, G, H], only for split cells
+  StateView<void> d_h_0;           // [D, B, P]
+  StateView<void> d_c_0;           // [D, B, H], cells with two states
+  SequenceView<void> d_projected;  // [T, B, D, P], only when projected
+};
+
+}  // namespace fused_rnn

@@ -1,0 +1,29 @@
+// Carves one caller-owned block of memory into aligned arrays; with a null base it only counts the bytes.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace fused_rnn {
+
+class Arena {
+ public:
+  static constexpr size_t kAlignment = 64;
+
+  explicit Arena(void* base) : base_(static_cast<char*>(base)) {}
+
+  template <class T>
+  T* take(int64_t count) {
+    const size_t begin = used_;
+    used_ += (static_cast<size_t>(count) * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
+    return base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + begin);
+  }
+
+  size_t used() const { return used_; }
+
+ private:
+  char* base_;
+  size_t used_ = 0;
+};
+
+}  // namespace fused_rnn

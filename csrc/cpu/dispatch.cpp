@@ -1,0 +1,88 @@
+// The table of compiled units and the choice among them.
+#include "cpu/dispatch.h"
+
+#include <cstdlib>
+#include <stdexcept>
+
+namespace fused_rnn {
+
+namespace baseline {
+const CpuUnit& unit();
+}
+#if defined(FUSED_RNN_HAVE_AVX2)
+namespace avx2 {
+const CpuUnit& unit();
+}
+#endif
+#if defined(FUSED_RNN_HAVE_AVX512)
+namespace avx512 {
+const CpuUnit& unit();
+}
+#endif
+
+namespace {
+
+struct Entry {
+  const char* name;
+  bool (*runs_here)();
+  const CpuUnit& (*unit)();
+};
+
+// A new instruction set is a line here, a file under isa/ and its flags in setup.py.
+constexpr Entry kEntries[] = {
+    {"baseline", [] { return true; }, baseline::unit},
+#if defined(FUSED_RNN_HAVE_AVX2)
+    {"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }, avx2::unit},
+#endif
+#if defined(FUSED_RNN_HAVE_AVX512)
+    {"avx512",
+     [] {
+       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+     },
+     avx512::unit},
+#endif
+};
+
+const Entry& choose() {
+  const char* wanted = std::getenv("FUSED_RNN_CPU_ISA");
+  const Entry* best = nullptr;
+  std::string known;
+  for (const Entry& entry : kEntries) {
+    if (!entry.runs_here()) continue;
+    known += (known.empty() ? "" : ", ") + std::string(entry.name);
+    if (wanted == nullptr || *wanted == 0 || std::string(wanted) == entry.name) best = &entry;
+  }
+  if (best == nullptr) {
+    throw std::invalid_argument("FUSED_RNN_CPU_ISA must be one of " + known + " on this machine, got \"" + wanted +
+                                "\"");
+  }
+  return *best;
+}
+
+const Entry& active() {
+  static const Entry& entry = choose();
+  return entry;
+}
+
+}  // namespace
+
+std::vector<std::string> cpu_instruction_sets() {
+  std::vector<std::string> names;
+  for (const Entry& entry : kEntries) {
+    if (entry.runs_here()) names.emplace_back(entry.name);
+  }
+  return names;
+}
+
+const std::string& active_cpu_instruction_set() {
+  static const std::string name = active().name;
+  return name;
+}
+
+const CpuUnit& active_cpu_unit() {
+  static const CpuUnit& unit = active().unit();
+  return unit;
+}
+
+}  // namespace fused_rnn

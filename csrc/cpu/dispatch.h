@@ -1,0 +1,35 @@
+// Which instruction sets this machine can run, which one is used, and the kernels compiled for it.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "core/views.h"
+#include "cpu/plan.h"
+
+namespace fused_rnn {
+
+// One direction of work, forward or backward, of one instruction set.
+template <class Views>
+struct Schedule {
+  Plan (*plan)(const Problem&, int threads);
+  size_t (*workspace_bytes)(const Problem&, const Plan&);
+  // `workspace` has workspace_bytes and is aligned to Arena::kAlignment.
+  void (*run)(const Problem&, const Views&, const Plan&, void* workspace);
+};
+
+struct CpuUnit {
+  Schedule<ForwardViews> forward;
+  Schedule<BackwardViews> backward;
+};
+
+// Compiled in and runnable here, from the plainest to the widest.
+std::vector<std::string> cpu_instruction_sets();
+
+// The one in use: the widest, or what the environment variable FUSED_RNN_CPU_ISA names. Read once. Throws
+// std::invalid_argument where the variable names one that is unknown or cannot run here.
+const std::string& active_cpu_instruction_set();
+const CpuUnit& active_cpu_unit();
+
+}  // namespace fused_rnn

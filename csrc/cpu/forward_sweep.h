@@ -1,0 +1,235 @@
+// The CPU schedule of the forward pass: every thread walks through time over its share of directions, rows and units.
+//
+// One step of a thread, for its rows and blocks of units:
+//   product   from_h = b_hh + W_hh h_{t-1}    tile by tile, h from a buffer in the compute type
+//   update    the cell, in registers; writes output, h_t into the other h buffer, and what backward needs
+//   barrier   only where threads share units: h_t is complete, and h_{t-1} may be overwritten
+// With a projection the update writes the unprojected h into `hidden`, and a second product makes h_t from it.
+#pragma once
+
+#include "cells/cell.h"
+#include "core/views.h"
+#include "cpu/pack_weights.h"
+#include "cpu/share.h"
+#include "cpu/state_buffer.h"
+#include "cpu/vec_math.h"
+
+namespace fused_rnn {
+inline namespace FUSED_RNN_ISA {
+
+template <class Cell, class T>
+class ForwardSweep {
+  using Real = RealOf<T>;
+  using V = Vec<Real>;
+  using Units = Block<Cell::kGates, Real>;  // blocks of hidden units, all their gates
+  using Outputs = Block<1, Real>;           // blocks of projected outputs
+  static constexpr int kLanes = V::kLanes;
+
+ public:
+  using Views = ForwardViews;
+
+  static Tiling tiling(const Problem& problem) {
+    return {kLanes, Units::kUnits, Units::kColumns, max_tile_rows(Units::kColumns), 1,
+            Units::count(problem.hidden_size)};
+  }
+
+  ForwardSweep(const Problem& problem, const Views& views, const Plan& plan, Arena& arena)
+      : p_(problem), v_(views), barriers_(plan, arena), threads_(plan.threads()) {
+    unit_blocks_ = Units::count(p_.hidden_size);
+    hidden_stride_ = Units::padded(p_.hidden_size);
+    output_stride_ = p_.projected ? Outputs::padded(p_.output_size) : hidden_stride_;
+    block_stride_ = p_.output_size * Units::kColumns * kLanes;
+    packed_ = arena.take<Real>(p_.directions * unit_blocks_ * block_stride_);
+    bias_ = arena.take<Real>(p_.directions * unit_blocks_ * Units::kColumns * kLanes);
+    for (Real*& h : h_) h = arena.take<Real>(p_.directions * p_.batch * output_stride_);
+    if (Cell::kStates == 2) c_ = arena.take<Real>(p_.directions * p_.batch * hidden_stride_);
+    if (p_.projected) {
+      output_blocks_ = Outputs::count(p_.output_size);
+      projection_stride_ = p_.hidden_size * Outputs::kColumns * kLanes;
+      projection_ = arena.take<Real>(p_.directions * output_blocks_ * projection_stride_);
+      hidden_ = arena.take<Real>(p_.directions * p_.batch * hidden_stride_);
+    }
+  }
+
+  void before_team() const { barriers_.reset(); }
+
+  void run(int thread) const {
+    const Share share = barriers_.share_of(thread, p_.directions, p_.batch);
+    pack(thread);
+    for (int64_t d = share.directions.begin; d < share.directions.end; ++d) load_initial(share, d);
+    barriers_.wait_for_team();  // packed weights and initial states are complete
+    for (int64_t d = share.directions.begin; d < share.directions.end; ++d) {
+      for (int64_t s = 0; s < p_.time_steps; ++s) step(share, d, s);
+      store_final(share, d);
+    }
+  }
+
+ private:
+  int64_t row_index(int64_t d, int64_t row) const { return d * p_.batch + row; }
+
+  void pack(int thread) const {
+    const Range own = part_of({0, p_.directions * unit_blocks_}, threads_, thread);
+    for (int64_t i = own.begin; i < own.end; ++i) {
+      const int64_t d = i / unit_blocks_, block = i % unit_blocks_;
+      const WeightView& w = v_.w_hh;
+      const PackSource<T> source{static_cast<const T*>(w.data) + d * w.direction_stride,
+                                 p_.hidden_size,
+                                 p_.hidden_size * w.row_stride,
+                                 w.row_stride,
+                                 1,
+                                 0,
+                                 w.column_stride,
+                                 p_.output_size,
+                                 p_.output_size};
+      pack_block<Cell::kGates, Units::kVectors>(source, block, packed_ + i * block_stride_);
+      pack_bias(d, block, bias_ + i * Units::kColumns * kLanes);
+    }
+    if (!p_.projected) return;
+    const Range own_outputs = part_of({0, p_.directions * output_blocks_}, threads_, thread);
+    for (int64_t i = own_outputs.begin; i < own_outputs.end; ++i) {
+      const WeightView& w = v_.w_hr;
+      const PackSource<T> source{static_cast<const T*>(w.data) + i / output_blocks_ * w.direction_stride,
+                                 p_.output_size,
+                                 0,
+                                 w.row_stride,
+                                 1,
+                                 0,
+                                 w.column_stride,
+                                 p_.hidden_size,
+                                 p_.hidden_size};
+      pack_block<1, Outputs::kVectors>(source, i % output_blocks_, projection_ + i * projection_stride_);
+    }
+  }
+
+  void pack_bias(int64_t d, int64_t block, Real* to) const {
+    const WeightView& b = v_.b_hh;
+    if (!b) {
+      for (int column = 0; column < Units::kColumns; ++column) V(0).store(to + column * kLanes);
+      return;
+    }
+    const PackSource<T> source{static_cast<const T*>(b.data) + d * b.direction_stride,
+                               p_.hidden_size,
+                               p_.hidden_size * b.row_stride,
+                               b.row_stride,
+                               1,
+                               0,
+                               0,
+                               1,
+                               1};
+    pack_block<Cell::kGates, Units::kVectors>(source, block, to);
+  }
+
+  void load_initial(const Share& share, int64_t d) const {
+    load_state<T>(v_.h_0, p_.output_size, {h_[0], p_.batch, output_stride_}, d, share.own_rows());
+    if (Cell::kStates == 2) load_state<T>(v_.c_0, p_.hidden_size, {c_, p_.batch, hidden_stride_}, d, share.own_rows());
+  }
+
+  void store_final(const Share& share, int64_t d) const {
+    const Range rows = share.own_rows();
+    store_state<T>({h_[p_.time_steps & 1], p_.batch, output_stride_}, v_.h_n, p_.output_size, d, rows);
+    if (Cell::kStates == 2) store_state<T>({c_, p_.batch, hidden_stride_}, v_.c_n, p_.hidden_size, d, rows);
+  }
+
+  void step(const Share& share, int64_t d, int64_t s) const {
+    const int64_t t = d == 0 ? s : p_.time_steps - 1 - s;
+    const int64_t first_row = row_index(d, 0);
+    const Real* h_previous = h_[s & 1] + first_row * output_stride_;
+    Real* h_next = h_[(s + 1) & 1] + first_row * output_stride_;
+    const bool from_zero = s == 0 && !v_.h_0;
+    const Product<Real> recurrent{packed_ + d * unit_blocks_ * block_stride_,
+                                  bias_ + d * unit_blocks_ * Units::kColumns * kLanes,
+                                  block_stride_,
+                                  h_previous,
+                                  output_stride_,
+                                  from_zero ? 0 : p_.output_size};
+    Real* hidden = p_.projected ? hidden_ + first_row * hidden_stride_ : nullptr;
+    for_each_tile<Units::kColumns>(recurrent, share.rows, share.blocks_of(unit_blocks_), [&](const auto& tile) {
+      for (int b = 0; b < tile.blocks; ++b) {
+        for (int r = 0; r < tile.rows; ++r) update(tile, r, b, d, t, h_previous, h_next, hidden);
+      }
+    });
+    share.wait();
+    if (!p_.projected) return;
+    const Product<Real> projection{projection_ + d * output_blocks_ * projection_stride_,
+                                   nullptr,
+                                   projection_stride_,
+                                   hidden,
+                                   hidden_stride_,
+                                   p_.hidden_size};
+    for_each_tile<Outputs::kColumns>(projection, share.rows, share.blocks_of(output_blocks_), [&](const auto& tile) {
+      for (int b = 0; b < tile.blocks; ++b) {
+        for (int r = 0; r < tile.rows; ++r) store_projected(tile, r, b, d, t, h_next);
+      }
+    });
+    share.wait();
+  }
+
+  template <class TileOf>
+  FUSED_RNN_INLINE void update(const TileOf& tile, int r, int b, int64_t d, int64_t t, const Real* h_previous,
+                               Real* h_next, Real* hidden) const {
+    const int64_t row = tile.row + r, hidden_size = p_.hidden_size;
+    const T* gates = at<T>(v_.gates, t, row, d);
+    Real* c = Cell::kStates == 2 ? c_ + row_index(d, row) * hidden_stride_ : nullptr;
+    for (int vector = 0; vector < Units::kVectors; ++vector) {
+      const int64_t unit = ((tile.block + b) * Units::kVectors + vector) * kLanes;
+      const int count = lanes_left<Real>(hidden_size, unit);
+      if (count <= 0) break;
+      Pack<V, Cell::kGates> from_x, from_h;
+      for (int g = 0; g < Cell::kGates; ++g) {
+        from_x[g] = load<T>(gates + g * hidden_size + unit, count);
+        from_h[g] = tile.at(r, b, vector * Cell::kGates + g);
+      }
+      Pack<V, Cell::kStates> state;
+      state[0] = Cell::kReadsHidden ? V::load(h_previous + row * output_stride_ + unit) : V(0);
+      if constexpr (Cell::kStates == 2) state[1] = V::load(c + unit);
+      const CellForward<V, Cell> result = Cell::forward(from_x, from_h, state);
+
+      const V h = round_to<T>(result.state[0]);
+      if (hidden != nullptr) {
+        h.store(hidden + row * hidden_stride_ + unit);
+        if (v_.hidden) store<T>(at<T>(v_.hidden, t, row, d) + unit, h, count);
+      } else {
+        h.store(h_next + row * output_stride_ + unit);
+        store<T>(at<T>(v_.output, t, row, d) + unit, h, count);
+      }
+      if constexpr (Cell::kStates == 2) {
+        result.state[1].store(c + unit);
+        if (v_.cells) store<T>(at<T>(v_.cells, t, row, d) + unit, result.state[1], count);
+      }
+      if (v_.saved) {
+        T* saved = at<T>(v_.saved, t, row, d);
+        for (int k = 0; k < Cell::kSaved; ++k) store<T>(saved + k * hidden_size + unit, result.saved[k], count);
+      }
+    }
+  }
+
+  template <class TileOf>
+  FUSED_RNN_INLINE void store_projected(const TileOf& tile, int r, int b, int64_t d, int64_t t, Real* h_next) const {
+    const int64_t row = tile.row + r;
+    for (int vector = 0; vector < Outputs::kVectors; ++vector) {
+      const int64_t unit = ((tile.block + b) * Outputs::kVectors + vector) * kLanes;
+      const int count = lanes_left<Real>(p_.output_size, unit);
+      if (count <= 0) break;
+      const V h = round_to<T>(tile.at(r, b, vector));
+      h.store(h_next + row * output_stride_ + unit);
+      store<T>(at<T>(v_.output, t, row, d) + unit, h, count);
+    }
+  }
+
+  const Problem& p_;
+  const Views& v_;
+  Barriers barriers_;
+  int threads_;
+  int64_t unit_blocks_, output_blocks_ = 0;
+  int64_t block_stride_, projection_stride_ = 0;  // packed elements of one block
+  int64_t hidden_stride_, output_stride_;         // padded sizes of one row of c and hidden, and of h
+  Real* packed_;                                  // [D, blocks, P, columns, lanes]
+  Real* bias_;                                    // [D, blocks, columns, lanes]
+  Real* projection_ = nullptr;                    // [D, output blocks, H, columns, lanes]
+  Real* h_[2];                                    // [D, B, output_stride] before and after the step, alternating
+  Real* c_ = nullptr;                             // [D, B, hidden_stride]
+  Real* hidden_ = nullptr;                        // [D, B, hidden_stride]
+};
+
+}  // namespace FUSED_RNN_ISA
+}  // namespace fused_rnn

@@ -1,0 +1,91 @@
+// The model behind make_plan: cycles of one time step of the busiest thread.
+#include "cpu/plan.h"
+
+#include <algorithm>
+
+namespace fused_rnn {
+
+namespace {
+
+// Measured on one core of a 2.5 GHz Xeon (Cascade Lake, 1 MB of L2), 2026-11-21, float32.
+constexpr double kFmasPerCycle = 2;           // vectors
+constexpr double kNearLoadCycles = 1.6;       // a vector of weights from L2
+constexpr double kFarLoadCycles = 5.0;        // from L3
+constexpr double kNearBytes = 1 << 20;        // what stays near one core
+constexpr double kTileCycles = 40;            // entering a tile
+constexpr double kUpdateCycles = 30;          // the cell's arithmetic, per gate vector and row
+constexpr double kBarrierCycles = 500;        // per barrier, with the cache misses that follow it
+constexpr double kRegionCycles = 2500;        // starting one more thread, once per call
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+double step_cycles(const Problem& problem, const Tiling& tiling, const Plan& plan) {
+  const double directions = static_cast<double>(ceil_div(problem.directions, plan.direction_parts));
+  const int64_t rows = ceil_div(problem.batch, plan.row_parts);
+  const int64_t blocks = ceil_div(tiling.blocks, plan.unit_parts);
+  const int64_t tiles = ceil_div(rows, tiling.tile_rows);
+  const double vectors = static_cast<double>(problem.output_size * tiling.reduction) * tiling.columns;
+  const double element_bytes = problem.type == DataType::kFloat64 ? 8 : 4;
+  const double weight_bytes = directions * static_cast<double>(blocks) * vectors * tiling.lanes * element_bytes;
+  const double load = weight_bytes > kNearBytes ? kFarLoadCycles : kNearLoadCycles;
+  // A block's first tile brings the weights; the tiles after it are bound by arithmetic or by the near cache.
+  const double fma = vectors / kFmasPerCycle;
+  const double per_tile_rows = static_cast<double>(ceil_div(rows, std::max<int64_t>(tiles, 1)));
+  const double first = std::max(per_tile_rows * fma, vectors * load);
+  const double later = std::max(per_tile_rows * fma, vectors * kNearLoadCycles);
+  const double product = first + static_cast<double>(std::max<int64_t>(tiles - 1, 0)) * later +
+                         static_cast<double>(tiles) * kTileCycles;
+  const double update = static_cast<double>(rows) * kUpdateCycles * tiling.columns;
+  const double stages = problem.projected ? 2 : 1;
+  const double barriers = plan.unit_parts > 1 ? stages * kBarrierCycles : 0;
+  return directions * (static_cast<double>(blocks) * (stages * product + update) + barriers);
+}
+
+}  // namespace
+
+Plan make_plan(const Problem& problem, const Tiling& tiling, int threads) {
+  Plan best;
+  double best_cycles = 0;
+  const int most_directions = static_cast<int>(std::min<int64_t>(problem.directions, threads));
+  for (int directions = 1; directions <= most_directions; ++directions) {
+    const int most_rows = static_cast<int>(std::min<int64_t>(std::max<int64_t>(problem.batch, 1), threads / directions));
+    for (int rows = 1; rows <= most_rows; ++rows) {
+      const int most_units = static_cast<int>(std::min<int64_t>(tiling.blocks, threads / directions / rows));
+      for (int units = 1; units <= most_units; ++units) {
+        Plan plan{directions, rows, units, 0};
+        plan.step_cycles = step_cycles(problem, tiling, plan);
+        const double cycles =
+            plan.step_cycles * static_cast<double>(problem.time_steps) + kRegionCycles * (plan.threads() - 1);
+        const bool first = directions == 1 && rows == 1 && units == 1;
+        if (first || cycles < best_cycles) {
+          best = plan;
+          best_cycles = cycles;
+        }
+      }
+    }
+  }
+  return best;
+}
+
+std::string describe(const Plan& plan, const Problem& problem, int threads) {
+  const std::string estimate =
+      " (model: " + std::to_string(static_cast<int64_t>(plan.step_cycles)) + " cycles per step)";
+  if (plan.threads() == 1) {
+    const char* reason = threads == 1 ? "one thread is allowed" : "a step is too short to be worth sharing";
+    return std::string("one thread, since ") + reason + estimate;
+  }
+  std::string text = std::to_string(plan.threads()) + " threads";
+  const char* joint = " share ";
+  if (plan.direction_parts > 1) {
+    text += std::string(joint) + "the " + std::to_string(problem.directions) + " directions";
+    joint = " and ";
+  }
+  if (plan.row_parts > 1) {
+    text += std::string(joint) + "the rows of the batch";
+    joint = " and ";
+  }
+  if (plan.unit_parts > 1) text += std::string(joint) + "the hidden units, with a barrier each step";
+  return text + estimate;
+}
+
+}  // namespace fused_rnn

@@ -1,0 +1,37 @@
+// How the threads share one recurrence, chosen by a small model of a time step.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "core/problem.h"
+
+namespace fused_rnn {
+
+// The tile shapes of one instruction set, as far as the choice depends on them.
+struct Tiling {
+  int lanes;         // units of one vector in the problem's compute type
+  int block_units;   // units of one block of packed weights
+  int columns;       // vectors of one reduction index of a block
+  int tile_rows;     // most rows of a tile
+  int reduction;     // terms of one sum per hidden unit of the left operand (backward sums over the gates)
+  int64_t blocks;    // blocks of one direction
+};
+
+// threads = direction_parts * row_parts * unit_parts. Threads that differ only in their unit part exchange h at a
+// barrier each step; all others never meet.
+struct Plan {
+  int direction_parts = 1;
+  int row_parts = 1;
+  int unit_parts = 1;
+  double step_cycles = 0;  // the model's estimate of one time step
+
+  int threads() const { return direction_parts * row_parts * unit_parts; }
+};
+
+Plan make_plan(const Problem& problem, const Tiling& tiling, int threads);
+
+// One sentence on what the plan does and why.
+std::string describe(const Plan& plan, const Problem& problem, int threads);
+
+}  // namespace fused_rnn

@@ -1,0 +1,161 @@
+// The recurrent product: a register tile of rows times a block of packed weights, summed in one fixed order.
+//
+// Packed weights are blocks of a few units; a block is [reduction][columns][lanes], so that one reduction index of all
+// the block's gates is one run of vectors. A tile computes `Rows` rows of `Blocks` blocks at once; which shape is used
+// depends on how many rows there are, but every output is the same sum in the same order whatever the shape: chunks of
+// kChunk terms, summed one after the other from zero, added to the bias in turn. So results do not depend on the batch
+// a row is in, or on the number of threads; and the chunks halve the rounding error of a single long sum.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+
+#include "cpu/vec.h"
+
+namespace fused_rnn {
+inline namespace FUSED_RNN_ISA {
+
+inline constexpr int kChunk = 64;
+
+// Vectors of units in one block: enough columns to keep the FMA units busy where a unit has a single column.
+constexpr int vectors_per_block(int gates) { return gates == 1 ? 2 : 1; }
+
+// Rows of a tile: accumulators, one reduction index of weights or of rows, and one more must fit the registers.
+constexpr int max_tile_rows(int columns) {
+  int rows = 1;
+  while (rows < 8 && (rows + 1) * columns + (rows + 1 < columns ? rows + 1 : columns) + 1 <= kVectorRegisters) ++rows;
+  return rows;
+}
+
+// Blocks of a tile: at least 8 independent sums hide the latency of an FMA (4 cycles, 2 per cycle).
+constexpr int max_tile_blocks(int columns, int rows) {
+  const int sums = rows * columns;
+  return sums >= 8 ? 1 : (8 + sums - 1) / sums;
+}
+
+// tile[row][block][column] += the product; each tile element is one vector.
+template <class Real, int Columns, int Rows, int Blocks>
+[[gnu::noinline]] void product_tile(const Real* weights, int64_t block_stride, const Real* rows, int64_t row_stride,
+                                    int64_t length, Real* tile) {
+  using V = Vec<Real>;
+  constexpr int kLanes = V::kLanes, kSums = Blocks * Columns;
+  for (int64_t begin = 0; begin < length; begin += kChunk) {
+    const int64_t end = begin + kChunk < length ? begin + kChunk : length;
+    typename V::Lanes sums[Rows][kSums] = {};
+    for (int64_t k = begin; k < end; ++k) {
+#pragma GCC unroll 16
+      for (int s = 0; s < kSums; ++s) {
+        const V weight = V::load(weights + (s / Columns) * block_stride + (k * Columns + s % Columns) * kLanes);
+#pragma GCC unroll 16
+        for (int r = 0; r < Rows; ++r) sums[r][s] += weight.lanes * rows[r * row_stride + k];
+      }
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 16
+      for (int s = 0; s < kSums; ++s) {
+        Real* to = tile + (r * kSums + s) * kLanes;
+        (V::load(to) + V(sums[r][s])).store(to);
+      }
+    }
+  }
+}
+
+// The tile functions for one number of columns, by rows and blocks.
+template <class Real, int Columns>
+struct ProductTiles {
+  using Function = void (*)(const Real*, int64_t, const Real*, int64_t, int64_t, Real*);
+  static constexpr int kRows = max_tile_rows(Columns), kBlocks = max_tile_blocks(Columns, 1);
+
+  static Function select(int rows, int blocks) { return kTable.functions[rows - 1][blocks - 1]; }
+
+ private:
+  struct Table {
+    Function functions[kRows][kBlocks];
+  };
+  template <int Rows, int... BlockIndex>
+  static constexpr void fill_row(Table& table, std::integer_sequence<int, BlockIndex...>) {
+    // Shapes with more blocks than their rows call for are never asked for.
+    ((table.functions[Rows - 1][BlockIndex] =
+          product_tile<Real, Columns, Rows,
+                       BlockIndex + 1 <= max_tile_blocks(Columns, Rows) ? BlockIndex + 1 : 1>),
+     ...);
+  }
+  template <int... RowIndex>
+  static constexpr Table fill(std::integer_sequence<int, RowIndex...>) {
+    Table table{};
+    (fill_row<RowIndex + 1>(table, std::make_integer_sequence<int, kBlocks>{}), ...);
+    return table;
+  }
+  static constexpr Table kTable = fill(std::make_integer_sequence<int, kRows>{});
+};
+
+struct Range {
+  int64_t begin, end;
+  int64_t size() const { return end - begin; }
+};
+
+// The index-th of `parts` nearly equal parts.
+inline Range part_of(Range range, int64_t parts, int64_t index) {
+  return {range.begin + range.size() * index / parts, range.begin + range.size() * (index + 1) / parts};
+}
+
+// One product that a schedule repeats each step: packed weights of all blocks and an optional packed bias.
+template <class Real>
+struct Product {
+  const Real* weights;   // [blocks][reduction][columns][lanes]
+  const Real* bias;      // [blocks][columns][lanes], or null: zeros
+  int64_t block_stride;  // elements between blocks of weights
+  const Real* rows;      // [rows][row_stride], the left operand
+  int64_t row_stride;
+  int64_t length;        // of the reduction; 0 leaves the bias alone
+};
+
+// Where an update finds its results.
+template <class Real, int Columns>
+struct Tile {
+  const Real* values;  // [rows][blocks][columns][lanes]
+  int64_t row, block;  // of the first
+  int rows, blocks;
+
+  Vec<Real> at(int r, int b, int column) const {
+    return Vec<Real>::load(values + ((static_cast<int64_t>(r) * blocks + b) * Columns + column) * Vec<Real>::kLanes);
+  }
+};
+
+// Computes the product for a rectangle of rows and blocks tile by tile, and hands each tile to `update`. Blocks are the
+// outer loop: a block's weights are read from far once, and its tiles of rows find them near.
+template <int Columns, class Real, class Update>
+FUSED_RNN_INLINE void for_each_tile(const Product<Real>& product, Range rows, Range blocks, const Update& update) {
+  using Tiles = ProductTiles<Real, Columns>;
+  constexpr int kLanes = Vec<Real>::kLanes;
+  constexpr int kMost = Tiles::kRows * Columns > 8 + Columns ? Tiles::kRows * Columns : 8 + Columns;
+  alignas(64) Real values[kMost * kLanes];
+  if (rows.size() == 0) return;
+  const int64_t row_tiles = (rows.size() + Tiles::kRows - 1) / Tiles::kRows;
+  const int most_rows = static_cast<int>((rows.size() + row_tiles - 1) / row_tiles);
+  const int most_blocks = max_tile_blocks(Columns, most_rows);
+  for (int64_t block = blocks.begin; block < blocks.end; block += most_blocks) {
+    const int block_count = static_cast<int>(blocks.end - block < most_blocks ? blocks.end - block : most_blocks);
+    const int sums = block_count * Columns;
+    for (int64_t index = 0; index < row_tiles; ++index) {
+      const Range tile_rows = part_of(rows, row_tiles, index);
+      const int row_count = static_cast<int>(tile_rows.size());
+      for (int s = 0; s < sums; ++s) {
+        const Vec<Real> start =
+            product.bias != nullptr ? Vec<Real>::load(product.bias + (block * Columns + s) * kLanes) : Vec<Real>(0);
+        for (int r = 0; r < row_count; ++r) start.store(values + (r * sums + s) * kLanes);
+      }
+      if (product.length > 0) {
+        Tiles::select(row_count, block_count)(product.weights + block * product.block_stride, product.block_stride,
+                                              product.rows + tile_rows.begin * product.row_stride, product.row_stride,
+                                              product.length, values);
+      }
+      update(Tile<Real, Columns>{values, tile_rows.begin, block, row_count, block_count});
+    }
+  }
+}
+
+}  // namespace FUSED_RNN_ISA
+}  // namespace fused_rnn

@@ -1,0 +1,44 @@
+// The running states of a sweep: rows in the compute type, padded to whole blocks, and their way in and out.
+#pragma once
+
+#include "cpu/share.h"
+#include "cpu/storage.h"
+
+namespace fused_rnn {
+inline namespace FUSED_RNN_ISA {
+
+template <class Real>
+struct StateBuffer {  // [D, B, stride]
+  Real* data;
+  int64_t batch, stride;
+
+  Real* row(int64_t direction, int64_t row) const { return data + (direction * batch + row) * stride; }
+};
+
+// Fills the rows of one direction from a view; zeros where there is none, and in the padding.
+template <class T>
+void load_state(const StateView<const void>& view, int64_t units, const StateBuffer<RealOf<T>>& to, int64_t d,
+                Range rows) {
+  using V = Vec<RealOf<T>>;
+  for (int64_t row = rows.begin; row < rows.end; ++row) {
+    for (int64_t unit = 0; unit < to.stride; unit += V::kLanes) {
+      const int count = lanes_left<RealOf<T>>(units, unit);
+      const V value = view && count > 0 ? load<T>(at<T>(view, d, row) + unit, count) : V(0);
+      value.store(to.row(d, row) + unit);
+    }
+  }
+}
+
+template <class T>
+void store_state(const StateBuffer<RealOf<T>>& from, const StateView<void>& view, int64_t units, int64_t d,
+                 Range rows) {
+  using V = Vec<RealOf<T>>;
+  for (int64_t row = rows.begin; row < rows.end; ++row) {
+    for (int64_t unit = 0; unit < units; unit += V::kLanes) {
+      store<T>(at<T>(view, d, row) + unit, V::load(from.row(d, row) + unit), lanes_left<RealOf<T>>(units, unit));
+    }
+  }
+}
+
+}  // namespace FUSED_RNN_ISA
+}  // namespace fused_rnn

@@ -1,0 +1,124 @@
+// How elements lie in memory and in which type they are computed: conversion on load and store, whole or partial vectors.
+#pragma once
+
+#include <type_traits>
+
+#include "core/views.h"
+#include "cpu/vec.h"
+
+namespace fused_rnn {
+inline namespace FUSED_RNN_ISA {
+
+struct BFloat16 {
+  uint16_t bits;
+};
+struct Float16 {
+  uint16_t bits;
+};
+
+FUSED_RNN_INLINE UInt32Lanes bits_of(Vec<float> x) { return reinterpret_cast<UInt32Lanes>(x.lanes); }
+FUSED_RNN_INLINE Vec<float> float_of(UInt32Lanes bits) { return Vec<float>(reinterpret_cast<FloatLanes>(bits)); }
+
+// Storage<T>: the compute type of T, and conversions of one whole vector.
+template <class T>
+struct Storage {  // float and double compute as themselves
+  using Real = T;
+  FUSED_RNN_INLINE static Vec<T> load(const T* from) { return Vec<T>::load(from); }
+  FUSED_RNN_INLINE static void store(T* to, Vec<T> x) { x.store(to); }
+};
+
+template <>
+struct Storage<BFloat16> {
+  using Real = float;
+  FUSED_RNN_INLINE static Vec<float> load(const BFloat16* from) {
+    UInt16HalfLanes raw;
+    std::memcpy(&raw, from, sizeof(raw));
+    return float_of(__builtin_convertvector(raw, UInt32Lanes) << 16);
+  }
+  // Round to nearest even; a NaN stays a (quiet) NaN.
+  FUSED_RNN_INLINE static void store(BFloat16* to, Vec<float> x) {
+    const UInt32Lanes bits = bits_of(x);
+    const UInt32Lanes rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
+    const UInt32Lanes result = (bits & 0x7FFFFFFFu) > 0x7F800000u ? (bits >> 16) | 0x40u : rounded;
+    const UInt16HalfLanes raw = __builtin_convertvector(result, UInt16HalfLanes);
+    std::memcpy(to, &raw, sizeof(raw));
+  }
+};
+
+template <>
+struct Storage<Float16> {
+  using Real = float;
+  FUSED_RNN_INLINE static Vec<float> load(const Float16* from) {
+    UInt16HalfLanes raw;
+    std::memcpy(&raw, from, sizeof(raw));
+    const UInt32Lanes bits = __builtin_convertvector(raw, UInt32Lanes);
+    const UInt32Lanes magnitude = bits & 0x7FFFu;
+    const UInt32Lanes shifted = magnitude << 13;
+    const UInt32Lanes normal = shifted + (112u << 23);    // exponent bias 15 -> 127
+    const UInt32Lanes infinite = shifted | 0x7F800000u;   // infinity or NaN
+    const Vec<float> subnormal = Vec<float>(__builtin_convertvector(magnitude, FloatLanes)) * Vec<float>(0x1p-24f);
+    const UInt32Lanes finite = magnitude < 0x400u ? bits_of(subnormal) : normal;
+    const UInt32Lanes result = magnitude >= 0x7C00u ? infinite : finite;
+    return float_of(result | ((bits & 0x8000u) << 16));
+  }
+  // Round to nearest even, beyond 65504 to infinity; a NaN stays a (quiet) NaN.
+  FUSED_RNN_INLINE static void store(Float16* to, Vec<float> x) {
+    const UInt32Lanes bits = bits_of(x);
+    const UInt32Lanes magnitude = bits & 0x7FFFFFFFu;
+    const UInt32Lanes normal = (magnitude - (112u << 23) + 0xFFFu + ((magnitude >> 13) & 1u)) >> 13;
+    // One unit of 0.5f in the last place is the smallest half: the addition rounds.
+    const UInt32Lanes subnormal = bits_of(float_of(magnitude) + Vec<float>(0.5f)) - 0x3F000000u;
+    const UInt32Lanes finite = magnitude < 0x38800000u ? subnormal : normal;
+    const UInt32Lanes overflow = magnitude > 0x7F800000u ? (UInt32Lanes{} + 0x7E00u) : (UInt32Lanes{} + 0x7C00u);
+    const UInt32Lanes result = (magnitude >= 0x47800000u ? overflow : finite) | ((bits >> 16) & 0x8000u);
+    const UInt16HalfLanes raw = __builtin_convertvector(result, UInt16HalfLanes);
+    std::memcpy(to, &raw, sizeof(raw));
+  }
+};
+
+template <class T>
+using RealOf = typename Storage<T>::Real;
+
+// Loads the first `count` elements (at most a vector's worth); the other lanes are 0.
+template <class T>
+FUSED_RNN_INLINE Vec<RealOf<T>> load(const T* from, int count) {
+  constexpr int kLanes = Vec<RealOf<T>>::kLanes;
+  if (count >= kLanes) return Storage<T>::load(from);
+  T buffer[kLanes] = {};
+  for (int i = 0; i < count; ++i) buffer[i] = from[i];
+  return Storage<T>::load(buffer);
+}
+
+// Stores the first `count` lanes.
+template <class T>
+FUSED_RNN_INLINE void store(T* to, Vec<RealOf<T>> x, int count) {
+  constexpr int kLanes = Vec<RealOf<T>>::kLanes;
+  if (count >= kLanes) return Storage<T>::store(to, x);
+  T buffer[kLanes];
+  Storage<T>::store(buffer, x);
+  for (int i = 0; i < count; ++i) to[i] = buffer[i];
+}
+
+// The value that storing x as T and loading it again would give.
+template <class T>
+FUSED_RNN_INLINE Vec<RealOf<T>> round_to(Vec<RealOf<T>> x) {
+  if constexpr (sizeof(T) == sizeof(RealOf<T>)) return x;
+  T buffer[Vec<RealOf<T>>::kLanes];
+  Storage<T>::store(buffer, x);
+  return Storage<T>::load(buffer);
+}
+
+// The first of the trailing elements of a view at (time, row, direction).
+template <class T, class Void>
+FUSED_RNN_INLINE auto at(const SequenceView<Void>& view, int64_t time, int64_t row, int64_t direction) {
+  using Element = std::conditional_t<std::is_const_v<Void>, const T, T>;
+  return static_cast<Element*>(view.data) + view.offset(time, row, direction);
+}
+template <class T, class Void>
+FUSED_RNN_INLINE auto at(const StateView<Void>& view, int64_t direction, int64_t row) {
+  using Element = std::conditional_t<std::is_const_v<Void>, const T, T>;
+  return static_cast<Element*>(view.data) + view.offset(direction, row);
+}
+
+}  // namespace FUSED_RNN_ISA
+}  // namespace fused_rnn

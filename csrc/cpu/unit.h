@@ -1,0 +1,68 @@
+// Everything one instruction set offers, behind a table of functions: included once by each unit under isa/.
+#pragma once
+
+#include "cells/table.h"
+#include "cpu/backward_sweep.h"
+#include "cpu/dispatch.h"
+#include "cpu/forward_sweep.h"
+
+namespace fused_rnn {
+inline namespace FUSED_RNN_ISA {
+
+using DataTypes = TypeList<float, double, BFloat16, Float16>;  // in the order of DataType
+
+template <template <class, class> class Sweep, class Visitor>
+void visit_sweep(const Problem& problem, Visitor&& visitor) {
+  visit_type(Cells{}, problem.cell.index, [&](auto cell) {
+    visit_type(DataTypes{}, static_cast<int>(problem.type), [&](auto type) {
+      visitor(Tag<Sweep<typename decltype(cell)::type, typename decltype(type)::type>>{});
+    });
+  });
+}
+
+template <template <class, class> class Sweep, class Views>
+struct Runner {
+  static Plan plan(const Problem& problem, int threads) {
+    Plan result;
+    visit_sweep<Sweep>(problem, [&](auto sweep) {
+      result = make_plan(problem, decltype(sweep)::type::tiling(problem), threads);
+    });
+    return result;
+  }
+
+  static size_t workspace_bytes(const Problem& problem, const Plan& plan) {
+    Arena arena(nullptr);
+    visit_sweep<Sweep>(problem, [&](auto sweep) { typename decltype(sweep)::type(problem, Views{}, plan, arena); });
+    return arena.used();
+  }
+
+  static void run(const Problem& problem, const Views& views, const Plan& plan, void* workspace) {
+    visit_sweep<Sweep>(problem, [&](auto tag) {
+      using SweepOf = typename decltype(tag)::type;
+      Arena arena(workspace);
+      const SweepOf sweep(problem, views, plan, arena);
+      sweep.before_team();
+      const auto body = [](void* context, int thread) { static_cast<const SweepOf*>(context)->run(thread); };
+      if (run_team(plan.threads(), body, const_cast<SweepOf*>(&sweep))) return;
+      // The threads planned for did not come. One thread gives the same numbers, and its workspace is no larger.
+      const Plan alone;
+      Arena smaller(workspace);
+      const SweepOf serial(problem, views, alone, smaller);
+      serial.before_team();
+      serial.run(0);
+    });
+  }
+
+  static constexpr Schedule<Views> schedule() { return {plan, workspace_bytes, run}; }
+};
+
+// Named by dispatch.cpp.
+const CpuUnit& unit();
+const CpuUnit& unit() {
+  static constexpr CpuUnit kUnit{Runner<ForwardSweep, ForwardViews>::schedule(),
+                                 Runner<BackwardSweep, BackwardViews>::schedule()};
+  return kUnit;
+}
+
+}  // namespace FUSED_RNN_ISA
+}  // namespace fused_rnn
