@@ -89,10 +89,8 @@ std::map<std::string, std::string> build_info() {
   std::string sets;
   for (const std::string& name : cpu_instruction_sets()) sets += (sets.empty() ? "" : ", ") + name;
   return {
-      {"version", FUSED_RNN_VERSION},
-      {"compiler", __VERSION__},
-      {"instruction_sets", sets},
-      {"active_instruction_set", active_cpu_instruction_set()},
+      {"version", FUSED_RNN_VERSION}, {"compiler", __VERSION__},
+      {"instruction_sets", sets},     {"active_instruction_set", active_cpu_instruction_set()},
       {"cuda", "not built"},
   };
 }

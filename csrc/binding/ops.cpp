@@ -26,8 +26,8 @@ int known_cell(const std::string& name) {
 }
 
 // The problem that w_hh [D, G*H, P], w_hr [D, P, H] and a [T, B, D, ...] sequence describe.
-Problem describe_problem(const std::string& cell, const Tensor& sequence, const char* sequence_name,
-                         const Tensor& w_hh, const OptionalTensor& w_hr, DataType type, bool backward) {
+Problem describe_problem(const std::string& cell, const Tensor& sequence, const char* sequence_name, const Tensor& w_hh,
+                         const OptionalTensor& w_hr, DataType type, bool backward) {
   const CellSpec spec = cell_spec(known_cell(cell));
   const Shape shape = shape_of(sequence);
   if (shape.size() < 4 || shape[2] < 1 || shape[2] > 2) {
@@ -40,8 +40,8 @@ Problem describe_problem(const std::string& cell, const Tensor& sequence, const 
   if (w_hr.has_value() && !spec.projectable) fail("w_hr must be None for cell \"" + cell + "\", which cannot project");
   const int64_t hidden_size = weights[1] / spec.gates;
   if (!w_hr.has_value() && weights[2] != hidden_size) {
-    fail("w_hh must have shape [D, " + std::to_string(spec.gates) + "*H, H] = " +
-         to_string({shape[2], weights[1], hidden_size}) + ", got " + to_string(weights));
+    fail("w_hh must have shape [D, " + std::to_string(spec.gates) +
+         "*H, H] = " + to_string({shape[2], weights[1], hidden_size}) + ", got " + to_string(weights));
   }
   return {spec, type, shape[0], shape[1], shape[2], hidden_size, weights[2], backward, w_hr.has_value()};
 }
@@ -147,8 +147,7 @@ BackwardResult backward(const std::string& cell, const OptionalTensor& d_output_
     check(cells_given, "cells", "[T, B, D, H]", units);
     check(d_cells_given, "d_cells", "[T, B, D, H]", units);
   }
-  check(saved_given, "saved", "[T, B, D, S, H]",
-        {p.time_steps, p.batch, p.directions, p.cell.saved, p.hidden_size});
+  check(saved_given, "saved", "[T, B, D, S, H]", {p.time_steps, p.batch, p.directions, p.cell.saved, p.hidden_size});
   const OptionalTensor d_output = with_dense_tail(d_output_given, 3), d_cells = with_dense_tail(d_cells_given, 3);
   const OptionalTensor d_h_n = with_dense_tail(d_h_n_given, 2), d_c_n = with_dense_tail(d_c_n_given, 2);
   const OptionalTensor h_0 = with_dense_tail(h_0_given, 2), c_0 = with_dense_tail(c_0_given, 2);

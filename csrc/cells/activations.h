@@ -1,4 +1,5 @@
-// The activations of the cells for plain scalars; SIMD types bring their own overloads, found by argument-dependent lookup.
+// The activations of the cells for plain scalars; SIMD types bring their own overloads, found by argument-dependent
+// lookup.
 #pragma once
 
 #include <cmath>

@@ -33,14 +33,14 @@ struct CellBackward {
 };
 
 template <class Cell>
-concept RecurrentCell = requires(Pack<double, Cell::kGates> gates, Pack<double, Cell::kStates> state,
-                                 Pack<double, Cell::kSaved> saved) {
-  { Cell::kName } -> std::convertible_to<const char*>;
-  { Cell::kSplit } -> std::convertible_to<bool>;        // d_from_h differs from d_from_x
-  { Cell::kReadsHidden } -> std::convertible_to<bool>;  // needs h of its own unit; otherwise h may be a projection
-  { Cell::template forward<double>(gates, gates, state) } -> std::same_as<CellForward<double, Cell>>;
-  { Cell::template backward<double>(saved, state, state, state) } -> std::same_as<CellBackward<double, Cell>>;
-} && (Cell::kGates >= 1) && (Cell::kStates == 1 || Cell::kStates == 2) && (Cell::kSaved >= 0);
+concept RecurrentCell =
+    requires(Pack<double, Cell::kGates> gates, Pack<double, Cell::kStates> state, Pack<double, Cell::kSaved> saved) {
+      { Cell::kName } -> std::convertible_to<const char*>;
+      { Cell::kSplit } -> std::convertible_to<bool>;        // d_from_h differs from d_from_x
+      { Cell::kReadsHidden } -> std::convertible_to<bool>;  // needs h of its own unit; otherwise h may be a projection
+      { Cell::template forward<double>(gates, gates, state) } -> std::same_as<CellForward<double, Cell>>;
+      { Cell::template backward<double>(saved, state, state, state) } -> std::same_as<CellBackward<double, Cell>>;
+    } && (Cell::kGates >= 1) && (Cell::kStates == 1 || Cell::kStates == 2) && (Cell::kSaved >= 0);
 
 template <RecurrentCell Cell>
 constexpr CellSpec spec_of(int index) {

@@ -42,7 +42,7 @@ struct Problem {
   int64_t hidden_size;  // H
   int64_t output_size;  // P: the projected size, or H
   bool backward;
-  bool projected;       // h is W_hr times what the cell makes
+  bool projected;  // h is W_hr times what the cell makes
 };
 
 inline std::string to_string(const Problem& problem) {

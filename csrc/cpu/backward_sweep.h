@@ -30,12 +30,9 @@ class BackwardSweep {
   using Views = BackwardViews;
 
   static Tiling tiling(const Problem& problem) {
-    return {kLanes,
-            Units::kUnits,
-            Units::kColumns,
-            max_tile_rows(Units::kColumns),
-            Cell::kGates,
-            Units::count(problem.hidden_size)};
+    return {kLanes,          Units::kUnits,
+            Units::kColumns, max_tile_rows(Units::kColumns),
+            Cell::kGates,    Units::count(problem.hidden_size)};
   }
 
   BackwardSweep(const Problem& problem, const Views& views, const Plan& plan, Arena& arena)
@@ -123,12 +120,8 @@ class BackwardSweep {
   // W_hh^T times the gate gradients of the step after position s.
   Product<Real> recurrent(int64_t d, int64_t s) const {
     const bool last = s == p_.time_steps - 1;
-    return {packed_ + d * output_blocks_ * block_stride_,
-            nullptr,
-            block_stride_,
-            d_gates_[(s + 1) & 1] + d * p_.batch * gates_stride_,
-            gates_stride_,
-            last ? 0 : gates_stride_};
+    return {packed_ + d * output_blocks_ * block_stride_,         nullptr,       block_stride_,
+            d_gates_[(s + 1) & 1] + d * p_.batch * gates_stride_, gates_stride_, last ? 0 : gates_stride_};
   }
 
   // Calls visit(row, unit, count, product value) for every vector of units of a tile.
@@ -166,16 +159,12 @@ class BackwardSweep {
       });
     });
     share.wait();
-    const Product<Real> projection{projection_ + d * hidden_blocks_ * projection_stride_,
-                                   nullptr,
-                                   projection_stride_,
-                                   d_projected_ + d * p_.batch * output_stride_,
-                                   output_stride_,
-                                   output_stride_};
+    const Product<Real> projection{
+        projection_ + d * hidden_blocks_ * projection_stride_, nullptr,        projection_stride_,
+        d_projected_ + d * p_.batch * output_stride_,          output_stride_, output_stride_};
     for_each_tile<Units::kColumns>(projection, share.rows, share.blocks_of(hidden_blocks_), [&](const auto& tile) {
-      for_each_vector(tile, p_.hidden_size, [&](int64_t row, int64_t unit, int count, V d_h) {
-        update(d, s, t, row, unit, count, d_h);
-      });
+      for_each_vector(tile, p_.hidden_size,
+                      [&](int64_t row, int64_t unit, int count, V d_h) { update(d, s, t, row, unit, count, d_h); });
     });
     share.wait();
   }
@@ -230,14 +219,13 @@ class BackwardSweep {
   }
 
   void finish(const Share& share, int64_t d) const {
-    for_each_tile<Units::kColumns>(recurrent(d, -1), share.rows, share.blocks_of(output_blocks_),
-                                   [&](const auto& tile) {
-                                     for_each_vector(tile, p_.output_size,
-                                                     [&](int64_t row, int64_t unit, int count, V from_later) {
-                                                       const V d_h = from_later + V::load(carry_h_.row(d, row) + unit);
-                                                       store<T>(at<T>(v_.d_h_0, d, row) + unit, d_h, count);
-                                                     });
-                                   });
+    for_each_tile<Units::kColumns>(
+        recurrent(d, -1), share.rows, share.blocks_of(output_blocks_), [&](const auto& tile) {
+          for_each_vector(tile, p_.output_size, [&](int64_t row, int64_t unit, int count, V from_later) {
+            const V d_h = from_later + V::load(carry_h_.row(d, row) + unit);
+            store<T>(at<T>(v_.d_h_0, d, row) + unit, d_h, count);
+          });
+        });
     if (Cell::kStates == 2) store_state<T>(carry_c_, v_.d_c_0, p_.hidden_size, d, share.own_rows());
   }
 

@@ -29,8 +29,8 @@ class ForwardSweep {
   using Views = ForwardViews;
 
   static Tiling tiling(const Problem& problem) {
-    return {kLanes, Units::kUnits, Units::kColumns, max_tile_rows(Units::kColumns), 1,
-            Units::count(problem.hidden_size)};
+    return {
+        kLanes, Units::kUnits, Units::kColumns, max_tile_rows(Units::kColumns), 1, Units::count(problem.hidden_size)};
   }
 
   ForwardSweep(const Problem& problem, const Views& views, const Plan& plan, Arena& arena)

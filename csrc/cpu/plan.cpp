@@ -8,14 +8,14 @@ namespace fused_rnn {
 namespace {
 
 // Measured on one core of a 2.5 GHz Xeon (Cascade Lake, 1 MB of L2), 2026-11-21, float32.
-constexpr double kFmasPerCycle = 2;           // vectors
-constexpr double kNearLoadCycles = 1.6;       // a vector of weights from L2
-constexpr double kFarLoadCycles = 5.0;        // from L3
-constexpr double kNearBytes = 1 << 20;        // what stays near one core
-constexpr double kTileCycles = 40;            // entering a tile
-constexpr double kUpdateCycles = 30;          // the cell's arithmetic, per gate vector and row
-constexpr double kBarrierCycles = 500;        // per barrier, with the cache misses that follow it
-constexpr double kRegionCycles = 2500;        // starting one more thread, once per call
+constexpr double kFmasPerCycle = 2;      // vectors
+constexpr double kNearLoadCycles = 1.6;  // a vector of weights from L2
+constexpr double kFarLoadCycles = 5.0;   // from L3
+constexpr double kNearBytes = 1 << 20;   // what stays near one core
+constexpr double kTileCycles = 40;       // entering a tile
+constexpr double kUpdateCycles = 30;     // the cell's arithmetic, per gate vector and row
+constexpr double kBarrierCycles = 500;   // per barrier, with the cache misses that follow it
+constexpr double kRegionCycles = 2500;   // starting one more thread, once per call
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -33,8 +33,8 @@ double step_cycles(const Problem& problem, const Tiling& tiling, const Plan& pla
   const double per_tile_rows = static_cast<double>(ceil_div(rows, std::max<int64_t>(tiles, 1)));
   const double first = std::max(per_tile_rows * fma, vectors * load);
   const double later = std::max(per_tile_rows * fma, vectors * kNearLoadCycles);
-  const double product = first + static_cast<double>(std::max<int64_t>(tiles - 1, 0)) * later +
-                         static_cast<double>(tiles) * kTileCycles;
+  const double product =
+      first + static_cast<double>(std::max<int64_t>(tiles - 1, 0)) * later + static_cast<double>(tiles) * kTileCycles;
   const double update = static_cast<double>(rows) * kUpdateCycles * tiling.columns;
   const double stages = problem.projected ? 2 : 1;
   const double barriers = plan.unit_parts > 1 ? stages * kBarrierCycles : 0;
@@ -48,7 +48,8 @@ Plan make_plan(const Problem& problem, const Tiling& tiling, int threads) {
   double best_cycles = 0;
   const int most_directions = static_cast<int>(std::min<int64_t>(problem.directions, threads));
   for (int directions = 1; directions <= most_directions; ++directions) {
-    const int most_rows = static_cast<int>(std::min<int64_t>(std::max<int64_t>(problem.batch, 1), threads / directions));
+    const int most_rows =
+        static_cast<int>(std::min<int64_t>(std::max<int64_t>(problem.batch, 1), threads / directions));
     for (int rows = 1; rows <= most_rows; ++rows) {
       const int most_units = static_cast<int>(std::min<int64_t>(tiling.blocks, threads / directions / rows));
       for (int units = 1; units <= most_units; ++units) {

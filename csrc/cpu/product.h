@@ -77,9 +77,8 @@ struct ProductTiles {
   template <int Rows, int... BlockIndex>
   static constexpr void fill_row(Table& table, std::integer_sequence<int, BlockIndex...>) {
     // Shapes with more blocks than their rows call for are never asked for.
-    ((table.functions[Rows - 1][BlockIndex] =
-          product_tile<Real, Columns, Rows,
-                       BlockIndex + 1 <= max_tile_blocks(Columns, Rows) ? BlockIndex + 1 : 1>),
+    ((table.functions[Rows - 1][BlockIndex] = product_tile < Real, Columns, Rows,
+      BlockIndex + 1 <= max_tile_blocks(Columns, Rows) ? BlockIndex + 1 : 1 >),
      ...);
   }
   template <int... RowIndex>
@@ -109,7 +108,7 @@ struct Product {
   int64_t block_stride;  // elements between blocks of weights
   const Real* rows;      // [rows][row_stride], the left operand
   int64_t row_stride;
-  int64_t length;        // of the reduction; 0 leaves the bias alone
+  int64_t length;  // of the reduction; 0 leaves the bias alone
 };
 
 // Where an update finds its results.

@@ -1,4 +1,5 @@
-// How elements lie in memory and in which type they are computed: conversion on load and store, whole or partial vectors.
+// How elements lie in memory and in which type they are computed: conversion on load and store, whole or partial
+// vectors.
 #pragma once
 
 #include <type_traits>
@@ -54,8 +55,8 @@ struct Storage<Float16> {
     const UInt32Lanes bits = __builtin_convertvector(raw, UInt32Lanes);
     const UInt32Lanes magnitude = bits & 0x7FFFu;
     const UInt32Lanes shifted = magnitude << 13;
-    const UInt32Lanes normal = shifted + (112u << 23);    // exponent bias 15 -> 127
-    const UInt32Lanes infinite = shifted | 0x7F800000u;   // infinity or NaN
+    const UInt32Lanes normal = shifted + (112u << 23);   // exponent bias 15 -> 127
+    const UInt32Lanes infinite = shifted | 0x7F800000u;  // infinity or NaN
     const Vec<float> subnormal = Vec<float>(__builtin_convertvector(magnitude, FloatLanes)) * Vec<float>(0x1p-24f);
     const UInt32Lanes finite = magnitude < 0x400u ? bits_of(subnormal) : normal;
     const UInt32Lanes result = magnitude >= 0x7C00u ? infinite : finite;

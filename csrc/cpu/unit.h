@@ -14,9 +14,8 @@ using DataTypes = TypeList<float, double, BFloat16, Float16>;  // in the order o
 template <template <class, class> class Sweep, class Visitor>
 void visit_sweep(const Problem& problem, Visitor&& visitor) {
   visit_type(Cells{}, problem.cell.index, [&](auto cell) {
-    visit_type(DataTypes{}, static_cast<int>(problem.type), [&](auto type) {
-      visitor(Tag<Sweep<typename decltype(cell)::type, typename decltype(type)::type>>{});
-    });
+    visit_type(DataTypes{}, static_cast<int>(problem.type),
+               [&](auto type) { visitor(Tag<Sweep<typename decltype(cell)::type, typename decltype(type)::type>>{}); });
   });
 }
 
@@ -24,9 +23,8 @@ template <template <class, class> class Sweep, class Views>
 struct Runner {
   static Plan plan(const Problem& problem, int threads) {
     Plan result;
-    visit_sweep<Sweep>(problem, [&](auto sweep) {
-      result = make_plan(problem, decltype(sweep)::type::tiling(problem), threads);
-    });
+    visit_sweep<Sweep>(
+        problem, [&](auto sweep) { result = make_plan(problem, decltype(sweep)::type::tiling(problem), threads); });
     return result;
   }
 
