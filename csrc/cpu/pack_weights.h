@@ -1,6 +1,8 @@
 // Copies a weight matrix into the order in which the product reads it, converting to the compute type.
 #pragma once
 
+#include <utility>
+
 #include "cpu/storage.h"
 
 namespace fused_rnn {
@@ -18,38 +20,83 @@ struct PackSource {
   int64_t reduction_stride;
   int64_t reduction_size;    // of one group
   int64_t reduction_padded;  // of one group in the packed form; the padding is zeros
-
-  int64_t reduction_length() const { return reduction_groups * reduction_padded; }
 };
+
+// Interleaves the lower (Half = 0) or upper (Half = 1) halves of a and b.
+template <int Half, class Lanes, int... I>
+FUSED_RNN_INLINE Lanes zip(Lanes a, Lanes b, std::integer_sequence<int, I...>) {
+  constexpr int kLanes = sizeof...(I);
+  return __builtin_shufflevector(a, b, (I / 2 + Half * (kLanes / 2) + I % 2 * kLanes)...);
+}
+
+// Transposes a square of vectors: each round is a perfect shuffle of all its elements, which rotates the bits of
+// (row, column) by one; after log2(lanes) rounds row and column have changed places.
+template <class V>
+FUSED_RNN_INLINE void transpose(V (&rows)[V::kLanes]) {
+  constexpr int kLanes = V::kLanes;
+  constexpr auto kIndices = std::make_integer_sequence<int, kLanes>{};
+#pragma GCC unroll 4
+  for (int round = 1; round < kLanes; round *= 2) {
+    V next[kLanes];
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes / 2; ++i) {
+      next[2 * i] = V(zip<0>(rows[i].lanes, rows[i + kLanes / 2].lanes, kIndices));
+      next[2 * i + 1] = V(zip<1>(rows[i].lanes, rows[i + kLanes / 2].lanes, kIndices));
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) rows[i] = next[i];
+  }
+}
+
+// Packs `size` reduction indices of one vector of units: to[k * to_stride + lane] = from[k, unit + lane].
+template <class T>
+void pack_vector(const T* from, int64_t unit_stride, int count, int64_t reduction_stride, int64_t size, RealOf<T>* to,
+                 int64_t to_stride) {
+  using V = Vec<RealOf<T>>;
+  constexpr int kLanes = V::kLanes;
+  if (unit_stride == 1) {
+    for (int64_t k = 0; k < size; ++k) load<T>(from + k * reduction_stride, count).store(to + k * to_stride);
+    return;
+  }
+  for (int64_t begin = 0; begin < size; begin += kLanes) {
+    const int here = static_cast<int>(size - begin < kLanes ? size - begin : kLanes);
+    const T* corner = from + begin * reduction_stride;
+    V square[kLanes];
+    for (int lane = 0; lane < kLanes; ++lane) {
+      if (lane >= count) {
+        square[lane] = V(0);
+      } else if (reduction_stride == 1) {
+        square[lane] = load<T>(corner + lane * unit_stride, here);
+      } else {
+        T gathered[kLanes] = {};
+        for (int k = 0; k < here; ++k) gathered[k] = corner[k * reduction_stride + lane * unit_stride];
+        square[lane] = Storage<T>::load(gathered);
+      }
+    }
+    transpose(square);
+    for (int k = 0; k < here; ++k) square[k].store(to + (begin + k) * to_stride);
+  }
+}
 
 // Packs one block: [reduction][vector * Groups + group][lanes]; lanes beyond the last unit are zeros.
 template <int Groups, int Vectors, class T>
 void pack_block(const PackSource<T>& source, int64_t block, RealOf<T>* to) {
-  using Real = RealOf<T>;
-  using V = Vec<Real>;
+  using V = Vec<RealOf<T>>;
   constexpr int kLanes = V::kLanes, kColumns = Groups * Vectors;
+  constexpr int64_t kStride = kColumns * kLanes;
   for (int column = 0; column < kColumns; ++column) {
     const int64_t unit = (block * Vectors + column / Groups) * kLanes;
     const int64_t left = source.units - unit;
     const int count = static_cast<int>(left < 0 ? 0 : (left < kLanes ? left : kLanes));
-    const T* from_column = source.data + (column % Groups) * source.group_stride + unit * source.unit_stride;
     for (int group = 0; group < source.reduction_groups; ++group) {
-      const T* from = from_column + group * source.reduction_group_stride;
-      Real* out = to + (group * source.reduction_padded * kColumns + column) * kLanes;
-      for (int64_t k = 0; k < source.reduction_padded; ++k) {
-        Real* lane_run = out + k * kColumns * kLanes;
-        if (count == 0 || k >= source.reduction_size) {
-          V(0).store(lane_run);
-        } else if (source.unit_stride == 1) {
-          load<T>(from + k * source.reduction_stride, count).store(lane_run);
-        } else {
-          T gathered[kLanes] = {};
-          for (int lane = 0; lane < count; ++lane) {
-            gathered[lane] = from[k * source.reduction_stride + lane * source.unit_stride];
-          }
-          Storage<T>::load(gathered).store(lane_run);
-        }
+      RealOf<T>* out = to + group * source.reduction_padded * kStride + column * kLanes;
+      const int64_t size = count > 0 ? source.reduction_size : 0;
+      if (size > 0) {
+        const T* from = source.data + (column % Groups) * source.group_stride + unit * source.unit_stride +
+                        group * source.reduction_group_stride;
+        pack_vector(from, source.unit_stride, count, source.reduction_stride, size, out, kStride);
       }
+      for (int64_t k = size; k < source.reduction_padded; ++k) V(0).store(out + k * kStride);
     }
   }
 }
