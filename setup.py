@@ -33,7 +33,7 @@ MIN_SETUPTOOLS = 77  # the first that knows pyproject.toml's licence expression
 TORCH_TARGET_VERSION = f"0x{MIN_TORCH[0]:02x}{MIN_TORCH[1]:02x}000000000000"
 
 COMMON_FLAGS = ["-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden", "-fno-math-errno"]
-COMMON_FLAGS += ["-ffp-contract=fast", "-Wall", "-Wextra"]
+COMMON_FLAGS += ["-ffp-contract=off", "-Wall", "-Wextra"]
 # Each unit is compiled for exactly its instruction set, so that a binary built on one machine runs on every other.
 ISA_FLAGS = {
     "baseline": [],

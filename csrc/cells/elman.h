@@ -11,11 +11,11 @@ namespace fused_rnn {
 struct Tanh {
   static constexpr const char* kCellName = "rnn_tanh";
   template <class V>
-  FUSED_RNN_HD static V apply(const V& a) {
+  FUSED_RNN_HD static inline V apply(const V& a) {
     return tanh(a);
   }
   template <class V>
-  FUSED_RNN_HD static V gradient(const V& y, const V& d_y) {
+  FUSED_RNN_HD static inline V gradient(const V& y, const V& d_y) {
     return d_y * (V(1) - y * y);
   }
 };
@@ -23,11 +23,11 @@ struct Tanh {
 struct Relu {
   static constexpr const char* kCellName = "rnn_relu";
   template <class V>
-  FUSED_RNN_HD static V apply(const V& a) {
+  FUSED_RNN_HD static inline V apply(const V& a) {
     return relu(a);
   }
   template <class V>
-  FUSED_RNN_HD static V gradient(const V& y, const V& d_y) {
+  FUSED_RNN_HD static inline V gradient(const V& y, const V& d_y) {
     return where_positive(y, d_y);
   }
 };
@@ -39,14 +39,16 @@ struct ElmanCell {
   static constexpr bool kSplit = false, kReadsHidden = true;
 
   template <class V>
-  FUSED_RNN_HD static CellForward<V, ElmanCell> forward(const Pack<V, 1>& from_x, const Pack<V, 1>& from_h,
-                                                        const Pack<V, 1>& /*state*/) {
+  FUSED_RNN_HD static inline CellForward<V, ElmanCell> forward(const Pack<V, 1>& from_x, const Pack<V, 1>& from_h,
+                                                               const Pack<V, 1>& /*state*/) {
     return {{Activation::apply(from_x[0] + from_h[0])}, {}};
   }
 
   template <class V>
-  FUSED_RNN_HD static CellBackward<V, ElmanCell> backward(const Pack<V, 0>& /*saved*/, const Pack<V, 1>& /*previous*/,
-                                                          const Pack<V, 1>& current, const Pack<V, 1>& d_current) {
+  FUSED_RNN_HD static inline CellBackward<V, ElmanCell> backward(const Pack<V, 0>& /*saved*/,
+                                                                 const Pack<V, 1>& /*previous*/,
+                                                                 const Pack<V, 1>& current,
+                                                                 const Pack<V, 1>& d_current) {
     const Pack<V, 1> d_a{Activation::gradient(current[0], d_current[0])};
     return {d_a, d_a, {V(0)}};
   }

@@ -16,8 +16,8 @@ struct GruCell {
   static constexpr bool kSplit = true, kReadsHidden = true;
 
   template <class V>
-  FUSED_RNN_HD static CellForward<V, GruCell> forward(const Pack<V, 3>& from_x, const Pack<V, 3>& from_h,
-                                                      const Pack<V, 1>& state) {
+  FUSED_RNN_HD static inline CellForward<V, GruCell> forward(const Pack<V, 3>& from_x, const Pack<V, 3>& from_h,
+                                                             const Pack<V, 1>& state) {
     const V r = sigmoid(from_x[0] + from_h[0]);
     const V z = sigmoid(from_x[1] + from_h[1]);
     const V n = tanh(from_x[2] + r * from_h[2]);
@@ -25,8 +25,9 @@ struct GruCell {
   }
 
   template <class V>
-  FUSED_RNN_HD static CellBackward<V, GruCell> backward(const Pack<V, 4>& saved, const Pack<V, 1>& previous,
-                                                        const Pack<V, 1>& /*current*/, const Pack<V, 1>& d_current) {
+  FUSED_RNN_HD static inline CellBackward<V, GruCell> backward(const Pack<V, 4>& saved, const Pack<V, 1>& previous,
+                                                               const Pack<V, 1>& /*current*/,
+                                                               const Pack<V, 1>& d_current) {
     const V one(1);
     const V r = saved[0], z = saved[1], n = saved[2], h_n = saved[3];
     const V d_n = d_current[0] * (one - z) * (one - n * n);

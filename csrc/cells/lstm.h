@@ -16,8 +16,8 @@ struct LstmCell {
   static constexpr bool kSplit = false, kReadsHidden = false;
 
   template <class V>
-  FUSED_RNN_HD static CellForward<V, LstmCell> forward(const Pack<V, 4>& from_x, const Pack<V, 4>& from_h,
-                                                       const Pack<V, 2>& state) {
+  FUSED_RNN_HD static inline CellForward<V, LstmCell> forward(const Pack<V, 4>& from_x, const Pack<V, 4>& from_h,
+                                                              const Pack<V, 2>& state) {
     const V i = sigmoid(from_x[0] + from_h[0]);
     const V f = sigmoid(from_x[1] + from_h[1]);
     const V g = tanh(from_x[2] + from_h[2]);
@@ -27,8 +27,9 @@ struct LstmCell {
   }
 
   template <class V>
-  FUSED_RNN_HD static CellBackward<V, LstmCell> backward(const Pack<V, 4>& saved, const Pack<V, 2>& previous,
-                                                         const Pack<V, 2>& current, const Pack<V, 2>& d_current) {
+  FUSED_RNN_HD static inline CellBackward<V, LstmCell> backward(const Pack<V, 4>& saved, const Pack<V, 2>& previous,
+                                                                const Pack<V, 2>& current,
+                                                                const Pack<V, 2>& d_current) {
     const V one(1);
     const V i = saved[0], f = saved[1], g = saved[2], o = saved[3];
     const V tanh_c = tanh(current[1]);

@@ -1,8 +1,9 @@
-// What a function must say about the machines it runs on: the host/device marker, empty where there is no CUDA.
+// What a function must say about the machines it runs on: the host/device marker. Functions so marked are always
+// inlined, since a cell's packs of values must stay in registers.
 #pragma once
 
 #if defined(__CUDACC__)
-#define FUSED_RNN_HD __host__ __device__
+#define FUSED_RNN_HD __host__ __device__ __forceinline__
 #else
-#define FUSED_RNN_HD
+#define FUSED_RNN_HD [[gnu::always_inline]]
 #endif

@@ -14,6 +14,7 @@
 #include "cpu/pack_weights.h"
 #include "cpu/share.h"
 #include "cpu/state_buffer.h"
+#include "cpu/tile_vectors.h"
 #include "cpu/vec_math.h"
 
 namespace fused_rnn {
@@ -47,7 +48,7 @@ class BackwardSweep {
     for (Real*& d_gates : d_gates_) d_gates = arena.take<Real>(rows * gates_stride_);
     carry_h_ = {arena.take<Real>(rows * output_stride_), p_.batch, output_stride_};
     if (Cell::kStates == 2) carry_c_ = {arena.take<Real>(rows * hidden_stride_), p_.batch, hidden_stride_};
-    if (p_.projected) {
+    if (projected()) {
       hidden_blocks_ = Units::count(p_.hidden_size);
       projection_stride_ = output_stride_ * Units::kUnits;
       projection_ = arena.take<Real>(p_.directions * hidden_blocks_ * projection_stride_);
@@ -69,6 +70,12 @@ class BackwardSweep {
   }
 
  private:
+  // Known at compile time for the cells that cannot project, which so leave the second stage out.
+  bool projected() const {
+    if constexpr (Cell::kReadsHidden) return false;
+    return p_.projected;
+  }
+
   void pack(int thread) const {
     const Range own = part_of({0, p_.directions * output_blocks_}, threads_, thread);
     for (int64_t i = own.begin; i < own.end; ++i) {
@@ -84,7 +91,7 @@ class BackwardSweep {
                                  hidden_stride_};
       pack_block<1, Units::kVectors>(source, i % output_blocks_, packed_ + i * block_stride_);
     }
-    if (!p_.projected) return;
+    if (!projected()) return;
     const Range own_hidden = part_of({0, p_.directions * hidden_blocks_}, threads_, thread);
     for (int64_t i = own_hidden.begin; i < own_hidden.end; ++i) {
       const WeightView& w = v_.w_hr;
@@ -109,7 +116,7 @@ class BackwardSweep {
     if (Cell::kStates == 2) load_state<T>(v_.d_c_n, p_.hidden_size, carry_c_, d, rows);
     for (int64_t row = rows.begin; row < rows.end; ++row) {
       for (Real* d_gates : d_gates_) clear(d_gates + (d * p_.batch + row) * gates_stride_, gates_stride_);
-      if (p_.projected) clear(d_projected_ + (d * p_.batch + row) * output_stride_, output_stride_);
+      if (projected()) clear(d_projected_ + (d * p_.batch + row) * output_stride_, output_stride_);
     }
   }
 
@@ -124,106 +131,140 @@ class BackwardSweep {
             d_gates_[(s + 1) & 1] + d * p_.batch * gates_stride_, gates_stride_, last ? 0 : gates_stride_};
   }
 
-  // Calls visit(row, unit, count, product value) for every vector of units of a tile.
-  template <class TileOf, class Visit>
-  FUSED_RNN_INLINE static void for_each_vector(const TileOf& tile, int64_t units, const Visit& visit) {
-    for (int b = 0; b < tile.blocks; ++b) {
-      for (int vector = 0; vector < Units::kVectors; ++vector) {
-        const int64_t unit = ((tile.block + b) * Units::kVectors + vector) * kLanes;
-        const int count = lanes_left<Real>(units, unit);
-        if (count <= 0) break;
-        for (int r = 0; r < tile.rows; ++r) visit(tile.row + r, unit, count, tile.at(r, b, vector));
-      }
-    }
-  }
-
   void step(const Share& share, int64_t d, int64_t s) const {
     const int64_t t = d == 0 ? s : p_.time_steps - 1 - s;
     const Range output_blocks = share.blocks_of(output_blocks_);
-    if (!p_.projected) {
-      for_each_tile<Units::kColumns>(recurrent(d, s), share.rows, output_blocks, [&](const auto& tile) {
-        for_each_vector(tile, p_.hidden_size, [&](int64_t row, int64_t unit, int count, V from_later) {
-          const V d_h = output_gradient(d, t, row, unit, count, from_later);
-          update(d, s, t, row, unit, count, d_h);
+    if (!projected()) {
+      const auto announce = [&](const auto& tile) { prefetch_update(tile, d, t); };
+      for_each_tile<Units::kColumns>(recurrent(d, s), share.rows, output_blocks, announce, [&](const auto& tile) {
+        for_each_vector<Units::kVectors>(tile, p_.hidden_size, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
+          update(where, d, s, t, output_gradient(tile, where, d, t));
         });
       });
       share.wait();
       return;
     }
-    for_each_tile<Units::kColumns>(recurrent(d, s), share.rows, output_blocks, [&](const auto& tile) {
-      for_each_vector(tile, p_.output_size, [&](int64_t row, int64_t unit, int count, V from_later) {
-        const V d_h = output_gradient(d, t, row, unit, count, from_later);
-        V(0).store(carry_h_.row(d, row) + unit);
-        d_h.store(d_projected_ + (d * p_.batch + row) * output_stride_ + unit);
-        store<T>(at<T>(v_.d_projected, t, row, d) + unit, d_h, count);
-      });
-    });
+    if constexpr (!Cell::kReadsHidden) step_projected(share, d, s);
+  }
+
+  void step_projected(const Share& share, int64_t d, int64_t s) const {
+    const int64_t t = d == 0 ? s : p_.time_steps - 1 - s;
+    const Range output_blocks = share.blocks_of(output_blocks_);
+    Real* d_projected = d_projected_ + d * p_.batch * output_stride_;
+    for_each_tile<Units::kColumns>(
+        recurrent(d, s), share.rows, output_blocks, [](const auto&) {},
+        [&](const auto& tile) {
+          for_each_vector<Units::kVectors>(tile, p_.output_size, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
+            const auto d_h = output_gradient(tile, where, d, t);
+            store_padded(where, decltype(d_h)(0), carry_h_.row(d, 0), output_stride_);
+            store_padded(where, d_h, d_projected, output_stride_);
+            store_rows<T>(where, d_h,
+                          [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(v_.d_projected, t, row, d); });
+          });
+        });
     share.wait();
-    const Product<Real> projection{
-        projection_ + d * hidden_blocks_ * projection_stride_, nullptr,        projection_stride_,
-        d_projected_ + d * p_.batch * output_stride_,          output_stride_, output_stride_};
-    for_each_tile<Units::kColumns>(projection, share.rows, share.blocks_of(hidden_blocks_), [&](const auto& tile) {
-      for_each_vector(tile, p_.hidden_size,
-                      [&](int64_t row, int64_t unit, int count, V d_h) { update(d, s, t, row, unit, count, d_h); });
-    });
+    const Product<Real> projection{projection_ + d * hidden_blocks_ * projection_stride_,
+                                   nullptr,
+                                   projection_stride_,
+                                   d_projected,
+                                   output_stride_,
+                                   output_stride_};
+    const auto announce = [&](const auto& tile) { prefetch_update(tile, d, t); };
+    for_each_tile<Units::kColumns>(
+        projection, share.rows, share.blocks_of(hidden_blocks_), announce, [&](const auto& tile) {
+          for_each_vector<Units::kVectors>(tile, p_.hidden_size, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
+            update(where, d, s, t, column_of(tile, where, where.vector));
+          });
+        });
     share.wait();
+  }
+
+  template <class TileOf>
+  void prefetch_update(const TileOf& tile, int64_t d, int64_t t) const {
+    prefetch_tile<Units::kVectors>(tile, Cell::kSaved, p_.hidden_size,
+                                   [&](int64_t row) { return at<T>(v_.saved, t, row, d); });
   }
 
   // The whole gradient of h_t: through the next step's gates, directly through its update, and from outside.
-  FUSED_RNN_INLINE V output_gradient(int64_t d, int64_t t, int64_t row, int64_t unit, int count, V from_later) const {
-    const V d_h = from_later + V::load(carry_h_.row(d, row) + unit);
-    return v_.d_output ? d_h + load<T>(at<T>(v_.d_output, t, row, d) + unit, count) : d_h;
+  template <class TileOf, class Where>
+  FUSED_RNN_INLINE auto output_gradient(const TileOf& tile, const Where& where, int64_t d, int64_t t) const {
+    auto d_h = column_of(tile, where, where.vector) + load_padded(where, carry_h_.row(d, 0), output_stride_);
+    if (v_.d_output)
+      d_h =
+          d_h + load_rows<T>(where, [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(v_.d_output, t, row, d); });
+    return d_h;
   }
 
   // h or c before position s: what the step before left, or the initial state.
-  FUSED_RNN_INLINE V previous_state(const SequenceView<const void>& sequence, const StateView<const void>& initial,
-                                    int64_t d, int64_t s, int64_t t, int64_t row, int64_t unit, int count) const {
-    if (s > 0) return load<T>(at<T>(sequence, d == 0 ? t - 1 : t + 1, row, d) + unit, count);
-    return initial ? load<T>(at<T>(initial, d, row) + unit, count) : V(0);
+  template <class Where>
+  FUSED_RNN_INLINE auto previous_state(const Where& where, const SequenceView<const void>& sequence,
+                                       const StateView<const void>& initial, int64_t d, int64_t s, int64_t t) const {
+    if (s > 0) {
+      const int64_t before = d == 0 ? t - 1 : t + 1;
+      return load_rows<T>(where, [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(sequence, before, row, d); });
+    }
+    if (initial)
+      return load_rows<T>(where, [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(initial, d, row); });
+    return Vec<Real, Where::kRows>(0);
   }
 
-  FUSED_RNN_INLINE void update(int64_t d, int64_t s, int64_t t, int64_t row, int64_t unit, int count, V d_h) const {
+  template <class Where>
+  FUSED_RNN_INLINE void update(const Where& where, int64_t d, int64_t s, int64_t t,
+                               const Vec<Real, Where::kRows>& d_h) const {
+    using Rows = Vec<Real, Where::kRows>;
     const int64_t hidden_size = p_.hidden_size;
-    Pack<V, Cell::kSaved> saved;
+    Pack<Rows, Cell::kSaved> saved;
+#pragma GCC unroll 4
     for (int k = 0; k < Cell::kSaved; ++k) {
-      saved[k] = load<T>(at<T>(v_.saved, t, row, d) + k * hidden_size + unit, count);
+      saved[k] = load_rows<T>(
+          where, [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(v_.saved, t, row, d) + k * hidden_size; });
     }
-    Pack<V, Cell::kStates> previous, current, d_current;
+    Pack<Rows, Cell::kStates> previous, current, d_current;
     d_current[0] = d_h;
+    previous[0] = current[0] = Rows(0);
     if constexpr (Cell::kReadsHidden) {
-      previous[0] = previous_state(v_.output, v_.h_0, d, s, t, row, unit, count);
-      current[0] = load<T>(at<T>(v_.output, t, row, d) + unit, count);
-    } else {
-      previous[0] = current[0] = V(0);
+      previous[0] = previous_state(where, v_.output, v_.h_0, d, s, t);
+      current[0] =
+          load_rows<T>(where, [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(v_.output, t, row, d); });
     }
     if constexpr (Cell::kStates == 2) {
-      previous[1] = previous_state(v_.cells, v_.c_0, d, s, t, row, unit, count);
-      current[1] = load<T>(at<T>(v_.cells, t, row, d) + unit, count);
-      d_current[1] = V::load(carry_c_.row(d, row) + unit);
-      if (v_.d_cells) d_current[1] = d_current[1] + load<T>(at<T>(v_.d_cells, t, row, d) + unit, count);
+      previous[1] = previous_state(where, v_.cells, v_.c_0, d, s, t);
+      current[1] = load_rows<T>(where, [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(v_.cells, t, row, d); });
+      d_current[1] = load_padded(where, carry_c_.row(d, 0), hidden_stride_);
+      if (v_.d_cells) {
+        d_current[1] = d_current[1] + load_rows<T>(where, [&](int64_t row) FUSED_RNN_INLINE_LAMBDA {
+                         return at<T>(v_.d_cells, t, row, d);
+                       });
+      }
     }
-    const CellBackward<V, Cell> result = Cell::backward(saved, previous, current, d_current);
+    const CellBackward<Rows, Cell> result = Cell::backward(saved, previous, current, d_current);
 
-    T* d_gates = at<T>(v_.d_gates, t, row, d);
-    Real* for_product = d_gates_[s & 1] + (d * p_.batch + row) * gates_stride_;
+    Real* for_product = d_gates_[s & 1] + d * p_.batch * gates_stride_;
+#pragma GCC unroll 4
     for (int g = 0; g < Cell::kGates; ++g) {
-      store<T>(d_gates + g * hidden_size + unit, result.d_from_x[g], count);
-      result.d_from_h[g].store(for_product + g * hidden_stride_ + unit);
+      const int64_t gate = g * hidden_size;
+      store_rows<T>(where, result.d_from_x[g],
+                    [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(v_.d_gates, t, row, d) + gate; });
+      store_padded(where, result.d_from_h[g], for_product + g * hidden_stride_, gates_stride_);
       if constexpr (Cell::kSplit) {
-        store<T>(at<T>(v_.d_gates_h, t, row, d) + g * hidden_size + unit, result.d_from_h[g], count);
+        store_rows<T>(where, result.d_from_h[g],
+                      [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(v_.d_gates_h, t, row, d) + gate; });
       }
     }
     // With a projection carry_h belongs to the projected h, which has no direct part.
-    if (!p_.projected) result.d_state[0].store(carry_h_.row(d, row) + unit);
-    if constexpr (Cell::kStates == 2) result.d_state[1].store(carry_c_.row(d, row) + unit);
+    if (!projected()) store_padded(where, result.d_state[0], carry_h_.row(d, 0), output_stride_);
+    if constexpr (Cell::kStates == 2) store_padded(where, result.d_state[1], carry_c_.row(d, 0), hidden_stride_);
   }
 
   void finish(const Share& share, int64_t d) const {
+    const Range output_blocks = share.blocks_of(output_blocks_);
     for_each_tile<Units::kColumns>(
-        recurrent(d, -1), share.rows, share.blocks_of(output_blocks_), [&](const auto& tile) {
-          for_each_vector(tile, p_.output_size, [&](int64_t row, int64_t unit, int count, V from_later) {
-            const V d_h = from_later + V::load(carry_h_.row(d, row) + unit);
-            store<T>(at<T>(v_.d_h_0, d, row) + unit, d_h, count);
+        recurrent(d, -1), share.rows, output_blocks, [](const auto&) {},
+        [&](const auto& tile) {
+          for_each_vector<Units::kVectors>(tile, p_.output_size, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
+            const auto d_h =
+                column_of(tile, where, where.vector) + load_padded(where, carry_h_.row(d, 0), output_stride_);
+            store_rows<T>(where, d_h, [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(v_.d_h_0, d, row); });
           });
         });
     if (Cell::kStates == 2) store_state<T>(carry_c_, v_.d_c_0, p_.hidden_size, d, share.own_rows());

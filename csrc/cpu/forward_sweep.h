@@ -12,6 +12,7 @@
 #include "cpu/pack_weights.h"
 #include "cpu/share.h"
 #include "cpu/state_buffer.h"
+#include "cpu/tile_vectors.h"
 #include "cpu/vec_math.h"
 
 namespace fused_rnn {
@@ -37,13 +38,13 @@ class ForwardSweep {
       : p_(problem), v_(views), barriers_(plan, arena), threads_(plan.threads()) {
     unit_blocks_ = Units::count(p_.hidden_size);
     hidden_stride_ = Units::padded(p_.hidden_size);
-    output_stride_ = p_.projected ? Outputs::padded(p_.output_size) : hidden_stride_;
+    output_stride_ = projected() ? Outputs::padded(p_.output_size) : hidden_stride_;
     block_stride_ = p_.output_size * Units::kColumns * kLanes;
     packed_ = arena.take<Real>(p_.directions * unit_blocks_ * block_stride_);
     bias_ = arena.take<Real>(p_.directions * unit_blocks_ * Units::kColumns * kLanes);
     for (Real*& h : h_) h = arena.take<Real>(p_.directions * p_.batch * output_stride_);
     if (Cell::kStates == 2) c_ = arena.take<Real>(p_.directions * p_.batch * hidden_stride_);
-    if (p_.projected) {
+    if (projected()) {
       output_blocks_ = Outputs::count(p_.output_size);
       projection_stride_ = p_.hidden_size * Outputs::kColumns * kLanes;
       projection_ = arena.take<Real>(p_.directions * output_blocks_ * projection_stride_);
@@ -65,6 +66,12 @@ class ForwardSweep {
   }
 
  private:
+  // Known at compile time for the cells that cannot project, which so leave the second stage out.
+  bool projected() const {
+    if constexpr (Cell::kReadsHidden) return false;
+    return p_.projected;
+  }
+
   int64_t row_index(int64_t d, int64_t row) const { return d * p_.batch + row; }
 
   void pack(int thread) const {
@@ -84,7 +91,7 @@ class ForwardSweep {
       pack_block<Cell::kGates, Units::kVectors>(source, block, packed_ + i * block_stride_);
       pack_bias(d, block, bias_ + i * Units::kColumns * kLanes);
     }
-    if (!p_.projected) return;
+    if (!projected()) return;
     const Range own_outputs = part_of({0, p_.directions * output_blocks_}, threads_, thread);
     for (int64_t i = own_outputs.begin; i < own_outputs.end; ++i) {
       const WeightView& w = v_.w_hr;
@@ -142,77 +149,82 @@ class ForwardSweep {
                                   h_previous,
                                   output_stride_,
                                   from_zero ? 0 : p_.output_size};
-    Real* hidden = p_.projected ? hidden_ + first_row * hidden_stride_ : nullptr;
-    for_each_tile<Units::kColumns>(recurrent, share.rows, share.blocks_of(unit_blocks_), [&](const auto& tile) {
-      for (int b = 0; b < tile.blocks; ++b) {
-        for (int r = 0; r < tile.rows; ++r) update(tile, r, b, d, t, h_previous, h_next, hidden);
-      }
-    });
+    Real* hidden = projected() ? hidden_ + first_row * hidden_stride_ : nullptr;
+    const auto announce = [&](const auto& tile) {
+      prefetch_tile<Units::kVectors>(tile, Cell::kGates, p_.hidden_size,
+                                     [&](int64_t row) { return at<T>(v_.gates, t, row, d); });
+    };
+    for_each_tile<Units::kColumns>(
+        recurrent, share.rows, share.blocks_of(unit_blocks_), announce, [&](const auto& tile) {
+          for_each_vector<Units::kVectors>(tile, p_.hidden_size, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
+            update(tile, where, d, t, h_previous, h_next, hidden);
+          });
+        });
     share.wait();
-    if (!p_.projected) return;
+    if constexpr (!Cell::kReadsHidden) {
+      if (projected()) project(share, d, t, hidden, h_next);
+    }
+  }
+
+  // The second stage of a step: h_t = W_hr hidden.
+  void project(const Share& share, int64_t d, int64_t t, const Real* hidden, Real* h_next) const {
     const Product<Real> projection{projection_ + d * output_blocks_ * projection_stride_,
                                    nullptr,
                                    projection_stride_,
                                    hidden,
                                    hidden_stride_,
                                    p_.hidden_size};
-    for_each_tile<Outputs::kColumns>(projection, share.rows, share.blocks_of(output_blocks_), [&](const auto& tile) {
-      for (int b = 0; b < tile.blocks; ++b) {
-        for (int r = 0; r < tile.rows; ++r) store_projected(tile, r, b, d, t, h_next);
-      }
-    });
+    for_each_tile<Outputs::kColumns>(
+        projection, share.rows, share.blocks_of(output_blocks_), [](const auto&) {},
+        [&](const auto& tile) {
+          for_each_vector<Outputs::kVectors>(tile, p_.output_size, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
+            const auto h = round_to<T>(column_of(tile, where, where.vector));
+            store_padded(where, h, h_next, output_stride_);
+            store_rows<T>(where, h, [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(v_.output, t, row, d); });
+          });
+        });
     share.wait();
   }
 
-  template <class TileOf>
-  FUSED_RNN_INLINE void update(const TileOf& tile, int r, int b, int64_t d, int64_t t, const Real* h_previous,
+  template <class TileOf, class Where>
+  FUSED_RNN_INLINE void update(const TileOf& tile, const Where& where, int64_t d, int64_t t, const Real* h_previous,
                                Real* h_next, Real* hidden) const {
-    const int64_t row = tile.row + r, hidden_size = p_.hidden_size;
-    const T* gates = at<T>(v_.gates, t, row, d);
-    Real* c = Cell::kStates == 2 ? c_ + row_index(d, row) * hidden_stride_ : nullptr;
-    for (int vector = 0; vector < Units::kVectors; ++vector) {
-      const int64_t unit = ((tile.block + b) * Units::kVectors + vector) * kLanes;
-      const int count = lanes_left<Real>(hidden_size, unit);
-      if (count <= 0) break;
-      Pack<V, Cell::kGates> from_x, from_h;
-      for (int g = 0; g < Cell::kGates; ++g) {
-        from_x[g] = load<T>(gates + g * hidden_size + unit, count);
-        from_h[g] = tile.at(r, b, vector * Cell::kGates + g);
-      }
-      Pack<V, Cell::kStates> state;
-      state[0] = Cell::kReadsHidden ? V::load(h_previous + row * output_stride_ + unit) : V(0);
-      if constexpr (Cell::kStates == 2) state[1] = V::load(c + unit);
-      const CellForward<V, Cell> result = Cell::forward(from_x, from_h, state);
-
-      const V h = round_to<T>(result.state[0]);
-      if (hidden != nullptr) {
-        h.store(hidden + row * hidden_stride_ + unit);
-        if (v_.hidden) store<T>(at<T>(v_.hidden, t, row, d) + unit, h, count);
-      } else {
-        h.store(h_next + row * output_stride_ + unit);
-        store<T>(at<T>(v_.output, t, row, d) + unit, h, count);
-      }
-      if constexpr (Cell::kStates == 2) {
-        result.state[1].store(c + unit);
-        if (v_.cells) store<T>(at<T>(v_.cells, t, row, d) + unit, result.state[1], count);
-      }
-      if (v_.saved) {
-        T* saved = at<T>(v_.saved, t, row, d);
-        for (int k = 0; k < Cell::kSaved; ++k) store<T>(saved + k * hidden_size + unit, result.saved[k], count);
-      }
+    using Rows = Vec<Real, Where::kRows>;
+    const int64_t hidden_size = p_.hidden_size;
+    Real* c = Cell::kStates == 2 ? c_ + row_index(d, 0) * hidden_stride_ : nullptr;
+    Pack<Rows, Cell::kGates> from_x, from_h;
+#pragma GCC unroll 4
+    for (int g = 0; g < Cell::kGates; ++g) {
+      from_x[g] = load_rows<T>(
+          where, [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(v_.gates, t, row, d) + g * hidden_size; });
+      from_h[g] = column_of(tile, where, where.vector * Cell::kGates + g);
     }
-  }
+    Pack<Rows, Cell::kStates> state;
+    state[0] = Rows(0);
+    if constexpr (Cell::kReadsHidden) state[0] = load_padded(where, h_previous, output_stride_);
+    if constexpr (Cell::kStates == 2) state[1] = load_padded(where, c, hidden_stride_);
+    const CellForward<Rows, Cell> result = Cell::forward(from_x, from_h, state);
 
-  template <class TileOf>
-  FUSED_RNN_INLINE void store_projected(const TileOf& tile, int r, int b, int64_t d, int64_t t, Real* h_next) const {
-    const int64_t row = tile.row + r;
-    for (int vector = 0; vector < Outputs::kVectors; ++vector) {
-      const int64_t unit = ((tile.block + b) * Outputs::kVectors + vector) * kLanes;
-      const int count = lanes_left<Real>(p_.output_size, unit);
-      if (count <= 0) break;
-      const V h = round_to<T>(tile.at(r, b, vector));
-      h.store(h_next + row * output_stride_ + unit);
-      store<T>(at<T>(v_.output, t, row, d) + unit, h, count);
+    const Rows h = round_to<T>(result.state[0]);
+    if (hidden != nullptr) {
+      store_padded(where, h, hidden, hidden_stride_);
+      if (v_.hidden)
+        store_rows<T>(where, h, [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(v_.hidden, t, row, d); });
+    } else {
+      store_padded(where, h, h_next, output_stride_);
+      store_rows<T>(where, h, [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(v_.output, t, row, d); });
+    }
+    if constexpr (Cell::kStates == 2) {
+      store_padded(where, result.state[1], c, hidden_stride_);
+      if (v_.cells)
+        store_rows<T>(where, result.state[1],
+                      [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(v_.cells, t, row, d); });
+    }
+    if (!v_.saved) return;
+#pragma GCC unroll 4
+    for (int k = 0; k < Cell::kSaved; ++k) {
+      store_rows<T>(where, result.saved[k],
+                    [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(v_.saved, t, row, d) + k * hidden_size; });
     }
   }
 

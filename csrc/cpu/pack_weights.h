@@ -40,8 +40,8 @@ FUSED_RNN_INLINE void transpose(V (&rows)[V::kLanes]) {
     V next[kLanes];
 #pragma GCC unroll 16
     for (int i = 0; i < kLanes / 2; ++i) {
-      next[2 * i] = V(zip<0>(rows[i].lanes, rows[i + kLanes / 2].lanes, kIndices));
-      next[2 * i + 1] = V(zip<1>(rows[i].lanes, rows[i + kLanes / 2].lanes, kIndices));
+      next[2 * i] = V(zip<0>(rows[i].parts[0], rows[i + kLanes / 2].parts[0], kIndices));
+      next[2 * i + 1] = V(zip<1>(rows[i].parts[0], rows[i + kLanes / 2].parts[0], kIndices));
     }
 #pragma GCC unroll 16
     for (int i = 0; i < kLanes; ++i) rows[i] = next[i];

@@ -42,13 +42,18 @@ template <class Real, int Columns, int Rows, int Blocks>
   constexpr int kLanes = V::kLanes, kSums = Blocks * Columns;
   for (int64_t begin = 0; begin < length; begin += kChunk) {
     const int64_t end = begin + kChunk < length ? begin + kChunk : length;
-    typename V::Lanes sums[Rows][kSums] = {};
+    V sums[Rows][kSums];
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 16
+      for (int s = 0; s < kSums; ++s) sums[r][s] = V(0);
+    }
     for (int64_t k = begin; k < end; ++k) {
 #pragma GCC unroll 16
       for (int s = 0; s < kSums; ++s) {
         const V weight = V::load(weights + (s / Columns) * block_stride + (k * Columns + s % Columns) * kLanes);
 #pragma GCC unroll 16
-        for (int r = 0; r < Rows; ++r) sums[r][s] += weight.lanes * rows[r * row_stride + k];
+        for (int r = 0; r < Rows; ++r) sums[r][s] = multiply_add(weight, V(rows[r * row_stride + k]), sums[r][s]);
       }
     }
 #pragma GCC unroll 16
@@ -56,7 +61,7 @@ template <class Real, int Columns, int Rows, int Blocks>
 #pragma GCC unroll 16
       for (int s = 0; s < kSums; ++s) {
         Real* to = tile + (r * kSums + s) * kLanes;
-        (V::load(to) + V(sums[r][s])).store(to);
+        (V::load(to) + sums[r][s]).store(to);
       }
     }
   }
@@ -114,33 +119,37 @@ struct Product {
 // Where an update finds its results.
 template <class Real, int Columns>
 struct Tile {
+  using Scalar = Real;
   const Real* values;  // [rows][blocks][columns][lanes]
   int64_t row, block;  // of the first
   int rows, blocks;
 
-  Vec<Real> at(int r, int b, int column) const {
+  FUSED_RNN_INLINE Vec<Real> at(int r, int b, int column) const {
     return Vec<Real>::load(values + ((static_cast<int64_t>(r) * blocks + b) * Columns + column) * Vec<Real>::kLanes);
   }
 };
 
 // Computes the product for a rectangle of rows and blocks tile by tile, and hands each tile to `update`. Blocks are the
-// outer loop: a block's weights are read from far once, and its tiles of rows find them near.
-template <int Columns, class Real, class Update>
-FUSED_RNN_INLINE void for_each_tile(const Product<Real>& product, Range rows, Range blocks, const Update& update) {
+// outer loop: a block's weights are read from far once, and its tiles of rows find them near. `announce` is called with
+// each tile before its product, which takes long enough to bring what the update will touch near.
+template <int Columns, class Real, class Announce, class Update>
+FUSED_RNN_INLINE void for_each_tile(const Product<Real>& product, Range rows, Range blocks, const Announce& announce,
+                                    const Update& update) {
   using Tiles = ProductTiles<Real, Columns>;
   constexpr int kLanes = Vec<Real>::kLanes;
   constexpr int kMost = Tiles::kRows * Columns > 8 + Columns ? Tiles::kRows * Columns : 8 + Columns;
   alignas(64) Real values[kMost * kLanes];
   if (rows.size() == 0) return;
-  const int64_t row_tiles = (rows.size() + Tiles::kRows - 1) / Tiles::kRows;
-  const int most_rows = static_cast<int>((rows.size() + row_tiles - 1) / row_tiles);
+  const int64_t least_tiles = (rows.size() + Tiles::kRows - 1) / Tiles::kRows;
+  const int most_rows = static_cast<int>((rows.size() + least_tiles - 1) / least_tiles);  // tiles nearly equal
   const int most_blocks = max_tile_blocks(Columns, most_rows);
   for (int64_t block = blocks.begin; block < blocks.end; block += most_blocks) {
     const int block_count = static_cast<int>(blocks.end - block < most_blocks ? blocks.end - block : most_blocks);
     const int sums = block_count * Columns;
-    for (int64_t index = 0; index < row_tiles; ++index) {
-      const Range tile_rows = part_of(rows, row_tiles, index);
-      const int row_count = static_cast<int>(tile_rows.size());
+    for (int64_t row = rows.begin; row < rows.end; row += most_rows) {
+      const int row_count = static_cast<int>(rows.end - row < most_rows ? rows.end - row : most_rows);
+      const Tile<Real, Columns> tile{values, row, block, row_count, block_count};
+      announce(tile);
       for (int s = 0; s < sums; ++s) {
         const Vec<Real> start =
             product.bias != nullptr ? Vec<Real>::load(product.bias + (block * Columns + s) * kLanes) : Vec<Real>(0);
@@ -148,10 +157,10 @@ FUSED_RNN_INLINE void for_each_tile(const Product<Real>& product, Range rows, Ra
       }
       if (product.length > 0) {
         Tiles::select(row_count, block_count)(product.weights + block * product.block_stride, product.block_stride,
-                                              product.rows + tile_rows.begin * product.row_stride, product.row_stride,
+                                              product.rows + row * product.row_stride, product.row_stride,
                                               product.length, values);
       }
-      update(Tile<Real, Columns>{values, tile_rows.begin, block, row_count, block_count});
+      update(tile);
     }
   }
 }

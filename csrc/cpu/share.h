@@ -57,12 +57,5 @@ struct Block {
   static constexpr int64_t padded(int64_t units) { return count(units) * kUnits; }
 };
 
-// Units that a vector beginning at `unit` really has: at most its lanes, 0 or less beyond the last unit.
-template <class Real>
-FUSED_RNN_INLINE int lanes_left(int64_t units, int64_t unit) {
-  const int64_t left = units - unit;
-  return static_cast<int>(left < Vec<Real>::kLanes ? left : Vec<Real>::kLanes);
-}
-
 }  // namespace FUSED_RNN_ISA
 }  // namespace fused_rnn

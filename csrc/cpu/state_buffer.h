@@ -22,8 +22,8 @@ void load_state(const StateView<const void>& view, int64_t units, const StateBuf
   using V = Vec<RealOf<T>>;
   for (int64_t row = rows.begin; row < rows.end; ++row) {
     for (int64_t unit = 0; unit < to.stride; unit += V::kLanes) {
-      const int count = lanes_left<RealOf<T>>(units, unit);
-      const V value = view && count > 0 ? load<T>(at<T>(view, d, row) + unit, count) : V(0);
+      V value(0);
+      if (view) visit_lanes<RealOf<T>>(units - unit, [&](auto n) { value = load<T>(at<T>(view, d, row) + unit, n); });
       value.store(to.row(d, row) + unit);
     }
   }
@@ -35,7 +35,8 @@ void store_state(const StateBuffer<RealOf<T>>& from, const StateView<void>& view
   using V = Vec<RealOf<T>>;
   for (int64_t row = rows.begin; row < rows.end; ++row) {
     for (int64_t unit = 0; unit < units; unit += V::kLanes) {
-      store<T>(at<T>(view, d, row) + unit, V::load(from.row(d, row) + unit), lanes_left<RealOf<T>>(units, unit));
+      const V value = V::load(from.row(d, row) + unit);
+      visit_lanes<RealOf<T>>(units - unit, [&](auto n) { store<T>(at<T>(view, d, row) + unit, value, n); });
     }
   }
 }

@@ -17,7 +17,7 @@ struct Float16 {
   uint16_t bits;
 };
 
-FUSED_RNN_INLINE UInt32Lanes bits_of(Vec<float> x) { return reinterpret_cast<UInt32Lanes>(x.lanes); }
+FUSED_RNN_INLINE UInt32Lanes bits_of(Vec<float> x) { return reinterpret_cast<UInt32Lanes>(x.parts[0]); }
 FUSED_RNN_INLINE Vec<float> float_of(UInt32Lanes bits) { return Vec<float>(reinterpret_cast<FloatLanes>(bits)); }
 
 // Storage<T>: the compute type of T, and conversions of one whole vector.
@@ -80,9 +80,23 @@ struct Storage<Float16> {
 template <class T>
 using RealOf = typename Storage<T>::Real;
 
-// Loads the first `count` elements (at most a vector's worth); the other lanes are 0.
-template <class T>
-FUSED_RNN_INLINE Vec<RealOf<T>> load(const T* from, int count) {
+// How many lanes of a vector are real: a compile-time constant for a whole one, so that no check remains in its path.
+template <class Real>
+using WholeVector = std::integral_constant<int, Vec<Real>::kLanes>;
+
+// Calls visitor(count): with WholeVector where all lanes are real, with an int where some are, not at all for none.
+template <class Real, class Visitor>
+FUSED_RNN_INLINE void visit_lanes(int64_t left, const Visitor& visitor) {
+  if (left >= Vec<Real>::kLanes) {
+    visitor(WholeVector<Real>{});
+  } else if (left > 0) {
+    visitor(static_cast<int>(left));
+  }
+}
+
+// Loads the first `count` elements; the other lanes are 0.
+template <class T, class Count>
+FUSED_RNN_INLINE Vec<RealOf<T>> load(const T* from, Count count) {
   constexpr int kLanes = Vec<RealOf<T>>::kLanes;
   if (count >= kLanes) return Storage<T>::load(from);
   T buffer[kLanes] = {};
@@ -91,8 +105,8 @@ FUSED_RNN_INLINE Vec<RealOf<T>> load(const T* from, int count) {
 }
 
 // Stores the first `count` lanes.
-template <class T>
-FUSED_RNN_INLINE void store(T* to, Vec<RealOf<T>> x, int count) {
+template <class T, class Count>
+FUSED_RNN_INLINE void store(T* to, Vec<RealOf<T>> x, Count count) {
   constexpr int kLanes = Vec<RealOf<T>>::kLanes;
   if (count >= kLanes) return Storage<T>::store(to, x);
   T buffer[kLanes];
@@ -101,12 +115,16 @@ FUSED_RNN_INLINE void store(T* to, Vec<RealOf<T>> x, int count) {
 }
 
 // The value that storing x as T and loading it again would give.
-template <class T>
-FUSED_RNN_INLINE Vec<RealOf<T>> round_to(Vec<RealOf<T>> x) {
+template <class T, int Parts>
+FUSED_RNN_INLINE Vec<RealOf<T>, Parts> round_to(Vec<RealOf<T>, Parts> x) {
   if constexpr (sizeof(T) == sizeof(RealOf<T>)) return x;
-  T buffer[Vec<RealOf<T>>::kLanes];
-  Storage<T>::store(buffer, x);
-  return Storage<T>::load(buffer);
+  return x.map(
+      [](auto part) {
+        T buffer[Vec<RealOf<T>>::kLanes];
+        Storage<T>::store(buffer, Vec<RealOf<T>>(part));
+        return Storage<T>::load(buffer).parts[0];
+      },
+      x);
 }
 
 // The first of the trailing elements of a view at (time, row, direction).

@@ -7,11 +7,19 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__FMA__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
 #if !defined(FUSED_RNN_ISA) || !defined(FUSED_RNN_VECTOR_BYTES) || !defined(FUSED_RNN_VECTOR_REGISTERS)
 #error "include this from a unit under cpu/isa, which names its instruction set"
 #endif
 
+// An update's values must stay in registers through all the small functions it is made of.
 #define FUSED_RNN_INLINE [[gnu::always_inline]] inline
+#define FUSED_RNN_INLINE_LAMBDA __attribute__((always_inline))
 
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {
@@ -27,6 +35,32 @@ using Int64Lanes [[gnu::vector_size(kVectorBytes)]] = int64_t;
 using UInt32Lanes [[gnu::vector_size(kVectorBytes)]] = uint32_t;
 using UInt16HalfLanes [[gnu::vector_size(kVectorBytes / 2)]] = uint16_t;
 
+// a b + c with one rounding where the instruction set can. Written out, since the units are compiled without
+// contraction: a compiler that fuses what it likes fuses differently in each copy of a formula, and then a result would
+// depend on which copy a row went through.
+FUSED_RNN_INLINE FloatLanes multiply_add(FloatLanes a, FloatLanes b, FloatLanes c) {
+#if defined(__AVX512F__)
+  return _mm512_fmadd_ps(a, b, c);
+#elif defined(__FMA__)
+  return _mm256_fmadd_ps(a, b, c);
+#elif defined(__aarch64__)
+  return vfmaq_f32(c, a, b);
+#else
+  return a * b + c;
+#endif
+}
+FUSED_RNN_INLINE DoubleLanes multiply_add(DoubleLanes a, DoubleLanes b, DoubleLanes c) {
+#if defined(__AVX512F__)
+  return _mm512_fmadd_pd(a, b, c);
+#elif defined(__FMA__)
+  return _mm256_fmadd_pd(a, b, c);
+#elif defined(__aarch64__)
+  return vfmaq_f64(c, a, b);
+#else
+  return a * b + c;
+#endif
+}
+
 template <class Real>
 struct LanesOf;
 template <>
@@ -40,32 +74,68 @@ struct LanesOf<double> {
   using Ints = Int64Lanes;
 };
 
-template <class Real>
+// `Parts` registers of lanes. Arithmetic on two parts is two independent chains, which hide each other's latency: the
+// updates use that for the long chains of the activations.
+template <class Real, int Parts = 1>
 struct Vec {
   using Scalar = Real;
   using Lanes = typename LanesOf<Real>::Floats;
   using Ints = typename LanesOf<Real>::Ints;
-  static constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(Real));
+  static constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(Real));  // of one part
+  static constexpr int kParts = Parts;
 
-  Lanes lanes;
+  Lanes parts[Parts];
 
   Vec() = default;
-  FUSED_RNN_INLINE explicit Vec(Lanes values) : lanes(values) {}
-  FUSED_RNN_INLINE explicit Vec(Real value) : lanes(value - Lanes{}) {}
+  FUSED_RNN_INLINE explicit Vec(Lanes only)
+    requires(Parts == 1)
+      : parts{only} {}
+  FUSED_RNN_INLINE explicit Vec(Real value) {
+    for (Lanes& part : parts) part = value - Lanes{};
+  }
   FUSED_RNN_INLINE explicit Vec(int value) : Vec(static_cast<Real>(value)) {}
 
-  FUSED_RNN_INLINE static Vec load(const Real* from) {
+  FUSED_RNN_INLINE static Vec load(const Real* from)
+    requires(Parts == 1)
+  {
     Vec result;
-    std::memcpy(&result.lanes, from, sizeof(Lanes));
+    std::memcpy(&result.parts, from, sizeof(Lanes));
     return result;
   }
-  FUSED_RNN_INLINE void store(Real* to) const { std::memcpy(to, &lanes, sizeof(Lanes)); }
+  FUSED_RNN_INLINE void store(Real* to) const
+    requires(Parts == 1)
+  {
+    std::memcpy(to, &parts, sizeof(Lanes));
+  }
 
-  FUSED_RNN_INLINE friend Vec operator+(Vec a, Vec b) { return Vec(a.lanes + b.lanes); }
-  FUSED_RNN_INLINE friend Vec operator-(Vec a, Vec b) { return Vec(a.lanes - b.lanes); }
-  FUSED_RNN_INLINE friend Vec operator*(Vec a, Vec b) { return Vec(a.lanes * b.lanes); }
-  FUSED_RNN_INLINE friend Vec operator/(Vec a, Vec b) { return Vec(a.lanes / b.lanes); }
-  FUSED_RNN_INLINE friend Vec operator-(Vec a) { return Vec(-a.lanes); }
+  FUSED_RNN_INLINE friend Vec operator+(Vec a, Vec b) {
+    return map([](Lanes x, Lanes y) { return x + y; }, a, b);
+  }
+  FUSED_RNN_INLINE friend Vec operator-(Vec a, Vec b) {
+    return map([](Lanes x, Lanes y) { return x - y; }, a, b);
+  }
+  FUSED_RNN_INLINE friend Vec operator*(Vec a, Vec b) {
+    return map([](Lanes x, Lanes y) { return x * y; }, a, b);
+  }
+  FUSED_RNN_INLINE friend Vec operator/(Vec a, Vec b) {
+    return map([](Lanes x, Lanes y) { return x / y; }, a, b);
+  }
+  FUSED_RNN_INLINE friend Vec operator-(Vec a) {
+    return map([](Lanes x) { return -x; }, a);
+  }
+
+  FUSED_RNN_INLINE friend Vec multiply_add(Vec a, Vec b, Vec c) {
+    return map([](Lanes x, Lanes y, Lanes z) { return fused_rnn::multiply_add(x, y, z); }, a, b, c);
+  }
+
+  // f(part of each argument) for each part.
+  template <class F, class... Vs>
+  FUSED_RNN_INLINE static Vec map(F f, const Vs&... arguments) {
+    Vec result;
+#pragma GCC unroll 8
+    for (int i = 0; i < Parts; ++i) result.parts[i] = f(arguments.parts[i]...);
+    return result;
+  }
 };
 
 }  // namespace FUSED_RNN_ISA

@@ -24,8 +24,8 @@ struct MathConstants<float> {
   static constexpr float kLimit = 87.3f;        // keeps 2^n normal
   static constexpr int kMantissaBits = 23, kBias = 127;
   static constexpr int32_t kSign = INT32_MIN;
-  // 1/7! ... 1/2!
-  static constexpr float kTaylor[] = {1.0f / 5040, 1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 1.0f / 2};
+  // 1/2! ... 1/7!
+  static constexpr float kTaylor[] = {1.0f / 2, 1.0f / 6, 1.0f / 24, 1.0f / 120, 1.0f / 720, 1.0f / 5040};
 };
 
 template <>
@@ -37,81 +37,100 @@ struct MathConstants<double> {
   static constexpr double kLimit = 708.0;
   static constexpr int kMantissaBits = 52, kBias = 1023;
   static constexpr int64_t kSign = INT64_MIN;
-  // 1/13! ... 1/2!
-  static constexpr double kTaylor[] = {1.0 / 6227020800, 1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800,
-                                       1.0 / 362880,     1.0 / 40320,     1.0 / 5040,     1.0 / 720,
-                                       1.0 / 120,        1.0 / 24,        1.0 / 6,        1.0 / 2};
+  // 1/2! ... 1/13!
+  static constexpr double kTaylor[] = {1.0 / 2,       1.0 / 6,        1.0 / 24,        1.0 / 120,
+                                       1.0 / 720,     1.0 / 5040,     1.0 / 40320,     1.0 / 362880,
+                                       1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800};
 };
 
-template <class Real>
+// coefficients[0] + coefficients[1] x + ... by Estrin's scheme: neighbours are combined first, then pairs of them,
+// which takes log2(Size) steps of latency where Horner's rule takes Size.
+template <int Size, class V>
+FUSED_RNN_INLINE V polynomial(const typename V::Scalar (&coefficients)[Size], V x) {
+  V terms[Size];
+#pragma GCC unroll 16
+  for (int i = 0; i < Size; ++i) terms[i] = V(coefficients[i]);
+#pragma GCC unroll 4
+  for (int size = Size; size > 1; size = (size + 1) / 2) {
+#pragma GCC unroll 8
+    for (int i = 0; i < size / 2; ++i) terms[i] = multiply_add(terms[2 * i + 1], x, terms[2 * i]);
+    if (size % 2 == 1) terms[size / 2] = terms[size - 1];
+    x = x * x;
+  }
+  return terms[0];
+}
+
+template <class V>
 struct ExpParts {
-  Vec<Real> scale, q;
+  V scale, q;
 };
 
 // x must be within +-kLimit or NaN.
-template <class Real>
-FUSED_RNN_INLINE ExpParts<Real> exp_parts(Vec<Real> x) {
+template <class Real, int Parts>
+FUSED_RNN_INLINE ExpParts<Vec<Real, Parts>> exp_parts(Vec<Real, Parts> x) {
   using K = MathConstants<Real>;
-  using V = Vec<Real>;
+  using V = Vec<Real, Parts>;
+  using Lanes = typename V::Lanes;
   using Ints = typename V::Ints;
-  const V rounded = x * V(K::kLog2E) + V(K::kRound);
+  const V rounded = multiply_add(x, V(K::kLog2E), V(K::kRound));
   const V n = rounded - V(K::kRound);
-  const V r = (x - n * V(K::kLn2High)) - n * V(K::kLn2Low);
-  V p(K::kTaylor[0]);
-#pragma GCC unroll 16
-  for (int i = 1; i < static_cast<int>(sizeof(K::kTaylor) / sizeof(Real)); ++i) p = p * r + V(K::kTaylor[i]);
+  const V r = multiply_add(n, V(-K::kLn2Low), multiply_add(n, V(-K::kLn2High), x));
   // The low bits of `rounded` hold n; the bits of kRound above them vanish in the shift.
-  const Ints exponent = (reinterpret_cast<Ints>(rounded.lanes) + K::kBias) << K::kMantissaBits;
-  return {V(reinterpret_cast<typename V::Lanes>(exponent)), (p * r) * r + r};
+  const V scale = V::map(
+      [](Lanes bits) { return reinterpret_cast<Lanes>((reinterpret_cast<Ints>(bits) + K::kBias) << K::kMantissaBits); },
+      rounded);
+  return {scale, multiply_add(polynomial(K::kTaylor, r), r * r, r)};
 }
 
-// Clamps to [-limit, limit]; a NaN stays.
-template <class Real>
-FUSED_RNN_INLINE Vec<Real> clamp(Vec<Real> x, Real limit) {
-  using V = Vec<Real>;
-  const V high(limit), low(-limit);
-  x = V(x.lanes > high.lanes ? high.lanes : x.lanes);
-  return V(x.lanes < low.lanes ? low.lanes : x.lanes);
+// Raises to at least, or lowers to at most, the limit; a NaN stays.
+template <class Real, int Parts>
+FUSED_RNN_INLINE Vec<Real, Parts> at_least(Vec<Real, Parts> x, Real limit) {
+  return x.map([](auto a, auto b) { return a < b ? b : a; }, x, Vec<Real, Parts>(limit));
+}
+template <class Real, int Parts>
+FUSED_RNN_INLINE Vec<Real, Parts> at_most(Vec<Real, Parts> x, Real limit) {
+  return x.map([](auto a, auto b) { return a > b ? b : a; }, x, Vec<Real, Parts>(limit));
 }
 
-template <class Real>
-FUSED_RNN_INLINE Vec<Real> exp(Vec<Real> x) {
-  const ExpParts<Real> e = exp_parts(clamp(x, MathConstants<Real>::kLimit));
-  return e.scale * e.q + e.scale;
+template <class Real, int Parts>
+FUSED_RNN_INLINE Vec<Real, Parts> exp(Vec<Real, Parts> x) {
+  constexpr Real kLimit = MathConstants<Real>::kLimit;
+  const auto e = exp_parts(at_least(at_most(x, kLimit), -kLimit));
+  return multiply_add(e.scale, e.q, e.scale);
 }
 
-template <class Real>
-FUSED_RNN_INLINE Vec<Real> sigmoid(Vec<Real> x) {
-  const Vec<Real> one(1);
+template <class Real, int Parts>
+FUSED_RNN_INLINE Vec<Real, Parts> sigmoid(Vec<Real, Parts> x) {
+  const Vec<Real, Parts> one(1);
   return one / (one + exp(-x));
 }
 
 // tanh |x| = -m / (2 + m) with m = e^(-2 |x|) - 1.
-template <class Real>
-FUSED_RNN_INLINE Vec<Real> tanh(Vec<Real> x) {
+template <class Real, int Parts>
+FUSED_RNN_INLINE Vec<Real, Parts> tanh(Vec<Real, Parts> x) {
   using K = MathConstants<Real>;
-  using V = Vec<Real>;
+  using V = Vec<Real, Parts>;
+  using Lanes = typename V::Lanes;
   using Ints = typename V::Ints;
-  const Ints sign = reinterpret_cast<Ints>(x.lanes) & K::kSign;
-  const Ints negative = reinterpret_cast<Ints>(x.lanes) | K::kSign;  // -|x|
-  const V y = V(reinterpret_cast<typename V::Lanes>(negative));
-  const ExpParts<Real> e = exp_parts(clamp(y + y, K::kLimit));
-  const V m = e.scale * e.q + (e.scale - V(1));
-  const V magnitude = -m / (V(2) + m);
-  const Ints result = reinterpret_cast<Ints>(magnitude.lanes) | sign;
-  return V(reinterpret_cast<typename V::Lanes>(result));
+  const V negative = V::map([](Lanes a) { return reinterpret_cast<Lanes>(reinterpret_cast<Ints>(a) | K::kSign); }, x);
+  const auto e = exp_parts(at_least(negative + negative, -K::kLimit));
+  const V m = multiply_add(e.scale, e.q, e.scale - V(1));
+  const V magnitude = (V(0) - m) / (V(2) + m);  // 0 - m, since -m would make a -0 of tanh(0)
+  return V::map(
+      [](Lanes a, Lanes sign) {
+        return reinterpret_cast<Lanes>(reinterpret_cast<Ints>(a) | (reinterpret_cast<Ints>(sign) & K::kSign));
+      },
+      magnitude, x);
 }
 
-template <class Real>
-FUSED_RNN_INLINE Vec<Real> relu(Vec<Real> x) {
-  const Vec<Real> zero(0);
-  return Vec<Real>(x.lanes < zero.lanes ? zero.lanes : x.lanes);
+template <class Real, int Parts>
+FUSED_RNN_INLINE Vec<Real, Parts> relu(Vec<Real, Parts> x) {
+  return at_least(x, Real(0));
 }
 
-template <class Real>
-FUSED_RNN_INLINE Vec<Real> where_positive(Vec<Real> y, Vec<Real> d) {
-  const Vec<Real> zero(0);
-  return Vec<Real>(y.lanes <= zero.lanes ? zero.lanes : d.lanes);
+template <class Real, int Parts>
+FUSED_RNN_INLINE Vec<Real, Parts> where_positive(Vec<Real, Parts> y, Vec<Real, Parts> d) {
+  return y.map([](auto a, auto b, auto zero) { return a <= zero ? zero : b; }, y, d, Vec<Real, Parts>(0));
 }
 
 }  // namespace FUSED_RNN_ISA
