@@ -1,0 +1,69 @@
+# The project's commands. With Python >= 3.10 (and venv) and a C++20 compiler, `make bench` and `make test` need nothing else:
+# they make a virtual environment, install torch and the package into it (once), and run.
+#
+#   make bench    set up; parity and speed against torch.nn, the character language model; report in build/report
+#   make test     set up; all tests          make native   the torch-free C++ tests alone
+#   make lint     formatters, linters, types make format   rewrite the sources in the project's layout
+#   make build    compile what changed       make clean    remove what was built (the virtual environment stays)
+#
+# Variables: PYTHON (which makes the environment), VENV (where), TORCH (what pip installs as torch, options included, such as
+# TORCH="torch==2.11.0"), CXX (the compiler), MAX_JOBS (parallel compilations), FUSED_RNN_WERROR=1 (warnings are errors).
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+BUILD_REQUIREMENTS := "setuptools>=77" wheel "ninja>=1.11" "pybind11>=2.13"
+CXX_SOURCES = $(shell find csrc tests/native -name '*.h' -o -name '*.cpp')
+NATIVE_TESTS = $(wildcard tests/native/*.cpp)
+
+.DEFAULT_GOAL := help
+.PHONY: help bench test native build lint format clean FORCE
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+bench: $(VENV)/.installed-bench build
+	$(BIN)/python -m bench all --report build/report
+
+test: $(VENV)/.installed-dev build
+	$(BIN)/python -m pytest
+
+native: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest tests/test_native.py
+
+# ninja compiles what changed since the last time; $(VENV)/.torch is what compiling needs.
+build: $(VENV)/.torch
+	$(BIN)/python setup.py --quiet build_ext --inplace
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES)
+	$(BIN)/clang-tidy --quiet $(NATIVE_TESTS) -- -std=c++20 -Icsrc -Itests/native
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_SOURCES)
+
+clean:
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis fused_rnn/*.so
+	find bench csrc examples fused_rnn scripts tests -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+
+# The environment with torch; the stamp holds the TORCH it was made for, so that another TORCH is installed over it.
+$(VENV)/.torch: FORCE
+	@if [ "$$(cat $@ 2>/dev/null)" != '$(TORCH)' ]; then \
+	  set -ex; \
+	  test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); \
+	  $(PIP) install $(BUILD_REQUIREMENTS) $(TORCH); \
+	  printf '%s\n' '$(TORCH)' > $@; \
+	fi
+
+# The package, editable, with the extras of the goal.
+$(VENV)/.installed-%: $(VENV)/.torch pyproject.toml setup.py
+	$(PIP) install --no-build-isolation --editable ".[$*]"
+	@touch $@

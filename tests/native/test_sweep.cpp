@@ -1,0 +1,263 @@
+// Tests the CPU schedules with cells of nearly exact answers: index, carry and order over long sequences, every tile
+// edge, every way to share the work, gaps between rows, and equality to the last bit where it is promised.
+#include "isa.h"
+// (first: what follows needs its names)
+#include "cpu/backward_sweep.h"
+#include "cpu/forward_sweep.h"
+
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "linear_cells.h"
+#include "plain_recurrence.h"
+
+namespace {
+
+using namespace fused_rnn;
+using namespace fused_rnn::test;
+
+template <class T>
+constexpr DataType kTypeOf = DataType::kFloat32;
+template <>
+constexpr DataType kTypeOf<double> = DataType::kFloat64;
+template <>
+constexpr DataType kTypeOf<BFloat16> = DataType::kBFloat16;
+
+std::string to_string(const Shape& s, const Plan& plan) {
+  std::string text = " T" + std::to_string(s.time_steps) + " B" + std::to_string(s.batch) + " D" +
+                     std::to_string(s.directions) + " H" + std::to_string(s.hidden_size) + " P" +
+                     std::to_string(s.output_size);
+  return text + " threads " + std::to_string(plan.direction_parts) + "x" + std::to_string(plan.row_parts) + "x" +
+         std::to_string(plan.unit_parts);
+}
+
+// Runs one sweep as the units do, in a workspace of exactly the size asked for that begins as NaN.
+template <class Sweep, class Views>
+void run_sweep(const Problem& problem, const Views& views, const Plan& plan) {
+  Arena counting(nullptr);
+  Sweep(problem, views, plan, counting);
+  const std::unique_ptr<void, void (*)(void*)> workspace(std::aligned_alloc(Arena::kAlignment, counting.used()),
+                                                         std::free);
+  std::memset(workspace.get(), 0xFF, counting.used());
+  Arena arena(workspace.get());
+  Sweep sweep(problem, views, plan, arena);
+  sweep.before_team();
+  const auto body = [](void* context, int thread) { static_cast<const Sweep*>(context)->run(thread); };
+  check(run_team(plan.threads(), body, &sweep), "a team of " + std::to_string(plan.threads()) + " threads");
+}
+
+template <class Cell, class T>
+Results<T> run(const Shape& s, const Inputs<T>& in, const Plan& plan) {
+  Results<T> out = empty_results<Cell, T>(s);
+  const bool projected = s.output_size != s.hidden_size;
+  Problem problem{.cell = spec_of<Cell>(0),
+                  .type = kTypeOf<T>,
+                  .time_steps = s.time_steps,
+                  .batch = s.batch,
+                  .directions = s.directions,
+                  .hidden_size = s.hidden_size,
+                  .output_size = s.output_size,
+                  .backward = false,
+                  .projected = projected};
+  const auto optional = [](const Matrix<T>& matrix) { return matrix.data.empty() ? WeightView{} : matrix.view(); };
+  const Inputs<T>& given = in;
+  const ForwardViews forward{given.gates.sequence(), in.w_hh.view(),       optional(in.b_hh),
+                             optional(in.w_hr),      given.h_0.state(),    given.c_0.state(),
+                             out.output.sequence(),  out.h_n.state(),      out.c_n.state(),
+                             out.cells.sequence(),   out.saved.sequence(), out.hidden.sequence()};
+  run_sweep<ForwardSweep<Cell, T>>(problem, forward, plan);
+  const Results<T>& made = out;
+  const BackwardViews backward{given.d_output.sequence(), given.d_h_n.state(),   given.d_c_n.state(),
+                               given.d_cells.sequence(),  in.w_hh.view(),        optional(in.w_hr),
+                               made.output.sequence(),    made.cells.sequence(), made.saved.sequence(),
+                               given.h_0.state(),         given.c_0.state(),     out.d_gates.sequence(),
+                               out.d_gates_h.sequence(),  out.d_h_0.state(),     out.d_c_0.state(),
+                               out.d_projected.sequence()};
+  problem.backward = true;
+  run_sweep<BackwardSweep<Cell, T>>(problem, backward, plan);
+  return out;
+}
+
+// Calls visit(name, buffer of a, buffer of b) for every buffer of two results.
+template <class A, class B, class Visitor>
+void for_each_buffer(const Results<A>& a, const Results<B>& b, Visitor visit) {
+  visit("output", a.output, b.output);
+  visit("h_n", a.h_n, b.h_n);
+  visit("c_n", a.c_n, b.c_n);
+  visit("cells", a.cells, b.cells);
+  visit("saved", a.saved, b.saved);
+  visit("hidden", a.hidden, b.hidden);
+  visit("d_gates", a.d_gates, b.d_gates);
+  visit("d_gates_h", a.d_gates_h, b.d_gates_h);
+  visit("d_h_0", a.d_h_0, b.d_h_0);
+  visit("d_c_0", a.d_c_0, b.d_c_0);
+  visit("d_projected", a.d_projected, b.d_projected);
+}
+
+template <class T>
+void check_close(const Results<T>& actual, const Results<double>& expected, double tolerance, const std::string& what) {
+  for_each_buffer(actual, expected, [&](const char* name, const Buffer<T>& a, const Buffer<double>& e) {
+    double largest = 0.0, scale = 1.0;
+    std::string where;
+    e.for_each([&](int64_t i, int64_t b, int64_t d, int64_t u) {
+      scale = std::max(scale, std::abs(e.get(i, b, d, u)));
+      const double error = std::abs(a.get(i, b, d, u) - e.get(i, b, d, u));
+      if (!(error > largest) && !std::isnan(error)) return;
+      largest = std::isnan(error) ? INFINITY : error;
+      where = " at [" + std::to_string(i) + "][" + std::to_string(b) + "][" + std::to_string(d) + "][" +
+              std::to_string(u) + "]";
+    });
+    check_near(largest / scale, 0.0, tolerance, what + ": " + name + where);
+    check(a.gaps_are_intact(), what + ": " + name + " written outside its rows");
+  });
+}
+
+template <class T>
+void check_identical(const Results<T>& a, const Results<T>& b, const std::string& what) {
+  for_each_buffer(a, b, [&](const char* name, const Buffer<T>& left, const Buffer<T>& right) {
+    const size_t size = left.data.size();
+    check(size == right.data.size() &&
+              (size == 0 || std::memcmp(left.data.data(), right.data.data(), size * sizeof(T)) == 0),
+          what + ": " + name + " differs in some bit");
+  });
+}
+
+// What rounding may do: the longest sum and the carry amplify one rounding by less than a hundred.
+template <class T>
+constexpr double kTolerance = 100 * 0x1p-53;
+template <>
+constexpr double kTolerance<float> = 100 * 0x1p-24;
+template <>
+constexpr double kTolerance<BFloat16> = 16 * 0x1p-8;  // a rounding of h that falls the other way is carried on
+
+template <class Cell, class T>
+void check_shape(const Shape& s, const Plan& plan = {}) {
+  const Inputs<T> inputs = random_inputs<Cell, T>(s, 7);
+  const Results<T> actual = run<Cell, T>(s, inputs, plan);
+  const std::string what = std::string(Cell::kName) + " " + name_of(kTypeOf<T>) + to_string(s, plan);
+  check_close(actual, PlainRecurrence<Cell, T>(s, inputs).compute(), kTolerance<T>, what);
+}
+
+void long_sequences_keep_index_carry_and_order() {
+  check_shape<IdentityCell, float>({2000, 2, 2, 19, 19});
+  check_shape<BilinearCell, float>({2000, 2, 2, 7, 7});
+  check_shape<TwoStateCell, double>({2000, 2, 2, 7, 7});
+  check_shape<TwoStateCell, double>({2000, 2, 2, 7, 5});
+}
+
+void every_size_around_a_vector_and_a_block_is_right() {
+  for (const int64_t hidden_size : {1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 64, 65}) {
+    check_shape<IdentityCell, float>({3, 2, 2, hidden_size, hidden_size});
+    check_shape<BilinearCell, float>({3, 2, 1, hidden_size, hidden_size});
+    check_shape<TwoStateCell, double>({3, 2, 1, hidden_size, hidden_size});
+    check_shape<IdentityCell, BFloat16>({3, 2, 1, hidden_size, hidden_size});
+  }
+}
+
+void every_batch_around_a_tile_is_right() {
+  for (int64_t batch = 0; batch <= 18; ++batch) {
+    check_shape<IdentityCell, float>({3, batch, 1, 9, 9});
+    check_shape<BilinearCell, float>({3, batch, 2, 9, 9});
+    check_shape<TwoStateCell, double>({3, batch, 1, 9, 4});
+  }
+}
+
+// 64 terms are one chunk of the sum.
+void sums_of_every_length_around_a_chunk_are_right() {
+  for (const int64_t output_size : {1, 2, 63, 64, 65, 127, 128, 129}) {
+    check_shape<TwoStateCell, double>({3, 3, 2, 5, output_size});
+    check_shape<TwoStateCell, double>({3, 3, 1, 130, output_size});
+  }
+}
+
+void sequences_of_zero_and_one_step_pass_the_states_through() {
+  for (const int64_t time_steps : {0, 1, 2}) {
+    check_shape<IdentityCell, float>({time_steps, 2, 2, 5, 5});
+    check_shape<BilinearCell, float>({time_steps, 2, 2, 5, 5});
+    check_shape<TwoStateCell, double>({time_steps, 2, 2, 5, 5});
+    check_shape<TwoStateCell, double>({time_steps, 2, 2, 5, 3});
+  }
+}
+
+void optional_inputs_may_be_absent_and_weights_may_be_transposed() {
+  for (const bool initial : {false, true}) {
+    for (const bool bias : {false, true}) {
+      for (const bool transposed : {false, true}) {
+        check_shape<BilinearCell, float>({4, 3, 2, 11, 11, initial, bias, transposed});
+        check_shape<TwoStateCell, double>({4, 3, 2, 11, 6, initial, bias, transposed});
+      }
+    }
+  }
+}
+
+template <class Cell, class T>
+void check_plans(const Shape& s) {
+  const Inputs<T> inputs = random_inputs<Cell, T>(s, 8);
+  const Results<T> alone = run<Cell, T>(s, inputs, {});
+  const std::string name = std::string(Cell::kName) + " " + name_of(kTypeOf<T>);
+  for (const Plan& plan : {Plan{2, 1, 1}, Plan{1, 2, 1}, Plan{1, 1, 2}, Plan{1, 1, 3}, Plan{2, 1, 2}, Plan{1, 2, 2},
+                           Plan{1, 3, 1}, Plan{2, 2, 1}}) {
+    check_identical(run<Cell, T>(s, inputs, plan), alone, name + to_string(s, plan));
+  }
+}
+
+void results_do_not_depend_on_how_threads_share_the_work() {
+  check_plans<IdentityCell, float>({20, 5, 2, 70, 70});
+  check_plans<BilinearCell, float>({20, 5, 2, 37, 37});
+  check_plans<TwoStateCell, double>({20, 3, 2, 37, 37});
+  check_plans<TwoStateCell, double>({20, 5, 2, 70, 33});
+  check_plans<IdentityCell, BFloat16>({20, 5, 2, 70, 70});
+}
+
+// A row in a batch of any size is the same numbers, since every sum has one order.
+template <class Cell, class T>
+void check_rows(const Shape& s) {
+  const Inputs<T> inputs = random_inputs<Cell, T>(s, 9);
+  const Results<T> whole = run<Cell, T>(s, inputs, {});
+  Shape one_row = s;
+  one_row.batch = 1;
+  for (int64_t row = 0; row < s.batch; ++row) {
+    Inputs<T> part = random_inputs<Cell, T>(one_row, 9);
+    part.w_hh = inputs.w_hh, part.b_hh = inputs.b_hh, part.w_hr = inputs.w_hr;
+    const auto copy_row = [&](const Buffer<T>& from, Buffer<T>& to) {
+      to.for_each([&](int64_t i, int64_t, int64_t d, int64_t u) {
+        std::memcpy(&to.at(i, 0, d, u), &from.data[i * from.first_stride + row * from.row_stride + d * from.size + u],
+                    sizeof(T));
+      });
+    };
+    copy_row(inputs.gates, part.gates), copy_row(inputs.h_0, part.h_0), copy_row(inputs.c_0, part.c_0);
+    copy_row(inputs.d_output, part.d_output), copy_row(inputs.d_h_n, part.d_h_n);
+    copy_row(inputs.d_c_n, part.d_c_n), copy_row(inputs.d_cells, part.d_cells);
+    Results<T> expected = empty_results<Cell, T>(one_row);
+    const Results<T> actual = run<Cell, T>(one_row, part, {});
+    for_each_buffer(whole, expected, [&](const char*, const Buffer<T>& from, const Buffer<T>& to) {
+      copy_row(from, const_cast<Buffer<T>&>(to));
+    });
+    check_identical(actual, expected, std::string(Cell::kName) + " row " + std::to_string(row));
+  }
+}
+
+void a_row_does_not_depend_on_its_batch() {
+  check_rows<IdentityCell, float>({6, 11, 2, 35, 35});
+  check_rows<BilinearCell, float>({6, 11, 2, 13, 13});
+  check_rows<TwoStateCell, double>({6, 11, 1, 70, 33});
+}
+
+}  // namespace
+
+int main() {
+  return test::run({
+      {"long sequences keep index, carry and order", long_sequences_keep_index_carry_and_order},
+      {"every size around a vector and a block is right", every_size_around_a_vector_and_a_block_is_right},
+      {"every batch around a tile is right", every_batch_around_a_tile_is_right},
+      {"sums of every length around a chunk are right", sums_of_every_length_around_a_chunk_are_right},
+      {"sequences of zero and one step pass the states through",
+       sequences_of_zero_and_one_step_pass_the_states_through},
+      {"optional inputs may be absent and weights may be transposed",
+       optional_inputs_may_be_absent_and_weights_may_be_transposed},
+      {"results do not depend on how threads share the work", results_do_not_depend_on_how_threads_share_the_work},
+      {"a row does not depend on its batch", a_row_does_not_depend_on_its_batch},
+  });
+}

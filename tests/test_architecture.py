@@ -1,0 +1,262 @@
+"""Holds the source tree to the dependency table of docs/design.md and to the conventions that a program can check."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+import sysconfig
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests import native_build
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+ROOT = native_build.ROOT
+
+# Folder of csrc: the folders it may include from, and what of the outside world besides the C++ standard library.
+CSRC_RULES: dict[str, tuple[set[str], tuple[str, ...]]] = {
+    "core": ({"core"}, ()),
+    "cells": ({"core", "cells"}, ()),
+    "cpu": ({"core", "cells", "cpu"}, ("omp.h", "sched.h", "immintrin.h", "arm_neon.h")),
+    "binding": ({"core", "cells", "cpu", "binding"}, ("torch/", "pybind11/")),
+}
+# Module of fused_rnn: the modules of the package that it may import.
+PACKAGE_RULES: dict[str, set[str]] = {
+    "_ops": set(),
+    "_autograd": {"_ops"},
+    "_layers": {"_autograd"},
+    "_parameters": set(),
+    "modules": {"_layers", "_parameters"},
+    "convert": {"modules"},
+    "_explain": {"_ops", "modules"},
+    "__init__": {"modules", "convert", "_explain"},
+}
+# Folder with Python outside the package: the top-level names of the project that it may import, besides fused_rnn.
+# `bench` imports itself only by relative imports, since it has another name once installed.
+OUTSIDE_RULES: dict[str, set[str]] = {"bench": set(), "examples": set(), "tests": {"bench", "tests"}}
+OWN_NAMES = {"fused_rnn", "fused_rnn_bench", "bench", "tests", "examples"}
+
+LONGEST_FILE = 400
+NATIVE_MARCH = "-march=" + "native"  # not spelled out, since this file is searched too
+
+
+def cpp_files(root: Path) -> list[Path]:
+    folders = [root / "csrc", root / "tests" / "native"]
+    return sorted(
+        path for folder in folders for path in folder.rglob("*") if path.suffix in {".h", ".cpp", ".cu", ".cuh"}
+    )
+
+
+def python_files(root: Path) -> list[Path]:
+    folders = ["fused_rnn", "bench", "tests", "examples", "scripts"]
+    inside = [path for folder in folders for path in (root / folder).rglob("*.py")]
+    return sorted([*inside, *root.glob("*.py")])
+
+
+def include_violations(root: Path) -> Iterator[str]:
+    for path in cpp_files(root / "csrc" / ".."):
+        parts = path.resolve().relative_to(root.resolve()).parts
+        if parts[0] != "csrc":
+            continue
+        name = "/".join(parts)
+        if parts[1] not in CSRC_RULES:
+            yield f"{name}: no rule for this folder"
+            continue
+        folders, outside = CSRC_RULES[parts[1]]
+        for form, target in re.findall(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', path.read_text(), re.MULTILINE):
+            standard = form == "<" and "/" not in target and "." not in target
+            allowed = (
+                target.split("/")[0] in folders and (root / "csrc" / target).exists()
+                if form == '"'
+                else standard or target.startswith(outside or ("//",))
+            )
+            if not allowed:
+                yield f"{name}: may not include {target}"
+
+
+def imports_of(path: Path) -> Iterator[tuple[str, list[str], int]]:
+    """Each import as (module, names, level); `import a.b` has no names."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, [], 0) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or "", [alias.name for alias in node.names], node.level
+
+
+def package_violations(root: Path) -> Iterator[str]:
+    for path in sorted((root / "fused_rnn").glob("*.py")):
+        name = f"fused_rnn/{path.name}"
+        if path.stem not in PACKAGE_RULES:
+            yield f"{name}: no rule for this module"
+            continue
+        for module, names, level in imports_of(path):
+            words = ["fused_rnn", *module.split(".")] if level else module.split(".")
+            words = [word for word in words if word]
+            if words[0] in OWN_NAMES - {"fused_rnn"}:
+                yield f"{name}: may not import {words[0]}"
+            if words[0] == "fused_rnn":
+                # `from fused_rnn import x` may name a module or, wrongly in here, something public of __init__.
+                targets = {words[1]} if len(words) > 1 else set(names) or {"__init__"}
+                yield from (f"{name}: may not import {one}" for one in sorted(targets - PACKAGE_RULES[path.stem]))
+
+
+def outside_violations(root: Path) -> Iterator[str]:
+    for folder, allowed in OUTSIDE_RULES.items():
+        for path in sorted((root / folder).rglob("*.py")):
+            name = path.relative_to(root).as_posix()
+            for module, names, level in imports_of(path):
+                words = module.split(".")
+                if level:
+                    # bench/x.py is one folder deep: `from ..` there leaves the package.
+                    if level > len(path.relative_to(root).parts) - 1:
+                        yield f"{name}: relative import out of {folder}"
+                elif words[0] in OWN_NAMES - allowed - {"fused_rnn"}:
+                    yield f"{name}: may not import {module}"
+                elif words[0] == "fused_rnn" and folder != "tests":
+                    private = [word for word in [*words[1:], *names] if word.startswith("_") and word != "__version__"]
+                    if private or len(words) > 1:
+                        yield f"{name}: may use only the public API, not {module} {' '.join(names)}".rstrip()
+            if folder != "tests" and uses_private_attribute(path):
+                yield f"{name}: may use only the public API, not fused_rnn._*"
+
+
+def uses_private_attribute(path: Path) -> bool:
+    return any(
+        isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "fused_rnn"
+        and node.attr.startswith("_")
+        and node.attr != "__version__"
+        for node in ast.walk(ast.parse(path.read_text()))
+    )
+
+
+def opening_comment(path: Path) -> str:
+    text = path.read_text()
+    if path.suffix == ".py":
+        return ast.get_docstring(ast.parse(text)) or ""
+    lines = text.splitlines()
+    end = next((number for number, line in enumerate(lines) if not line.startswith("//")), len(lines))
+    return "\n".join(line.removeprefix("//").strip() for line in lines[:end])
+
+
+def file_violations(root: Path) -> Iterator[str]:
+    for path in [*cpp_files(root), *python_files(root)]:
+        name = path.relative_to(root).as_posix()
+        comment, text = opening_comment(path), path.read_text()
+        if text and not (comment and text.startswith(('"""', "//"))):
+            yield f"{name}: the first line must say the purpose of the file"
+        if len(text.splitlines()) > LONGEST_FILE and f"{LONGEST_FILE} lines" not in comment:
+            yield f"{name}: over {LONGEST_FILE} lines, and its opening comment does not say why"
+        if NATIVE_MARCH in text:
+            yield f"{name}: {NATIVE_MARCH} makes a binary that other machines cannot run"
+    for name in ("Makefile", "pyproject.toml", ".ci/run"):
+        if (root / name).exists() and NATIVE_MARCH in (root / name).read_text():
+            yield f"{name}: {NATIVE_MARCH} makes a binary that other machines cannot run"
+
+
+def violations(root: Path) -> list[str]:
+    """Everything in the tree that breaks a rule."""
+    checks = (include_violations, package_violations, outside_violations, file_violations)
+    return [violation for check in checks for violation in check(root)]
+
+
+def test_the_tree_keeps_the_rules() -> None:
+    assert violations(ROOT) == []
+
+
+def test_every_layer_is_looked_at() -> None:
+    assert {path.relative_to(ROOT / "csrc").parts[0] for path in (ROOT / "csrc").rglob("*.*")} == set(CSRC_RULES)
+    assert {path.stem for path in (ROOT / "fused_rnn").glob("*.py")} == set(PACKAGE_RULES)
+
+
+VIOLATING_FILES = {
+    "csrc/core/a.h": ("// A.\n#include <torch/torch.h>\n", "csrc/core/a.h: may not include torch/torch.h"),
+    "csrc/core/b.h": ('// B.\n#include "cells/cell.h"\n', "csrc/core/b.h: may not include cells/cell.h"),
+    "csrc/core/c.h": ("// C.\n#  include <omp.h>\n", "csrc/core/c.h: may not include omp.h"),
+    "csrc/cells/d.h": ('// D.\n#include "cpu/vec.h"\n', "csrc/cells/d.h: may not include cpu/vec.h"),
+    "csrc/cpu/isa/e.cpp": ('// E.\n#include "binding/x.h"\n', "csrc/cpu/isa/e.cpp: may not include binding/x.h"),
+    "csrc/cpu/f.h": ('// F.\n#include "cpu/absent.h"\n', "csrc/cpu/f.h: may not include cpu/absent.h"),
+    "csrc/magic/g.h": ("// G.\n", "csrc/magic/g.h: no rule for this folder"),
+    "csrc/cpu/h.h": ("#pragma once\n", "csrc/cpu/h.h: the first line must say the purpose of the file"),
+    "csrc/cpu/i.h": ("// I.\n" * 401, "csrc/cpu/i.h: over 400 lines, and its opening comment does not say why"),
+    "fused_rnn/_ops.py": ('"""O."""\nfrom . import modules\n', "fused_rnn/_ops.py: may not import modules"),
+    "fused_rnn/_layers.py": (
+        '"""L."""\nfrom fused_rnn._ops import forward\n',
+        "fused_rnn/_layers.py: may not import _ops",
+    ),
+    "fused_rnn/convert.py": ('"""C."""\nimport fused_rnn\n', "fused_rnn/convert.py: may not import __init__"),
+    "fused_rnn/modules.py": ('"""M."""\nimport bench.timing\n', "fused_rnn/modules.py: may not import bench"),
+    "fused_rnn/surprise.py": ('"""S."""\n', "fused_rnn/surprise.py: no rule for this module"),
+    "bench/a.py": (
+        '"""A."""\nfrom fused_rnn._ops import forward\n',
+        "bench/a.py: may use only the public API, not fused_rnn._ops forward",
+    ),
+    "bench/b.py": (
+        '"""B."""\nimport fused_rnn\nfused_rnn._C.plan()\n',
+        "bench/b.py: may use only the public API, not fused_rnn._*",
+    ),
+    "bench/c.py": ('"""C."""\nfrom bench import timing\n', "bench/c.py: may not import bench"),
+    "bench/workloads/d.py": (
+        '"""D."""\nfrom ...tests import x\n',
+        "bench/workloads/d.py: relative import out of bench",
+    ),
+    "examples/e.py": ('"""E."""\nimport tests.reference\n', "examples/e.py: may not import tests.reference"),
+    "scripts/f.py": ("import os\n", "scripts/f.py: the first line must say the purpose of the file"),
+    "Makefile": (f"X = {NATIVE_MARCH}\n", f"Makefile: {NATIVE_MARCH} makes a binary that other machines cannot run"),
+}
+
+
+@pytest.mark.parametrize("name", VIOLATING_FILES)
+def test_a_violating_file_is_reported(name: str, tmp_path: Path) -> None:
+    text, message = VIOLATING_FILES[name]
+    for existing in ("csrc/cells/cell.h", "csrc/cpu/vec.h", "csrc/binding/x.h"):
+        (tmp_path / existing).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / existing).write_text("// Present.\n")
+    assert violations(tmp_path) == []
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text(text)
+    assert violations(tmp_path) == [message]
+
+
+def shared_symbols(object_file: Path, namespace: str) -> list[str]:
+    """Symbols that the linker merges with those of other objects although they were compiled for one instruction set.
+
+    Of such a symbol only one copy survives, perhaps the one with instructions that the machine does not have.
+    """
+    nm = shutil.which("nm")
+    assert nm is not None, "nm (binutils) is needed"
+    listing = subprocess.run([nm, "--defined-only", str(object_file)], capture_output=True, text=True, check=True)
+    symbols = (line.split()[-2:] for line in listing.stdout.splitlines())
+    own = f"{len(namespace)}{namespace}"
+    # DW.ref.* is the compiler's reference to the handler of exceptions: an address, not code.
+    return [name for kind, name in symbols if kind in "WVu" and own not in name and not name.startswith("DW.ref.")]
+
+
+def built_object(name: str) -> Path:
+    found = sorted((ROOT / "build" / "native").glob(f"*{sysconfig.get_platform()}/csrc/cpu/isa/{name}.o"))
+    assert found, "no objects under build/native: run `make build`"
+    return max(found, key=lambda path: path.stat().st_mtime)
+
+
+@pytest.mark.parametrize("name", native_build.isa_flags())
+def test_an_instruction_set_shares_no_symbol_with_the_rest(name: str) -> None:
+    assert shared_symbols(built_object(name), name) == []
+
+
+def test_a_shared_symbol_is_reported(tmp_path: Path) -> None:
+    source = tmp_path / "leak.cpp"
+    source.write_text(
+        "namespace fused_rnn {\ntemplate <class T> [[gnu::noinline]] T twice(T x) { return x + x; }\n"
+        "inline namespace avx2 {\ntemplate <class T> [[gnu::noinline]] T thrice(T x) { return x + x + x; }\n"
+        "float use(float x) { return twice(thrice(x)); }\n}\n}\n"
+    )
+    compiled = native_build.compile_cpp(["-std=c++20", "-O1", "-c", str(source)], tmp_path / "leak.o")
+    (leak,) = shared_symbols(compiled, "avx2")
+    assert "twice" in leak

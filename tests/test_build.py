@@ -1,0 +1,122 @@
+"""Tests of the build: what the module is linked to, what the distributions hold, and what a failed build says."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+import fused_rnn
+from scripts import check_abi
+
+ROOT = check_abi.ROOT
+BUILD = ["build_ext", "--inplace"]
+
+
+def run_setup(*arguments: str, before: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs setup.py, after the statements `before`."""
+    code = f"import runpy, sys\n{before}\nsys.argv[1:] = {arguments!r}\nrunpy.run_path('setup.py', run_name='__main__')"
+    env = {**os.environ, **environment}
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+
+
+def test_module_takes_only_c_symbols_from_torch() -> None:
+    assert check_abi.foreign_symbols(check_abi.built_module()) == []
+
+
+def test_foreign_symbols_are_told_from_the_allowed_ones() -> None:
+    assert not check_abi.ALLOWED.match("_ZN3c105ErrorC1Ev")
+    assert not check_abi.ALLOWED.match("_ZN2at6Tensor4dataEv")
+    assert check_abi.ALLOWED.match("aoti_torch_get_sizes")
+    assert check_abi.ALLOWED.match("_ZNSt9exceptionD2Ev@GLIBCXX_3.4")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads ELF headers")
+def test_module_names_no_library_path_and_no_openmp_runtime() -> None:
+    header = subprocess.run(
+        ["objdump", "-p", str(check_abi.built_module())], capture_output=True, text=True, check=True
+    ).stdout
+    assert "RPATH" not in header
+    assert "RUNPATH" not in header
+    assert "gomp" not in header
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_process_has_one_openmp_runtime() -> None:
+    layer = fused_rnn.LSTM(4, 8)
+    layer(torch.zeros(2, 1, 4))
+    maps = Path("/proc/self/maps").read_text()
+    assert len(set(re.findall(r"\S*lib[gi]?omp\S*\.so\S*", maps))) <= 1
+
+
+def test_every_version_is_the_one_in_pyproject() -> None:
+    found = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert found is not None
+    assert fused_rnn.__version__ == found[1]
+    assert fused_rnn.build_info()["version"] == found[1]
+
+
+def check_one_sentence(result: subprocess.CompletedProcess[str], *words: str) -> None:
+    assert result.returncode != 0
+    assert "Traceback" not in result.stderr
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("fused_rnn: ")]
+    for word in words:
+        assert word in line
+
+
+def test_a_missing_compiler_is_one_sentence() -> None:
+    check_one_sentence(run_setup(*BUILD, CXX="no-such-compiler"), "no-such-compiler", "install g++")
+
+
+def test_a_compiler_without_cxx20_is_one_sentence() -> None:
+    check_one_sentence(run_setup(*BUILD, CXX="false"), "C++20")
+
+
+def test_a_missing_torch_is_one_sentence() -> None:
+    hidden = "sys.modules['torch'] = None"
+    check_one_sentence(run_setup(*BUILD, before=hidden), "torch>=2.11", "--no-build-isolation")
+
+
+def test_an_old_torch_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").touch()
+    (tmp_path / "torch-2.10.1.dist-info").mkdir()
+    (tmp_path / "torch-2.10.1.dist-info" / "METADATA").write_text("Name: torch\nVersion: 2.10.1\n")
+    check_one_sentence(run_setup(*BUILD, before=f"sys.path.insert(0, {str(tmp_path)!r})"), "torch>=2.11", "2.10.1")
+
+
+def test_a_missing_pybind11_is_one_sentence() -> None:
+    check_one_sentence(run_setup(*BUILD, before="sys.modules['pybind11'] = None"), "pip install pybind11")
+
+
+def test_wheel_holds_package_module_types_and_benchmark(tmp_path: Path) -> None:
+    base = str(tmp_path / "build")
+    egg_info = ["egg_info", "--egg-base", str(tmp_path)]
+    result = run_setup("--quiet", *egg_info, "build", "--build-base", base, "bdist_wheel", "--dist-dir", str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {"fused_rnn/__init__.py", "fused_rnn/py.typed", "fused_rnn_bench/workloads/char_lm.py"} <= names
+    assert f"fused_rnn/{check_abi.built_module().name}" in names
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"fused_rnn", "fused_rnn_bench"}
+
+
+def test_source_distribution_holds_everything_to_build_and_test(tmp_path: Path) -> None:
+    base = str(tmp_path)
+    result = run_setup("--quiet", "egg_info", "--egg-base", base, "sdist", "--dist-dir", base)
+    assert result.returncode == 0, result.stderr
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as contents:
+        names = {name.partition("/")[2] for name in contents.getnames()}
+    tree = ["csrc", "fused_rnn", "bench", "tests", "scripts"]
+    files = [path for folder in tree for path in (ROOT / folder).rglob("*") if path.suffix in {".py", ".h", ".cpp"}]
+    expected = {path.relative_to(ROOT).as_posix() for path in files}
+    assert expected | {"setup.py", "pyproject.toml", "Makefile", "LICENSE", "fused_rnn/py.typed"} <= names
+    assert not [name for name in names if name.endswith((".so", ".pyc", ".o"))]

@@ -1,0 +1,64 @@
+"""Builds and runs the torch-free C++ tests of tests/native for every instruction set here, and under sanitizers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests import native_build
+
+NATIVE = native_build.ROOT / "tests" / "native"
+SOURCES = sorted(path.stem for path in NATIVE.glob("test_*.cpp"))
+# Parts of the library that are not headers, for the tests that need them.
+LINKED = {"test_sweep": ["csrc/cpu/team.cpp"]}
+INSTRUCTION_SETS = native_build.runnable_instruction_sets()
+FLAVOURS = [*INSTRUCTION_SETS, "sanitized"]
+Build = Callable[[str, str], Path]
+
+
+def flavour_flags(flavour: str) -> list[str]:
+    """The shipped flags of an instruction set; or those of AVX2, else baseline, with both sanitizers."""
+    if flavour != "sanitized":
+        return native_build.isa_flags()[flavour]
+    sanitized_isa = "avx2" if "avx2" in INSTRUCTION_SETS else "baseline"
+    checks = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    return [*native_build.isa_flags()[sanitized_isa], "-O1", "-fno-omit-frame-pointer", *checks]
+
+
+def build_program(source: str, flavour: str, folder: Path) -> Path:
+    """Compiles one test program."""
+    sources = [str(NATIVE / f"{source}.cpp"), *(str(native_build.ROOT / name) for name in LINKED.get(source, []))]
+    flags = [*native_build.common_flags(), *native_build.openmp_flags(), *flavour_flags(flavour), "-I", str(NATIVE)]
+    return native_build.compile_cpp([*flags, *sources], folder / f"{source}-{flavour}")
+
+
+@pytest.fixture(scope="module")
+def build(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Build]:
+    """Gives the program of a case; all programs that this run needs compile side by side from the start."""
+    folder = tmp_path_factory.mktemp("native")
+    futures: dict[tuple[str, str], Future[Path]] = {}
+    with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)) as pool:
+        for item in request.session.items:
+            case = getattr(getattr(item, "callspec", None), "params", {})
+            if getattr(item, "module", None) is request.module and {"source", "flavour"} <= case.keys():
+                key = (case["source"], case["flavour"])
+                futures[key] = pool.submit(build_program, *key, folder)
+        yield lambda source, flavour: futures[source, flavour].result()
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+@pytest.mark.parametrize("source", SOURCES)
+def test_native_program_reports_no_failure(source: str, flavour: str, build: Build) -> None:
+    result = subprocess.run([str(build(source, flavour))], capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.rstrip().endswith(" checks, 0 failed")
+
+
+def test_every_native_source_is_listed() -> None:
+    assert set(SOURCES) >= {"test_cells", "test_storage", "test_sweep", "test_vec_math"}
+    assert {path.stem for path in NATIVE.glob("*.cpp")} == set(SOURCES)
