@@ -1,0 +1,20 @@
+"""torch.nn's recurrent layers and cells on hand-written fused kernels."""
+
+from fused_rnn._explain import build_info, explain
+from fused_rnn.convert import convert
+from fused_rnn.modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "GRUCell",
+    "LSTMCell",
+    "RNNCell",
+    "__version__",
+    "build_info",
+    "convert",
+    "explain",
+]

@@ -1,0 +1,99 @@
+"""One recurrent layer (input projection and recurrence of all its directions) and the stack of layers with dropout.
+
+The input projection of all steps and directions is one matrix product; the recurrence starts from its result.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fused_rnn._autograd import RecurrenceResult, recurrence
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class DirectionWeights(NamedTuple):
+    """The parameters of one direction of one layer, in torch.nn's order."""
+
+    w_ih: Tensor  # [G*H, I]
+    w_hh: Tensor  # [G*H, P]
+    b_ih: Tensor | None = None  # [G*H]
+    b_hh: Tensor | None = None  # [G*H]
+    w_hr: Tensor | None = None  # [P, H], projection
+
+
+def run_layer(
+    cell: str,
+    x: Tensor,
+    weights: Sequence[DirectionWeights],
+    hidden_size: int,
+    h_0: Tensor | None = None,
+    c_0: Tensor | None = None,
+) -> RecurrenceResult:
+    """One layer on x [T, B, I] of any strides, from h_0 [D, B, P] and c_0 [D, B, H]; None is zero."""
+    if len(weights) == 1:
+        w_ih, w_hh, b_ih, b_hh, w_hr = weights[0]
+        w_hh = w_hh.unsqueeze(0)
+        b_hh = None if b_hh is None else b_hh.unsqueeze(0)
+        w_hr = None if w_hr is None else w_hr.unsqueeze(0)
+    else:
+        first = weights[0]
+        w_ih = torch.cat([w.w_ih for w in weights])
+        w_hh = torch.stack([w.w_hh for w in weights])
+        b_ih = None if first.b_ih is None else torch.cat([w.b_ih for w in weights if w.b_ih is not None])
+        b_hh = None if first.b_hh is None else torch.stack([w.b_hh for w in weights if w.b_hh is not None])
+        w_hr = None if first.w_hr is None else torch.stack([w.w_hr for w in weights if w.w_hr is not None])
+    gates = _project(x, w_ih, b_ih, (len(weights), w_hh.shape[1] // hidden_size, hidden_size))
+    odd = any(t is not None and t.dtype != gates.dtype for t in (w_hh, h_0, c_0))
+    if odd and torch.is_autocast_enabled(x.device.type):
+        w_hh = w_hh.to(gates.dtype)  # the projection has autocast's type, and the rest follows it
+        b_hh, w_hr, h_0, c_0 = (None if t is None else t.to(gates.dtype) for t in (b_hh, w_hr, h_0, c_0))
+    return recurrence(cell, gates, w_hh, b_hh, w_hr, h_0, c_0)
+
+
+def run_stack(
+    cell: str,
+    x: Tensor,
+    layers: Sequence[Sequence[DirectionWeights]],
+    hidden_size: int,
+    h_0: Tensor | None = None,
+    c_0: Tensor | None = None,
+    dropout: float = 0.0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Layers on top of each other, on x [T, B, I]: output [T, B, D*P], h_n [L*D, B, P] and c_n [L*D, B, H] or [0].
+
+    h_0 and c_0 have the shapes of h_n and c_n. `dropout` is the probability between layers; the masks are drawn as
+    torch.nn draws them, so that the same seed gives the same ones.
+    """
+    if len(layers) == 1:
+        output, h_n, c_n, _ = run_layer(cell, x, layers[0], hidden_size, h_0, c_0)
+        return output.flatten(2), h_n, c_n
+    h_last, c_last = [], []
+    for index, weights in enumerate(layers):
+        own = slice(index * len(weights), (index + 1) * len(weights))
+        h_own, c_own = (None if state is None else state[own] for state in (h_0, c_0))
+        output, h_n, c_n, _ = run_layer(cell, x, weights, hidden_size, h_own, c_own)
+        x = output.flatten(2)
+        if dropout > 0.0 and index + 1 < len(layers):
+            x = F.dropout(x, dropout)
+        h_last.append(h_n)
+        c_last.append(c_n)
+    return x, torch.cat(h_last), torch.cat(c_last)
+
+
+def _project(x: Tensor, w_ih: Tensor, b_ih: Tensor | None, unit_shape: tuple[int, int, int]) -> Tensor:
+    """W_ih x + b_ih as gates [T, B, *unit_shape], from x [T, B, I]."""
+    time_steps, batch = x.shape[0], x.shape[1]
+    if not x.is_contiguous() and x.transpose(0, 1).is_contiguous():
+        if torch.is_grad_enabled() and (x.requires_grad or w_ih.requires_grad):
+            # The gradient of the gates comes with time first: x is copied to that order, which is less than the
+            # copy of the gradient that the backward pass of the projection would make otherwise.
+            x = x.contiguous()
+        else:
+            return F.linear(x.transpose(0, 1), w_ih, b_ih).view(batch, time_steps, *unit_shape).transpose(0, 1)
+    return F.linear(x, w_ih, b_ih).view(time_steps, batch, *unit_shape)

@@ -1,0 +1,91 @@
+"""Swap the recurrent layers and cells of torch.nn in a model for those of this package, keeping their parameters."""
+
+from __future__ import annotations
+
+from typing import TypeVar, cast
+
+import torch
+from torch.nn.utils import parametrize
+
+from fused_rnn import modules
+
+_Model = TypeVar("_Model", bound=torch.nn.Module)
+
+_REPLACEMENTS: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
+    torch.nn.LSTM: modules.LSTM,
+    torch.nn.GRU: modules.GRU,
+    torch.nn.RNN: modules.RNN,
+    torch.nn.LSTMCell: modules.LSTMCell,
+    torch.nn.GRUCell: modules.GRUCell,
+    torch.nn.RNNCell: modules.RNNCell,
+}
+# Containers that the replacement owns; the hook dictionaries stay shared, because the handles of hooks point to them.
+_OWN = ("_parameters", "_buffers", "_non_persistent_buffers_set", "_modules")
+# What torch.nn's layers remember about their parameters and the replacement looks up instead.
+_FORGOTTEN = ("_flat_weights", "_flat_weight_refs")
+
+
+def convert(model: _Model) -> _Model:
+    """Swap every torch.nn LSTM, GRU, RNN, LSTMCell, GRUCell and RNNCell in `model` for the fused one, in place.
+
+    The new layers hold the very same Parameter objects, so optimizers, tied weights and state dicts go on unchanged.
+    The training flag, other attributes, hooks (with their handles) and parametrizations move along, and a layer that
+    occurs twice in the model stays one layer. Subclasses of torch.nn's layers, which may have a forward of their own,
+    are left as they are, and so is a reference that a model keeps outside of its submodules, for example in a list.
+
+    Args:
+        model: any module; a torch.nn recurrent layer itself, too.
+
+    Returns:
+        `model`, or the replacement where `model` itself is a layer to swap.
+
+    Raises:
+        TypeError: `model` is not a torch.nn.Module.
+
+    Example::
+
+        model = torch.nn.ModuleDict({"encoder": torch.nn.LSTM(16, 32)})
+        fused_rnn.convert(model)
+        assert isinstance(model["encoder"], fused_rnn.LSTM)
+    """
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    replaced: dict[torch.nn.Module, torch.nn.Module] = {}
+    for module in list(model.modules()):
+        kind = _REPLACEMENTS.get(parametrize.type_before_parametrizations(module))
+        if kind is not None:
+            replaced[module] = _replacement(module, kind)
+    for module in list(model.modules()):
+        for name, child in module._modules.items():
+            if child in replaced:
+                module._modules[name] = replaced[child]
+    return cast("_Model", replaced.get(model, model))
+
+
+def _replacement(module: torch.nn.Module, kind: type[torch.nn.Module]) -> torch.nn.Module:
+    """A module of class `kind` with the state of `module`."""
+    new = kind.__new__(kind)
+    new.__dict__.update({name: value for name, value in module.__dict__.items() if name not in _FORGOTTEN})
+    for name in _OWN:
+        new.__dict__[name] = module.__dict__[name].copy()
+    if isinstance(new, modules.RecurrentLayer):
+        new.__dict__["_flat_weight_refs"] = []
+    if parametrize.is_parametrized(module):
+        _carry_parametrizations(module, new)
+    return new
+
+
+def _carry_parametrizations(module: torch.nn.Module, new: torch.nn.Module) -> None:
+    """Make the parametrizations of `module` compute the parameters of `new`, too.
+
+    Registering makes the properties that read a parametrized tensor. It needs something to register on, so each name
+    gets a stand-in with a parametrization that does nothing, and the list of the original module takes its place.
+    """
+    lists = dict(cast("torch.nn.ModuleDict", module.parametrizations).items())
+    del new._modules["parametrizations"]
+    for name in lists:
+        stand_in = torch.nn.Parameter(getattr(module, name).detach(), requires_grad=False)
+        new.register_parameter(name, stand_in)
+        parametrize.register_parametrization(new, name, torch.nn.Identity(), unsafe=True)
+    for name, parametrizations in lists.items():
+        cast("torch.nn.ModuleDict", new.parametrizations)[name] = parametrizations

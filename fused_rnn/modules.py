@@ -1,0 +1,549 @@
+"""The layers and cells: torch.nn's parameters, arguments, errors and results, with fused kernels behind them.
+
+The classes derive from torch.nn.RNNBase and RNNCellBase, which hold the parameters, and not from torch.nn.LSTM and the
+like, because torch.compile recognises those and runs them outside of its graph.
+
+The file is over 400 lines because it is the reference for users: most of it is documentation.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, overload
+
+import torch
+from torch import Tensor
+
+from fused_rnn._layers import DirectionWeights, run_layer, run_stack
+from fused_rnn._parameters import (
+    check_cell_input,
+    check_cell_state,
+    check_dimensions,
+    check_layer_input,
+    check_layer_state,
+    check_layer_state_dimensions,
+    check_single_state,
+    split_state,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import TypeAlias
+
+    Device: TypeAlias = torch.device | str | int | None
+    DType: TypeAlias = torch.dtype | None
+    State: TypeAlias = tuple[Tensor, Tensor]
+
+_CELL_OF_MODE = {"LSTM": "lstm", "GRU": "gru", "RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu"}
+_CELL_OF_NONLINEARITY = {"tanh": "rnn_tanh", "relu": "rnn_relu"}
+_CELL_PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+
+
+def _held(module: torch.nn.Module, names: Sequence[str]) -> list[Any]:
+    """The module's parameters by name, whatever holds them now: a parametrization computes them, a hook may set them.
+
+    The dictionary comes first because Module.__getattr__ costs five times as much.
+    """
+    held = module._parameters
+    return [held[name] if name in held else getattr(module, name) for name in names]
+
+
+class RecurrentLayer(torch.nn.RNNBase):
+    """What LSTM, GRU and RNN share: parameters by name, and the way from arguments to the stack of layers."""
+
+    @property
+    def _flat_weights(self) -> list[Any]:
+        """The parameters in torch.nn's order, looked up at every use.
+
+        The base class keeps a list, which goes stale under parametrizations, functional_call and tied parameters.
+        """
+        return [getattr(self, name, None) for name in self._flat_weights_names]
+
+    @_flat_weights.setter
+    def _flat_weights(self, value: list[Any]) -> None:
+        """Store nothing: the names are enough."""
+
+    def _init_flat_weights(self) -> None:
+        self._flat_weight_refs = []
+
+    def _update_flat_weights(self) -> None:
+        """There is no list to update."""
+
+    def flatten_parameters(self) -> None:
+        """Do nothing: the kernels read the parameters where they are. It is here for code that calls it."""
+
+    @property
+    def cell(self) -> str:
+        """The name of the cell in the compiled library: lstm, gru, rnn_tanh or rnn_relu."""
+        return _CELL_OF_MODE[self.mode]
+
+    def _layers(self) -> list[list[DirectionWeights]]:
+        """The parameters of every direction of every layer."""
+        directions = []
+        for names in self._all_weights:
+            tensors = _held(self, names)
+            if not self.bias:
+                tensors[2:2] = (None, None)
+            directions.append(DirectionWeights(*tensors))
+        step = 2 if self.bidirectional else 1
+        return [directions[first : first + step] for first in range(0, len(directions), step)]
+
+    def _states(self, hx: Any) -> tuple[Tensor, ...]:
+        """The states in `hx`, which the caller gave."""
+        check_single_state(type(self).__name__, hx)
+        return (hx,)
+
+    def _prepare(self, x: Tensor, hx: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """X as [T, B, I], h_0 as [L*D, B, P] and c_0 as [L*D, B, H], from checked arguments."""
+        check_dimensions(type(self).__name__, x, (2, 3))
+        batched = x.dim() == 3
+        states = () if hx is None else self._states(hx)
+        if states:
+            check_layer_state_dimensions(states, batched=batched)
+        if not batched:
+            x = x.unsqueeze(1)
+            states = tuple(state.unsqueeze(1) for state in states)
+        elif self.batch_first:
+            x = x.transpose(0, 1)
+        check_layer_input(x, _held(self, self._all_weights[0][:1])[0], self.input_size)
+        if not states:
+            return x, None, None
+        rows = self.num_layers * (2 if self.bidirectional else 1)
+        expected = (rows, x.shape[1], self.proj_size or self.hidden_size)
+        if len(states) == 1:
+            check_layer_state(states[0], "hx", "hidden", expected, x, batch_first=self.batch_first)
+            return x, states[0], None
+        check_layer_state(states[0], "hx[0]", "hidden[0]", expected, x, batch_first=self.batch_first)
+        expected = (rows, x.shape[1], self.hidden_size)
+        check_layer_state(states[1], "hx[1]", "hidden[1]", expected, x, batch_first=self.batch_first)
+        return x, states[0], states[1]
+
+    def _run(self, x: Tensor, hx: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """Output, h_n and c_n ([0] without a cell state) in the layout of the input."""
+        sequence, h_0, c_0 = self._prepare(x, hx)
+        dropout = self.dropout if self.training else 0.0
+        output, h_n, c_n = run_stack(self.cell, sequence, self._layers(), self.hidden_size, h_0, c_0, dropout)
+        if x.dim() == 2:
+            return output.squeeze(1), h_n.squeeze(1), c_n.squeeze(1) if c_n.dim() == 3 else c_n
+        return output.transpose(0, 1) if self.batch_first else output, h_n, c_n
+
+
+class LSTM(RecurrentLayer):
+    """A stack of long short-term memory layers over a whole sequence, as torch.nn.LSTM.
+
+    Every layer computes, with the gates stacked in the order i, f, g, o in its parameters::
+
+        i, f, o = sigmoid(W_i x + b_i + U_i h + d_i), ...      g = tanh(W_g x + b_g + U_g h + d_g)
+        c' = f * c + i * g                                     h' = o * tanh(c')
+
+    With `proj_size` > 0 the state is W_hr h' instead of h'. P is `proj_size` or else `hidden_size` (H), D is 2 when
+    bidirectional and 1 otherwise, L is `num_layers`.
+
+    Args:
+        input_size: features I of the input.
+        hidden_size: units H of the hidden state.
+        num_layers: layers on top of each other.
+        bias: whether there are biases.
+        batch_first: input and output are [B, T, features] instead of [T, B, features]; states are not affected.
+        dropout: probability of dropping an output of any layer but the last, in training mode.
+        bidirectional: a second direction reads the sequence from its end; outputs are concatenated.
+        proj_size: width of the projected hidden state, smaller than `hidden_size`; 0 for none.
+        device: where the parameters are.
+        dtype: type of the parameters: float32, float64, bfloat16 or float16.
+
+    Called with:
+        input: [T, B, I] ([B, T, I] with `batch_first`), or [T, I] without a batch.
+        hx: (h_0 [L*D, B, P], c_0 [L*D, B, H]) or without B where the input has no batch; None is zero.
+
+    Returns:
+        output [T, B, D*P], (h_n, c_n), in the layout of the arguments.
+
+    Raises:
+        ValueError, TypeError: an argument of the constructor, or the type or number of dimensions of the input.
+        RuntimeError: sizes, devices and states that do not fit.
+        NotImplementedError: a PackedSequence, or a device or dtype without kernels.
+
+    Differences from torch.nn.LSTM: T = 0 works (the output is empty, the final state is the initial one), it is not an
+    instance of torch.nn.LSTM, and it is not scriptable by torch.jit.
+
+    Source: Hochreiter and Schmidhuber, "Long short-term memory", 1997; the variant of torch.nn.LSTM's documentation;
+    the projection is that of Sak et al., 2014.
+
+    Example::
+
+        layer = fused_rnn.LSTM(16, 32, num_layers=2)
+        output, (h_n, c_n) = layer(torch.randn(5, 3, 16))  # [5, 3, 32], [2, 3, 32], [2, 3, 32]
+    """
+
+    @overload
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: Device = None,
+        dtype: DType = None,
+    ) -> None: ...
+
+    @overload
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__("LSTM", *args, **kwargs)
+
+    def _states(self, hx: Any) -> tuple[Tensor, ...]:
+        return split_state(type(self).__name__, hx)
+
+    def forward(self, input: Tensor, hx: State | None = None) -> tuple[Tensor, State]:  # noqa: A002 - torch.nn's name
+        """Run the sequence; see the class for shapes."""
+        output, h_n, c_n = self._run(input, hx)
+        return output, (h_n, c_n)
+
+
+class GRU(RecurrentLayer):
+    """A stack of gated recurrent unit layers over a whole sequence, as torch.nn.GRU.
+
+    Every layer computes, with the gates stacked in the order r, z, n in its parameters::
+
+        r, z = sigmoid(W_r x + b_r + U_r h + d_r), ...         n = tanh(W_n x + b_n + r * (U_n h + d_n))
+        h' = (1 - z) * n + z * h
+
+    D is 2 when bidirectional and 1 otherwise, L is `num_layers`, H is `hidden_size`.
+
+    Args:
+        input_size: features I of the input.
+        hidden_size: units H of the hidden state.
+        num_layers: layers on top of each other.
+        bias: whether there are biases.
+        batch_first: input and output are [B, T, features] instead of [T, B, features]; states are not affected.
+        dropout: probability of dropping an output of any layer but the last, in training mode.
+        bidirectional: a second direction reads the sequence from its end; outputs are concatenated.
+        device: where the parameters are.
+        dtype: type of the parameters: float32, float64, bfloat16 or float16.
+
+    Called with:
+        input: [T, B, I] ([B, T, I] with `batch_first`), or [T, I] without a batch.
+        hx: h_0 [L*D, B, H], without B where the input has no batch; None is zero.
+
+    Returns:
+        output [T, B, D*H], h_n [L*D, B, H], in the layout of the arguments.
+
+    Raises:
+        ValueError, TypeError: an argument of the constructor, or the type or number of dimensions of the input.
+        RuntimeError: sizes, devices and states that do not fit.
+        NotImplementedError: a PackedSequence, or a device or dtype without kernels.
+
+    Differences from torch.nn.GRU: T = 0 works (the output is empty, the final state is the initial one), it is not an
+    instance of torch.nn.GRU, and it is not scriptable by torch.jit.
+
+    Source: Cho et al., "Learning phrase representations using RNN encoder-decoder", 2014, in the variant of cuDNN and
+    of torch.nn.GRU's documentation, where the reset gate applies after the product.
+
+    Example::
+
+        layer = fused_rnn.GRU(16, 32, bidirectional=True)
+        output, h_n = layer(torch.randn(5, 3, 16))  # [5, 3, 64], [2, 3, 32]
+    """
+
+    @overload
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: Device = None,
+        dtype: DType = None,
+    ) -> None: ...
+
+    @overload
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        _refuse_projection(kwargs)
+        super().__init__("GRU", *args, **kwargs)
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:  # noqa: A002
+        """Run the sequence; see the class for shapes."""
+        output, h_n, _ = self._run(input, hx)
+        return output, h_n
+
+
+class RNN(RecurrentLayer):
+    """A stack of Elman layers over a whole sequence, as torch.nn.RNN.
+
+    Every layer computes ``h' = tanh(W x + b + U h + d)``, or relu in place of tanh. D is 2 when bidirectional and 1
+    otherwise, L is `num_layers`, H is `hidden_size`.
+
+    Args:
+        input_size: features I of the input.
+        hidden_size: units H of the hidden state.
+        num_layers: layers on top of each other.
+        nonlinearity: "tanh" or "relu".
+        bias: whether there are biases.
+        batch_first: input and output are [B, T, features] instead of [T, B, features]; states are not affected.
+        dropout: probability of dropping an output of any layer but the last, in training mode.
+        bidirectional: a second direction reads the sequence from its end; outputs are concatenated.
+        device: where the parameters are.
+        dtype: type of the parameters: float32, float64, bfloat16 or float16.
+
+    Called with:
+        input: [T, B, I] ([B, T, I] with `batch_first`), or [T, I] without a batch.
+        hx: h_0 [L*D, B, H], without B where the input has no batch; None is zero.
+
+    Returns:
+        output [T, B, D*H], h_n [L*D, B, H], in the layout of the arguments.
+
+    Raises:
+        ValueError, TypeError: an argument of the constructor, or the type or number of dimensions of the input.
+        RuntimeError: sizes, devices and states that do not fit.
+        NotImplementedError: a PackedSequence, or a device or dtype without kernels.
+
+    Differences from torch.nn.RNN: T = 0 works (the output is empty, the final state is the initial one), it is not an
+    instance of torch.nn.RNN, and it is not scriptable by torch.jit.
+
+    Source: Elman, "Finding structure in time", 1990; torch.nn.RNN's documentation.
+
+    Example::
+
+        layer = fused_rnn.RNN(16, 32, nonlinearity="relu", batch_first=True)
+        output, h_n = layer(torch.randn(3, 5, 16))  # [3, 5, 32], [1, 3, 32]
+    """
+
+    nonlinearity: str
+
+    @overload
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: str = "tanh",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: Device = None,
+        dtype: DType = None,
+    ) -> None: ...
+
+    @overload
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        _refuse_projection(kwargs)
+        if len(args) > 3:
+            nonlinearity = args[3]
+            args = (*args[:3], *args[4:])
+        else:
+            nonlinearity = kwargs.pop("nonlinearity", "tanh")
+        if nonlinearity not in _CELL_OF_NONLINEARITY:
+            raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'.")
+        super().__init__(f"RNN_{nonlinearity.upper()}", *args, **kwargs)
+        self.nonlinearity = nonlinearity
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:  # noqa: A002
+        """Run the sequence; see the class for shapes."""
+        output, h_n, _ = self._run(input, hx)
+        return output, h_n
+
+
+def _refuse_projection(arguments: dict[str, Any]) -> None:
+    if "proj_size" in arguments:
+        raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
+
+
+class RecurrentCell(torch.nn.RNNCellBase):
+    """What the three cells share: one step of a recurrence of one layer."""
+
+    def _step(
+        self, cell: str, x: Tensor, states: Sequence[Tensor], names: Sequence[str], labels: Sequence[str]
+    ) -> tuple[Tensor, Tensor]:
+        """The next hidden state and cell state ([0] without one); errors call the states by `names` and `labels`."""
+        owner = type(self).__name__
+        check_dimensions(owner, x, (1, 2))
+        for state, label in zip(states, labels, strict=False):  # no state given: nothing to check
+            if state.dim() not in (1, 2):
+                raise ValueError(f"{owner}: Expected {label} to be 1D or 2D, got {state.dim()}D instead")
+        batched = x.dim() == 2
+        if not batched:
+            x = x.unsqueeze(0)
+            states = [state.unsqueeze(0) for state in states]
+        weights = DirectionWeights(*_held(self, _CELL_PARAMETERS))
+        check_cell_input(x, weights.w_ih, self.input_size)
+        for index, state in enumerate(states):
+            check_cell_state(state, names[index], f"hidden{index}", self.hidden_size, x)
+        initial = [state.unsqueeze(0) for state in states]
+        _, h_n, c_n, _ = run_layer(cell, x.unsqueeze(0), (weights,), self.hidden_size, *initial)
+        if batched:
+            return h_n.squeeze(0), c_n.squeeze(0)
+        return h_n.flatten(), c_n.flatten()
+
+
+class LSTMCell(RecurrentCell):
+    """One step of a long short-term memory, as torch.nn.LSTMCell; the formulas are in `LSTM`.
+
+    Args:
+        input_size: features I of the input.
+        hidden_size: units H of the hidden state, at least 1.
+        bias: whether there are biases.
+        device: where the parameters are.
+        dtype: type of the parameters: float32, float64, bfloat16 or float16.
+
+    Called with:
+        input: [B, I], or [I] without a batch.
+        hx: (h_0 [B, H], c_0 [B, H]), or each [H] without a batch; None is zero.
+
+    Returns:
+        (h_1, c_1), each [B, H], or [H] without a batch.
+
+    Raises:
+        ValueError, TypeError: wrong numbers of dimensions, or a state that is not a pair of tensors.
+        RuntimeError: sizes, types, devices and states that do not fit.
+        NotImplementedError: a device or dtype without kernels.
+
+    Source: Hochreiter and Schmidhuber, "Long short-term memory", 1997; torch.nn.LSTMCell's documentation.
+
+    Example::
+
+        cell = fused_rnn.LSTMCell(16, 32)
+        h, c = cell(torch.randn(3, 16))
+        h, c = cell(torch.randn(3, 16), (h, c))  # [3, 32], [3, 32]
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: Device = None,
+        dtype: DType = None,
+    ) -> None:
+        _check_units(hidden_size)
+        super().__init__(input_size, hidden_size, bias, num_chunks=4, device=device, dtype=dtype)
+
+    def forward(self, input: Tensor, hx: State | None = None) -> State:  # noqa: A002
+        """Make one step; see the class for shapes."""
+        states = () if hx is None else split_state(type(self).__name__, hx)
+        return self._step("lstm", input, states, ("hx[0]", "hx[1]"), ("hx[0]", "hx[1]"))
+
+
+class GRUCell(RecurrentCell):
+    """One step of a gated recurrent unit, as torch.nn.GRUCell; the formulas are in `GRU`.
+
+    Args:
+        input_size: features I of the input.
+        hidden_size: units H of the hidden state, at least 1.
+        bias: whether there are biases.
+        device: where the parameters are.
+        dtype: type of the parameters: float32, float64, bfloat16 or float16.
+
+    Called with:
+        input: [B, I], or [I] without a batch.
+        hx: h_0 [B, H], or [H] without a batch; None is zero.
+
+    Returns:
+        h_1 [B, H], or [H] without a batch.
+
+    Raises:
+        ValueError, TypeError: wrong numbers of dimensions, or a state that is not a tensor.
+        RuntimeError: sizes, types, devices and states that do not fit.
+        NotImplementedError: a device or dtype without kernels.
+
+    Source: Cho et al., 2014, in the variant of cuDNN and of torch.nn.GRUCell's documentation.
+
+    Example::
+
+        cell = fused_rnn.GRUCell(16, 32)
+        h = cell(torch.randn(3, 16))
+        h = cell(torch.randn(3, 16), h)  # [3, 32]
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: Device = None,
+        dtype: DType = None,
+    ) -> None:
+        _check_units(hidden_size)
+        super().__init__(input_size, hidden_size, bias, num_chunks=3, device=device, dtype=dtype)
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:  # noqa: A002
+        """Make one step; see the class for shapes."""
+        return self._step("gru", input, _single_state(self, hx), ("hx",), ("hidden",))[0]
+
+
+class RNNCell(RecurrentCell):
+    """One step of an Elman recurrence, as torch.nn.RNNCell: ``h' = tanh(W x + b + U h + d)``, or relu.
+
+    Args:
+        input_size: features I of the input.
+        hidden_size: units H of the hidden state, at least 1.
+        bias: whether there are biases.
+        nonlinearity: "tanh" or "relu".
+        device: where the parameters are.
+        dtype: type of the parameters: float32, float64, bfloat16 or float16.
+
+    Called with:
+        input: [B, I], or [I] without a batch.
+        hx: h_0 [B, H], or [H] without a batch; None is zero.
+
+    Returns:
+        h_1 [B, H], or [H] without a batch.
+
+    Raises:
+        ValueError, TypeError: wrong numbers of dimensions, or a state that is not a tensor.
+        RuntimeError: an unknown nonlinearity; sizes, types, devices and states that do not fit.
+        NotImplementedError: a device or dtype without kernels.
+
+    Source: Elman, "Finding structure in time", 1990; torch.nn.RNNCell's documentation.
+
+    Example::
+
+        cell = fused_rnn.RNNCell(16, 32, nonlinearity="relu")
+        h = cell(torch.randn(3, 16))
+        h = cell(torch.randn(3, 16), h)  # [3, 32]
+    """
+
+    nonlinearity: str
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        nonlinearity: str = "tanh",
+        device: Device = None,
+        dtype: DType = None,
+    ) -> None:
+        _check_units(hidden_size)
+        super().__init__(input_size, hidden_size, bias, num_chunks=1, device=device, dtype=dtype)
+        self.nonlinearity = nonlinearity
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:  # noqa: A002
+        """Make one step; see the class for shapes."""
+        if self.nonlinearity not in _CELL_OF_NONLINEARITY:
+            raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
+        cell = _CELL_OF_NONLINEARITY[self.nonlinearity]
+        return self._step(cell, input, _single_state(self, hx), ("hx",), ("hidden",))[0]
+
+
+def _check_units(hidden_size: int) -> None:
+    if hidden_size < 1:
+        raise ValueError("hidden_size must be greater than zero")
+
+
+def _single_state(module: torch.nn.Module, hx: Any) -> tuple[Tensor, ...]:
+    if hx is None:
+        return ()
+    check_single_state(type(module).__name__, hx)
+    return (hx,)

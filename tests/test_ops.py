@@ -1,0 +1,353 @@
+"""The two operators against the oracle, their shape rules, and the properties that the kernels promise bit by bit."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from fused_rnn import _ops
+from tests import reference
+from tests.tolerances import TOLERANCES, relative_error
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CELLS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+DTYPES = tuple(TOLERANCES)
+# 1 and 3: under every vector; 7, 8, 9 and 15, 16, 17: around vectors of 8 and 16; 31, 33: around two of 16 and four
+# of 8; 64: whole tiles; 67: a prime above them.
+HIDDEN_SIZES = (1, 3, 7, 8, 9, 15, 16, 17, 31, 33, 64, 67)
+
+
+@dataclass
+class Arguments:
+    """The tensors of one forward call; `call` and `expected` run the operator and the oracle on them."""
+
+    cell: str
+    gates: Tensor
+    w_hh: Tensor
+    b_hh: Tensor | None
+    w_hr: Tensor | None
+    h_0: Tensor | None
+    c_0: Tensor | None
+
+    def tensors(self) -> list[Any]:
+        return [self.gates, self.w_hh, self.b_hh, self.w_hr, self.h_0, self.c_0]
+
+    def call(self, *, save: bool = False) -> _ops.ForwardResult:
+        gates, w_hh, *optional = self.tensors()
+        b_hh, w_hr, h_0, c_0 = optional
+        return _ops.forward(self.cell, gates, w_hh, b_hh, w_hr, h_0, c_0, save)
+
+    def doubles(self) -> list[Any]:
+        return [None if t is None else t.double().requires_grad_() for t in self.tensors()]
+
+    def rows(self, rows: slice) -> Arguments:
+        h_0 = None if self.h_0 is None else self.h_0[:, rows]
+        c_0 = None if self.c_0 is None else self.c_0[:, rows]
+        return Arguments(self.cell, self.gates[:, rows], self.w_hh, self.b_hh, self.w_hr, h_0, c_0)
+
+
+def draw(
+    cell: str,
+    time_steps: int = 5,
+    batch: int = 3,
+    directions: int = 1,
+    hidden_size: int = 9,
+    proj: int = 0,
+    dtype: torch.dtype = torch.float32,
+    *,
+    full: bool = True,
+) -> Arguments:
+    """Random arguments; `full` gives a bias and initial states.
+
+    For relu, whose slope jumps at 0, all pre-activations keep away from 0: rounding could choose the other side there.
+    """
+    units = reference.GATES[cell] * hidden_size
+    width = proj or hidden_size
+    scale = hidden_size**-0.5
+    gates = torch.randn(time_steps, batch, directions, reference.GATES[cell], hidden_size)
+    if cell == "rnn_relu":
+        gates, scale = gates + 3 * gates.sign(), scale / 4
+    return Arguments(
+        cell,
+        gates.to(dtype),
+        (torch.rand(directions, units, width) * 2 - 1).mul(scale).to(dtype),
+        (torch.rand(directions, units) * 2 - 1).mul(scale).to(dtype) if full else None,
+        torch.randn(directions, proj, hidden_size).mul(scale).to(dtype) if proj else None,
+        torch.randn(directions, batch, width).to(dtype) if full else None,
+        torch.randn(directions, batch, hidden_size).to(dtype) if full and cell == "lstm" else None,
+    )
+
+
+def assert_same_bits(actual: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
+    for one, other in zip(actual, expected, strict=True):
+        assert torch.equal(one, other)
+
+
+def check_forward_and_backward(arguments: Arguments) -> None:
+    """Outputs and gradients of the operators within the table, for gradients arriving everywhere."""
+    cell, dtype = arguments.cell, arguments.gates.dtype
+    tolerance = TOLERANCES[dtype]
+    result = arguments.call(save=True)
+    doubles = arguments.doubles()
+    expected = reference.recurrence(cell, *doubles)
+    pairs = [(result.output, expected.output), (result.h_n, expected.h_n)]
+    if expected.c_n is not None and expected.cells is not None:
+        pairs += [(result.c_n, expected.c_n), (result.cells, expected.cells)]
+    for actual, wanted in pairs:
+        assert relative_error(actual, wanted) <= tolerance.outputs
+    incoming = [torch.randn(wanted.shape).to(dtype) for _, wanted in pairs]
+    d_output, d_h_n, d_c_n, d_cells = [*incoming, None, None][:4]
+    actual_gradients = _ops.backward(
+        cell, d_output, d_h_n, d_c_n, d_cells, arguments.w_hh, arguments.w_hr, result.output, result.cells,
+        result.saved, arguments.h_0, arguments.c_0,
+    )  # fmt: skip
+    wanted_tensors = [t for t in (doubles[0], doubles[4], doubles[5]) if t is not None]
+    wanted_gradients = reference.gradients([wanted for _, wanted in pairs], wanted_tensors, incoming)
+    given = [actual_gradients.d_gates, actual_gradients.d_h_0, actual_gradients.d_c_0]
+    for actual, wanted in zip(given, wanted_gradients, strict=False):
+        assert relative_error(actual, wanted) <= tolerance.gradients
+
+
+@pytest.mark.parametrize("hidden_size", HIDDEN_SIZES)
+@pytest.mark.parametrize("cell", CELLS)
+def test_every_hidden_size_matches_the_oracle(cell: str, hidden_size: int) -> None:
+    for directions, batch, full in ((1, 1, True), (1, 5, False), (2, 3, True)):
+        check_forward_and_backward(draw(cell, 5, batch, directions, hidden_size, full=full))
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 16, 17])
+@pytest.mark.parametrize("cell", CELLS)
+def test_every_batch_size_matches_the_oracle(cell: str, batch: int) -> None:
+    check_forward_and_backward(draw(cell, 3, batch, 1, 17))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("cell", CELLS)
+def test_every_type_matches_the_oracle(cell: str, dtype: torch.dtype) -> None:
+    for hidden_size in (1, 8, 33):
+        check_forward_and_backward(draw(cell, 5, 4, 2, hidden_size, dtype=dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("hidden_size", "proj"), [(2, 1), (9, 8), (17, 3), (33, 16)])
+def test_projection_matches_the_oracle(hidden_size: int, proj: int, dtype: torch.dtype) -> None:
+    for directions, batch in ((1, 1), (2, 5)):
+        check_forward_and_backward(draw("lstm", 5, batch, directions, hidden_size, proj, dtype))
+
+
+@pytest.mark.parametrize("time_steps", [0, 1, 2])
+@pytest.mark.parametrize("cell", CELLS)
+def test_short_and_empty_sequences_match_the_oracle(cell: str, time_steps: int) -> None:
+    for directions, full in ((1, True), (2, False), (2, True)):
+        check_forward_and_backward(draw(cell, time_steps, 3, directions, full=full))
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_an_empty_sequence_returns_the_initial_state(cell: str) -> None:
+    arguments = draw(cell, 0)
+    result = arguments.call()
+    assert result.output.shape == (0, 3, 1, 9)
+    assert arguments.h_0 is not None
+    assert torch.equal(result.h_n, arguments.h_0)
+    if arguments.c_0 is not None:
+        assert torch.equal(result.c_n, arguments.c_0)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_an_empty_batch_gives_empty_results(cell: str) -> None:
+    result = draw(cell, 4, 0, 2).call(save=True)
+    assert result.output.shape == (4, 0, 2, 9)
+    assert result.h_n.shape == (2, 0, 9)
+    check_forward_and_backward(draw(cell, 4, 0, 2))
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_no_state_means_zeros(cell: str) -> None:
+    arguments = draw(cell, full=False)
+    zeros = draw(cell, full=False)
+    zeros.gates, zeros.w_hh = arguments.gates, arguments.w_hh
+    zeros.h_0 = torch.zeros(1, 3, 9)
+    zeros.c_0 = torch.zeros(1, 3, 9) if cell == "lstm" else None
+    zeros.b_hh = torch.zeros(1, reference.GATES[cell] * 9)
+    assert_same_bits(arguments.call(save=True), zeros.call(save=True))
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_nothing_is_saved_unless_asked(cell: str) -> None:
+    arguments = draw(cell)
+    result = arguments.call(save=False)
+    assert [t.shape for t in (result.cells, result.saved, result.hidden)] == [(0,)] * 3
+    assert_same_bits(result[:3], arguments.call(save=True)[:3])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_row_alone_gives_the_bits_it_gives_in_a_batch(cell: str, dtype: torch.dtype) -> None:
+    for hidden_size, batch in ((1, 3), (9, 7), (17, 13), (33, 6), (64, 17)):
+        arguments = draw(cell, 4, batch, 2, hidden_size, dtype=dtype)
+        whole = arguments.call()
+        for row in range(batch):
+            alone = arguments.rows(slice(row, row + 1)).call()
+            assert torch.equal(alone.output, whole.output[:, row : row + 1])
+            assert torch.equal(alone.h_n, whole.h_n[:, row : row + 1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_sequence_in_two_parts_gives_the_bits_of_the_whole(cell: str, dtype: torch.dtype) -> None:
+    # Half types round the cell state between parts, so only types that are stored as they are computed are exact.
+    arguments = draw(cell, 7, 5, 1, 17, dtype=dtype)
+    whole = arguments.call()
+    first = Arguments(**{**vars(arguments), "gates": arguments.gates[:3]}).call()
+    c_n = first.c_n if cell == "lstm" else None
+    rest = Arguments(**{**vars(arguments), "gates": arguments.gates[3:], "h_0": first.h_n, "c_0": c_n}).call()
+    assert torch.equal(torch.cat([first.output, rest.output]), whole.output)
+    assert_same_bits(rest[1:3], whole[1:3])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_reverse_direction_is_the_forward_one_on_the_flipped_sequence(cell: str, dtype: torch.dtype) -> None:
+    both = draw(cell, 6, 3, 2, 17, dtype=dtype)
+    result = both.call()
+    for d in range(2):
+        single: dict[str, Any] = {
+            name: None if t is None else t[d : d + 1] for name, t in vars(both).items() if name not in ("cell", "gates")
+        }
+        gates = both.gates[:, :, d : d + 1]
+        alone = Arguments(cell, gates if d == 0 else gates.flip(0), **single).call()
+        output = alone.output if d == 0 else alone.output.flip(0)
+        assert torch.equal(output, result.output[:, :, d : d + 1])
+        assert torch.equal(alone.h_n, result.h_n[d : d + 1])
+
+
+def _all_results(arguments: Arguments) -> list[Tensor]:
+    result = arguments.call(save=True)
+    d_output, d_h_n = torch.ones_like(result.output), torch.ones_like(result.h_n)
+    gradients = _ops.backward(
+        arguments.cell, d_output, d_h_n, None, None, arguments.w_hh, arguments.w_hr, result.output, result.cells,
+        result.saved, arguments.h_0, arguments.c_0,
+    )  # fmt: skip
+    return [*result, *gradients]
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_runs_repeat_bit_by_bit(cell: str) -> None:
+    arguments = draw(cell, 20, 5, 2, 67)
+    first = _all_results(arguments)
+    for _ in range(3):
+        assert_same_bits(tuple(_all_results(arguments)), tuple(first))
+
+
+@pytest.mark.parametrize(("batch", "hidden_size"), [(1, 256), (2, 193), (32, 67)])
+@pytest.mark.parametrize("cell", CELLS)
+def test_one_thread_and_two_give_the_same_bits(cell: str, batch: int, hidden_size: int) -> None:
+    for directions in (1, 2):
+        arguments = draw(cell, 6, batch, directions, hidden_size)
+        torch.set_num_threads(1)
+        alone = _all_results(arguments)
+        torch.set_num_threads(2)
+        assert_same_bits(tuple(_all_results(arguments)), tuple(alone))
+
+
+def test_some_problem_is_shared_between_threads() -> None:
+    # Otherwise the test above compares one thread with one thread.
+    for batch in (1, 32):
+        chosen = _ops.plan("lstm", torch.float32, 6, batch, 1, 256, 0, True, 2)
+        assert chosen["forward"]["threads"] == 2
+        assert chosen["backward"]["threads"] == 2
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_strides_of_arguments_do_not_matter(cell: str) -> None:
+    arguments = draw(cell, 5, 4, 2, 9)
+    expected = arguments.call(save=True)
+    batch_major = arguments.gates.transpose(0, 1).contiguous().transpose(0, 1)
+    wide = torch.zeros(*arguments.gates.shape[:-1], 18)
+    wide[..., ::2] = arguments.gates
+    transposed = arguments.w_hh.transpose(1, 2).contiguous().transpose(1, 2)
+    for gates, w_hh in ((batch_major, transposed), (wide[..., ::2], arguments.w_hh)):
+        changes: dict[str, Any] = {"gates": gates, "w_hh": w_hh}
+        for name in ("h_0", "c_0"):
+            state = getattr(arguments, name)
+            changes[name] = None if state is None else state.transpose(0, 1).contiguous().transpose(0, 1)
+        result = Arguments(**{**vars(arguments), **changes}).call(save=True)
+        assert all(t.is_contiguous() for t in result)
+        assert_same_bits(result, expected)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_strides_of_incoming_gradients_do_not_matter(cell: str) -> None:
+    arguments = draw(cell, 5, 4, 2, 9)
+    result = arguments.call(save=True)
+    one = torch.ones(())
+    outcomes = []
+    for d_output, d_h_n in (
+        (torch.ones_like(result.output), torch.ones_like(result.h_n)),
+        (one.expand_as(result.output), one.expand_as(result.h_n)),
+    ):
+        outcomes.append(
+            _ops.backward(
+                cell, d_output, d_h_n, None, None, arguments.w_hh, None, result.output, result.cells, result.saved,
+                arguments.h_0, arguments.c_0,
+            )
+        )  # fmt: skip
+    assert_same_bits(outcomes[0], outcomes[1])
+
+
+@pytest.mark.parametrize("full", [True, False], ids=["full", "plain"])
+@pytest.mark.parametrize("directions", [1, 2])
+@pytest.mark.parametrize(("cell", "proj"), [*((cell, 0) for cell in CELLS), ("lstm", 2)])
+def test_opcheck_passes(cell: str, proj: int, directions: int, full: bool) -> None:
+    arguments = draw(cell, 3, 2, directions, 5, proj, full=full)
+    for save in (False, True):
+        torch.library.opcheck(torch.ops.fused_rnn.forward.default, (cell, *arguments.tensors(), save))
+    result = arguments.call(save=True)
+    d_c_n, d_cells = (torch.randn_like(t) if full and cell == "lstm" else None for t in (result.c_n, result.cells))
+    d_h_n = torch.randn_like(result.h_n) if full else None
+    torch.library.opcheck(
+        torch.ops.fused_rnn.backward.default,
+        (cell, torch.randn_like(result.output), d_h_n, d_c_n, d_cells, arguments.w_hh, arguments.w_hr, result.output,
+         result.cells, result.saved, arguments.h_0, arguments.c_0),
+    )  # fmt: skip
+
+
+def test_errors_name_the_argument() -> None:
+    good = draw("lstm")
+    for name, bad in (
+        ("gates", torch.zeros(5, 3, 1, 3, 9)),
+        ("w_hh", torch.zeros(1, 36, 8)),
+        ("b_hh", torch.zeros(36)),
+        ("h_0", torch.zeros(1, 4, 9)),
+        ("c_0", torch.zeros(1, 3, 9, dtype=torch.float64)),
+    ):
+        with pytest.raises(RuntimeError, match=name):
+            Arguments(**{**vars(good), name: bad}).call()
+
+
+def test_an_unknown_cell_is_refused() -> None:
+    arguments = draw("gru")
+    with pytest.raises(RuntimeError, match="cell must be one of"):
+        _ops.forward("mlp", arguments.gates, arguments.w_hh, None, None, None, None, False)
+
+
+def test_cell_counts_are_those_of_the_formulas() -> None:
+    assert {name: spec.gates for name, spec in _ops.CELLS.items() if name in reference.GATES} == reference.GATES
+    assert _ops.CELLS["lstm"].states == 2
+    assert _ops.CELLS["gru"].split
+
+
+def test_importing_without_the_compiled_library_says_how_to_build_it() -> None:
+    script = "import sys; sys.modules['fused_rnn._C'] = None; import fused_rnn"
+    root = Path(__file__).resolve().parent.parent
+    result = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=False)
+    assert result.returncode != 0
+    assert "ImportError: fused_rnn is not built: run `pip install" in result.stderr
