@@ -1,0 +1,378 @@
+"""The command line: run, explain, workload and all.
+
+Exit codes: 0 when all is well, 1 when a verification failed, 2 for a usage error, which is one line on stderr.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import contextmanager
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+import fused_rnn
+
+from . import report
+from .charts import ratio_chart
+from .environment import describe
+from .problems import CELLS as PROBLEM_CELLS
+from .problems import SUITE_NAMES, Problem, suite
+from .runner import Row, geometric_means, run_problem, thread_count
+from .workloads import char_lm, corpus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+_PLAIN_WIDTH = 132  # columns of the tables where there is no terminal to ask
+_PROBLEM_HELP = (
+    "PROBLEM is a string such as lstm:t100,b16,i128,h128,f32,train: CELL:FIELDS, where CELL is "
+    f"{', '.join(PROBLEM_CELLS)}, and FIELDS are tN bN iN hN (time steps, batch, input and hidden size), one of "
+    "f32 f64 bf16 f16, train or infer, and optionally lN (layers), bi (bidirectional), pN (projection)."
+)
+
+
+class OneLineErrors(click.Group):
+    """A group whose errors are one line on stderr with exit code 2; a command returns its exit code, None for 0."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run the command line and exit."""
+        if not standalone_mode:
+            return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        try:
+            code = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        except click.ClickException as error:
+            click.echo(f"error: {' '.join(error.format_message().split())}", err=True)
+            sys.exit(2)
+        except click.Abort:
+            click.echo("stopped", err=True)
+            sys.exit(130)
+        sys.exit(code or 0)
+
+
+class Number(click.FloatRange):
+    """A finite number in a range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number, or a usage error."""
+        number = float(super().convert(value, param, ctx))
+        if not isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
+def _parse_problem(text: str) -> Problem:
+    try:
+        return Problem.parse(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{error}.") from None
+
+
+def _as_problem(_context: click.Context, _parameter: click.Parameter, text: str) -> Problem:
+    return _parse_problem(text)
+
+
+def _as_problems(_context: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]) -> tuple[Problem, ...]:
+    problems = tuple(map(_parse_problem, texts))
+    for problem in problems:
+        if not problem.time_steps or not problem.batch:
+            raise click.BadParameter(f"problem {str(problem)!r} has nothing to time: t and b must be at least 1.")
+    return problems
+
+
+def _new_file(_context: click.Context, _parameter: click.Parameter, path: Path | None) -> Path | None:
+    """Check before a long run that its result can be written."""
+    if path is not None:
+        _make_folder(path.resolve().parent)
+    return path
+
+
+def _new_folder(_context: click.Context, _parameter: click.Parameter, path: Path | None) -> Path | None:
+    if path is not None:
+        _make_folder(path)
+    return path
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise click.BadParameter(f"cannot make the folder {str(path)!r}: {error.strerror}.") from None
+    if not os.access(path, os.W_OK):
+        raise click.BadParameter(f"cannot write into the folder {str(path)!r}.")
+
+
+_RATE = Number(0, 1e30, min_open=True)  # a step must fit float32
+_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+_threads_option = click.option("--threads", type=click.IntRange(1, 1024), help="Threads of torch (default: its own).")
+
+
+def _report_option(default: str | None) -> Callable[[Any], Any]:
+    text = "Folder for report.md, JSON and charts."
+    return click.option(
+        "--report", "folder", type=_FOLDER, default=default, show_default=bool(default), callback=_new_folder, help=text
+    )
+
+
+def _seconds_option(default: float) -> Callable[[Any], Any]:
+    text = "Timing budget of each problem."
+    return click.option("--seconds", type=Number(0, min_open=True), default=default, show_default=True, help=text)
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=_PLAIN_WIDTH)
+
+
+@contextmanager
+def _progress(total: float) -> Iterator[Callable[[float, str], None]]:
+    """A function that shows how much is done and on what; silent where stderr is not a terminal."""
+    console = Console(stderr=True)
+    columns = (BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task("", total=total)
+        yield lambda done, text: progress.update(task, completed=done, description=text)
+
+
+@click.group(cls=OneLineErrors, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(fused_rnn.__version__, package_name="fused_rnn", message="%(version)s")
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """Compare fused_rnn with torch.nn: accuracy and speed on named problems, and real workloads."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+def _print(console: Console, *tables: report.Table) -> None:
+    for table in tables:
+        if table.rows:
+            console.print(table.to_rich())
+            if table.note:
+                console.print(Text(table.note + "\n", style="dim"), soft_wrap=True)
+
+
+def _measure(problems: Sequence[Problem], seconds: float) -> list[Row]:
+    rows = []
+    with _progress(len(problems)) as show:
+        for done, problem in enumerate(problems):
+            show(done, str(problem))
+            rows.append(run_problem(problem, seconds))
+    return rows
+
+
+def _show_run(console: Console, rows: Sequence[Row]) -> None:
+    _print(console, report.parity_table(rows), report.speed_table(rows), report.means_table(geometric_means(rows)))
+    for line in report.problem_lines(rows):
+        console.print(Text(line, style="bold red" if line.startswith("FAILED") else ""), soft_wrap=True)
+
+
+@cli.command("run", epilog=_PROBLEM_HELP)
+@click.argument("problems", nargs=-1, callback=_as_problems)
+@click.option(
+    "--suite", "suite_name", type=click.Choice(SUITE_NAMES), help="Named problems (default without PROBLEMS: quick)."
+)
+@_threads_option
+@_seconds_option(2.0)
+@click.option("--json", "json_path", type=_FILE, callback=_new_file, help="Write all figures and the environment.")
+@click.option("--chart", "chart_path", type=_FILE, callback=_new_file, help="Write a chart of the ratios (PNG).")
+@_report_option(None)
+def run_command(
+    problems: tuple[Problem, ...],
+    suite_name: str | None,
+    threads: int | None,
+    seconds: float,
+    json_path: Path | None,
+    chart_path: Path | None,
+    folder: Path | None,
+) -> int:
+    """Verify PROBLEMS against float64, then time fused_rnn and torch.nn in turns."""
+    if suite_name or not problems:
+        problems += suite(suite_name or "quick")
+    console = _console()
+    with thread_count(threads):
+        environment = describe()
+        _print(console, report.environment_table(environment))
+        rows = _measure(tuple(dict.fromkeys(problems)), seconds)
+    _show_run(console, rows)
+    if json_path:
+        report.write_json(json_path, report.run_json(environment, rows, seconds))
+    if chart_path:
+        ratio_chart(rows, chart_path, report.chart_subtitle(environment))
+    if folder:
+        _say_where(report.write_report(folder, environment, rows, seconds))
+    return 0 if all(row.verified for row in rows) else 1
+
+
+def _say_where(path: Path) -> None:
+    click.echo(f"report: {path}")
+
+
+@cli.command("explain", epilog=_PROBLEM_HELP)
+@click.argument("problem", callback=_as_problem)
+@_threads_option
+def explain_command(problem: Problem, threads: int | None) -> None:
+    """Say how fused_rnn would run PROBLEM, and why."""
+    with thread_count(threads), torch.set_grad_enabled(problem.training):
+        layer = problem.make_layer(fused_rnn)
+        click.echo(str(fused_rnn.explain(layer, torch.zeros(problem.input_shape, dtype=problem.dtype))))
+
+
+@cli.group("workload")
+def workload_group() -> None:
+    """Train a real model with torch.nn and with fused_rnn."""
+
+
+_defaults = char_lm.Settings()
+_default_sampling = char_lm.Sampling()
+
+
+@workload_group.command("char_lm")
+@click.option("--cell", type=click.Choice(list(char_lm.CELLS)), default=_defaults.cell, show_default=True)
+@click.option("--impl", type=click.Choice([*char_lm.IMPLEMENTATIONS, "both"]), default="both", show_default=True)
+@click.option(
+    "--text",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="UTF-8 text (default: CPython's documentation).",
+)
+@click.option("--hidden", type=click.IntRange(1), default=_defaults.hidden_size, show_default=True, help="Hidden size.")
+@click.option("--batch", type=click.IntRange(1), default=_defaults.batch, show_default=True, help="Streams of text.")
+@click.option(
+    "--seq-len", type=click.IntRange(1), default=_defaults.seq_len, show_default=True, help="Characters of a step."
+)
+@click.option("--steps", type=click.IntRange(1), help="Train for so many steps instead of a time.")
+@click.option(
+    "--seconds",
+    type=Number(0, min_open=True),
+    help=f"Training time of all implementations together (default {_defaults.seconds:g}).",
+)
+@click.option(
+    "--learning-rate",
+    type=_RATE,
+    default=_defaults.learning_rate,
+    show_default=True,
+    help="Peak rate.",
+)
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=_defaults.seed, show_default=True)
+@click.option("--prompt", default=_default_sampling.prompt, show_default=True, help="What the text begins with.")
+@click.option(
+    "--temperature",
+    type=Number(0),
+    default=_default_sampling.temperature,
+    show_default=True,
+    help="0: the likeliest character.",
+)
+@click.option(
+    "--generate",
+    type=click.IntRange(0),
+    default=_default_sampling.length,
+    show_default=True,
+    help="Characters to write.",
+)
+@_threads_option
+@_report_option(None)
+def char_lm_command(
+    cell: str,
+    impl: str,
+    text: Path | None,
+    hidden: int,
+    batch: int,
+    seq_len: int,
+    steps: int | None,
+    seconds: float | None,
+    learning_rate: float,
+    seed: int,
+    prompt: str,
+    temperature: float,
+    generate: int,
+    threads: int | None,
+    folder: Path | None,
+) -> int:
+    """Train a character language model, compare the loss curves (bits per character), and let it write."""
+    if steps and seconds:
+        raise click.UsageError("--steps and --seconds exclude each other.")
+    settings = char_lm.Settings(
+        cell, hidden, batch, seq_len, steps, seconds or _defaults.seconds, seed=seed, learning_rate=learning_rate
+    )
+    sampling = char_lm.Sampling(prompt, temperature, generate)
+    console = _console()
+    with thread_count(threads):
+        environment = describe()
+        names = list(char_lm.IMPLEMENTATIONS) if impl == "both" else [impl]
+        outcome = _run_char_lm(console, names, text, settings, sampling)
+    if folder and outcome:
+        _say_where(report.write_report(folder, environment, outcome=outcome))
+    return 0 if _agree(outcome) else 1
+
+
+def _agree(outcome: char_lm.Outcome | None) -> bool:
+    """Whether the workload trained, and alike where two implementations did."""
+    return outcome is not None and (outcome.verdict is None or outcome.verdict.agree)
+
+
+def _run_char_lm(
+    console: Console, names: Sequence[str], text: Path | None, settings: char_lm.Settings, sampling: char_lm.Sampling
+) -> char_lm.Outcome | None:
+    """Run the workload and show what it found; None when the training diverged."""
+    try:
+        workload = char_lm.Workload(names, corpus.load(text), settings, sampling)
+    except ValueError as error:
+        raise click.UsageError(f"{error}.") from None
+    try:
+        with _progress(1.0) as show:
+            outcome = workload.run(lambda done, step: show(done, f"char_lm, {step} steps"))
+    except char_lm.DivergedError as error:
+        click.echo(f"error: {error}", err=True)
+        return None
+    _print(console, report.workload_table(outcome), report.curve_table(outcome))
+    if outcome.verdict:
+        console.print(Text(outcome.verdict.line, style="" if outcome.verdict.agree else "bold red"), soft_wrap=True)
+    for name, written in outcome.texts.items():
+        if written:
+            console.print(Text(f"\n--- written by the {name} model ---", style="bold"))
+            console.print(Text(sampling.prompt + written), soft_wrap=True)
+    return outcome
+
+
+@cli.command("all")
+@_report_option("bench-report")
+@_threads_option
+@_seconds_option(2.0)
+@click.option(
+    "--workload-seconds",
+    type=Number(0, min_open=True),
+    default=_defaults.seconds,
+    show_default=True,
+    help="Training time.",
+)
+def all_command(folder: Path, threads: int | None, seconds: float, workload_seconds: float) -> int:
+    """Environment, parity, speed over the quick suite, and the char_lm workload: one report, in under five minutes."""
+    console = _console()
+    settings = char_lm.Settings(seconds=workload_seconds)
+    with thread_count(threads):
+        environment = describe()
+        _print(console, report.environment_table(environment))
+        rows = _measure(suite("quick"), seconds)
+        _show_run(console, rows)
+        outcome = _run_char_lm(console, list(char_lm.IMPLEMENTATIONS), None, settings, char_lm.Sampling())
+    path = report.write_report(folder, environment, rows, seconds, outcome)
+    verified = all(row.verified for row in rows) and _agree(outcome)
+    click.echo()
+    if not verified:
+        click.echo("verification FAILED: see above")
+    _say_where(path)
+    return 0 if verified else 1

@@ -1,0 +1,250 @@
+"""What is shown and written: tables for terminal and Markdown from the same cells, JSON, and the report folder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from .charts import loss_chart, ratio_chart
+from .peers import BASELINE, PEERS, SUBJECT
+from .runner import Mean, Row, geometric_means
+from .verify import TOLERANCES, Errors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from .workloads.char_lm import Outcome
+
+_CURVE_ROWS = 12
+
+Environment = dict[str, str | int]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text under named columns; `bad` holds the numbers of the rows that report a failure."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    left: int = 1  # how many leading columns are text, aligned left
+    bad: frozenset[int] = field(default_factory=frozenset)
+    note: str = ""
+
+    def to_rich(self) -> RichTable:
+        """For a console."""
+        table = RichTable(
+            title=Text(self.title), box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False
+        )
+        for index, column in enumerate(self.columns):
+            table.add_column(Text(column), justify="left" if index < self.left else "right", no_wrap=index == 0)
+        for index, row in enumerate(self.rows):
+            table.add_row(*map(Text, row), style="bold red" if index in self.bad else None)
+        return table
+
+    def to_markdown(self) -> str:
+        """For report.md."""
+        lines = [f"| {' | '.join(self.columns)} |"]
+        lines.append("|" + "".join("---|" if index < self.left else "---:|" for index in range(len(self.columns))))
+        lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in self.rows]
+        return "\n".join([*lines, "", self.note] if self.note else lines)
+
+
+def environment_table(environment: Environment) -> Table:
+    """One line per fact."""
+    return Table("Environment", ("what", "value"), [(key, str(value)) for key, value in environment.items()], left=2)
+
+
+def parity_table(rows: Sequence[Row]) -> Table:
+    """The errors of torch.nn and fused_rnn against float64, and whether the latter is within tolerance."""
+    cells = []
+    for row in rows:
+        ours = row.errors.get(SUBJECT)
+        worst = ours.worst(gradients=row.problem.training) if ours else None
+        line = [str(row.problem)]
+        for gradients in (False, True):
+            line += [_worst(row.errors.get(name), gradients=gradients) for name in (BASELINE, SUBJECT)]
+        cells.append((*line, worst[0] if worst else "-", "ok" if row.verified else "FAILED"))
+    columns = ("problem", "outputs: torch", "fused", "gradients: torch", "fused", "largest in", "verdict")
+    used = {row.problem.dtype: TOLERANCES[row.problem.dtype] for row in rows}
+    limits = "; ".join(
+        f"{str(dtype)[6:]} {outputs:.0e} and {gradients:.0e}" for dtype, (outputs, gradients) in used.items()
+    )
+    return Table(
+        "Parity: largest error against float64, relative to the largest value",
+        columns,
+        cells,
+        bad=frozenset(index for index, row in enumerate(rows) if not row.verified),
+        note=f"Allowed for outputs and gradients: {limits}; or twice torch.nn's own error where that is more.",
+    )
+
+
+def _worst(errors: Errors | None, *, gradients: bool) -> str:
+    worst = errors.worst(gradients=gradients) if errors else None
+    return f"{worst[1]:.1e}" if worst else "-"
+
+
+def speed_table(rows: Sequence[Row]) -> Table:
+    """Minimum and median times of every peer, operations a second, and the ratios of torch.nn to fused_rnn."""
+    names = list(PEERS)
+    columns = ["problem"]
+    for name in names:
+        columns += [f"{name} min ms", "median", "GFLOP/s"]
+    cells = []
+    for row in rows:
+        line = [str(row.problem)]
+        for name in names:
+            timing = row.timings.get(name)
+            times = (
+                (_milliseconds(timing.minimum), _milliseconds(timing.median), f"{row.gflops(name):.1f}")
+                if timing
+                else ("-",) * 3
+            )
+            line += times
+        cells.append((*line, _ratio(row.ratio_minimum), _ratio(row.ratio_median)))
+    threads = ", ".join(sorted({str(row.threads) for row in rows}))
+    return Table(
+        f"Speed, {threads} thread{'' if threads == '1' else 's'}",
+        (*columns, "ratio min", "median"),
+        cells,
+        bad=frozenset(index for index, row in enumerate(rows) if not row.timings),
+        note="ratio: how many times faster fused_rnn is than torch.nn. Training is forward and backward.",
+    )
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1e3:.3g}" if seconds < 1.0 else f"{seconds * 1e3:.0f}"
+
+
+def _ratio(ratio: float | None) -> str:
+    return "-" if ratio is None else f"{ratio:.2f}x"
+
+
+def means_table(means: Sequence[Mean]) -> Table:
+    """The geometric means of the regimes."""
+    cells = [(mean.regime, str(mean.problems), _ratio(mean.ratio_minimum), _ratio(mean.ratio_median)) for mean in means]
+    return Table("Geometric means of the ratios", ("regime", "problems", "of minimums", "of medians"), cells)
+
+
+def workload_table(outcome: Outcome) -> Table:
+    """Speed and final losses of each implementation."""
+    cells = []
+    for name, curve in outcome.curves.items():
+        last = curve.losses[-max(1, len(curve.losses) // 20) :]
+        cells.append(
+            (
+                name,
+                str(len(curve.losses)),
+                f"{outcome.tokens_per_second(name):,.0f}",
+                f"{curve.losses[0]:.4f}",
+                f"{fmean(last):.4f}",
+                f"{curve.validation[-1][1]:.4f}",
+            )
+        )
+    ratio = f" fused_rnn trains on {outcome.ratio:.2f} times as many characters a second." if outcome.ratio else ""
+    return Table(
+        f"char_lm: {outcome.title}",
+        ("implementation", "steps", "characters/s", "first loss", "last losses", "validation loss"),
+        cells,
+        note=f"Losses are in bits per character; last losses: mean of the last twentieth of the steps.{ratio}",
+    )
+
+
+def curve_table(outcome: Outcome) -> Table:
+    """Both curves at the steps where the models were validated: training loss since the last one, validation loss."""
+    names = list(outcome.curves)
+    marks = [step for step, _ in outcome.curves[names[0]].validation]
+    cells = []
+    for index in _spread(len(marks), _CURVE_ROWS):
+        since, step = marks[index - 1] if index else 0, marks[index]
+        training = [f"{fmean(outcome.curves[name].losses[since:step]):.4f}" for name in names]
+        validation = [f"{outcome.curves[name].validation[index][1]:.4f}" for name in names]
+        cells.append((str(step), *training, *validation))
+    columns = ("steps", *(f"training: {name}" for name in names), *(f"validation: {name}" for name in names))
+    note = "Training: mean of the steps since the validation before."
+    return Table("Loss in bits per character", columns, cells, left=0, note=note)
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """At most `most` of the numbers below `count`, evenly spread, with the last one."""
+    if count <= most:
+        return list(range(count))
+    return [round((index + 1) * count / most) - 1 for index in range(most)]
+
+
+def problem_lines(rows: Sequence[Row]) -> list[str]:
+    """What went wrong, one line each."""
+    lines = []
+    for row in rows:
+        lines += [f"FAILED {row.problem}: {failure}" for failure in row.failures]
+        lines += [f"note {row.problem}: {note}" for note in row.notes]
+    return lines
+
+
+def run_json(environment: Environment, rows: Sequence[Row], seconds: float) -> dict[str, Any]:
+    """Everything about a run."""
+    return {
+        "environment": environment,
+        "peers": {name: peer.what for name, peer in PEERS.items()},
+        "seconds_per_problem": seconds,
+        "problems": [row.to_json() for row in rows],
+        "geometric_means": [mean.to_json() for mean in geometric_means(rows)],
+    }
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Readable JSON."""
+    path.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def chart_subtitle(environment: Environment) -> str:
+    """One line under a chart's title."""
+    return f"{environment['processor']}, threads: {environment['threads']}, torch {environment['torch']}"
+
+
+def write_report(
+    folder: Path,
+    environment: Environment,
+    rows: Sequence[Row] = (),
+    seconds: float = 0.0,
+    outcome: Outcome | None = None,
+) -> Path:
+    """Write report.md with its tables, and the JSON and charts of what was run, into an existing folder."""
+    parts = ["# fused_rnn against torch.nn", environment_table(environment).to_markdown()]
+    if rows:
+        write_json(folder / "results.json", run_json(environment, rows, seconds))
+        ratio_chart(rows, folder / "speed.png", chart_subtitle(environment))
+        for table in (parity_table(rows), speed_table(rows), means_table(geometric_means(rows))):
+            parts += [f"## {table.title}", table.to_markdown()]
+        parts += [f"- {line}" for line in problem_lines(rows)]
+        parts += ["![How many times faster than torch.nn](speed.png)", "All figures: [results.json](results.json)"]
+    if outcome:
+        write_json(folder / "char_lm.json", {"environment": environment, **outcome.to_json()})
+        loss_chart(outcome.curves, folder / "char_lm.png", outcome.title)
+        table = workload_table(outcome)
+        parts += ["## Workload: a character language model", outcome.title + ".", table.to_markdown()]
+        parts += [curve_table(outcome).to_markdown()]
+        parts += [outcome.verdict.line + "."] if outcome.verdict else []
+        parts += ["![Loss curves](char_lm.png)", "All figures: [char_lm.json](char_lm.json)"]
+        for name, text in outcome.texts.items():
+            if text:
+                opening = f"Written by the {name} model after {len(outcome.curves[name].losses)} steps (temperature "
+                parts += [f"{opening}{outcome.sampling.temperature:g}):", _fenced(outcome.sampling.prompt + text)]
+    path = folder / "report.md"
+    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    return path
+
+
+def _fenced(text: str) -> str:
+    """A block of code whose fence is longer than any in the text."""
+    fence = "~~~"
+    while fence in text:
+        fence += "~"
+    return f"{fence}text\n{text}\n{fence}"

@@ -1,0 +1,190 @@
+"""Runs problems: verifies each peer on it, then times the peers in turns, and keeps what was found."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .peers import BASELINE, PEERS, SUBJECT, Case, Peer, Prepared, oracle
+from .timing import Timing, geometric_mean, measure
+from .verify import Errors, failures
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from .problems import Problem
+
+
+@dataclass
+class Row:
+    """What was found on one problem."""
+
+    problem: Problem
+    threads: int
+    errors: dict[str, Errors] = field(default_factory=dict)  # by peer
+    timings: dict[str, Timing] = field(default_factory=dict)  # by peer; empty when verification failed
+    failures: list[str] = field(default_factory=list)  # of the subject
+    notes: list[str] = field(default_factory=list)  # other peers that could not run it
+
+    @property
+    def verified(self) -> bool:
+        """Whether the subject ran and was accurate."""
+        return not self.failures
+
+    @property
+    def ratio_minimum(self) -> float | None:
+        """How many times faster the subject is, by minimums."""
+        return self._ratio(minimum=True)
+
+    @property
+    def ratio_median(self) -> float | None:
+        """How many times faster the subject is, by medians."""
+        return self._ratio(minimum=False)
+
+    def _ratio(self, *, minimum: bool) -> float | None:
+        if BASELINE not in self.timings or SUBJECT not in self.timings:
+            return None
+        theirs, ours = self.timings[BASELINE], self.timings[SUBJECT]
+        return theirs.minimum / ours.minimum if minimum else theirs.median / ours.median
+
+    def gflops(self, peer: str) -> float:
+        """Thousand million operations a second at the peer's minimum."""
+        return self.problem.flops() / self.timings[peer].minimum / 1e9
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; times in seconds."""
+        peers: dict[str, dict[str, Any]] = {}
+        for name, errors in self.errors.items():
+            peers[name] = {"errors": {result: _finite(error) for result, error in errors.by_name.items()}}
+        for name, timing in self.timings.items():
+            peers[name] |= {
+                "minimum_s": timing.minimum,
+                "median_s": timing.median,
+                "samples": len(timing.samples),
+                "gflops": self.gflops(name),
+            }
+        return {
+            "problem": str(self.problem),
+            "flops": self.problem.flops(),
+            "threads": self.threads,
+            "verified": self.verified,
+            "failures": self.failures,
+            "notes": self.notes,
+            "peers": peers,
+            "ratio_minimum": self.ratio_minimum,
+            "ratio_median": self.ratio_median,
+        }
+
+
+def _finite(error: float) -> float | str:
+    """JSON has no infinity."""
+    return error if math.isfinite(error) else "not finite"
+
+
+def run_problem(problem: Problem, seconds: float, peers: Mapping[str, Peer] = PEERS, seed: int = 0) -> Row:
+    """Verify, then time for about `seconds`; what goes wrong is written into the row, so that the next still runs."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="LSTM with projections is not supported with oneDNN")
+        return _run_problem(problem, seconds, peers, seed)
+
+
+def _run_problem(problem: Problem, seconds: float, peers: Mapping[str, Peer], seed: int) -> Row:
+    row = Row(problem, torch.get_num_threads())
+    try:
+        case = Case.draw(problem, seed)
+        exact = {with_state: oracle(case, with_state=with_state) for with_state in (True, False)}
+    except Exception as error:  # noqa: BLE001 - a problem too large for the memory must not end the run
+        row.failures.append(f"cannot make the case: {_one_line(error)}")
+        return row
+    ready: dict[str, Prepared] = {}
+    for name, peer in peers.items():
+        try:
+            prepared = peer.prepare(case)
+            errors = Errors()
+            for with_state, values in exact.items():
+                errors.add(prepared.results(with_state=with_state), values)
+        except Exception as error:  # noqa: BLE001 - reported in the row
+            lines = row.failures if name == SUBJECT else row.notes
+            lines.append(f"{name} cannot run it: {_one_line(error)}")
+            continue
+        ready[name], row.errors[name] = prepared, errors
+    if SUBJECT in ready:
+        row.failures += failures(row.errors[SUBJECT], row.errors.get(BASELINE), problem.dtype)
+    if row.verified:
+        row.timings = measure({name: prepared.step for name, prepared in ready.items()}, seconds)
+    return row
+
+
+def _one_line(error: Exception) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"
+
+
+@contextmanager
+def thread_count(threads: int | None) -> Iterator[int]:
+    """torch's number of threads inside, put back at the end; None leaves it as it is."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Geometric means of the ratios of one regime."""
+
+    regime: str
+    problems: int
+    ratio_minimum: float
+    ratio_median: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return dict(vars(self))
+
+
+def regimes(problem: Problem) -> list[str]:
+    """The means that a problem enters: cell and mode (and type, where not float32), and for the LSTM its size class."""
+    cell = "rnn" if problem.cell.startswith("rnn_") else problem.cell
+    if problem.dtype != torch.float32:
+        return [f"{cell} {problem.mode} {problem.dtype_name}"]
+    groups = [f"{cell} {problem.mode}"]
+    if cell == "lstm":
+        if problem.hidden_size <= 64:
+            groups.append(f"lstm {problem.mode} H<=64")
+        elif problem.hidden_size >= 512:
+            groups.append(f"lstm {problem.mode} H>=512")
+        elif 128 <= problem.hidden_size <= 256 and problem.batch <= 4:
+            groups.append(f"lstm {problem.mode} H 128..256 B<=4")
+        elif 128 <= problem.hidden_size <= 256 and problem.batch >= 8:
+            groups.append(f"lstm {problem.mode} H 128..256 B>=8")
+    return groups
+
+
+def geometric_means(rows: Iterable[Row]) -> list[Mean]:
+    """One mean for each regime that has a timed problem, in order of name, then `all`."""
+    groups: dict[str, list[Row]] = {}
+    everything: list[Row] = []
+    for row in rows:
+        if row.ratio_minimum is None:
+            continue
+        everything.append(row)
+        for regime in regimes(row.problem):
+            groups.setdefault(regime, []).append(row)
+    ordered = dict(sorted(groups.items())) | ({"all": everything} if everything else {})
+    return [
+        Mean(
+            regime,
+            len(members),
+            geometric_mean(row.ratio_minimum or 1.0 for row in members),
+            geometric_mean(row.ratio_median or 1.0 for row in members),
+        )
+        for regime, members in ordered.items()
+    ]
