@@ -1,28 +1,18 @@
-"""The one table of tolerances, and the rule against torch.nn's own error."""
+"""The tolerances of the tests: the table that the benchmark verifies by, and the rule against torch.nn's own error."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
+
+from bench.verify import TOLERANCES
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+__all__ = ["TOLERANCES", "allowed_error", "relative_error"]
 
-class Tolerance(NamedTuple):
-    """Largest error in the maximum norm, relative to the largest value, against the float64 oracle."""
-
-    outputs: float
-    gradients: float
-
-
-TOLERANCES = {
-    torch.float32: Tolerance(outputs=2e-6, gradients=5e-6),
-    torch.float64: Tolerance(outputs=1e-13, gradients=1e-12),
-    torch.bfloat16: Tolerance(outputs=2e-2, gradients=1e-1),
-    torch.float16: Tolerance(outputs=3e-3, gradients=2e-2),
-}
 # The error may be this many times that of torch.nn on the same input, plus this many roundings.
 TIMES_TORCH = 2.0
 ROUNDINGS = 4.0
