@@ -14,8 +14,12 @@ constexpr double kFarLoadCycles = 5.0;         // from L3
 constexpr double kNearBytes = 0.75 * 1048576;  // of weights that stay near one core, beside everything else
 constexpr double kTileCycles = 60;             // entering a tile
 constexpr double kUpdateCycles = 55;           // the cell's arithmetic and memory traffic, per gate vector and row
-constexpr double kBarrierCycles = 500;         // per barrier, with the cache misses that follow it
 constexpr double kRegionCycles = 2500;         // starting one more thread, once per call
+
+// A barrier costs 500 cycles with the cache misses that follow it. The rest is a premium: where another process
+// displaces one thread, each barrier takes some 90 us, and a gain of a fraction of a microsecond a step is not worth
+// that.
+constexpr double kBarrierCycles = 1500;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 

@@ -1,6 +1,8 @@
 // Which part of a recurrence one thread of a plan works on, and whom it has to wait for.
 #pragma once
 
+#include <new>
+
 #include "cpu/arena.h"
 #include "cpu/plan.h"
 #include "cpu/product.h"
@@ -28,7 +30,7 @@ class Barriers {
 
   // Call once, before the team starts.
   void reset() const {
-    for (int i = 0; i < 1 + plan_.direction_parts * plan_.row_parts; ++i) barriers_[i] = Barrier{};
+    for (int i = 0; i < 1 + plan_.direction_parts * plan_.row_parts; ++i) new (&barriers_[i]) Barrier;
   }
 
   void wait_for_team() const { barriers_[0].wait(plan_.threads()); }

@@ -1,13 +1,16 @@
 // A team of threads that starts together, and the barrier its members meet at.
 #pragma once
 
+#include <atomic>
+
 namespace fused_rnn {
 
-// Lets `count` threads meet. Whatever a member wrote before wait() is visible to every member after it. Spins for a few
-// microseconds, then yields the processor at each look, so that a busy neighbour costs a time slice and not more.
+// Lets `count` threads meet. Whatever a member wrote before wait() is visible to every member after it. Who waits spins
+// for a little longer than steps differ, then sleeps: its processor is then free for the member that a busy neighbour
+// has displaced. (Yielding instead keeps the processor occupied, and a call of 0.3 ms took 11 beside one busy process.)
 struct Barrier {
-  alignas(64) int arrived = 0;
-  alignas(64) int phase = 0;
+  alignas(64) std::atomic<int> arrived = 0;
+  alignas(64) std::atomic<int> phase = 0;
 
   void wait(int count);
 };
