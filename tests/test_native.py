@@ -15,7 +15,7 @@ from tests import native_build
 NATIVE = native_build.ROOT / "tests" / "native"
 SOURCES = sorted(path.stem for path in NATIVE.glob("test_*.cpp"))
 # Parts of the library that are not headers, for the tests that need them.
-LINKED = {"test_sweep": ["csrc/cpu/team.cpp"]}
+LINKED = {"test_sweep": ["csrc/cpu/team.cpp"], "test_team": ["csrc/cpu/team.cpp"]}
 INSTRUCTION_SETS = native_build.runnable_instruction_sets()
 FLAVOURS = [*INSTRUCTION_SETS, "sanitized"]
 Build = Callable[[str, str], Path]
@@ -60,5 +60,5 @@ def test_native_program_reports_no_failure(source: str, flavour: str, build: Bui
 
 
 def test_every_native_source_is_listed() -> None:
-    assert set(SOURCES) >= {"test_cells", "test_storage", "test_sweep", "test_vec_math"}
+    assert set(SOURCES) >= {"test_cells", "test_storage", "test_sweep", "test_team", "test_vec_math"}
     assert {path.stem for path in NATIVE.glob("*.cpp")} == set(SOURCES)

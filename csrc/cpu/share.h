@@ -1,8 +1,6 @@
 // Which part of a recurrence one thread of a plan works on, and whom it has to wait for.
 #pragma once
 
-#include <new>
-
 #include "cpu/arena.h"
 #include "cpu/plan.h"
 #include "cpu/product.h"
@@ -29,9 +27,7 @@ class Barriers {
       : plan_(plan), barriers_(arena.take<Barrier>(1 + plan.direction_parts * plan.row_parts)) {}
 
   // Call once, before the team starts.
-  void reset() const {
-    for (int i = 0; i < 1 + plan_.direction_parts * plan_.row_parts; ++i) new (&barriers_[i]) Barrier;
-  }
+  void reset() const { Barrier::make(barriers_, 1 + plan_.direction_parts * plan_.row_parts); }
 
   void wait_for_team() const { barriers_[0].wait(plan_.threads()); }
 

@@ -1,6 +1,8 @@
 // Threads by OpenMP, whose pool is the one torch uses, so that torch.set_num_threads governs both.
 #include "cpu/team.h"
 
+#include <new>
+
 #if defined(_OPENMP)
 #include <omp.h>
 #endif
@@ -22,21 +24,30 @@ constexpr int kSpins = 400;
 
 }  // namespace
 
+void Barrier::make(Barrier* memory, int count) {
+  for (int i = 0; i < count; ++i) new (memory + i) Barrier;
+}
+
 void Barrier::wait(int count) {
   if (count <= 1) return;
-  const int before = phase.load(std::memory_order_relaxed);
-  if (arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == count) {
-    arrived.store(0, std::memory_order_relaxed);
-    // Release: publishes what all members, gathered by the read-modify-writes above, wrote before.
-    phase.store(before + 1, std::memory_order_release);
-    phase.notify_all();
+  const int before = phase_.load(std::memory_order_relaxed);
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == count) {
+    arrived_.store(0, std::memory_order_relaxed);
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      // Release: publishes what all members, gathered by the read-modify-writes above, wrote before.
+      phase_.store(before + 1, std::memory_order_release);
+    }
+    changed_.notify_all();
     return;
   }
+  const auto passed = [&] { return phase_.load(std::memory_order_acquire) != before; };
   for (int spin = 0; spin < kSpins; ++spin) {
-    if (phase.load(std::memory_order_acquire) != before) return;
+    if (passed()) return;
     pause();
   }
-  phase.wait(before, std::memory_order_acquire);
+  std::unique_lock<std::mutex> lock(mutex_);
+  changed_.wait(lock, passed);
 }
 
 bool run_team(int threads, void (*body)(void*, int), void* context) {

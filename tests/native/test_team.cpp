@@ -1,0 +1,80 @@
+// Tests the barrier with more threads than processors, so that members sleep and are displaced, and the team itself.
+#include "cpu/team.h"
+
+#include <atomic>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "check.h"
+
+namespace {
+
+using namespace fused_rnn;
+using test::check;
+
+// Every member writes its slot, waits, and must find all slots written; a second wait ends the reading.
+void check_rounds(int threads, int rounds) {
+  alignas(Barrier) unsigned char memory[sizeof(Barrier)];
+  Barrier::make(reinterpret_cast<Barrier*>(memory), 1);
+  Barrier& barrier = *reinterpret_cast<Barrier*>(memory);
+  std::vector<int> slots(static_cast<size_t>(threads), -1);
+  std::atomic<int> stale = 0;
+  std::vector<std::thread> members;
+  for (int member = 0; member < threads; ++member) {
+    members.emplace_back([&, member] {
+      for (int round = 0; round < rounds; ++round) {
+        slots[static_cast<size_t>(member)] = round;
+        barrier.wait(threads);
+        for (const int slot : slots) stale += slot != round;
+        barrier.wait(threads);
+      }
+    });
+  }
+  for (std::thread& member : members) member.join();
+  check(stale == 0, std::to_string(stale) + " stale reads with " + std::to_string(threads) + " threads");
+}
+
+void what_is_written_before_the_barrier_is_read_after_it() {
+  for (const int threads : {1, 2, 3, 8}) check_rounds(threads, threads > 2 ? 2000 : 50000);
+}
+
+struct Calls {
+  std::atomic<int> seen[4] = {};
+};
+
+void every_member_of_a_team_runs_once_or_none_does() {
+  for (const int threads : {1, 2, 4}) {
+    Calls calls;
+    const bool complete =
+        run_team(threads, [](void* context, int thread) { ++static_cast<Calls*>(context)->seen[thread]; }, &calls);
+    for (int thread = 0; thread < threads; ++thread) {
+      check(calls.seen[thread] == (complete ? 1 : 0), "thread " + std::to_string(thread) + " runs once");
+    }
+    check(complete || threads > 1, "a team of one always runs");
+  }
+}
+
+void a_team_inside_a_parallel_region_is_refused() {
+  bool refused = true;
+#if defined(_OPENMP)
+#pragma omp parallel num_threads(2) reduction(&& : refused)
+  {
+    Calls calls;
+    const bool complete =
+        run_team(2, [](void* context, int thread) { ++static_cast<Calls*>(context)->seen[thread]; }, &calls);
+    refused = !complete && calls.seen[0] == 0 && calls.seen[1] == 0;
+  }
+#endif
+  check(refused, "nested teams are refused with nothing run");
+}
+
+}  // namespace
+
+int main() {
+  return test::run({
+      {"what is written before the barrier is read after it", what_is_written_before_the_barrier_is_read_after_it},
+      {"every member of a team runs once, or none does", every_member_of_a_team_runs_once_or_none_does},
+      {"a team inside a parallel region is refused", a_team_inside_a_parallel_region_is_refused},
+  });
+}
