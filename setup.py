@@ -40,7 +40,13 @@ ISA_FLAGS = {
     "avx2": ["-mavx2", "-mfma", "-mf16c"],
     "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c", "-mprefer-vector-width=512"],
 }
-CXX20_PROBE = "#include <concepts>\ntemplate <std::integral T> T f(T x) { return x; }\nint main() { return f(0); }\n"
+# Concepts, and the vector shuffle that gcc has from version 12 on.
+CXX20_PROBE = """
+#include <concepts>
+template <std::integral T> T f(T x) { return x; }
+using Vector [[gnu::vector_size(16)]] = int;
+int main() { return f(__builtin_shufflevector(Vector{}, Vector{}, 1, 0, 3, 2)[0]); }
+"""
 OPENMP_PROBE = "#include <omp.h>\nint main() { return omp_get_max_threads() < 1; }\n"
 
 
@@ -86,9 +92,9 @@ def find_toolchain() -> Toolchain:
     names = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
     compiler = next((words for words in map(shlex.split, names) if shutil.which(words[0])), None)
     if compiler is None:
-        raise fail(f"no C++ compiler found (looked for {', '.join(names)}): install g++ 11 or newer, or set CXX.")
+        raise fail(f"no C++ compiler found (looked for {', '.join(names)}): install g++ 12 or newer, or set CXX.")
     if not compiles(compiler, CXX20_PROBE, "-std=c++20"):
-        raise fail(f"{shlex.join(compiler)} does not compile C++20: install g++ 11 or newer, or set CXX.")
+        raise fail(f"{shlex.join(compiler)} does not compile C++20: install g++ 12 or newer, or set CXX.")
     x86_64 = output_of([*compiler, "-dumpmachine"]).startswith("x86_64")
     openmp = compiles(compiler, OPENMP_PROBE, "-fopenmp")
     # torch has loaded an OpenMP runtime before this module is imported, under a file name that differs between wheels.
