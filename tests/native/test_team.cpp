@@ -21,6 +21,7 @@ void check_rounds(int threads, int rounds) {
   std::vector<int> slots(static_cast<size_t>(threads), -1);
   std::atomic<int> stale = 0;
   std::vector<std::thread> members;
+  members.reserve(static_cast<size_t>(threads));
   for (int member = 0; member < threads; ++member) {
     members.emplace_back([&, member] {
       for (int round = 0; round < rounds; ++round) {
