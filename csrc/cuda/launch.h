@@ -1,0 +1,109 @@
+// How a kernel object is launched, on a GPU or in the emulator: the shape, and the errors of every call checked.
+#pragma once
+
+#include <cstddef>
+#include <stdexcept>
+#include <string>
+
+#include "cuda/device.h"
+
+namespace fused_rnn::cuda {
+
+using Stream = void*;  // cudaStream_t, so that callers need no CUDA header
+
+struct LaunchShape {
+  unsigned grid_x = 1, grid_y = 1, grid_z = 1;
+  unsigned threads = kWarpLanes;
+  size_t shared_bytes = 0;   // dynamic
+  unsigned cluster = 1;      // blocks along x that reach each other's shared memory
+  bool cooperative = false;  // all blocks resident at once, as sync_grid needs
+};
+
+#if defined(__CUDACC__)
+
+inline void check(cudaError_t error, const char* call) {
+  if (error == cudaSuccess) return;
+  throw std::runtime_error(std::string("fused_rnn: ") + call + ": " + cudaGetErrorString(error));
+}
+
+template <class Kernel>
+__global__ void __launch_bounds__(Kernel::kThreads) run_kernel(const __grid_constant__ Kernel kernel) {
+  kernel();
+}
+
+// A shape in the runtime's words; the attributes live as long as this.
+template <class Kernel>
+struct LaunchConfig {
+  cudaLaunchAttribute attributes[2] = {};
+  cudaLaunchConfig_t config = {};
+
+  LaunchConfig(const LaunchShape& shape, Stream stream) {
+    constexpr size_t kSharedWithoutAsking = 48 * 1024;
+    constexpr unsigned kPortableCluster = 8;
+    if (shape.shared_bytes > kSharedWithoutAsking) {
+      check(cudaFuncSetAttribute(run_kernel<Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 static_cast<int>(shape.shared_bytes)),
+            "cudaFuncSetAttribute(MaxDynamicSharedMemorySize)");
+    }
+    if (shape.cluster > kPortableCluster) {
+      check(cudaFuncSetAttribute(run_kernel<Kernel>, cudaFuncAttributeNonPortableClusterSizeAllowed, 1),
+            "cudaFuncSetAttribute(NonPortableClusterSizeAllowed)");
+    }
+    config.gridDim = dim3(shape.grid_x, shape.grid_y, shape.grid_z);
+    config.blockDim = dim3(shape.threads);
+    config.dynamicSmemBytes = shape.shared_bytes;
+    config.stream = static_cast<cudaStream_t>(stream);
+    config.attrs = attributes;
+    if (shape.cluster > 1) {
+      cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
+      attribute.id = cudaLaunchAttributeClusterDimension;
+      attribute.val.clusterDim.x = shape.cluster;
+      attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+    }
+    if (shape.cooperative) {
+      cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
+      attribute.id = cudaLaunchAttributeCooperative;
+      attribute.val.cooperative = 1;
+    }
+  }
+  LaunchConfig(const LaunchConfig&) = delete;
+  LaunchConfig& operator=(const LaunchConfig&) = delete;
+};
+
+// Enqueues the kernel on a stream of the current device; throws std::runtime_error with the name of the failed call.
+template <class Kernel>
+void launch(const Kernel& kernel, const LaunchShape& shape, Stream stream) {
+  const LaunchConfig<Kernel> launch_config(shape, stream);
+  check(cudaLaunchKernelEx(&launch_config.config, run_kernel<Kernel>, kernel), "cudaLaunchKernelEx");
+}
+
+// How many clusters of this shape the current device can run at once.
+template <class Kernel>
+int active_clusters(const LaunchShape& shape) {
+  const LaunchConfig<Kernel> launch_config(shape, nullptr);
+  int clusters = 0;
+  check(cudaOccupancyMaxActiveClusters(&clusters, run_kernel<Kernel>, &launch_config.config),
+        "cudaOccupancyMaxActiveClusters");
+  return clusters;
+}
+
+#else
+
+// The emulator runs it to completion; a broken rule throws.
+template <class Kernel>
+void launch(const Kernel& kernel, const LaunchShape& shape, Stream /*stream*/) {
+  static_assert(Kernel::kThreads <= 1024);
+  if (shape.threads > Kernel::kThreads) throw std::runtime_error("more threads than the kernel's bound");
+  emulator::run(
+      {shape.grid_x, shape.grid_y, shape.grid_z, shape.threads, shape.shared_bytes, shape.cluster, shape.cooperative},
+      [](const void* object) { (*static_cast<const Kernel*>(object))(); }, &kernel);
+}
+
+template <class Kernel>
+int active_clusters(const LaunchShape& /*shape*/) {
+  return 1;
+}
+
+#endif
+
+}  // namespace fused_rnn::cuda

@@ -1,0 +1,362 @@
+// The emulator's scheduler: fibers, and the events that wake them.
+#include "emulator.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <random>
+#include <stdexcept>
+
+#include "machine_state.h"
+
+namespace fused_rnn::emulator {
+
+namespace {
+
+std::mt19937_64 random_order;
+std::string skipped;
+std::vector<std::string> sites;
+
+std::string describe(const Where& where) {
+  const std::string file = where.file_name();
+  return file.substr(file.find_last_of('/') + 1) + ":" + std::to_string(where.line());
+}
+
+// Notes the place; whether the synchronisation there is to be left out.
+bool skips(const Where& where) {
+  // The same few places come again and again.
+  static const char* last_file = nullptr;
+  static unsigned last_line = 0;
+  if (where.file_name() != last_file || where.line() != last_line) {
+    last_file = where.file_name();
+    last_line = where.line();
+    const std::string site = describe(where);
+    if (std::find(sites.begin(), sites.end(), site) == sites.end()) sites.push_back(site);
+  }
+  return !skipped.empty() && describe(where) == skipped;
+}
+
+class Machine {
+ public:
+  Machine(const Shape& shape, void (*kernel)(const void*), const void* object)
+      : shape_(shape), kernel_(kernel), object_(object) {}
+
+  void run() {
+    if (shape_.threads % kLanes != 0 || shape_.grid_x % shape_.cluster != 0) {
+      throw std::logic_error("the emulator runs whole warps and whole clusters");
+    }
+    std::vector<std::array<unsigned, 3>> groups;  // the first block of each cluster
+    for (unsigned z = 0; z < shape_.grid_z; ++z) {
+      for (unsigned y = 0; y < shape_.grid_y; ++y) {
+        for (unsigned x = 0; x < shape_.grid_x; x += shape_.cluster) groups.push_back({x, y, z});
+      }
+    }
+    std::shuffle(groups.begin(), groups.end(), random_order);
+    // Blocks that need not meet are run one cluster after another: the hardware may do so, too.
+    const size_t together = shape_.cooperative ? groups.size() : 1;
+    for (size_t first = 0; first < groups.size(); first += together) {
+      for (size_t i = first; i < first + together; ++i) start_cluster(groups[i]);
+      schedule();
+      forget();
+    }
+  }
+
+  Thread* current = nullptr;
+  std::string failure;
+
+  // Gives the processor back; returns when the thread is chosen again.
+  void yield() { current->fiber.leave(); }
+  void wait(const Where& where) {
+    current->state = Thread::kWaiting;
+    current->waits_at = where;
+    yield();
+  }
+  static void wake(std::vector<Thread*>& threads) {
+    for (Thread* thread : threads) thread->state = Thread::kReady;
+    threads.clear();
+  }
+  void meet(Meeting& meeting, int expected, const Where& where) {
+    if (meeting.waiting.empty()) {
+      meeting.first = where;
+    } else if (describe(meeting.first) != describe(where)) {
+      throw std::logic_error("barrier divergence: threads at " + describe(meeting.first) + " and " + describe(where));
+    }
+    meeting.waiting.push_back(current);
+    if (static_cast<int>(meeting.waiting.size()) == expected) {
+      wake(meeting.waiting);
+      // A thread other than the last may go first.
+      yield();
+    } else {
+      wait(where);
+    }
+  }
+  int blocks_running() const { return running_blocks_; }
+  Meeting grid_meeting;
+  std::vector<Flight> flights;
+
+  void settle(Block& block, void* barrier) {
+    Phase& phase = block.barriers.at(barrier);
+    if (phase.pending != 0 || phase.bytes != 0) return;
+    phase.pending = phase.arrivals;
+    phase.parity ^= 1;
+    wake(phase.waiting);
+  }
+
+ private:
+  void start_cluster(const std::array<unsigned, 3>& first) {
+    clusters_.push_back(std::make_unique<Cluster>());
+    Cluster& cluster = *clusters_.back();
+    for (unsigned rank = 0; rank < shape_.cluster; ++rank) {
+      blocks_.push_back(std::make_unique<Block>());
+      Block& block = *blocks_.back();
+      cluster.blocks.push_back(&block);
+      block.cluster = &cluster;
+      block.running = static_cast<int>(shape_.threads);
+      block.dynamic = std::make_unique<Memory>(shape_.shared_bytes);
+      forbid_beyond(block.dynamic->data, block.dynamic->bytes, Memory::rounded(block.dynamic->bytes, 128));
+      for (unsigned t = 0; t < shape_.threads; ++t) {
+        threads_.push_back(std::make_unique<Thread>());
+        Thread& thread = *threads_.back();
+        if (t % kLanes == 0) warps_.push_back(std::make_unique<Warp>());
+        thread.warp = warps_.back().get();
+        thread.warp->threads.push_back(&thread);
+        thread.block = &block;
+        block.threads.push_back(&thread);
+        thread.place = {static_cast<int>(t),
+                        static_cast<int>(shape_.threads),
+                        {static_cast<int>(first[0] + rank), static_cast<int>(first[1]), static_cast<int>(first[2])},
+                        static_cast<int>(rank),
+                        static_cast<int>(shape_.cluster)};
+        thread.fiber.start([](void* self) { static_cast<Machine*>(self)->body(); }, this);
+      }
+    }
+    cluster.running = static_cast<int>(shape_.cluster * shape_.threads);
+    running_blocks_ += static_cast<int>(shape_.cluster);
+  }
+
+  void body() {
+    try {
+      kernel_(object_);
+      leave_kernel();
+    } catch (const std::exception& error) {
+      failure = error.what();
+    }
+    current->state = Thread::kDone;
+  }
+
+  void leave_kernel() {
+    Block& block = *current->block;
+    const auto missed = [&](const Meeting& meeting) {
+      if (meeting.waiting.empty()) return;
+      throw std::logic_error("barrier divergence: a thread has left the kernel, others wait at " +
+                             describe(meeting.first));
+    };
+    missed(block.meeting);
+    missed(block.cluster->meeting);
+    missed(current->warp->meeting);
+    --block.cluster->running;
+    if (--block.running > 0) return;
+    --running_blocks_;
+    for (const Flight& flight : flights) {
+      if (flight.target == &block) {
+        throw std::logic_error("a block has ended before the store from " + describe(flight.where) + " arrived");
+      }
+    }
+  }
+
+  void schedule() {
+    size_t live = warps_.size();
+    std::vector<Warp*> warps;
+    for (const auto& warp : warps_) warps.push_back(warp.get());
+    while (live > 0) {
+      deliver_some();
+      // The first warp that can run, from a random place on.
+      const size_t start = random_order() % live;
+      size_t tried = 0;
+      for (; tried < live && !step(*warps[(start + tried) % live]); ++tried) {
+      }
+      if (tried == live && !deliver_one()) throw std::logic_error("deadlock: " + who_waits());
+      if (tried < live) {
+        const size_t chosen = (start + tried) % live;
+        if (std::all_of(warps[chosen]->threads.begin(), warps[chosen]->threads.end(),
+                        [](const Thread* thread) { return thread->state == Thread::kDone; })) {
+          std::swap(warps[chosen], warps[--live]);
+        }
+      }
+    }
+    if (!flights.empty()) throw std::logic_error("a store from " + describe(flights[0].where) + " never arrived");
+  }
+
+  // Lets each lane that can run go on once.
+  bool step(Warp& warp) {
+    bool ran = false;
+    for (Thread* thread : warp.threads) {
+      if (thread->state != Thread::kReady) continue;
+      ran = true;
+      current = thread;
+      thread->fiber.enter();
+      if (!failure.empty()) throw std::logic_error(failure);
+    }
+    return ran;
+  }
+
+  void deliver_some() {
+    while (!flights.empty() && random_order() % (flights.size() + 2) > 1) deliver_one();
+  }
+  bool deliver_one() {
+    if (flights.empty()) return false;
+    std::swap(flights[random_order() % flights.size()], flights.back());
+    const Flight flight = std::move(flights.back());
+    flights.pop_back();
+    std::memcpy(flight.to, flight.value.data(), flight.value.size());
+    flight.target->barriers.at(flight.barrier).bytes -= static_cast<int64_t>(flight.value.size());
+    settle(*flight.target, flight.barrier);
+    return true;
+  }
+
+  std::string who_waits() const {
+    std::map<std::string, int> counts;
+    for (const auto& thread : threads_) {
+      if (thread->state == Thread::kWaiting) ++counts[describe(thread->waits_at)];
+    }
+    std::string text;
+    for (const auto& [where, count] : counts) {
+      text += (text.empty() ? "" : ", ") + std::to_string(count) + " threads at " + where;
+    }
+    return text;
+  }
+
+  void forget() {
+    threads_.clear();
+    warps_.clear();
+    blocks_.clear();
+    clusters_.clear();
+  }
+
+  Shape shape_;
+  void (*kernel_)(const void*);
+  const void* object_;
+  std::vector<std::unique_ptr<Thread>> threads_;
+  std::vector<std::unique_ptr<Warp>> warps_;
+  std::vector<std::unique_ptr<Block>> blocks_;
+  std::vector<std::unique_ptr<Cluster>> clusters_;
+  int running_blocks_ = 0;
+};
+
+Machine* machine = nullptr;
+
+}  // namespace
+
+void run(const Shape& shape, void (*kernel)(const void*), const void* object) {
+  Machine one(shape, kernel, object);
+  machine = &one;
+  one.run();
+  machine = nullptr;
+}
+
+void set_seed(uint64_t seed) { random_order.seed(seed); }
+std::vector<std::string> synchronisation_sites() { return sites; }
+void skip_synchronisation(const std::string& site) { skipped = site; }
+
+const Place& place() { return machine->current->place; }
+
+void maybe_preempt() {
+  if (random_order() % 16 == 0) machine->yield();
+}
+
+void sync_block(const Where& where) {
+  if (skips(where)) return;
+  Block& block = *machine->current->block;
+  if (block.running < static_cast<int>(block.threads.size())) {
+    throw std::logic_error("barrier divergence: a thread has left the kernel, others come to " + describe(where));
+  }
+  machine->meet(block.meeting, block.running, where);
+}
+
+void sync_warp(const Where& where) {
+  if (!skips(where)) machine->meet(machine->current->warp->meeting, kLanes, where);
+}
+
+void sync_cluster(const Where& where) {
+  if (skips(where)) return;
+  Cluster& cluster = *machine->current->block->cluster;
+  machine->meet(cluster.meeting, cluster.running, where);
+}
+
+void sync_grid(const Where& where) {
+  if (skips(where)) return;
+  const Block& block = *machine->current->block;
+  machine->meet(machine->grid_meeting, machine->blocks_running() * static_cast<int>(block.threads.size()), where);
+}
+
+const unsigned char* exchange_in_warp(const void* own, size_t bytes, const Where& where) {
+  if (bytes > kRecord) throw std::logic_error("exchange_in_warp: record too large");
+  maybe_preempt();
+  Warp& warp = *machine->current->warp;
+  // Read before the meeting: the last lane to come starts the next generation for all.
+  unsigned char* records = warp.records[warp.generation & 1];
+  std::memcpy(records + (machine->current->place.thread % kLanes) * bytes, own, bytes);
+  if (warp.meeting.waiting.size() == kLanes - 1) ++warp.generation;
+  machine->meet(warp.meeting, kLanes, where);
+  return records;
+}
+
+unsigned char* dynamic_shared() { return machine->current->block->dynamic->data; }
+
+unsigned char* static_shared(const void* key, size_t bytes, size_t alignment) {
+  auto& object = machine->current->block->objects[key];
+  if (!object) object = std::make_unique<Memory>(bytes, std::max<size_t>(alignment, 16));
+  return object->data;
+}
+
+unsigned char* in_peer(const unsigned char* own, int rank) {
+  const Block& block = *machine->current->block;
+  const std::vector<Block*>& blocks = block.cluster->blocks;
+  if (!block.owns(own, 0)) throw std::logic_error("peer_address of what is not in the block's own shared memory");
+  if (rank < 0 || rank >= static_cast<int>(blocks.size())) throw std::logic_error("peer_address: no such rank");
+  return blocks[rank]->dynamic->data + (own - block.dynamic->data);
+}
+
+void init_barrier(void* barrier, int arrivals) {
+  machine->current->block->barriers[barrier] = {arrivals, arrivals, 0, 0, {}};
+}
+
+void arrive_expecting(void* barrier, int bytes, const Where& where) {
+  if (skips(where)) return;
+  maybe_preempt();
+  Block& block = *machine->current->block;
+  Phase& phase = block.barriers.at(barrier);
+  if (phase.pending == 0) throw std::logic_error("too many arrivals at " + describe(where));
+  --phase.pending;
+  phase.bytes += bytes;
+  machine->settle(block, barrier);
+}
+
+void wait_parity(void* barrier, int parity, const Where& where) {
+  if (skips(where)) return;
+  maybe_preempt();
+  Phase& phase = machine->current->block->barriers.at(barrier);
+  // Complete means that the barrier is in the phase of the other parity.
+  while (phase.parity == parity) {
+    phase.waiting.push_back(machine->current);
+    machine->wait(where);
+  }
+}
+
+void store_async(unsigned char* to, const void* value, size_t bytes, unsigned char* barrier, const Where& where) {
+  maybe_preempt();
+  if (reinterpret_cast<uintptr_t>(to) % bytes != 0) throw std::logic_error("misaligned store at " + describe(where));
+  for (Block* block : machine->current->block->cluster->blocks) {
+    if (!block->owns(to, bytes)) continue;
+    if (block->running == 0) throw std::logic_error("store to a block that has ended, at " + describe(where));
+    if (!block->barriers.contains(barrier)) {
+      throw std::logic_error("the barrier is not an initialised one of the block stored to, at " + describe(where));
+    }
+    const auto* first = static_cast<const unsigned char*>(value);
+    machine->flights.push_back({block, to, barrier, {first, first + bytes}, where});
+    return;
+  }
+  throw std::logic_error("store outside the shared memory of the cluster, at " + describe(where));
+}
+
+}  // namespace fused_rnn::emulator

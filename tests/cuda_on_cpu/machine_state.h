@@ -1,0 +1,98 @@
+// What the emulator knows of a running kernel: threads, warps, blocks, clusters, and stores on their way.
+#pragma once
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "emulator.h"
+#include "fiber.h"
+
+namespace fused_rnn::emulator {
+
+constexpr int kLanes = 32;
+constexpr size_t kRecord = 32;  // most bytes that a lane gives to exchange_in_warp
+
+struct Block;
+struct Warp;
+
+struct Thread {
+  Place place{};
+  Warp* warp = nullptr;
+  Block* block = nullptr;
+  Fiber fiber;
+  enum { kReady, kWaiting, kDone } state = kReady;
+  Where waits_at;
+};
+
+// Threads meet here; the last one to come lets all go on.
+struct Meeting {
+  std::vector<Thread*> waiting;
+  Where first;
+};
+
+struct Warp {
+  std::vector<Thread*> threads;
+  Meeting meeting;
+  int generation = 0;
+  // Two sets: a lane may be in the next exchange before another has read this one, but not two ahead.
+  unsigned char records[2][kLanes * kRecord];
+};
+
+struct Phase {  // of a TransactionBarrier
+  int arrivals, pending;
+  int64_t bytes = 0;
+  int parity = 0;
+  std::vector<Thread*> waiting;
+};
+
+struct Memory {
+  explicit Memory(size_t size, size_t alignment = 128)
+      : bytes(size), data(static_cast<unsigned char*>(std::aligned_alloc(alignment, rounded(size, alignment)))) {
+    std::memset(data, 0xFF, rounded(size, alignment));
+  }
+  ~Memory() { std::free(data); }
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
+  // aligned_alloc wants a multiple of the alignment; the rest is made unreadable by forbid_beyond.
+  static size_t rounded(size_t size, size_t alignment) { return (size + alignment - 1) / alignment * alignment; }
+  size_t bytes;
+  unsigned char* data;
+};
+
+struct Cluster;
+struct Block {
+  Cluster* cluster;
+  std::vector<Thread*> threads;
+  int running;
+  Meeting meeting;
+  std::unique_ptr<Memory> dynamic;
+  std::map<const void*, std::unique_ptr<Memory>> objects;  // static_shared
+  std::map<void*, Phase> barriers;
+
+  bool owns(const unsigned char* pointer, size_t size) const {
+    const auto inside = [&](const Memory& memory) {
+      return pointer >= memory.data && pointer + size <= memory.data + memory.bytes;
+    };
+    return inside(*dynamic) ||
+           std::any_of(objects.begin(), objects.end(), [&](const auto& object) { return inside(*object.second); });
+  }
+};
+
+struct Cluster {
+  std::vector<Block*> blocks;
+  int running;
+  Meeting meeting;
+};
+
+struct Flight {  // a store on its way
+  Block* target;
+  unsigned char *to, *barrier;
+  std::vector<unsigned char> value;
+  Where where;
+};
+
+}  // namespace fused_rnn::emulator
