@@ -24,7 +24,8 @@ CSRC_RULES: dict[str, tuple[set[str], tuple[str, ...]]] = {
     "core": ({"core"}, ()),
     "cells": ({"core", "cells"}, ()),
     "cpu": ({"core", "cells", "cpu"}, ("omp.h", "sched.h", "immintrin.h", "arm_neon.h")),
-    "binding": ({"core", "cells", "cpu", "binding"}, ("torch/", "pybind11/")),
+    "cuda": ({"core", "cells", "cuda"}, ("cuda",)),
+    "binding": ({"core", "cells", "cpu", "cuda", "binding"}, ("torch/", "pybind11/")),
 }
 # Module of fused_rnn: the modules of the package that it may import.
 PACKAGE_RULES: dict[str, set[str]] = {
@@ -47,7 +48,7 @@ NATIVE_MARCH = "-march=" + "native"  # not spelled out, since this file is searc
 
 
 def cpp_files(root: Path) -> list[Path]:
-    folders = [root / "csrc", root / "tests" / "native"]
+    folders = [root / "csrc", root / "tests" / "native", root / "tests" / "cuda_on_cpu"]
     return sorted(
         path for folder in folders for path in folder.rglob("*") if path.suffix in {".h", ".cpp", ".cu", ".cuh"}
     )

@@ -3,7 +3,7 @@
 #pragma once
 
 #if defined(__CUDACC__)
-#define FUSED_RNN_HD __host__ __device__ __forceinline__
+#define FUSED_RNN_HD __host__ __device__ __attribute__((always_inline))
 #else
 #define FUSED_RNN_HD [[gnu::always_inline]]
 #endif
