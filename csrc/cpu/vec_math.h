@@ -43,21 +43,18 @@ struct MathConstants<double> {
                                        1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800};
 };
 
-// coefficients[0] + coefficients[1] x + ... by Estrin's scheme: neighbours are combined first, then pairs of them,
-// which takes log2(Size) steps of latency where Horner's rule takes Size.
+// terms[0] + terms[1] x + ... by Estrin's scheme: neighbours are combined first, then pairs of them, which takes
+// log2(Size) steps of latency where Horner's rule takes Size.
 template <int Size, class V>
-FUSED_RNN_INLINE V polynomial(const typename V::Scalar (&coefficients)[Size], V x) {
-  V terms[Size];
-#pragma GCC unroll 16
-  for (int i = 0; i < Size; ++i) terms[i] = V(coefficients[i]);
-#pragma GCC unroll 4
-  for (int size = Size; size > 1; size = (size + 1) / 2) {
-#pragma GCC unroll 8
-    for (int i = 0; i < size / 2; ++i) terms[i] = multiply_add(terms[2 * i + 1], x, terms[2 * i]);
-    if (size % 2 == 1) terms[size / 2] = terms[size - 1];
-    x = x * x;
+FUSED_RNN_INLINE V polynomial(const V (&terms)[Size], V x) {
+  if constexpr (Size == 1) {
+    return terms[0];
+  } else {
+    V pairs[(Size + 1) / 2];
+    for (int i = 0; i < Size / 2; ++i) pairs[i] = multiply_add(terms[2 * i + 1], x, terms[2 * i]);
+    if constexpr (Size % 2 == 1) pairs[Size / 2] = terms[Size - 1];
+    return polynomial(pairs, x * x);
   }
-  return terms[0];
 }
 
 template <class V>
@@ -79,7 +76,10 @@ FUSED_RNN_INLINE ExpParts<Vec<Real, Parts>> exp_parts(Vec<Real, Parts> x) {
   const V scale = V::map(
       [](Lanes bits) { return reinterpret_cast<Lanes>((reinterpret_cast<Ints>(bits) + K::kBias) << K::kMantissaBits); },
       rounded);
-  return {scale, multiply_add(polynomial(K::kTaylor, r), r * r, r)};
+  constexpr int kTerms = sizeof(K::kTaylor) / sizeof(Real);
+  V terms[kTerms];
+  for (int i = 0; i < kTerms; ++i) terms[i] = V(K::kTaylor[i]);
+  return {scale, multiply_add(polynomial(terms, r), r * r, r)};
 }
 
 // Raises to at least, or lowers to at most, the limit; a NaN stays.
