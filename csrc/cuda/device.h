@@ -6,17 +6,21 @@
 //
 //   thread_index, thread_count, lane_index, warp_index, block_x/y/z     blocks are one-dimensional, warps have 32 lanes
 //   sync_block, sync_warp                        every thread of the block, of the warp, must come
-//   shuffle, shuffle_xor, ballot                 whole warps only
+//   shuffle, shuffle_xor, ballot                 of 32 bits; whole warps only
 //   dynamic_shared, static_shared<T>             shared memory of the block: launch's bytes, one object of a type
 //   cluster_rank, cluster_size, sync_cluster     blocks that can reach each other's shared memory (sm_90 and newer)
 //   shared_address, peer_address, store_async    the address of one's own shared memory, the same place in a peer
 //   block,
 //                                                and a store there whose arrival a TransactionBarrier counts
 //   TransactionBarrier: init_barrier, publish_barriers, arrive_expecting, wait_parity
-//   sync_grid, atomic_add                        needs a cooperative launch: every block must be resident
-//   mma                                          16 x 8 += (16 x 16) (16 x 8) by one warp, float32 accumulation
+//   sync_blocks                                  a barrier of several blocks; needs a cooperative launch, since all of
+//                                                them must be resident
+//   mma                                          16 x 8 += (16 x K) (K x 8) by one warp, K = 16 or (TFloat32) 8, with
+//                                                float32 accumulation
 //   load_words, store_words                      16 bytes at once, aligned to 16
-//   to_float, round_float                        conversions, rounding to nearest even
+//   prefetch                                     brings the line of an address closer; the address may be wrong
+//   bits_to_float, float_to_bits                 the same 32 bits
+//   to_float, round_float, round_tfloat32        conversions, rounding to nearest (even; TFloat32: away from zero)
 //   fast_exp2, fast_reciprocal                   a few float32 roundings of error
 #pragma once
 
@@ -38,8 +42,8 @@ struct alignas(8) TransactionBarrier {
   uint64_t state;
 };
 
-// In global memory, zero before the launch.
-struct GridBarrier {
+// Counts the blocks that came to sync_blocks. In global memory, zero before the launch, each on a line of its own.
+struct alignas(128) BlockBarrier {
   uint32_t arrived;
 };
 
@@ -49,6 +53,10 @@ struct BFloat16 {
 };
 struct Float16 {
   uint16_t bits;
+};
+// float32 in memory, of which matrix products keep 11 bits of significand.
+struct TFloat32 {
+  float value;
 };
 
 }  // namespace fused_rnn::cuda

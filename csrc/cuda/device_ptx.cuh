@@ -34,20 +34,19 @@ FUSED_RNN_DEVICE T& static_shared() {
   return object;
 }
 
-FUSED_RNN_DEVICE uint32_t atomic_add(uint32_t* counter, uint32_t value) { return atomicAdd(counter, value); }
-
 // The counter only grows, by one per block and barrier, so that no block can overtake another by a whole round.
-FUSED_RNN_DEVICE void sync_grid(GridBarrier* barrier) {
+FUSED_RNN_DEVICE void sync_blocks(BlockBarrier* barrier, int blocks) {
   // What the block wrote is ordered before thread 0's release ...
   __syncthreads();
   if (thread_index() == 0) {
-    const uint32_t blocks = gridDim.x * gridDim.y * gridDim.z;
+    const uint32_t count = static_cast<uint32_t>(blocks);
     uint32_t seen;
     asm volatile("atom.add.acq_rel.gpu.u32 %0, [%1], 1;" : "=r"(seen) : "l"(&barrier->arrived) : "memory");
-    const uint32_t target = (seen / blocks + 1) * blocks;
-    do {
+    const uint32_t target = (seen / count + 1) * count;
+    ++seen;
+    while (static_cast<int32_t>(seen - target) < 0) {
       asm volatile("ld.acquire.gpu.u32 %0, [%1];" : "=r"(seen) : "l"(&barrier->arrived) : "memory");
-    } while (static_cast<int32_t>(seen - target) < 0);
+    }
   }
   // ... and what other blocks wrote before theirs is visible to the block after thread 0's acquire.
   __syncthreads();
@@ -141,6 +140,16 @@ FUSED_RNN_DEVICE void mma(Float16, float (&d)[4], const uint32_t (&a)[4], const 
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+// d[16 x 8] += a[16 x 8] b[8 x 8]: a[0] row group, column lane % 4; a[1] row group + 8; a[2], a[3] the same rows, four
+// columns further; b[0] row lane % 4 of column group, b[1] four rows further; d as above.
+FUSED_RNN_DEVICE void mma(TFloat32, float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
 FUSED_RNN_DEVICE Words4 load_words(const void* from) {
   const uint4 v = *static_cast<const uint4*>(from);
   return {{v.x, v.y, v.z, v.w}};
@@ -149,6 +158,15 @@ FUSED_RNN_DEVICE void store_words(void* to, const Words4& value) {
   *static_cast<uint4*>(to) = make_uint4(value.words[0], value.words[1], value.words[2], value.words[3]);
 }
 
+FUSED_RNN_DEVICE void prefetch(const void* address) { asm volatile("prefetch.global.L2 [%0];" ::"l"(address)); }
+
+FUSED_RNN_DEVICE float bits_to_float(uint32_t bits) { return __uint_as_float(bits); }
+FUSED_RNN_DEVICE uint32_t float_to_bits(float x) { return __float_as_uint(x); }
+FUSED_RNN_DEVICE float round_tfloat32(float x) {
+  uint32_t bits;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
+  return __uint_as_float(bits);
+}
 FUSED_RNN_DEVICE float to_float(BFloat16 x) { return __uint_as_float(static_cast<uint32_t>(x.bits) << 16); }
 FUSED_RNN_DEVICE float to_float(Float16 x) {
   float result;

@@ -1,8 +1,10 @@
 // The device vocabulary of csrc/cuda/device.h on the emulator.
 #pragma once
 
+#include <bit>
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
 #include "emulator.h"
 
@@ -23,7 +25,9 @@ inline int block_z() { return emulator::place().block[2]; }
 inline void sync_block(Where where = Where::current()) { emulator::sync_block(where); }
 inline void sync_warp(Where where = Where::current()) { emulator::sync_warp(where); }
 inline void sync_cluster(Where where = Where::current()) { emulator::sync_cluster(where); }
-inline void sync_grid(GridBarrier* /*barrier*/, Where where = Where::current()) { emulator::sync_grid(where); }
+inline void sync_blocks(BlockBarrier* barrier, int blocks, Where where = Where::current()) {
+  emulator::sync_blocks(barrier, blocks, where);
+}
 
 inline uint32_t shuffle(uint32_t value, int lane, Where where = Where::current()) {
   uint32_t all[kWarpLanes];
@@ -45,13 +49,6 @@ template <class T>
 T& static_shared() {
   static const char key = 0;  // one address for each T
   return *reinterpret_cast<T*>(emulator::static_shared(&key, sizeof(T), alignof(T)));
-}
-
-inline uint32_t atomic_add(uint32_t* counter, uint32_t value) {
-  emulator::maybe_preempt();
-  const uint32_t before = *counter;
-  *counter += value;
-  return before;
 }
 
 inline int cluster_rank() { return emulator::place().cluster_rank; }
@@ -82,15 +79,16 @@ inline Words4 load_words(const void* from) {
 }
 inline void store_words(void* to, const Words4& value) { *static_cast<Words4*>(to) = value; }
 
-inline float to_float(BFloat16 x) {
-  const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
+inline void prefetch(const void* /*address*/) {}
+
+inline float bits_to_float(uint32_t bits) { return std::bit_cast<float>(bits); }
+inline uint32_t float_to_bits(float x) { return std::bit_cast<uint32_t>(x); }
+inline float round_tfloat32(float x) {
+  return std::isfinite(x) ? bits_to_float((float_to_bits(x) + 0x1000u) & ~0x1FFFu) : x;
 }
+inline float to_float(BFloat16 x) { return bits_to_float(static_cast<uint32_t>(x.bits) << 16); }
 inline BFloat16 round_float(BFloat16, float x) {
-  uint32_t bits;
-  std::memcpy(&bits, &x, sizeof bits);
+  const uint32_t bits = float_to_bits(x);
   if (std::isnan(x)) return {0x7FFF};
   return {static_cast<uint16_t>((bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16)};
 }
@@ -111,24 +109,28 @@ inline float fast_reciprocal(float x) { return 1.0f / x; }
 
 // The fragments as the PTX manual lays them out; every lane computes its own four sums from all lanes' fragments.
 template <class T>
-void mma(T type, float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Where where = Where::current()) {
-  static_assert(sizeof(type) == 2);
+void mma(T /*type*/, float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Where where = Where::current()) {
+  constexpr int kPerWord = std::is_same_v<T, TFloat32> ? 1 : 2, kDepth = 8 * kPerWord;
   struct Fragments {
     uint32_t a[4], b[2];
   } own{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}}, all[kWarpLanes];
   std::memcpy(all, emulator::exchange_in_warp(&own, sizeof own, where), sizeof all);
-  const auto element = [](uint32_t word, int half) {
-    return to_float(T{static_cast<uint16_t>(half == 0 ? word : word >> 16)});
+  const auto element = [](uint32_t word, int part) {
+    if constexpr (kPerWord == 1) {
+      return bits_to_float(word & ~0x1FFFu);  // the unit ignores the bits below
+    } else {
+      return to_float(T{static_cast<uint16_t>(part == 0 ? word : word >> 16)});
+    }
   };
   const int group = lane_index() / 4, pair = lane_index() % 4;
   for (int i = 0; i < 4; ++i) {
     const int column = 2 * pair + i % 2;
     float sum = 0.0f;
-    for (int k = 0; k < 16; ++k) {
-      // Column k of A is with the lanes of pair k % 8 / 2; row k of B likewise.
-      const int holder = k % 8 / 2, half = k % 2, second = k / 8;
-      sum += element(all[group * 4 + holder].a[2 * second + i / 2], half) *
-             element(all[column * 4 + holder].b[second], half);
+    for (int k = 0; k < kDepth; ++k) {
+      // Column k of A is with the lanes of one number within their group of four; row k of B likewise.
+      const int holder = k % (kDepth / 2) / kPerWord, part = k % kPerWord, second = k / (kDepth / 2);
+      sum += element(all[group * 4 + holder].a[2 * second + i / 2], part) *
+             element(all[column * 4 + holder].b[second], part);
     }
     d[i] += sum;
   }

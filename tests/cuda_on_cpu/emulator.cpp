@@ -90,8 +90,8 @@ class Machine {
       wait(where);
     }
   }
-  int blocks_running() const { return running_blocks_; }
-  Meeting grid_meeting;
+  bool all_resident() const { return shape_.cooperative; }
+  std::map<const void*, Meeting> block_meetings;  // by barrier
   std::vector<Flight> flights;
 
   void settle(Block& block, void* barrier) {
@@ -131,7 +131,6 @@ class Machine {
       }
     }
     cluster.running = static_cast<int>(shape_.cluster * shape_.threads);
-    running_blocks_ += static_cast<int>(shape_.cluster);
   }
 
   void body() {
@@ -156,7 +155,6 @@ class Machine {
     missed(current->warp->meeting);
     --block.cluster->running;
     if (--block.running > 0) return;
-    --running_blocks_;
     for (const Flight& flight : flights) {
       if (flight.target == &block) {
         throw std::logic_error("a block has ended before the store from " + describe(flight.where) + " arrived");
@@ -240,7 +238,6 @@ class Machine {
   std::vector<std::unique_ptr<Warp>> warps_;
   std::vector<std::unique_ptr<Block>> blocks_;
   std::vector<std::unique_ptr<Cluster>> clusters_;
-  int running_blocks_ = 0;
 };
 
 Machine* machine = nullptr;
@@ -283,10 +280,11 @@ void sync_cluster(const Where& where) {
   machine->meet(cluster.meeting, cluster.running, where);
 }
 
-void sync_grid(const Where& where) {
+void sync_blocks(const void* barrier, int blocks, const Where& where) {
   if (skips(where)) return;
+  if (!machine->all_resident()) throw std::logic_error("sync_blocks without a cooperative launch, at " + describe(where));
   const Block& block = *machine->current->block;
-  machine->meet(machine->grid_meeting, machine->blocks_running() * static_cast<int>(block.threads.size()), where);
+  machine->meet(machine->block_meetings[barrier], blocks * static_cast<int>(block.threads.size()), where);
 }
 
 const unsigned char* exchange_in_warp(const void* own, size_t bytes, const Where& where) {

@@ -46,7 +46,7 @@ void maybe_preempt();
 void sync_block(const Where& where);
 void sync_warp(const Where& where);
 void sync_cluster(const Where& where);
-void sync_grid(const Where& where);
+void sync_blocks(const void* barrier, int blocks, const Where& where);
 // Hands `bytes` of each lane to all others of the warp: the result is 32 records, valid until the next such call.
 const unsigned char* exchange_in_warp(const void* own, size_t bytes, const Where& where);
 unsigned char* dynamic_shared();

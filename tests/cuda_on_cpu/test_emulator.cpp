@@ -212,18 +212,21 @@ void broken_rules_of_barriers_are_reported() {
   check_complaint(complaint({.threads = 48}, [] {}), "whole warps");
 }
 
-// Without the barrier of the grid a block would read a count that others still raise.
-void the_barrier_of_the_grid_waits_for_every_block() {
-  uint32_t count = 0;
-  GridBarrier barrier{};
-  run_kernel({.grid_x = 5, .grid_y = 2, .threads = 64, .cooperative = true}, [&] {
+// Two groups of three blocks: without the barrier a block would read a count that others still raise.
+void a_barrier_of_blocks_waits_for_every_block_of_its_group() {
+  uint32_t counts[2] = {};
+  BlockBarrier barriers[2] = {};
+  const auto kernel = [&] {
+    const int group = block_x() / 3;
     for (uint32_t round = 1; round <= 3; ++round) {
-      atomic_add(&count, 1);
-      sync_grid(&barrier);
-      check(count == round * 640, "all threads have counted");
-      sync_grid(&barrier);
+      counts[group] += 1;
+      sync_blocks(&barriers[group], 3);
+      check(counts[group] == round * 192, "all threads have counted");
+      sync_blocks(&barriers[group], 3);
     }
-  });
+  };
+  run_kernel({.grid_x = 6, .threads = 64, .cooperative = true}, kernel);
+  check_complaint(complaint({.grid_x = 6, .threads = 64}, kernel), "without a cooperative launch");
 }
 
 void a_skipped_synchronisation_is_skipped_and_listed() {
@@ -271,7 +274,8 @@ int main() {
         asynchronous_stores_arrive_before_their_barrier_completes},
        {"broken_rules_of_clusters_are_reported", broken_rules_of_clusters_are_reported},
        {"broken_rules_of_barriers_are_reported", broken_rules_of_barriers_are_reported},
-       {"the_barrier_of_the_grid_waits_for_every_block", the_barrier_of_the_grid_waits_for_every_block},
+       {"a_barrier_of_blocks_waits_for_every_block_of_its_group",
+        a_barrier_of_blocks_waits_for_every_block_of_its_group},
        {"a_skipped_synchronisation_is_skipped_and_listed", a_skipped_synchronisation_is_skipped_and_listed},
        {"float16_and_bfloat16_round_to_nearest_even", float16_and_bfloat16_round_to_nearest_even}});
 }
