@@ -18,6 +18,9 @@
 //   mma                                          16 x 8 += (16 x K) (K x 8) by one warp, K = 16 or (TFloat32) 8, with
 //                                                float32 accumulation
 //   load_words, store_words                      16 bytes at once, aligned to 16
+//   hidden_from_compiler                         the same number, of which the compiler knows nothing: what depends on
+//   it
+//                                                is computed again and not kept in a register
 //   prefetch                                     brings the line of an address closer; the address may be wrong
 //   bits_to_float, float_to_bits                 the same 32 bits
 //   to_float, round_float, round_tfloat32        conversions, rounding to nearest (even; TFloat32: away from zero)

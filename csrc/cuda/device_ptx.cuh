@@ -158,6 +158,10 @@ FUSED_RNN_DEVICE void store_words(void* to, const Words4& value) {
   *static_cast<uint4*>(to) = make_uint4(value.words[0], value.words[1], value.words[2], value.words[3]);
 }
 
+FUSED_RNN_DEVICE int hidden_from_compiler(int x) {
+  asm volatile("" : "+r"(x)::"memory");
+  return x;
+}
 FUSED_RNN_DEVICE void prefetch(const void* address) { asm volatile("prefetch.global.L2 [%0];" ::"l"(address)); }
 
 FUSED_RNN_DEVICE float bits_to_float(uint32_t bits) { return __uint_as_float(bits); }

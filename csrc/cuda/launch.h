@@ -87,6 +87,19 @@ int active_clusters(const LaunchShape& shape) {
   return clusters;
 }
 
+// How many blocks of this shape the current device can run at once.
+template <class Kernel>
+int active_blocks(const LaunchShape& shape) {
+  const LaunchConfig<Kernel> launch_config(shape, nullptr);
+  int device = 0, multiprocessors = 0, blocks = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute");
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, run_kernel<Kernel>, static_cast<int>(shape.threads),
+                                                      shape.shared_bytes),
+        "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
+  return blocks * multiprocessors;
+}
+
 #else
 
 // The emulator runs it to completion; a broken rule throws.
@@ -102,6 +115,10 @@ void launch(const Kernel& kernel, const LaunchShape& shape, Stream /*stream*/) {
 template <class Kernel>
 int active_clusters(const LaunchShape& /*shape*/) {
   return 1;
+}
+template <class Kernel>
+int active_blocks(const LaunchShape& /*shape*/) {
+  return 1024;
 }
 
 #endif

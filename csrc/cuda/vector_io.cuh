@@ -31,6 +31,7 @@ using ValueOf = typename Compute<T>::Value;
 
 FUSED_RNN_DEVICE float to_real(float x) { return x; }
 FUSED_RNN_DEVICE double to_real(double x) { return x; }
+FUSED_RNN_DEVICE float to_real(TFloat32 x) { return x.value; }
 FUSED_RNN_DEVICE float to_real(BFloat16 x) { return to_float(x); }
 FUSED_RNN_DEVICE float to_real(Float16 x) { return to_float(x); }
 
@@ -39,42 +40,26 @@ template <class T>
 FUSED_RNN_DEVICE T from_real(RealOf<T> x) {
   if constexpr (std::is_same_v<T, RealOf<T>>) {
     return x;
+  } else if constexpr (std::is_same_v<T, TFloat32>) {
+    return {x};
   } else {
     return round_float(T{}, x);
   }
 }
 
-// Two neighbours of a 16-bit type as one word, the first in the low half.
+// x as a factor of a product.
 template <class T>
-struct Pair {
-  uint32_t bits;
-
-  FUSED_RNN_DEVICE static Pair of(T first, T second) {
-    return {static_cast<uint32_t>(first.bits) | static_cast<uint32_t>(second.bits) << 16};
+FUSED_RNN_DEVICE T to_factor(RealOf<T> x) {
+  if constexpr (std::is_same_v<T, TFloat32>) {
+    return {round_tfloat32(x)};
+  } else {
+    return from_real<T>(x);
   }
-  FUSED_RNN_DEVICE static Pair rounded(float first, float second) {
-    return of(from_real<T>(first), from_real<T>(second));
-  }
-  FUSED_RNN_DEVICE T operator[](int i) const { return {static_cast<uint16_t>(i == 0 ? bits : bits >> 16)}; }
-};
-
-// An odd hidden size, or a caller's stride, puts every other pair across two words.
-FUSED_RNN_DEVICE bool is_whole_word(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 4 == 0; }
-
-// The first `count` (0 to 2, or less for none) of two neighbours, zeros for the rest.
-template <class T>
-FUSED_RNN_DEVICE Pair<T> load_pair(const T* from, int count) {
-  if (count >= 2 && is_whole_word(from)) return {*reinterpret_cast<const uint32_t*>(from)};
-  return Pair<T>::of(count > 0 ? from[0] : T{}, count > 1 ? from[1] : T{});
 }
-template <class T>
-FUSED_RNN_DEVICE void store_pair(T* to, Pair<T> pair, int count) {
-  if (count >= 2 && is_whole_word(to)) {
-    *reinterpret_cast<uint32_t*>(to) = pair.bits;
-    return;
-  }
-  if (count > 0) to[0] = pair[0];
-  if (count > 1) to[1] = pair[1];
+
+template <class View>
+FUSED_RNN_HD inline bool has(const View& view) {
+  return view.data != nullptr;
 }
 
 // The first of the trailing elements of a view at (time, row, direction), or of a state at (direction, row).

@@ -79,6 +79,7 @@ inline Words4 load_words(const void* from) {
 }
 inline void store_words(void* to, const Words4& value) { *static_cast<Words4*>(to) = value; }
 
+inline int hidden_from_compiler(int x) { return x; }
 inline void prefetch(const void* /*address*/) {}
 
 inline float bits_to_float(uint32_t bits) { return std::bit_cast<float>(bits); }

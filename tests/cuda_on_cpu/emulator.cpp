@@ -282,7 +282,8 @@ void sync_cluster(const Where& where) {
 
 void sync_blocks(const void* barrier, int blocks, const Where& where) {
   if (skips(where)) return;
-  if (!machine->all_resident()) throw std::logic_error("sync_blocks without a cooperative launch, at " + describe(where));
+  if (!machine->all_resident())
+    throw std::logic_error("sync_blocks without a cooperative launch, at " + describe(where));
   const Block& block = *machine->current->block;
   machine->meet(machine->block_meetings[barrier], blocks * static_cast<int>(block.threads.size()), where);
 }

@@ -4,14 +4,12 @@
 #pragma once
 
 #include <cmath>
-#include <cstring>
 #include <functional>
 #include <vector>
 
 #include "cells/cell.h"
 #include "check.h"
 #include "core/views.h"
-#include "cpu/storage.h"
 
 namespace fused_rnn::test {
 
@@ -22,20 +20,19 @@ struct Shape {
   bool transposed = false;  // W_hh and W_hr lie column by column
 };
 
-inline double to_double(float x) { return x; }
-inline double to_double(double x) { return x; }
-inline double to_double(BFloat16 x) {
-  const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
-  float value;
-  std::memcpy(&value, &bits, sizeof(value));
-  return value;
+// How a test converts a type; storage types bring a specialisation of their own.
+template <class T>
+struct Number {
+  static double to_double(T x) { return x; }
+  static T from_double(double x) { return static_cast<T>(x); }
+};
+template <class T>
+double to_double(T x) {
+  return Number<T>::to_double(x);
 }
-
 template <class T>
 T from_double(double x) {
-  T out{};
-  store<T>(&out, Vec<RealOf<T>>(static_cast<RealOf<T>>(x)), 1);
-  return out;
+  return Number<T>::from_double(x);
 }
 
 // [T, B, D, N], or [D, B, 1, N] for a state, with a gap after each row and each step that holds a fixed number.

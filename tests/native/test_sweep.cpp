@@ -4,14 +4,26 @@
 // (first: what follows needs its names)
 #include "cpu/backward_sweep.h"
 #include "cpu/forward_sweep.h"
+#include "cpu/storage.h"
 
+#include <bit>
 #include <cstdlib>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "linear_cells.h"
-#include "plain_recurrence.h"
+#include "recurrence_checks.h"
+
+template <>
+struct fused_rnn::test::Number<fused_rnn::BFloat16> {
+  static double to_double(BFloat16 x) { return std::bit_cast<float>(static_cast<uint32_t>(x.bits) << 16); }
+  static BFloat16 from_double(double x) {
+    BFloat16 out{};
+    store<BFloat16>(&out, Vec<RealOf<BFloat16>>(static_cast<float>(x)), 1);
+    return out;
+  }
+};
 
 namespace {
 
@@ -26,11 +38,8 @@ template <>
 constexpr DataType kTypeOf<BFloat16> = DataType::kBFloat16;
 
 std::string to_string(const Shape& s, const Plan& plan) {
-  std::string text = " T" + std::to_string(s.time_steps) + " B" + std::to_string(s.batch) + " D" +
-                     std::to_string(s.directions) + " H" + std::to_string(s.hidden_size) + " P" +
-                     std::to_string(s.output_size);
-  return text + " threads " + std::to_string(plan.direction_parts) + "x" + std::to_string(plan.row_parts) + "x" +
-         std::to_string(plan.unit_parts);
+  return to_string(s) + " threads " + std::to_string(plan.direction_parts) + "x" + std::to_string(plan.row_parts) +
+         "x" + std::to_string(plan.unit_parts);
 }
 
 // Runs one sweep as the units do, in a workspace of exactly the size asked for that begins as NaN.
@@ -51,77 +60,11 @@ void run_sweep(const Problem& problem, const Views& views, const Plan& plan) {
 template <class Cell, class T>
 Results<T> run(const Shape& s, const Inputs<T>& in, const Plan& plan) {
   Results<T> out = empty_results<Cell, T>(s);
-  const bool projected = s.output_size != s.hidden_size;
-  Problem problem{.cell = spec_of<Cell>(0),
-                  .type = kTypeOf<T>,
-                  .time_steps = s.time_steps,
-                  .batch = s.batch,
-                  .directions = s.directions,
-                  .hidden_size = s.hidden_size,
-                  .output_size = s.output_size,
-                  .backward = false,
-                  .projected = projected};
-  const auto optional = [](const Matrix<T>& matrix) { return matrix.data.empty() ? WeightView{} : matrix.view(); };
-  const Inputs<T>& given = in;
-  const ForwardViews forward{given.gates.sequence(), in.w_hh.view(),       optional(in.b_hh),
-                             optional(in.w_hr),      given.h_0.state(),    given.c_0.state(),
-                             out.output.sequence(),  out.h_n.state(),      out.c_n.state(),
-                             out.cells.sequence(),   out.saved.sequence(), out.hidden.sequence()};
-  run_sweep<ForwardSweep<Cell, T>>(problem, forward, plan);
-  const Results<T>& made = out;
-  const BackwardViews backward{given.d_output.sequence(), given.d_h_n.state(),   given.d_c_n.state(),
-                               given.d_cells.sequence(),  in.w_hh.view(),        optional(in.w_hr),
-                               made.output.sequence(),    made.cells.sequence(), made.saved.sequence(),
-                               given.h_0.state(),         given.c_0.state(),     out.d_gates.sequence(),
-                               out.d_gates_h.sequence(),  out.d_h_0.state(),     out.d_c_0.state(),
-                               out.d_projected.sequence()};
+  Problem problem = problem_of<Cell>(s, kTypeOf<T>);
+  run_sweep<ForwardSweep<Cell, T>>(problem, forward_views(in, out), plan);
   problem.backward = true;
-  run_sweep<BackwardSweep<Cell, T>>(problem, backward, plan);
+  run_sweep<BackwardSweep<Cell, T>>(problem, backward_views(in, out), plan);
   return out;
-}
-
-// Calls visit(name, buffer of a, buffer of b) for every buffer of two results.
-template <class A, class B, class Visitor>
-void for_each_buffer(const Results<A>& a, const Results<B>& b, Visitor visit) {
-  visit("output", a.output, b.output);
-  visit("h_n", a.h_n, b.h_n);
-  visit("c_n", a.c_n, b.c_n);
-  visit("cells", a.cells, b.cells);
-  visit("saved", a.saved, b.saved);
-  visit("hidden", a.hidden, b.hidden);
-  visit("d_gates", a.d_gates, b.d_gates);
-  visit("d_gates_h", a.d_gates_h, b.d_gates_h);
-  visit("d_h_0", a.d_h_0, b.d_h_0);
-  visit("d_c_0", a.d_c_0, b.d_c_0);
-  visit("d_projected", a.d_projected, b.d_projected);
-}
-
-template <class T>
-void check_close(const Results<T>& actual, const Results<double>& expected, double tolerance, const std::string& what) {
-  for_each_buffer(actual, expected, [&](const char* name, const Buffer<T>& a, const Buffer<double>& e) {
-    double largest = 0.0, scale = 1.0;
-    std::string where;
-    e.for_each([&](int64_t i, int64_t b, int64_t d, int64_t u) {
-      scale = std::max(scale, std::abs(e.get(i, b, d, u)));
-      const double error = std::abs(a.get(i, b, d, u) - e.get(i, b, d, u));
-      if (!(error > largest) && !std::isnan(error)) return;
-      largest = std::isnan(error) ? INFINITY : error;
-      where = " at [" + std::to_string(i) + "][" + std::to_string(b) + "][" + std::to_string(d) + "][" +
-              std::to_string(u) + "]";
-    });
-    check_near(largest / scale, 0.0, tolerance, what + ": " + name + where);
-    check(a.gaps_are_intact(), what + ": " + name + " written outside its rows");
-  });
-}
-
-template <class T>
-void check_identical(const Results<T>& a, const Results<T>& b, const std::string& what) {
-  for_each_buffer(a, b, [&](const char* name, const Buffer<T>& left, const Buffer<T>& right) {
-    const size_t size = left.data.size();
-    check(size == right.data.size() &&
-              (size == 0 || std::memcmp(left.data.data(), right.data.data(), size * sizeof(T)) == 0),
-          what + ": " + name + " differs in some bit");
-  });
 }
 
 // What rounding may do: the longest sum and the carry amplify one rounding by less than a hundred.

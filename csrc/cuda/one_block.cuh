@@ -1,0 +1,39 @@
+// one_block: a block owns all units of its rows. What it exchanges stays in its own shared memory.
+//
+//   vector of step s -> product, update -> vector of step s + 1, in the other of two buffers -> barrier of the block
+#pragma once
+
+#include "cuda/persistent.cuh"
+
+namespace fused_rnn::cuda {
+
+template <class T>
+class OneBlockExchange {
+ public:
+  static constexpr int kBuffers = 2, kStages = 0;
+  struct Global {};
+
+  FUSED_RNN_DEVICE OneBlockExchange(unsigned char* vectors, unsigned char* /*stage*/, unsigned char* /*barriers*/,
+                                    const Global& /*global*/, const VectorLayout<T>& layout, int /*group*/,
+                                    int /*vector_count*/)
+      : layout_(layout), now_(reinterpret_cast<T*>(vectors)), next_(now_ + layout.columns * layout.stride) {}
+
+  FUSED_RNN_DEVICE void begin() { sync_block(); }
+  FUSED_RNN_DEVICE const T* vector() const { return now_; }
+  FUSED_RNN_DEVICE void put(int column, int vector, int unit, T value) {
+    if (unit < layout_.padded) next_[column * layout_.stride + vector * layout_.padded + unit] = value;
+  }
+  FUSED_RNN_DEVICE void send() {}
+  FUSED_RNN_DEVICE void receive() {
+    sync_block();
+    T* const before = now_;
+    now_ = next_;
+    next_ = before;
+  }
+
+ private:
+  VectorLayout<T> layout_;
+  T *now_, *next_;
+};
+
+}  // namespace fused_rnn::cuda

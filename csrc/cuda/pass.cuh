@@ -1,0 +1,216 @@
+// What the two passes do with one unit of one row at one step, whatever the schedule: load, update, store.
+//
+// Both passes walk the sequence by steps in their own order. A step first multiplies the weights with a vector that
+// the step before made, then updates every unit:
+//
+//             vector                   product              update
+//   forward   h (1 value a unit)       W_hh h: G results    cell.forward, stores h, c, what is saved
+//   backward  d_from_h (G a unit)      W_hh^T d: 1 result   cell.backward, stores d_gates
+//
+// State is what a unit keeps for itself between steps, in the compute type: h and c, or their gradients.
+#pragma once
+
+#include "cells/cell.h"
+#include "cuda/vector_io.cuh"
+
+namespace fused_rnn::cuda {
+
+// One unit of one row, and where it is in time.
+struct Element {
+  int row, direction, unit;
+};
+struct Moment {
+  int64_t time, time_before;  // of the step, and of the one that comes before it in the sequence's direction
+  bool is_first;              // nothing comes before
+};
+
+// `position`: 0 is where the direction begins.
+FUSED_RNN_HD inline Moment moment_at(int64_t position, int direction, int64_t time_steps) {
+  const int64_t time = direction == 0 ? position : time_steps - 1 - position;
+  return {time, direction == 0 ? time - 1 : time + 1, position == 0};
+}
+
+template <class T, int N>
+FUSED_RNN_DEVICE auto to_values(const Pack<RealOf<T>, N>& reals) {
+  Pack<ValueOf<T>, N> values;
+  for (int i = 0; i < N; ++i) values[i] = ValueOf<T>(reals[i]);
+  return values;
+}
+
+template <class CellType, class ElementType>
+struct ForwardPass {
+  using Cell = CellType;
+  using T = ElementType;
+  using Real = RealOf<T>;
+  using Value = ValueOf<T>;
+  using Views = ForwardViews;
+  static constexpr bool kBackward = false;
+  static constexpr int kResults = Cell::kGates, kVectors = 1, kStates = Cell::kStates;
+
+  struct Inputs {
+    T gates[Cell::kGates];
+  };
+
+  // The weight between a unit and an index of the vector.
+  FUSED_RNN_DEVICE static T weight(const Views& views, int direction, int gate, int unit, int hidden, int size) {
+    return weight_at<T>(views.w_hh, direction, static_cast<int64_t>(gate) * size + unit, hidden);
+  }
+  FUSED_RNN_DEVICE static Real bias(const Views& views, int direction, int gate, int unit, int size) {
+    if (!has(views.b_hh)) return Real(0);
+    return to_real(weight_at<T>(views.b_hh, direction, static_cast<int64_t>(gate) * size + unit, 0));
+  }
+  FUSED_RNN_DEVICE static Real first_vector(const Views& views, const Element& e) {
+    return has(views.h_0) ? to_real(element_at<T>(views.h_0, e.direction, e.row)[e.unit]) : Real(0);
+  }
+  FUSED_RNN_DEVICE static Pack<Real, kStates> first_state(const Views& views, const Element& e) {
+    Pack<Real, kStates> state;
+    state[0] = first_vector(views, e);
+    if constexpr (kStates == 2)
+      state[1] = has(views.c_0) ? to_real(element_at<T>(views.c_0, e.direction, e.row)[e.unit]) : 0;
+    return state;
+  }
+  FUSED_RNN_HD static int64_t position(int64_t step, int64_t /*time_steps*/) { return step; }
+
+  FUSED_RNN_DEVICE static Inputs load(const Views& views, const Element& e, const Moment& now, int size) {
+    Inputs in;
+    const T* gates = element_at<T>(views.gates, now.time, e.row, e.direction) + e.unit;
+    for (int g = 0; g < Cell::kGates; ++g) in.gates[g] = gates[static_cast<int64_t>(g) * size];
+    return in;
+  }
+  FUSED_RNN_DEVICE static void prefetch_inputs(const Views& views, const Element& e, const Moment& now, int size) {
+    const T* gates = element_at<T>(views.gates, now.time, e.row, e.direction) + e.unit;
+    for (int g = 0; g < Cell::kGates; ++g) prefetch(gates + static_cast<int64_t>(g) * size);
+  }
+
+  // The state after the step; `vector` is what the next product takes of this unit.
+  FUSED_RNN_DEVICE static Pack<Real, kStates> update(const Views& views, const Element& e, const Moment& now, int size,
+                                                     const Inputs& in, const Pack<Real, kResults>& from_h,
+                                                     const Pack<Real, kStates>& state, Pack<Real, kVectors>& vector) {
+    Pack<Value, kResults> from_x;
+    for (int g = 0; g < kResults; ++g) from_x[g] = Value(to_real(in.gates[g]));
+    const auto next = Cell::forward(from_x, to_values<T>(from_h), to_values<T>(state));
+    // h goes on as it is stored.
+    const T h = from_real<T>(raw(next.state[0]));
+    element_at<T>(views.output, now.time, e.row, e.direction)[e.unit] = h;
+    Pack<Real, kStates> after;
+    after[0] = vector[0] = to_real(h);
+    if constexpr (kStates == 2) {
+      after[1] = raw(next.state[1]);
+      if (has(views.cells)) {
+        element_at<T>(views.cells, now.time, e.row, e.direction)[e.unit] = from_real<T>(after[1]);
+      }
+    }
+    if (has(views.saved)) {
+      T* saved = element_at<T>(views.saved, now.time, e.row, e.direction) + e.unit;
+      for (int k = 0; k < Cell::kSaved; ++k) saved[static_cast<int64_t>(k) * size] = from_real<T>(raw(next.saved[k]));
+    }
+    return after;
+  }
+
+  FUSED_RNN_DEVICE static void end(const Views& views, const Element& e, const Pack<Real, kStates>& state,
+                                   const Pack<Real, kResults>& /*from_h*/) {
+    if (has(views.h_n)) element_at<T>(views.h_n, e.direction, e.row)[e.unit] = from_real<T>(state[0]);
+    if constexpr (kStates == 2) element_at<T>(views.c_n, e.direction, e.row)[e.unit] = from_real<T>(state[1]);
+  }
+};
+
+template <class CellType, class ElementType>
+struct BackwardPass {
+  using Cell = CellType;
+  using T = ElementType;
+  using Real = RealOf<T>;
+  using Value = ValueOf<T>;
+  using Views = BackwardViews;
+  static constexpr bool kBackward = true;
+  static constexpr int kResults = 1, kVectors = Cell::kGates, kStates = Cell::kStates;
+
+  struct Inputs {
+    T d_output, d_cells, saved[Cell::kSaved > 0 ? Cell::kSaved : 1], before[kStates], after[kStates];
+  };
+
+  FUSED_RNN_DEVICE static T weight(const Views& views, int direction, int gate, int unit, int hidden, int size) {
+    return weight_at<T>(views.w_hh, direction, static_cast<int64_t>(gate) * size + hidden, unit);
+  }
+  FUSED_RNN_DEVICE static Real bias(const Views&, int, int, int, int) { return Real(0); }
+  FUSED_RNN_DEVICE static Real first_vector(const Views&, const Element&) { return Real(0); }
+  FUSED_RNN_DEVICE static Pack<Real, kStates> first_state(const Views& views, const Element& e) {
+    Pack<Real, kStates> state;
+    state[0] = given(views.d_h_n, e);
+    if constexpr (kStates == 2) state[1] = given(views.d_c_n, e);
+    return state;
+  }
+  FUSED_RNN_HD static int64_t position(int64_t step, int64_t time_steps) { return time_steps - 1 - step; }
+
+  FUSED_RNN_DEVICE static Inputs load(const Views& views, const Element& e, const Moment& now, int size) {
+    Inputs in{};
+    if (has(views.d_output)) in.d_output = element_at<T>(views.d_output, now.time, e.row, e.direction)[e.unit];
+    if constexpr (Cell::kReadsHidden) {
+      in.before[0] = state_before(views.output, views.h_0, e, now);
+      in.after[0] = element_at<T>(views.output, now.time, e.row, e.direction)[e.unit];
+    }
+    if constexpr (kStates == 2) {
+      if (has(views.d_cells)) in.d_cells = element_at<T>(views.d_cells, now.time, e.row, e.direction)[e.unit];
+      in.before[1] = state_before(views.cells, views.c_0, e, now);
+      in.after[1] = element_at<T>(views.cells, now.time, e.row, e.direction)[e.unit];
+    }
+    if constexpr (Cell::kSaved > 0) {
+      const T* saved = element_at<T>(views.saved, now.time, e.row, e.direction) + e.unit;
+      for (int k = 0; k < Cell::kSaved; ++k) in.saved[k] = saved[static_cast<int64_t>(k) * size];
+    }
+    return in;
+  }
+  FUSED_RNN_DEVICE static void prefetch_inputs(const Views& views, const Element& e, const Moment& now, int size) {
+    if (has(views.d_output)) prefetch(element_at<T>(views.d_output, now.time, e.row, e.direction) + e.unit);
+    if constexpr (Cell::kReadsHidden) {
+      prefetch(element_at<T>(views.output, now.time_before, e.row, e.direction) + e.unit);
+    }
+    if constexpr (kStates == 2) prefetch(element_at<T>(views.cells, now.time_before, e.row, e.direction) + e.unit);
+    const T* saved = element_at<T>(views.saved, now.time, e.row, e.direction) + e.unit;
+    for (int k = 0; k < Cell::kSaved; ++k) prefetch(saved + static_cast<int64_t>(k) * size);
+  }
+
+  FUSED_RNN_DEVICE static Pack<Real, kStates> update(const Views& views, const Element& e, const Moment& now, int size,
+                                                     const Inputs& in, const Pack<Real, kResults>& from_h,
+                                                     const Pack<Real, kStates>& state, Pack<Real, kVectors>& vector) {
+    Pack<Value, Cell::kSaved> saved;
+    for (int k = 0; k < Cell::kSaved; ++k) saved[k] = Value(to_real(in.saved[k]));
+    Pack<Value, kStates> before, after, d_after;
+    for (int s = 0; s < kStates; ++s) {
+      before[s] = Value(to_real(in.before[s]));
+      after[s] = Value(to_real(in.after[s]));
+    }
+    d_after[0] = Value(to_real(in.d_output) + from_h[0] + state[0]);
+    if constexpr (kStates == 2) d_after[1] = Value(to_real(in.d_cells) + state[1]);
+    const auto gradient = Cell::backward(saved, before, after, d_after);
+    T* d_gates = element_at<T>(views.d_gates, now.time, e.row, e.direction) + e.unit;
+    for (int g = 0; g < Cell::kGates; ++g) {
+      d_gates[static_cast<int64_t>(g) * size] = from_real<T>(raw(gradient.d_from_x[g]));
+      vector[g] = raw(gradient.d_from_h[g]);
+    }
+    if constexpr (Cell::kSplit) {
+      T* d_gates_h = element_at<T>(views.d_gates_h, now.time, e.row, e.direction) + e.unit;
+      for (int g = 0; g < Cell::kGates; ++g) d_gates_h[static_cast<int64_t>(g) * size] = from_real<T>(vector[g]);
+    }
+    Pack<Real, kStates> d_before;
+    for (int s = 0; s < kStates; ++s) d_before[s] = raw(gradient.d_state[s]);
+    return d_before;
+  }
+
+  FUSED_RNN_DEVICE static void end(const Views& views, const Element& e, const Pack<Real, kStates>& state,
+                                   const Pack<Real, kResults>& from_h) {
+    if (has(views.d_h_0)) element_at<T>(views.d_h_0, e.direction, e.row)[e.unit] = from_real<T>(from_h[0] + state[0]);
+    if constexpr (kStates == 2) element_at<T>(views.d_c_0, e.direction, e.row)[e.unit] = from_real<T>(state[1]);
+  }
+
+ private:
+  FUSED_RNN_DEVICE static Real given(const StateView<const void>& view, const Element& e) {
+    return has(view) ? to_real(element_at<T>(view, e.direction, e.row)[e.unit]) : Real(0);
+  }
+  FUSED_RNN_DEVICE static T state_before(const SequenceView<const void>& states, const StateView<const void>& initial,
+                                         const Element& e, const Moment& now) {
+    if (!now.is_first) return element_at<T>(states, now.time_before, e.row, e.direction)[e.unit];
+    return has(initial) ? element_at<T>(initial, e.direction, e.row)[e.unit] : T{};
+  }
+};
+
+}  // namespace fused_rnn::cuda

@@ -1,0 +1,82 @@
+// The shape of a persistent launch: how the units, the hidden indices and the batch are cut, and what it needs.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/platform.h"
+
+namespace fused_rnn::cuda {
+
+constexpr int kPersistentWarps = 8;
+
+// Tiles of weights that a warp keeps in registers, each of 2 x gates x 4 or 8 words a lane: as many as leave room for
+// the rest of a kernel's 255 registers. Exact float32 has more sums under way.
+FUSED_RNN_HD constexpr int register_tiles(int gates, size_t element_bytes, bool exact_float32) {
+  const int words = exact_float32 ? 96 : 128, tile_words = element_bytes == 2 ? 8 * gates : 16 * gates;
+  return words / tile_words;
+}
+
+struct PersistentShape {
+  int64_t time_steps;
+  int batch, hidden_size;
+  int gates, element_bytes;
+  int register_tiles;  // what the function above says
+  int splits;          // warps that share the hidden indices of a tile of units: 1, 2, 4 or 8
+  int column_tiles;    // of eight rows of the batch each, one after another in a step
+  int ranks;           // blocks of a group, which together own all units
+  int row_groups;      // groups that share the batch of one direction
+  int first_group;     // of this launch
+
+  FUSED_RNN_HD constexpr int columns() const { return 8 * column_tiles; }
+  FUSED_RNN_HD constexpr int units() const { return 16 * kPersistentWarps / splits; }
+  FUSED_RNN_HD constexpr int hidden_tiles() const { return (hidden_size + 31) / 32; }
+  FUSED_RNN_HD constexpr int padded() const { return 32 * hidden_tiles(); }
+  // Indices of the vector that some block writes; the rest stays zero.
+  FUSED_RNN_HD constexpr int covered() const { return ranks * units() < padded() ? ranks * units() : padded(); }
+  FUSED_RNN_HD constexpr int split_tiles() const { return (hidden_tiles() + splits - 1) / splits; }
+  FUSED_RNN_HD constexpr int tiles_of(int split) const {
+    const int rest = hidden_tiles() - split * split_tiles();
+    return rest < 0 ? 0 : (rest < split_tiles() ? rest : split_tiles());
+  }
+  FUSED_RNN_HD constexpr int shared_tiles() const {
+    return split_tiles() > register_tiles ? split_tiles() - register_tiles : 0;
+  }
+  // Places for tiles in shared memory; one is needed on the way to the registers.
+  FUSED_RNN_HD constexpr int weight_slots() const { return shared_tiles() > 1 ? shared_tiles() : 1; }
+  // Of a tile's four values a lane, those that a warp updates.
+  FUSED_RNN_HD constexpr int owned() const { return splits < 4 ? 4 / splits : 1; }
+  FUSED_RNN_HD constexpr int owned_of(int split) const { return split * owned() < 4 ? owned() : 0; }
+};
+
+// Where everything lies in a block's shared memory, in bytes.
+struct SharedMap {
+  int stride;           // elements between two columns of a vector
+  int vector_elements;  // of one buffer
+  int partial_set;      // floats of one of the two sets of partial sums
+  size_t vectors, stage, weights, partials, state, bias, barriers, total;
+};
+
+FUSED_RNN_HD constexpr SharedMap shared_map(const PersistentShape& shape, size_t element_bytes, int vectors,
+                                            int results, int states, int buffers, int stages) {
+  constexpr int kThreads = 32 * kPersistentWarps;
+  SharedMap map{};
+  const int width = vectors * shape.padded();
+  // Columns half a row of banks apart: eight lanes that read 16 bytes each of two columns meet no conflict.
+  const int line = 128 / static_cast<int>(element_bytes);
+  map.stride = width + (width % line == 0 ? line / 2 : 0);
+  map.vector_elements = shape.columns() * map.stride;
+  map.partial_set = shape.splits > 1 ? results * 4 * kThreads : 0;
+  map.stage = map.vectors + static_cast<size_t>(buffers) * map.vector_elements * element_bytes;
+  map.weights = map.stage + static_cast<size_t>(stages) * shape.columns() * vectors * shape.units() * element_bytes;
+  map.partials =
+      map.weights + static_cast<size_t>(shape.weight_slots()) * shape.gates * 8 * 2 * element_bytes * kThreads;
+  map.state = map.partials + static_cast<size_t>(2) * map.partial_set * sizeof(float);
+  const int owned = shape.owned() < 2 ? 2 : shape.owned();  // a turn is for two
+  map.bias = map.state + static_cast<size_t>(states) * shape.column_tiles * owned * kThreads * sizeof(float);
+  map.barriers = map.bias + static_cast<size_t>(results) * shape.units() * sizeof(float);
+  map.total = map.barriers + 2 * sizeof(uint64_t);
+  return map;
+}
+
+}  // namespace fused_rnn::cuda

@@ -1,0 +1,66 @@
+// The CUDA schedules as the host sees them: which could run a problem, which is chosen and why, and how it is run.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "core/problem.h"
+#include "core/views.h"
+#include "cuda/persistent_shape.h"
+#include "cuda/products.h"
+
+namespace fused_rnn::cuda {
+
+// What a choice depends on.
+struct Device {
+  int capability;       // 10 * major + minor
+  int multiprocessors;  // that this process may use
+  int shared_bytes;     // that one block may have
+};
+
+enum class Schedule { kPerStep, kOneBlock, kCluster, kGrid };
+
+// One schedule for one problem: how it would run, or why it cannot.
+struct Option {
+  Schedule schedule;
+  const char* name;
+  std::string refusal;         // empty: it can run
+  double step_us = 0;          // a model's estimate, in microseconds for each time step
+  std::string estimate;        // where the numbers of that model come from
+  PersistentShape shape{};     // of all but per_step
+  int groups = 0;              // of blocks, in all
+  int groups_at_once = 0;      // in one launch
+  size_t shared_bytes = 0;     // of a block
+  size_t workspace_bytes = 0;  // in global memory
+};
+
+// Every schedule, the fastest by the model first, refused ones last. `tfloat32`: float32 products may be rounded.
+std::vector<Option> options(const Problem& problem, bool tfloat32, const Device& device);
+std::string describe(const Option& option);
+
+// Below: only where CUDA is built (runtime.cu); errors of the runtime are std::runtime_error.
+
+Device current_device();
+int device_count();
+// The first of the options that the current device can run, as far as it can tell before the launch. `forced`: the
+// name of the only schedule allowed, or empty. Throws with every reason when there is none.
+Option choose(const Problem& problem, bool tfloat32, const std::string& forced);
+void run(const Problem& problem, bool tfloat32, const Option& option, const ForwardViews& views, Products& products,
+         void* workspace, void* stream);
+void run(const Problem& problem, bool tfloat32, const Option& option, const BackwardViews& views, Products& products,
+         void* workspace, void* stream);
+
+// Makes a device current for as long as it lives.
+class CurrentDevice {
+ public:
+  explicit CurrentDevice(int index);
+  ~CurrentDevice();
+  CurrentDevice(const CurrentDevice&) = delete;
+  CurrentDevice& operator=(const CurrentDevice&) = delete;
+
+ private:
+  int before_;
+};
+
+}  // namespace fused_rnn::cuda

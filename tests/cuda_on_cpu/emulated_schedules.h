@@ -1,0 +1,127 @@
+// Runs the CUDA schedules in the emulator on the buffers of a test, in a workspace of exactly the size asked for.
+#pragma once
+
+#include <algorithm>
+#include <cstdlib>
+#include <memory>
+#include <string>
+
+#include "cuda/per_step.cuh"
+#include "cuda/run_persistent.cuh"
+#include "fiber.h"
+#include "recurrence_checks.h"
+
+namespace fused_rnn::test {
+
+template <>
+struct Number<cuda::BFloat16> {
+  static double to_double(cuda::BFloat16 x) { return cuda::to_float(x); }
+  static cuda::BFloat16 from_double(double x) { return cuda::round_float(cuda::BFloat16{}, static_cast<float>(x)); }
+};
+template <>
+struct Number<cuda::Float16> {
+  static double to_double(cuda::Float16 x) { return cuda::to_float(x); }
+  static cuda::Float16 from_double(double x) { return cuda::round_float(cuda::Float16{}, static_cast<float>(x)); }
+};
+template <>
+struct Number<cuda::TFloat32> {
+  static double to_double(cuda::TFloat32 x) { return x.value; }
+  static cuda::TFloat32 from_double(double x) { return {static_cast<float>(x)}; }
+};
+
+template <class T>
+constexpr DataType kTypeOf = DataType::kFloat32;
+template <>
+inline constexpr DataType kTypeOf<double> = DataType::kFloat64;
+template <>
+inline constexpr DataType kTypeOf<cuda::BFloat16> = DataType::kBFloat16;
+template <>
+inline constexpr DataType kTypeOf<cuda::Float16> = DataType::kFloat16;
+template <class T>
+inline constexpr bool kIsTFloat32 = std::is_same_v<T, cuda::TFloat32>;
+
+// The products of per_step as plain loops.
+template <class T>
+class PlainProducts : public cuda::Products {
+ public:
+  PlainProducts(const Shape& shape, const Inputs<T>& inputs, bool backward)
+      : shape_(shape), in_(inputs), backward_(backward) {}
+
+  void multiply(cuda::Factor factor, const StateView<const void>& from, const StateView<void>& to) override {
+    const Matrix<T>& matrix = factor == cuda::Factor::kRecurrent ? in_.w_hh : in_.w_hr;
+    const int64_t width = backward_ ? matrix.columns : matrix.rows, depth = backward_ ? matrix.rows : matrix.columns;
+    for (int64_t d = 0; d < shape_.directions; ++d) {
+      for (int64_t b = 0; b < shape_.batch; ++b) {
+        const T* row = static_cast<const T*>(from.data) + from.offset(d, b);
+        T* result = static_cast<T*>(to.data) + to.offset(d, b);
+        for (int64_t i = 0; i < width; ++i) {
+          double sum = 0.0;
+          for (int64_t k = 0; k < depth; ++k) {
+            sum += to_double(row[k]) * (backward_ ? matrix.get(d, k, i) : matrix.get(d, i, k));
+          }
+          result[i] = from_double<T>(sum);
+        }
+      }
+    }
+  }
+
+ private:
+  const Shape& shape_;
+  const Inputs<T>& in_;
+  bool backward_;
+};
+
+// Uninitialised as a test should see it: all ones, which is NaN.
+struct Workspace {
+  explicit Workspace(size_t bytes) : data(std::aligned_alloc(256, (bytes + 255) / 256 * 256), std::free) {
+    std::memset(data.get(), 0xFF, (bytes + 255) / 256 * 256);
+    emulator::forbid_beyond(static_cast<unsigned char*>(data.get()), bytes, (bytes + 255) / 256 * 256);
+  }
+  std::unique_ptr<void, void (*)(void*)> data;
+};
+
+template <class Pass, class T = typename Pass::T>
+void run_pass(const Shape& s, const Problem& problem, const cuda::Option& option, const Inputs<T>& in,
+              const typename Pass::Views& views) {
+  const bool per_step = option.schedule == cuda::Schedule::kPerStep;
+  const Workspace workspace(per_step ? cuda::PerStep<Pass>::workspace_bytes(problem) : option.workspace_bytes);
+  if (per_step) {
+    PlainProducts<T> products(s, in, Pass::kBackward);
+    cuda::PerStep<Pass>(problem, views, products, workspace.data.get(), nullptr).run();
+  } else if constexpr (!std::is_same_v<T, double>) {
+    cuda::run_persistent<Pass>(option, views, workspace.data.get(), nullptr);
+  }
+}
+
+// The option of one schedule on a device.
+inline cuda::Option option_of(const Problem& problem, bool tfloat32, const cuda::Device& device,
+                              cuda::Schedule schedule) {
+  for (const cuda::Option& option : cuda::options(problem, tfloat32, device)) {
+    if (option.schedule == schedule) return option;
+  }
+  return {};
+}
+
+// Forward and backward by one schedule; a device with few blocks makes one launch follow another.
+template <class Cell, class T>
+Results<T> run(const Shape& s, const Inputs<T>& in, cuda::Schedule schedule, const cuda::Device& device) {
+  Results<T> out = empty_results<Cell, T>(s);
+  Problem problem = problem_of<Cell>(s, kTypeOf<T>);
+  const auto chosen = [&] {
+    const cuda::Option option = option_of(problem, kIsTFloat32<T>, device, schedule);
+    check(option.refusal.empty(), std::string(option.name) + " refused: " + option.refusal);
+    return option;
+  };
+  run_pass<cuda::ForwardPass<Cell, T>>(s, problem, chosen(), in, forward_views(in, out));
+  problem.backward = true;
+  run_pass<cuda::BackwardPass<Cell, T>>(s, problem, chosen(), in, backward_views(in, out));
+  return out;
+}
+
+}  // namespace fused_rnn::test
+
+namespace fused_rnn::cuda {
+
+inline void clear(void* data, size_t bytes, Stream /*stream*/) { std::memset(data, 0, bytes); }
+
+}  // namespace fused_rnn::cuda

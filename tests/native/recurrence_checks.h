@@ -1,0 +1,95 @@
+// From the buffers of a test to the views that a schedule takes, and how its results are held to the oracle.
+#pragma once
+
+#include <cstring>
+#include <string>
+
+#include "core/problem.h"
+#include "plain_recurrence.h"
+
+namespace fused_rnn::test {
+
+inline std::string to_string(const Shape& s) {
+  return " T" + std::to_string(s.time_steps) + " B" + std::to_string(s.batch) + " D" + std::to_string(s.directions) +
+         " H" + std::to_string(s.hidden_size) + " P" + std::to_string(s.output_size);
+}
+
+template <class Cell>
+Problem problem_of(const Shape& s, DataType type) {
+  return {.cell = spec_of<Cell>(0),
+          .type = type,
+          .time_steps = s.time_steps,
+          .batch = s.batch,
+          .directions = s.directions,
+          .hidden_size = s.hidden_size,
+          .output_size = s.output_size,
+          .backward = false,
+          .projected = s.output_size != s.hidden_size};
+}
+
+template <class T>
+WeightView optional_view(const Matrix<T>& matrix) {
+  return matrix.data.empty() ? WeightView{} : matrix.view();
+}
+
+template <class T>
+ForwardViews forward_views(const Inputs<T>& in, Results<T>& out) {
+  return {in.gates.sequence(), in.w_hh.view(),       optional_view(in.b_hh), optional_view(in.w_hr),
+          in.h_0.state(),      in.c_0.state(),       out.output.sequence(),  out.h_n.state(),
+          out.c_n.state(),     out.cells.sequence(), out.saved.sequence(),   out.hidden.sequence()};
+}
+
+template <class T>
+BackwardViews backward_views(const Inputs<T>& in, Results<T>& out) {
+  const Results<T>& made = out;
+  return {in.d_output.sequence(),   in.d_h_n.state(),       in.d_c_n.state(),       in.d_cells.sequence(),
+          in.w_hh.view(),           optional_view(in.w_hr), made.output.sequence(), made.cells.sequence(),
+          made.saved.sequence(),    in.h_0.state(),         in.c_0.state(),         out.d_gates.sequence(),
+          out.d_gates_h.sequence(), out.d_h_0.state(),      out.d_c_0.state(),      out.d_projected.sequence()};
+}
+
+// Calls visit(name, buffer of a, buffer of b) for every buffer of two results.
+template <class A, class B, class Visitor>
+void for_each_buffer(const Results<A>& a, const Results<B>& b, Visitor visit) {
+  visit("output", a.output, b.output);
+  visit("h_n", a.h_n, b.h_n);
+  visit("c_n", a.c_n, b.c_n);
+  visit("cells", a.cells, b.cells);
+  visit("saved", a.saved, b.saved);
+  visit("hidden", a.hidden, b.hidden);
+  visit("d_gates", a.d_gates, b.d_gates);
+  visit("d_gates_h", a.d_gates_h, b.d_gates_h);
+  visit("d_h_0", a.d_h_0, b.d_h_0);
+  visit("d_c_0", a.d_c_0, b.d_c_0);
+  visit("d_projected", a.d_projected, b.d_projected);
+}
+
+template <class T>
+void check_close(const Results<T>& actual, const Results<double>& expected, double tolerance, const std::string& what) {
+  for_each_buffer(actual, expected, [&](const char* name, const Buffer<T>& a, const Buffer<double>& e) {
+    double largest = 0.0, scale = 1.0;
+    std::string where;
+    e.for_each([&](int64_t i, int64_t b, int64_t d, int64_t u) {
+      scale = std::max(scale, std::abs(e.get(i, b, d, u)));
+      const double error = std::abs(a.get(i, b, d, u) - e.get(i, b, d, u));
+      if (!(error > largest) && !std::isnan(error)) return;
+      largest = std::isnan(error) ? INFINITY : error;
+      where = " at [" + std::to_string(i) + "][" + std::to_string(b) + "][" + std::to_string(d) + "][" +
+              std::to_string(u) + "]";
+    });
+    check_near(largest / scale, 0.0, tolerance, what + ": " + name + where);
+    check(a.gaps_are_intact(), what + ": " + name + " written outside its rows");
+  });
+}
+
+template <class T>
+void check_identical(const Results<T>& a, const Results<T>& b, const std::string& what) {
+  for_each_buffer(a, b, [&](const char* name, const Buffer<T>& left, const Buffer<T>& right) {
+    const size_t size = left.data.size();
+    check(size == right.data.size() &&
+              (size == 0 || std::memcmp(left.data.data(), right.data.data(), size * sizeof(T)) == 0),
+          what + ": " + name + " differs in some bit");
+  });
+}
+
+}  // namespace fused_rnn::test
