@@ -40,7 +40,7 @@ struct PersistentKernel {
   static constexpr int kGates = Pass::Cell::kGates;
   static constexpr int kRegisterTiles = register_tiles(kGates, sizeof(T), std::is_same_v<T, float>);
   // Sums that go on independently, so that one product does not wait for the one before.
-  static constexpr int kChains = std::is_same_v<T, float> ? 1 : (Pass::kResults >= 3 ? 1 : 4);
+  static constexpr int kChains = std::is_same_v<T, float> ? 1 : (Pass::kResults >= 3 ? 1 : (sizeof(T) == 2 ? 4 : 2));
   static constexpr int kPartialValues = Pass::kResults * kTileValues;
   // Elements that a thread updates side by side; one that owns four takes two turns.
   static constexpr int kAtOnce = 2;

@@ -36,6 +36,7 @@ struct Option {
 };
 
 // Every schedule, the fastest by the model first, refused ones last. `tfloat32`: float32 products may be rounded.
+// Workspace of per_step is known only where CUDA is built.
 std::vector<Option> options(const Problem& problem, bool tfloat32, const Device& device);
 std::string describe(const Option& option);
 
@@ -43,6 +44,8 @@ std::string describe(const Option& option);
 
 Device current_device();
 int device_count();
+// options() on the current device, which knows what it can hold at once.
+std::vector<Option> options_here(const Problem& problem, bool tfloat32);
 // The first of the options that the current device can run, as far as it can tell before the launch. `forced`: the
 // name of the only schedule allowed, or empty. Throws with every reason when there is none.
 Option choose(const Problem& problem, bool tfloat32, const std::string& forced);

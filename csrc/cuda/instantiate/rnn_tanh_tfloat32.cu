@@ -1,0 +1,9 @@
+// The persistent kernels of the Elman cell with tanh in TF32.
+#include "cells/elman.h"
+#include "cuda/instantiate.cuh"
+
+namespace fused_rnn::cuda {
+
+template struct PersistentKernels<ElmanCell<Tanh>, TFloat32>;
+
+}  // namespace fused_rnn::cuda

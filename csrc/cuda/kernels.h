@@ -1,0 +1,33 @@
+// What the instantiations (instantiate/*.cu) offer: the kernels of one cell in one type, forward and backward.
+//
+// Declared here for every cell of cells/table.h and every type, defined by one file for each pair: a pair without its
+// file does not link.
+#pragma once
+
+#include "core/visit.h"
+#include "cuda/device.h"
+#include "cuda/schedule.h"
+
+namespace fused_rnn::cuda {
+
+// The type in which a problem's elements are multiplied.
+using PersistentTypes = TypeList<float, TFloat32, BFloat16, Float16>;
+using PerStepTypes = TypeList<float, double, BFloat16, Float16>;
+
+template <class Cell, class T>
+struct PersistentKernels {
+  static void run(const Option& option, const ForwardViews& views, void* workspace, void* stream);
+  static void run(const Option& option, const BackwardViews& views, void* workspace, void* stream);
+  // How many groups of the option's blocks the current device can hold at once.
+  static int resident_groups(const Option& option, bool backward);
+};
+
+template <class Cell, class T>
+struct PerStepKernels {
+  static void run(const Problem& problem, const ForwardViews& views, Products& products, void* workspace, void* stream);
+  static void run(const Problem& problem, const BackwardViews& views, Products& products, void* workspace,
+                  void* stream);
+  static size_t workspace_bytes(const Problem& problem);
+};
+
+}  // namespace fused_rnn::cuda
