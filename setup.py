@@ -1,16 +1,18 @@
 """Builds the extension module fused_rnn._C with ninja; everything else about the package is in pyproject.toml.
 
 The sources fall into groups that differ only in their compiler flags: the binding (which alone sees torch and Python),
-the CPU dispatch, and one unit per CPU instruction set. A new backend is one more group in `source_groups`.
+the CPU dispatch, one unit per CPU instruction set, and the CUDA kernels, which nvcc compiles. A new backend is one more
+group in `source_groups`.
 
 Environment: CXX (the compiler), MAX_JOBS (parallel compilations), FUSED_RNN_WERROR=1 (warnings are errors, as in the
-project's continuous integration).
+project's continuous integration); FUSED_RNN_CUDA, CUDA_HOME and TORCH_CUDA_ARCH_LIST, see cuda_build.py.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -26,6 +28,11 @@ import setuptools
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # pip runs this file without its folder on the path
+
+import cuda_build
+from cuda_build import Cuda
+
 ROOT = Path(__file__).resolve().parent
 # The oldest torch whose stable ABI is used: the built module serves this version and all later ones.
 MIN_TORCH = (2, 11)
@@ -34,6 +41,7 @@ TORCH_TARGET_VERSION = f"0x{MIN_TORCH[0]:02x}{MIN_TORCH[1]:02x}000000000000"
 
 COMMON_FLAGS = ["-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden", "-fno-math-errno"]
 COMMON_FLAGS += ["-ffp-contract=off", "-Wall", "-Wextra"]
+NVCC_FLAGS = ["-std=c++20", "-O3"]  # those of COMMON_FLAGS that are nvcc's own, too
 # Each unit is compiled for exactly its instruction set, so that a binary built on one machine runs on every other.
 ISA_FLAGS = {
     "baseline": [],
@@ -57,10 +65,11 @@ def fail(sentence: str) -> SystemExit:
 
 @dataclass(frozen=True)
 class SourceGroup:
-    """Sources (relative to the repository) compiled with the same flags."""
+    """Sources (relative to the repository) compiled with the same flags, by a rule of the ninja file."""
 
     sources: list[str]
     flags: list[str]
+    rule: str = "compile"
 
 
 @dataclass(frozen=True)
@@ -109,6 +118,14 @@ def find_toolchain() -> Toolchain:
     )
 
 
+def find_cuda(toolchain: Toolchain) -> Cuda | str:
+    """The CUDA toolkit, or the reason why the module will have no kernels for GPUs."""
+    try:
+        return cuda_build.find_cuda(os.environ, toolchain.compiler)
+    except ValueError as error:
+        raise fail(str(error)) from None
+
+
 def find_torch() -> Path:
     """The folder of the installed torch (which is not imported)."""
     wanted = f"torch>={MIN_TORCH[0]}.{MIN_TORCH[1]}"
@@ -153,21 +170,53 @@ def glob(pattern: str) -> list[str]:
     return sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(pattern))
 
 
-def source_groups(toolchain: Toolchain, torch: Path, version: str) -> list[SourceGroup]:
+def source_groups(toolchain: Toolchain, cuda: Cuda | str, torch: Path, version: str) -> list[SourceGroup]:
     """What is compiled, and how each part differs from the rest."""
     # pybind11 comes before torch, which carries a copy of its own. -isystem: warnings of foreign headers are not ours.
     foreign = [find_pybind11(), *find_python_headers(), torch / "include", torch / "include/torch/csrc/api/include"]
+    built = str(cuda) if isinstance(cuda, Cuda) else f"not built: {cuda}"
     binding = [f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}", f'-DFUSED_RNN_VERSION="{version}"']
+    binding += [f"-DFUSED_RNN_CUDA_BUILD={json.dumps(built)}"]
     binding += [flag for folder in foreign for flag in ("-isystem", str(folder))]
+    binding_sources, host = glob("csrc/binding/*.cpp"), []
     units = [SourceGroup([f"csrc/cpu/isa/{name}.cpp"], ISA_FLAGS[name]) for name in toolchain.instruction_sets]
-    return [SourceGroup(glob("csrc/binding/*.cpp"), binding), SourceGroup(glob("csrc/cpu/*.cpp"), []), *units]
+    if isinstance(cuda, Cuda):
+        # Not for csrc/cpu, which need not be compiled again where only this changes.
+        host = ["-DFUSED_RNN_CUDA"]
+        units.append(SourceGroup(glob("csrc/cuda/**/*.cu"), [], "compile_cuda"))
+    else:
+        binding_sources = [name for name in binding_sources if not Path(name).name.startswith("cuda_")]
+    return [
+        SourceGroup(binding_sources, [*host, *binding]),
+        SourceGroup(glob("csrc/cpu/*.cpp"), []),
+        SourceGroup(glob("csrc/cuda/*.cpp"), host),
+        *units,
+    ]
 
 
-def link_flags(toolchain: Toolchain, torch: Path) -> list[str]:
+def link_flags(toolchain: Toolchain, cuda: Cuda | str, torch: Path) -> list[str]:
     """libtorch brings all of torch's libraries; no rpath, since importing torch loads them before this module."""
     if sys.platform == "darwin":
         return ["-bundle", "-undefined", "dynamic_lookup", *toolchain.openmp_link]
-    return ["-shared", f"-L{torch / 'lib'}", "-Wl,--no-as-needed", "-ltorch", "-Wl,--as-needed", *toolchain.openmp_link]
+    cuda_runtime = [cuda.runtime, "-ldl", "-lrt", "-lpthread"] if isinstance(cuda, Cuda) else []
+    torch_library = [f"-L{torch / 'lib'}", "-Wl,--no-as-needed", "-ltorch", "-Wl,--as-needed"]
+    return ["-shared", *torch_library, *toolchain.openmp_link, *cuda_runtime]
+
+
+def cuda_rule(toolchain: Toolchain, cuda: Cuda) -> list[str]:
+    """The rule for kernels. What ptxas says of each (registers, spills) stays beside the object, as its log."""
+    flags = ["-I", str(ROOT / "csrc"), "-Xptxas", "-v", *(flag for target in cuda.targets for flag in target.flags)]
+    for flag in COMMON_FLAGS:
+        flags += [flag] if flag in NVCC_FLAGS else cuda_build.host_flags([flag])
+    if os.environ.get("FUSED_RNN_WERROR") == "1":
+        flags += ["-Werror", "all-warnings", *cuda_build.host_flags(["-Werror"])]
+    command = ninja_words([cuda.nvcc, *cuda_build.compiler_flags(toolchain.compiler), *flags])
+    return [
+        "rule compile_cuda",
+        f"  command = {command} -MD -MF $out.d -c $in -o $out > $out.log 2>&1 || {{ cat $out.log; exit 1; }}",
+        "  depfile = $out.d",
+        "  deps = gcc",
+    ]
 
 
 def ninja_path(path: Path) -> str:
@@ -178,7 +227,7 @@ def ninja_words(words: list[str]) -> str:
     return shlex.join(words).replace("$", "$$")
 
 
-def write_ninja_file(module: Path, toolchain: Toolchain, groups: list[SourceGroup], link: list[str]) -> Path:
+def write_ninja_file(module: Path, toolchain: Toolchain, cuda: Cuda | str, torch: Path, version: str) -> Path:
     """Writes build.ninja beside the `module` it makes; ninja tracks headers by depfiles and flags by its own log."""
     folder = module.parent
     common = [*COMMON_FLAGS, *toolchain.openmp_compile, "-I", str(ROOT / "csrc")]
@@ -193,13 +242,14 @@ def write_ninja_file(module: Path, toolchain: Toolchain, groups: list[SourceGrou
         "  depfile = $out.d",
         "  deps = gcc",
         "rule link",
-        f"  command = {compiler} $in {ninja_words(link)} -o $out",
+        f"  command = {compiler} $in {ninja_words(link_flags(toolchain, cuda, torch))} -o $out",
+        *(cuda_rule(toolchain, cuda) if isinstance(cuda, Cuda) else []),
     ]
     objects = []
-    for group in groups:
+    for group in source_groups(toolchain, cuda, torch, version):
         for source in group.sources:
             objects.append(ninja_path((folder / source).with_suffix(".o")))
-            lines += [f"build {objects[-1]}: compile {ninja_path(ROOT / source)}"]
+            lines += [f"build {objects[-1]}: {group.rule} {ninja_path(ROOT / source)}"]
             lines += [f"  flags = {ninja_words(group.flags)}", f"  description = compile {source}"]
     lines += [f"build {ninja_path(module)}: link {' '.join(objects)}", f"  description = link {module.name}"]
     folder.mkdir(parents=True, exist_ok=True)
@@ -213,14 +263,16 @@ class NinjaBuildExt(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         torch, toolchain, program = find_torch(), find_toolchain(), find_ninja()
+        cuda = find_cuda(toolchain)
         target = Path(self.get_ext_fullpath(ext.name))
         module = ROOT / f"build/native/{sys.implementation.cache_tag}-{sysconfig.get_platform()}" / target.name
-        groups = source_groups(toolchain, torch, self.distribution.get_version())
-        file = write_ninja_file(module, toolchain, groups, link_flags(toolchain, torch))
+        file = write_ninja_file(module, toolchain, cuda, torch, self.distribution.get_version())
         units, openmp = ", ".join(toolchain.instruction_sets), "on" if toolchain.openmp_compile else "off"
         print(
             f"fused_rnn: building with {shlex.join(toolchain.compiler)}, CPU units {units}, OpenMP {openmp}", flush=True
         )
+        if line := cuda_build.decision(cuda):
+            print(f"fused_rnn: {line}", flush=True)
         jobs = ["-j", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []
         if subprocess.run([program, "-f", str(file), *jobs], cwd=ROOT, check=False).returncode != 0:
             raise fail("the native module did not compile; the compiler's messages are above.")
@@ -236,6 +288,6 @@ PACKAGES = find_packages(str(ROOT), include=["fused_rnn", "fused_rnn.*", "bench"
 setup(
     packages=[re.sub(r"^bench\b", "fused_rnn_bench", name) for name in PACKAGES],
     package_dir={"fused_rnn_bench": "bench"},
-    ext_modules=[Extension("fused_rnn._C", sources=glob("csrc/**/*.cpp"), depends=glob("csrc/**/*.h"), language="c++")],
+    ext_modules=[Extension("fused_rnn._C", sources=glob("csrc/**/*.cpp"), language="c++")],
     cmdclass={"build_ext": NinjaBuildExt},
 )

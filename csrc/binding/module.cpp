@@ -10,8 +10,8 @@
 #include "cells/table.h"
 #include "cpu/dispatch.h"
 
-#if !defined(FUSED_RNN_VERSION)
-#error "the build passes FUSED_RNN_VERSION"
+#if !defined(FUSED_RNN_VERSION) || !defined(FUSED_RNN_CUDA_BUILD)
+#error "the build passes FUSED_RNN_VERSION and FUSED_RNN_CUDA_BUILD"
 #endif
 
 namespace py = pybind11;
@@ -91,7 +91,7 @@ std::map<std::string, std::string> build_info() {
   return {
       {"version", FUSED_RNN_VERSION}, {"compiler", __VERSION__},
       {"instruction_sets", sets},     {"active_instruction_set", active_cpu_instruction_set()},
-      {"cuda", "not built"},
+      {"cuda", FUSED_RNN_CUDA_BUILD},
   };
 }
 
