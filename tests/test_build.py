@@ -48,6 +48,17 @@ def test_module_names_no_library_path_and_no_openmp_runtime() -> None:
     assert "gomp" not in header
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads ELF headers")
+def test_module_loads_where_torch_has_no_cuda_and_shares_no_cuda_symbol() -> None:
+    # A strong symbol that a torch without CUDA lacks is found missing at import; a visible one of the CUDA runtime
+    # would be replaced by that of the runtime that torch has loaded, of perhaps another version.
+    module = check_abi.built_module()
+    listing = subprocess.run(["nm", "-D", str(module)], capture_output=True, text=True, check=True).stdout
+    symbols = [line.split()[-2:] for line in listing.splitlines()]
+    assert [name for kind, name in symbols if kind != "w" and name.startswith("aoti_torch_get_current_cuda")] == []
+    assert [name for _, name in symbols if re.match(r"_*cuda|cu[A-Z]", name)] == []
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_process_has_one_openmp_runtime() -> None:
     layer = fused_rnn.LSTM(4, 8)
@@ -116,7 +127,10 @@ def test_source_distribution_holds_everything_to_build_and_test(tmp_path: Path) 
     with tarfile.open(archive) as contents:
         names = {name.partition("/")[2] for name in contents.getnames()}
     tree = ["csrc", "fused_rnn", "bench", "tests", "scripts"]
-    files = [path for folder in tree for path in (ROOT / folder).rglob("*") if path.suffix in {".py", ".h", ".cpp"}]
+    suffixes = {".py", ".h", ".cpp", ".cu", ".cuh"}
+    files = [path for folder in tree for path in (ROOT / folder).rglob("*") if path.suffix in suffixes]
     expected = {path.relative_to(ROOT).as_posix() for path in files}
-    assert expected | {"setup.py", "pyproject.toml", "Makefile", "LICENSE", "fused_rnn/py.typed"} <= names
+    assert (
+        expected | {"setup.py", "cuda_build.py", "pyproject.toml", "Makefile", "LICENSE", "fused_rnn/py.typed"} <= names
+    )
     assert not [name for name in names if name.endswith((".so", ".pyc", ".o"))]
