@@ -15,22 +15,37 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class CudaDevice:
+    """A GPU that need not be here, for `explain`; an H200 is CudaDevice(90, 132, 232448)."""
+
+    capability: int
+    """Compute capability, 90 for 9.0."""
+    multiprocessors: int
+    """How many there are."""
+    shared_bytes: int
+    """Bytes of shared memory that one block may have (opt-in)."""
+
+
+@dataclass(frozen=True)
 class PassPlan:
     """How one pass over the sequence, forward or backward, is run."""
 
     name: str
     """`forward` or `backward`."""
-    threads: int
-    """Threads that take part."""
+    schedule: str
+    """Name of the way the recurrence is run."""
     why: str
-    """Why the work is shared between threads like this."""
-    details: dict[str, str | int]
-    """Everything else the planner said, by name: the parts the work is cut into, the workspace."""
+    """Why this one, and why the work is shared like this."""
+    details: dict[str, Any]
+    """Everything else the planner said, by name: threads or blocks, the parts the work is cut into, the workspace."""
+    others: dict[str, str]
+    """The other schedules: why each cannot run, or what was expected of it."""
 
     def __str__(self) -> str:
-        plural = "s" * (self.threads != 1)
         details = ", ".join(f"{name} {value}" for name, value in self.details.items() if name != "problem")
-        return f"{self.name}: {self.threads} thread{plural}: {self.why} ({details})"
+        lines = [f"{self.name}: {self.schedule}: {self.why} ({details})"]
+        lines += [f"  not {name}: {reason}" for name, reason in self.others.items()]
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -39,41 +54,43 @@ class LayerPlan:
 
     problem: str
     """Cell, sizes, type and use, e.g. `lstm: T=100 B=16 D=1 I=128 H=128 float32, inference`."""
-    schedule: str
-    """Name of the way the recurrence is run."""
     passes: tuple[PassPlan, ...]
     """The forward pass, and the backward pass where a gradient is wanted."""
+
+    @property
+    def schedule(self) -> str:
+        """Name of the way the forward pass is run."""
+        return self.passes[0].schedule
 
 
 @dataclass(frozen=True)
 class Explanation:
     """What a layer would run for an input; `str` gives it as text."""
 
-    instruction_set: str
-    """CPU instruction set of the kernels."""
-    threads: int
-    """Threads that torch allows."""
+    device: str
+    """The processor: the CPU's instruction set and the threads that torch allows, or the GPU."""
     layers: tuple[LayerPlan, ...]
     """One plan per layer of the stack."""
 
     def __str__(self) -> str:
-        lines = [f"instruction set {self.instruction_set}, up to {self.threads} thread{'s' * (self.threads != 1)}"]
+        lines = [self.device]
         for index, plan in enumerate(self.layers):
-            lines += [f"layer {index}: {plan.problem}", f"  schedule {plan.schedule}"]
-            lines += [f"  {part}" for part in plan.passes]
+            lines.append(f"layer {index}: {plan.problem}")
+            lines += [f"  {line}" for part in plan.passes for line in str(part).splitlines()]
         return "\n".join(lines)
 
 
-def explain(layer: torch.nn.Module, x: Tensor, hx: Any = None) -> Explanation:
+def explain(layer: torch.nn.Module, x: Tensor, hx: Any = None, *, device: CudaDevice | None = None) -> Explanation:
     """Which schedule `layer(x, hx)` would run for each layer of its stack, and why; nothing is computed.
 
-    The answer depends on the sizes, the type, the threads and on whether a gradient is wanted: under torch.no_grad()
-    it is that of inference.
+    The answer depends on the sizes, the type, the device (on CPU its threads) and on whether a gradient is wanted:
+    under torch.no_grad() it is that of inference.
 
     Args:
         layer: a fused_rnn.LSTM, GRU or RNN.
         x: its input, [T, B, I] ([B, T, I] with `batch_first`), or [T, I] without a batch.
         hx: its initial state, as the layer takes it.
+        device: a GPU to plan for, instead of the device of `x`; it need not be here.
 
     Returns:
         An `Explanation`, whose text is for people and whose attributes are for programs.
@@ -95,33 +112,50 @@ def explain(layer: torch.nn.Module, x: Tensor, hx: Any = None) -> Explanation:
     directions = 2 if layer.bidirectional else 1
     inputs = [t for t in (x, h_0, c_0, *layer.parameters()) if t is not None]
     training = torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
-    threads = torch.get_num_threads()
+    sizes = _ops.Sizes(
+        layer.cell, sequence.dtype, time_steps, batch, directions, layer.hidden_size, layer.proj_size
+    )
+    if device is not None or sequence.is_cuda:
+        name, passes = _cuda_passes(sizes, training, sequence, device)
+    else:
+        name, passes = _cpu_passes(sizes, training)
     plans = []
     for _ in range(layer.num_layers):
-        chosen = _ops.plan(
-            layer.cell,
-            sequence.dtype,
-            time_steps,
-            batch,
-            directions,
-            layer.hidden_size,
-            layer.proj_size,
-            training,
-            threads,
-        )
         problem = (
             f"{layer.cell}: T={time_steps} B={batch} D={directions} I={width} H={layer.hidden_size}"
             f"{f' P={layer.proj_size}' if layer.proj_size else ''} {str(sequence.dtype).removeprefix('torch.')}, "
             f"{'training' if training else 'inference'}"
         )
-        passes = tuple(_pass_plan(name, dict(chosen[name])) for name in ("forward", "backward") if name in chosen)
-        plans.append(LayerPlan(problem, str(chosen["schedule"]), passes))
+        plans.append(LayerPlan(problem, passes))
         width = directions * (layer.proj_size or layer.hidden_size)
-    return Explanation(_ops.active_instruction_set(), threads, tuple(plans))
+    return Explanation(name, tuple(plans))
 
 
-def _pass_plan(name: str, chosen: dict[str, Any]) -> PassPlan:
-    return PassPlan(name, int(chosen.pop("threads")), str(chosen.pop("why")), chosen)
+def _cpu_passes(sizes: _ops.Sizes, training: bool) -> tuple[str, tuple[PassPlan, ...]]:
+    threads = torch.get_num_threads()
+    chosen = _ops.cpu_plan(sizes, training, threads)
+    passes = []
+    for name in ("forward", "backward"):
+        if name in chosen:
+            details = dict(chosen[name])
+            passes.append(PassPlan(name, str(chosen["schedule"]), str(details.pop("why")), details, {}))
+    text = f"CPU, instruction set {_ops.active_instruction_set()}, up to {threads} thread{'s' * (threads != 1)}"
+    return text, tuple(passes)
+
+
+def _cuda_passes(
+    sizes: _ops.Sizes, training: bool, x: Tensor, device: CudaDevice | None
+) -> tuple[str, tuple[PassPlan, ...]]:
+    where = x.device.index if device is None else (device.capability, device.multiprocessors, device.shared_bytes)
+    passes = []
+    for name in ("forward", "backward") if training else ("forward",):
+        tf32 = sizes.dtype == torch.float32 and _ops.tf32_switch()
+        options = _ops.cuda_options(sizes, name == "backward", tf32, where)
+        chosen = options[0]
+        details = {key: chosen[key] for key in ("blocks", "workspace_bytes")}
+        others = {str(option["schedule"]): str(option["why"]) for option in options[1:]}
+        passes.append(PassPlan(name, str(chosen["schedule"]), str(chosen["why"]), details, others))
+    return str(device or torch.cuda.get_device_name(x.device)), tuple(passes)
 
 
 def build_info() -> dict[str, str]:

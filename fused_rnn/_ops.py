@@ -67,6 +67,16 @@ class BackwardResult(NamedTuple):
     d_projected: Tensor  # [T, B, D, P], total gradient of the projected hidden state; projection
 
 
+def tf32_switch() -> bool:
+    """Whether torch lets cuDNN's RNNs round the factors of float32 products to TF32."""
+    return bool(torch.backends.cudnn.rnn.fp32_precision == "tf32")
+
+
+def tf32_allowed(tensor: Tensor) -> bool:
+    """Whether that matters for a tensor, and holds."""
+    return tensor.is_cuda and tensor.dtype == torch.float32 and tf32_switch()
+
+
 def forward(
     cell: str,
     gates: Tensor,
@@ -78,7 +88,7 @@ def forward(
     save: bool,
 ) -> ForwardResult:
     """The recurrence of one layer over a whole sequence, from gates [T, B, D, G, H] that hold the input projection."""
-    return ForwardResult._make(_forward(cell, gates, w_hh, b_hh, w_hr, h_0, c_0, save))
+    return ForwardResult._make(_forward(cell, gates, w_hh, b_hh, w_hr, h_0, c_0, save, tf32_allowed(gates)))
 
 
 def backward(
@@ -97,7 +107,21 @@ def backward(
 ) -> BackwardResult:
     """The gradients of `forward` with respect to everything but the weights."""
     return BackwardResult._make(
-        _backward(cell, d_output, d_h_n, d_c_n, d_cells, w_hh, w_hr, output, cells, saved, h_0, c_0)
+        _backward(
+            cell,
+            d_output,
+            d_h_n,
+            d_c_n,
+            d_cells,
+            w_hh,
+            w_hr,
+            output,
+            cells,
+            saved,
+            h_0,
+            c_0,
+            tf32_allowed(output),
+        )
     )
 
 
@@ -111,6 +135,7 @@ def _forward_shapes(
     h_0: Tensor | None,  # noqa: ARG001
     c_0: Tensor | None,  # noqa: ARG001
     save: bool,
+    allow_tf32: bool,  # noqa: ARG001
 ) -> tuple[Tensor, ...]:
     spec = CELLS[cell]
     time_steps, batch, directions, _, hidden_size = gates.shape
@@ -141,6 +166,7 @@ def _backward_shapes(
     saved: Tensor,
     h_0: Tensor | None,  # noqa: ARG001
     c_0: Tensor | None,  # noqa: ARG001
+    allow_tf32: bool,  # noqa: ARG001
 ) -> tuple[Tensor, ...]:
     spec = CELLS[cell]
     time_steps, batch, directions, _, hidden_size = saved.shape
@@ -154,26 +180,41 @@ def _backward_shapes(
     )
 
 
-def plan(
-    cell: str,
-    dtype: torch.dtype,
-    time_steps: int,
-    batch: int,
-    directions: int,
-    hidden_size: int,
-    proj_size: int,
-    training: bool,
-    threads: int,
-) -> dict[str, Any]:
+class Sizes(NamedTuple):
+    """The problem that a plan is made for."""
+
+    cell: str
+    dtype: torch.dtype
+    time_steps: int
+    batch: int
+    directions: int
+    hidden_size: int
+    proj_size: int
+
+    def _named(self) -> dict[str, Any]:
+        return {**self._asdict(), "dtype": str(self.dtype).removeprefix("torch.")}
+
+
+def cpu_plan(sizes: Sizes, training: bool, threads: int) -> dict[str, Any]:
     """What would run: "schedule", "instruction_set", and a dict for "forward" and, when training, "backward".
 
     Each dict has "threads", "why", and how the work is cut into parts.
     """
-    name = str(dtype).removeprefix("torch.")
-    chosen: dict[str, Any] = _C.plan(
-        cell, name, time_steps, batch, directions, hidden_size, proj_size, training, threads
-    )
+    chosen: dict[str, Any] = _C.plan(**sizes._named(), training=training, threads=threads)
     return chosen
+
+
+def cuda_options(
+    sizes: Sizes, backward: bool, allow_tf32: bool, device: int | tuple[int, int, int]
+) -> list[dict[str, Any]]:
+    """The CUDA schedules for one pass, the one that would run first: "schedule", "refused", "why" and more.
+
+    `device` is an index, or (capability as 90 for 9.0, multiprocessors, bytes of shared memory of a block).
+    """
+    found: list[dict[str, Any]] = _C.cuda_options(
+        **sizes._named(), backward=backward, allow_tf32=allow_tf32, device=device
+    )
+    return found
 
 
 def build_info() -> dict[str, str]:

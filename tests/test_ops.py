@@ -261,7 +261,7 @@ def test_one_thread_and_two_give_the_same_bits(cell: str, batch: int, hidden_siz
 def test_some_problem_is_shared_between_threads() -> None:
     # Otherwise the test above compares one thread with one thread.
     for batch in (1, 32):
-        chosen = _ops.plan("lstm", torch.float32, 6, batch, 1, 256, 0, True, 2)
+        chosen = _ops.cpu_plan(_ops.Sizes("lstm", torch.float32, 6, batch, 1, 256, 0), True, 2)
         assert chosen["forward"]["threads"] == 2
         assert chosen["backward"]["threads"] == 2
 
@@ -309,14 +309,14 @@ def test_strides_of_incoming_gradients_do_not_matter(cell: str) -> None:
 def test_opcheck_passes(cell: str, proj: int, directions: int, full: bool) -> None:
     arguments = draw(cell, 3, 2, directions, 5, proj, full=full)
     for save in (False, True):
-        torch.library.opcheck(torch.ops.fused_rnn.forward.default, (cell, *arguments.tensors(), save))
+        torch.library.opcheck(torch.ops.fused_rnn.forward.default, (cell, *arguments.tensors(), save, False))
     result = arguments.call(save=True)
     d_c_n, d_cells = (torch.randn_like(t) if full and cell == "lstm" else None for t in (result.c_n, result.cells))
     d_h_n = torch.randn_like(result.h_n) if full else None
     torch.library.opcheck(
         torch.ops.fused_rnn.backward.default,
         (cell, torch.randn_like(result.output), d_h_n, d_c_n, d_cells, arguments.w_hh, arguments.w_hr, result.output,
-         result.cells, result.saved, arguments.h_0, arguments.c_0),
+         result.cells, result.saved, arguments.h_0, arguments.c_0, False),
     )  # fmt: skip
 
 

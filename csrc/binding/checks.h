@@ -52,15 +52,23 @@ inline DataType data_type_of(const Tensor& tensor, const char* name) {
   }
 }
 
+inline std::string device_of(const Tensor& tensor) {
+  return tensor.is_cpu() ? "the CPU" : "CUDA device " + std::to_string(tensor.get_device());
+}
+
 // Shape, type and device of one tensor against the problem's.
 class Checker {
  public:
-  Checker(const Tensor& model, const char* name) : type_(data_type_of(model, name)), name_(name) {}
+  Checker(const Tensor& model, const char* name)
+      : type_(data_type_of(model, name)), device_(device_of(model)), name_(name) {}
 
   DataType type() const { return type_; }
 
   void operator()(const Tensor& tensor, const char* name, const char* dimensions, const Shape& expected) const {
-    if (!tensor.is_cpu()) fail(std::string(name) + " must be on the CPU");
+    const std::string device = device_of(tensor);
+    if (device != device_) {
+      fail(std::string(name) + " must be on the device of " + name_ + ", " + device_ + ", got " + device);
+    }
     const DataType type = data_type_of(tensor, name);
     if (type != type_) {
       fail(std::string(name) + " must have the type of " + name_ + ", " + name_of(type_) + ", got " + name_of(type));
@@ -74,6 +82,7 @@ class Checker {
 
  private:
   DataType type_;
+  std::string device_;
   const char* name_;
 };
 

@@ -5,10 +5,13 @@
 #include <map>
 #include <stdexcept>
 #include <string>
+#include <tuple>
+#include <variant>
 #include <vector>
 
 #include "cells/table.h"
 #include "cpu/dispatch.h"
+#include "cuda/schedule.h"
 
 #if !defined(FUSED_RNN_VERSION) || !defined(FUSED_RNN_CUDA_BUILD)
 #error "the build passes FUSED_RNN_VERSION and FUSED_RNN_CUDA_BUILD"
@@ -49,21 +52,20 @@ py::dict cell_spec_dict(const std::string& name) {
   return result;
 }
 
+Problem make_problem(const std::string& cell, const std::string& dtype, int64_t time_steps, int64_t batch,
+                     int64_t directions, int64_t hidden_size, int64_t proj_size) {
+  if (time_steps < 0 || batch < 0 || hidden_size < 1 || proj_size < 0 || directions < 1 || directions > 2) {
+    throw py::value_error("a plan needs time_steps, batch, proj_size >= 0; hidden_size >= 1; directions 1 or 2");
+  }
+  const int64_t output_size = proj_size > 0 ? proj_size : hidden_size;
+  return {spec_by_name(cell), type_by_name(dtype), time_steps, batch, directions, hidden_size, output_size, false,
+          proj_size > 0};
+}
+
 py::dict plan_dict(const std::string& cell, const std::string& dtype, int64_t time_steps, int64_t batch,
                    int64_t directions, int64_t hidden_size, int64_t proj_size, bool training, int threads) {
-  if (time_steps < 0 || batch < 0 || hidden_size < 1 || proj_size < 0 || directions < 1 || directions > 2 ||
-      threads < 1) {
-    throw py::value_error("plan needs time_steps, batch, proj_size >= 0; hidden_size, threads >= 1; directions 1 or 2");
-  }
-  Problem problem{spec_by_name(cell),
-                  type_by_name(dtype),
-                  time_steps,
-                  batch,
-                  directions,
-                  hidden_size,
-                  proj_size > 0 ? proj_size : hidden_size,
-                  false,
-                  proj_size > 0};
+  if (threads < 1) throw py::value_error("a plan needs threads >= 1");
+  Problem problem = make_problem(cell, dtype, time_steps, batch, directions, hidden_size, proj_size);
   const auto add = [&](py::dict& to, const char* key, const auto& schedule) {
     const Plan plan = schedule.plan(problem, threads);
     py::dict part;
@@ -83,6 +85,42 @@ py::dict plan_dict(const std::string& cell, const std::string& dtype, int64_t ti
   problem.backward = true;
   if (training) add(result, "backward", active_cpu_unit().backward);
   return result;
+}
+
+// The CUDA schedules for a problem, the chosen one first; `device` is the index of one that is here, or the
+// capability, multiprocessors and shared bytes of one to be imagined.
+using DeviceChoice = std::variant<int, std::tuple<int, int, int>>;
+
+std::vector<cuda::Option> options_on(const Problem& problem, bool allow_tf32, const DeviceChoice& device) {
+  if (const auto* imagined = std::get_if<1>(&device)) {
+    const auto [capability, multiprocessors, shared_bytes] = *imagined;
+    return cuda::options(problem, allow_tf32, {capability, multiprocessors, shared_bytes});
+  }
+#if defined(FUSED_RNN_CUDA)
+  const cuda::CurrentDevice current(std::get<0>(device));
+  return cuda::options_here(problem, allow_tf32);
+#else
+  throw py::value_error("CUDA kernels are " FUSED_RNN_CUDA_BUILD);
+#endif
+}
+
+py::list cuda_options(const std::string& cell, const std::string& dtype, int64_t time_steps, int64_t batch,
+                      int64_t directions, int64_t hidden_size, int64_t proj_size, bool backward, bool allow_tf32,
+                      const DeviceChoice& device) {
+  Problem problem = make_problem(cell, dtype, time_steps, batch, directions, hidden_size, proj_size);
+  problem.backward = backward;
+  py::list all;
+  for (const cuda::Option& option : options_on(problem, allow_tf32, device)) {
+    py::dict one;
+    one["schedule"] = option.name;
+    one["refused"] = !option.refusal.empty();
+    one["why"] = cuda::describe(option);
+    one["step_us"] = option.step_us;
+    one["blocks"] = option.groups * option.shape.ranks;
+    one["workspace_bytes"] = option.workspace_bytes;
+    all.append(one);
+  }
+  return all;
 }
 
 std::map<std::string, std::string> build_info() {
@@ -108,4 +146,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("active_instruction_set", &fused_rnn::active_cpu_instruction_set);
   m.def("plan", &fused_rnn::plan_dict, py::arg("cell"), py::arg("dtype"), py::arg("time_steps"), py::arg("batch"),
         py::arg("directions"), py::arg("hidden_size"), py::arg("proj_size"), py::arg("training"), py::arg("threads"));
+  m.def("cuda_options", &fused_rnn::cuda_options, py::arg("cell"), py::arg("dtype"), py::arg("time_steps"),
+        py::arg("batch"), py::arg("directions"), py::arg("hidden_size"), py::arg("proj_size"), py::arg("backward"),
+        py::arg("allow_tf32"), py::arg("device"));
 }

@@ -1,4 +1,4 @@
-// The ops torch.ops.fused_rnn.forward and backward: checks, allocation, and the way from tensors to the CPU unit.
+// The ops torch.ops.fused_rnn.forward and backward: checks, allocation, and the way from tensors to a backend.
 //
 // Registered through torch's LibTorch stable ABI, so that one binary serves every torch from the target version on.
 #include <torch/csrc/stable/library.h>
@@ -7,6 +7,8 @@
 #include <string>
 #include <tuple>
 
+#include "binding/allocator.h"
+#include "binding/cuda_backend.h"
 #include "binding/tensor_views.h"
 #include "cells/table.h"
 #include "cpu/dispatch.h"
@@ -62,24 +64,8 @@ void check_states(const Checker& check, const Problem& p, const OptionalTensor& 
   }
 }
 
-// Allocates on the CPU in the type of a model tensor.
-class Allocator {
- public:
-  explicit Allocator(const Tensor& model) : model_(model) {}
-
-  Tensor operator()(bool wanted, const Shape& shape) const {
-    return torch::stable::new_empty(model_, wanted ? shape : Shape{0});
-  }
-  Tensor bytes(size_t count) const {
-    return torch::stable::new_empty(model_, {static_cast<int64_t>(count)}, torch::headeronly::ScalarType::Byte);
-  }
-
- private:
-  const Tensor& model_;
-};
-
 template <class Views>
-void run(const Schedule<Views>& schedule, const Problem& problem, const Views& views, const Allocator& allocate) {
+void run_on_cpu(const Schedule<Views>& schedule, const Problem& problem, const Views& views, const Allocator& allocate) {
   const Plan plan = schedule.plan(problem, static_cast<int>(torch::stable::get_num_threads()));
   const Tensor workspace = allocate.bytes(schedule.workspace_bytes(problem, plan));
   schedule.run(problem, views, plan, workspace.mutable_data_ptr());
@@ -122,7 +108,11 @@ ForwardResult forward(const std::string& cell, const Tensor& gates_given, const 
   views.cells = sequence_view<void>(cells);
   views.saved = sequence_view<void>(saved);
   views.hidden = sequence_view<void>(hidden);
-  run(active_cpu_unit().forward, p, views, allocate);
+  if (gates.is_cpu()) {
+    run_on_cpu(active_cpu_unit().forward, p, views, allocate);
+  } else {
+    run_on_cuda(p, views, allocate, w_hh, w_hr, allow_tf32);
+  }
   return {output, h_n, c_n, cells, saved, hidden};
 }
 
@@ -132,7 +122,7 @@ BackwardResult backward(const std::string& cell, const OptionalTensor& d_output_
                         const OptionalTensor& d_h_n_given, const OptionalTensor& d_c_n_given,
                         const OptionalTensor& d_cells_given, const Tensor& w_hh, const OptionalTensor& w_hr,
                         const Tensor& output_given, const Tensor& cells_given, const Tensor& saved_given,
-                        const OptionalTensor& h_0_given, const OptionalTensor& c_0_given) {
+                        const OptionalTensor& h_0_given, const OptionalTensor& c_0_given, bool allow_tf32) {
   const Checker check(output_given, "output");
   const Problem p = describe_problem(cell, output_given, "output", w_hh, w_hr, check.type(), true);
   const Shape units{p.time_steps, p.batch, p.directions, p.hidden_size};
@@ -179,7 +169,11 @@ BackwardResult backward(const std::string& cell, const OptionalTensor& d_output_
   views.d_h_0 = state_view<void>(d_h_0);
   views.d_c_0 = state_view<void>(d_c_0);
   views.d_projected = sequence_view<void>(d_projected);
-  run(active_cpu_unit().backward, p, views, allocate);
+  if (output.is_cpu()) {
+    run_on_cpu(active_cpu_unit().backward, p, views, allocate);
+  } else {
+    run_on_cuda(p, views, allocate, w_hh, w_hr, allow_tf32);
+  }
   return {d_gates, d_gates_h, d_h_0, d_c_0, d_projected};
 }
 
@@ -189,15 +183,21 @@ BackwardResult backward(const std::string& cell, const OptionalTensor& d_output_
 
 STABLE_TORCH_LIBRARY(fused_rnn, m) {
   m.def(
-      "forward(str cell, Tensor gates, Tensor w_hh, Tensor? b_hh, Tensor? w_hr, Tensor? h_0, Tensor? c_0, bool save)"
+      "forward(str cell, Tensor gates, Tensor w_hh, Tensor? b_hh, Tensor? w_hr, Tensor? h_0, Tensor? c_0, bool save,"
+      " bool allow_tf32)"
       " -> (Tensor output, Tensor h_n, Tensor c_n, Tensor cells, Tensor saved, Tensor hidden)");
   m.def(
       "backward(str cell, Tensor? d_output, Tensor? d_h_n, Tensor? d_c_n, Tensor? d_cells, Tensor w_hh, Tensor? w_hr,"
-      " Tensor output, Tensor cells, Tensor saved, Tensor? h_0, Tensor? c_0)"
+      " Tensor output, Tensor cells, Tensor saved, Tensor? h_0, Tensor? c_0, bool allow_tf32)"
       " -> (Tensor d_gates, Tensor d_gates_h, Tensor d_h_0, Tensor d_c_0, Tensor d_projected)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fused_rnn, CPU, m) {
+  m.impl("forward", TORCH_BOX(&fused_rnn::forward));
+  m.impl("backward", TORCH_BOX(&fused_rnn::backward));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(fused_rnn, CUDA, m) {
   m.impl("forward", TORCH_BOX(&fused_rnn::forward));
   m.impl("backward", TORCH_BOX(&fused_rnn::backward));
 }

@@ -30,6 +30,7 @@
 #include <cstdint>
 
 #include "core/platform.h"
+#include "cuda/persistent_shape.h"
 
 namespace fused_rnn::cuda {
 
@@ -45,10 +46,6 @@ struct alignas(8) TransactionBarrier {
   uint64_t state;
 };
 
-// Counts the blocks that came to sync_blocks. In global memory, zero before the launch, each on a line of its own.
-struct alignas(128) BlockBarrier {
-  uint32_t arrived;
-};
 
 // Storage types of 16 bits: all arithmetic is float32.
 struct BFloat16 {

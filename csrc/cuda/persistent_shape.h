@@ -10,6 +10,11 @@ namespace fused_rnn::cuda {
 
 constexpr int kPersistentWarps = 8;
 
+// Counts the blocks that came to sync_blocks. In global memory, zero before the launch, each on a line of its own.
+struct alignas(128) BlockBarrier {
+  uint32_t arrived;
+};
+
 // Tiles of weights that a warp keeps in registers, each of 2 x gates x 4 or 8 words a lane: as many as leave room for
 // the rest of a kernel's 255 registers. Exact float32 has more sums under way.
 FUSED_RNN_HD constexpr int register_tiles(int gates, size_t element_bytes, bool exact_float32) {

@@ -46,65 +46,67 @@ double model_step_us(const Rules& rules, const Problem& problem, bool tfloat32, 
                   rules.exchange_us(costs, received_kb));
 }
 
-// The cheapest shape of a schedule; its refusal says what stood against the last one tried.
-Option best_option(const Rules& rules, const Problem& problem, bool tfloat32, const Device& device) {
-  const StepCosts& costs = step_costs(device.capability);
-  Option best{rules.schedule, rules.name, "", 0, costs.source};
+// Every shape of a schedule that fits; where there is none, `refusal` says what stands against it.
+std::vector<Option> feasible(const Rules& rules, const Problem& problem, bool tfloat32, const Device& device,
+                             std::string* refusal) {
   const auto refuse = [&](const std::string& reason) {
-    best.refusal = reason;
-    return best;
+    *refusal = reason;
+    return std::vector<Option>{};
   };
+  constexpr int64_t kMost = int64_t{1} << 24;
   if (problem.projected) return refuse("a projection needs a second product in each step");
-  if (problem.type == DataType::kFloat64) return refuse("no float64 kernel");
+  if (problem.type == DataType::kFloat64) return refuse("there is no float64 kernel");
+  if (problem.hidden_size > kMost || problem.batch > kMost) return refuse("sizes beyond 2^24");
+  if (problem.batch == 0) return refuse("the batch is empty");
   if (device.capability < rules.min_capability) {
     return refuse("needs compute capability " + std::to_string(rules.min_capability / 10) + "." +
                   std::to_string(rules.min_capability % 10));
   }
-  constexpr int64_t kMost = int64_t{1} << 24;
-  if (problem.hidden_size > kMost || problem.batch > kMost) return refuse("sizes beyond 2^24");
-  if (problem.batch == 0) return refuse("an empty batch");
+  const StepCosts& costs = step_costs(device.capability);
   const int vectors = problem.backward ? problem.cell.gates : 1, results = problem.backward ? 1 : problem.cell.gates;
-  const int max_ranks = rules.max_ranks > 0 ? rules.max_ranks : device.multiprocessors;
-  int fewest_ranks = 1 << 30;
-  size_t least_shared = ~size_t{0};
+  const int most_ranks = std::min(rules.max_ranks > 0 ? rules.max_ranks : device.multiprocessors,
+                                  device.multiprocessors);
+  const size_t size = element_bytes(problem.type);
+  int fewest_ranks = 0;
+  size_t least_shared = 0;
+  std::vector<Option> found;
+  PersistentShape s{};
+  s.time_steps = problem.time_steps;
+  s.batch = static_cast<int>(problem.batch);
+  s.hidden_size = static_cast<int>(problem.hidden_size);
+  s.gates = problem.cell.gates;
+  s.element_bytes = static_cast<int>(size);
+  s.register_tiles = register_tiles(s.gates, size, problem.type == DataType::kFloat32 && !tfloat32);
   for (const int splits : {1, 2, 4, 8}) {
+    int fewer_groups = s.batch + 1;
     for (const int column_tiles : {1, 2, 3, 4, 6, 8}) {
-      PersistentShape s{};
-      s.time_steps = problem.time_steps;
-      s.batch = static_cast<int>(problem.batch);
-      s.hidden_size = static_cast<int>(problem.hidden_size);
-      s.gates = problem.cell.gates;
-      s.element_bytes = static_cast<int>(element_bytes(problem.type));
-      s.register_tiles =
-          register_tiles(s.gates, element_bytes(problem.type), problem.type == DataType::kFloat32 && !tfloat32);
       s.splits = splits;
       s.column_tiles = column_tiles;
       s.ranks = (s.hidden_size + s.units() - 1) / s.units();
       s.row_groups = (s.batch + s.columns() - 1) / s.columns();
-      if (column_tiles > 1 && s.row_groups == (s.batch + s.columns() - 9) / (s.columns() - 8)) continue;  // in vain
-      fewest_ranks = std::min(fewest_ranks, s.ranks);
-      if (s.ranks > std::min(max_ranks, device.multiprocessors)) continue;
+      if (s.row_groups == fewer_groups) continue;  // more rows in a group, and no group less
+      fewer_groups = s.row_groups;
+      if (fewest_ranks == 0 || s.ranks < fewest_ranks) fewest_ranks = s.ranks;
+      if (s.ranks > most_ranks) continue;
       Option option{rules.schedule, rules.name, "", 0, costs.source, s};
       option.shared_bytes =
-          shared_map(s, element_bytes(problem.type), vectors, results, problem.cell.states, rules.buffers, rules.stages)
-              .total;
-      least_shared = std::min(least_shared, option.shared_bytes);
+          shared_map(s, size, vectors, results, problem.cell.states, rules.buffers, rules.stages).total;
+      if (least_shared == 0 || option.shared_bytes < least_shared) least_shared = option.shared_bytes;
       if (option.shared_bytes > static_cast<size_t>(device.shared_bytes)) continue;
       option.groups = s.row_groups * static_cast<int>(problem.directions);
       option.groups_at_once = std::min(option.groups, device.multiprocessors / s.ranks);
       if (rules.schedule == Schedule::kGrid) {
-        const size_t vector_bytes = element_bytes(problem.type) * s.columns() * vectors * s.padded();
-        option.workspace_bytes = option.groups_at_once * (sizeof(uint32_t) * 32 + 2 * vector_bytes);
+        const size_t vector_bytes = size * s.columns() * vectors * s.padded();
+        option.workspace_bytes = option.groups_at_once * (sizeof(BlockBarrier) + 2 * vector_bytes);
       }
       option.step_us = model_step_us(rules, problem, tfloat32, option, costs);
       if (rules.schedule != Schedule::kGrid) option.groups_at_once = option.groups;  // the hardware queues them
-      if (best.shape.ranks == 0 || option.step_us < best.step_us) best = option;
+      found.push_back(option);
     }
   }
-  if (best.shape.ranks > 0) return best;
-  if (least_shared == ~size_t{0}) {
-    return refuse("needs at least " + std::to_string(fewest_ranks) + " blocks, may have " +
-                  std::to_string(std::min(max_ranks, device.multiprocessors)));
+  if (!found.empty()) return found;
+  if (least_shared == 0) {
+    return refuse("needs at least " + std::to_string(fewest_ranks) + " blocks, may have " + std::to_string(most_ranks));
   }
   return refuse("needs " + std::to_string(least_shared) + " bytes of shared memory, has " +
                 std::to_string(device.shared_bytes));
@@ -112,10 +114,24 @@ Option best_option(const Rules& rules, const Problem& problem, bool tfloat32, co
 
 }  // namespace
 
+std::vector<Option> shapes(Schedule schedule, const Problem& problem, bool tfloat32, const Device& device) {
+  std::string refusal;
+  for (const Rules& rules : kRules) {
+    if (rules.schedule == schedule) return feasible(rules, problem, tfloat32, device, &refusal);
+  }
+  return {};
+}
+
 std::vector<Option> options(const Problem& problem, bool tfloat32, const Device& device) {
   std::vector<Option> all;
-  for (const Rules& rules : kRules) all.push_back(best_option(rules, problem, tfloat32, device));
   const StepCosts& costs = step_costs(device.capability);
+  for (const Rules& rules : kRules) {
+    Option best{rules.schedule, rules.name, "", 0, costs.source};
+    const std::vector<Option> found = feasible(rules, problem, tfloat32, device, &best.refusal);
+    const auto cheapest = std::min_element(found.begin(), found.end(),
+                                           [](const Option& a, const Option& b) { return a.step_us < b.step_us; });
+    all.push_back(cheapest == found.end() ? best : *cheapest);
+  }
   Option library{Schedule::kPerStep, "per_step", "", costs.library_step, costs.source};
   if (device.capability < 80) library.refusal = "the kernels are built for compute capability 8.0 and newer";
   all.push_back(library);

@@ -93,28 +93,16 @@ void run_pass(const Shape& s, const Problem& problem, const cuda::Option& option
   }
 }
 
-// The option of one schedule on a device.
-inline cuda::Option option_of(const Problem& problem, bool tfloat32, const cuda::Device& device,
-                              cuda::Schedule schedule) {
-  for (const cuda::Option& option : cuda::options(problem, tfloat32, device)) {
-    if (option.schedule == schedule) return option;
-  }
-  return {};
-}
+constexpr cuda::Device kHopper{90, 132, 232448}, kSmall{90, 5, 101376};  // the second makes launches follow another
 
-// Forward and backward by one schedule; a device with few blocks makes one launch follow another.
+// Forward and backward, each by one option.
 template <class Cell, class T>
-Results<T> run(const Shape& s, const Inputs<T>& in, cuda::Schedule schedule, const cuda::Device& device) {
+Results<T> run(const Shape& s, const Inputs<T>& in, const cuda::Option& forward, const cuda::Option& backward) {
   Results<T> out = empty_results<Cell, T>(s);
   Problem problem = problem_of<Cell>(s, kTypeOf<T>);
-  const auto chosen = [&] {
-    const cuda::Option option = option_of(problem, kIsTFloat32<T>, device, schedule);
-    check(option.refusal.empty(), std::string(option.name) + " refused: " + option.refusal);
-    return option;
-  };
-  run_pass<cuda::ForwardPass<Cell, T>>(s, problem, chosen(), in, forward_views(in, out));
+  run_pass<cuda::ForwardPass<Cell, T>>(s, problem, forward, in, forward_views(in, out));
   problem.backward = true;
-  run_pass<cuda::BackwardPass<Cell, T>>(s, problem, chosen(), in, backward_views(in, out));
+  run_pass<cuda::BackwardPass<Cell, T>>(s, problem, backward, in, backward_views(in, out));
   return out;
 }
 

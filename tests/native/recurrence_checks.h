@@ -65,7 +65,8 @@ void for_each_buffer(const Results<A>& a, const Results<B>& b, Visitor visit) {
 }
 
 template <class T>
-void check_close(const Results<T>& actual, const Results<double>& expected, double tolerance, const std::string& what) {
+void check_close(const Results<T>& actual, const Results<double>& expected, double tolerance, double gradient_tolerance,
+                 const std::string& what) {
   for_each_buffer(actual, expected, [&](const char* name, const Buffer<T>& a, const Buffer<double>& e) {
     double largest = 0.0, scale = 1.0;
     std::string where;
@@ -77,7 +78,8 @@ void check_close(const Results<T>& actual, const Results<double>& expected, doub
       where = " at [" + std::to_string(i) + "][" + std::to_string(b) + "][" + std::to_string(d) + "][" +
               std::to_string(u) + "]";
     });
-    check_near(largest / scale, 0.0, tolerance, what + ": " + name + where);
+    const bool gradient = name[0] == 'd' && name[1] == '_';
+    check_near(largest / scale, 0.0, gradient ? gradient_tolerance : tolerance, what + ": " + name + where);
     check(a.gaps_are_intact(), what + ": " + name + " written outside its rows");
   });
 }

@@ -80,7 +80,7 @@ void check_shape(const Shape& s, const Plan& plan = {}) {
   const Inputs<T> inputs = random_inputs<Cell, T>(s, 7);
   const Results<T> actual = run<Cell, T>(s, inputs, plan);
   const std::string what = std::string(Cell::kName) + " " + name_of(kTypeOf<T>) + to_string(s, plan);
-  check_close(actual, PlainRecurrence<Cell, T>(s, inputs).compute(), kTolerance<T>, what);
+  check_close(actual, PlainRecurrence<Cell, T>(s, inputs).compute(), kTolerance<T>, kTolerance<T>, what);
 }
 
 void long_sequences_keep_index_carry_and_order() {

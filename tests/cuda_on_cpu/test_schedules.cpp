@@ -1,0 +1,163 @@
+// Tests every CUDA schedule, in every shape that it could take, against the float64 oracle: one cell, named by the build.
+#include "cells/table.h"
+#include "emulated_schedules.h"
+
+namespace {
+
+using namespace fused_rnn;
+using namespace fused_rnn::test;
+using cuda::BFloat16;
+using cuda::Float16;
+using cuda::Option;
+using cuda::Schedule;
+using cuda::TFloat32;
+using Cell = FUSED_RNN_TEST_CELL;
+
+// docs/design.md, section 5; TF32 rounds factors as float16 does.
+struct Tolerance {
+  double outputs, gradients;
+};
+template <class T>
+constexpr Tolerance kTolerance{3e-3, 2e-2};
+template <>
+constexpr Tolerance kTolerance<float>{2e-6, 5e-6};
+template <>
+constexpr Tolerance kTolerance<double>{1e-13, 1e-12};
+template <>
+constexpr Tolerance kTolerance<BFloat16>{2e-2, 1e-1};
+
+uint64_t seed = 1;
+
+template <class T>
+Results<T> check_options(const Shape& s, const Inputs<T>& in, const Results<double>& expected, const Option& forward,
+                         const Option& backward) {
+  emulator::set_seed(++seed);
+  const Results<T> actual = run<Cell, T>(s, in, forward, backward);
+  const auto cut = [](const Option& o) {
+    return " " + std::to_string(o.shape.splits) + "x" + std::to_string(o.shape.column_tiles);
+  };
+  const std::string what = std::string(Cell::kName) + " " + forward.name + cut(forward) + cut(backward) + " " +
+                           name_of(kTypeOf<T>) + (kIsTFloat32<T> ? " (TF32)" : "") + to_string(s);
+  check_close(actual, expected, kTolerance<T>.outputs, kTolerance<T>.gradients, what);
+  return actual;
+}
+
+// In every shape, forward and backward paired in turn; returns how many shapes there were.
+template <class T>
+size_t check_shapes(const Shape& s, Schedule schedule, const cuda::Device& device = kHopper) {
+  const Inputs<T> in = random_inputs<Cell, T>(s, 7);
+  const Results<double> expected = PlainRecurrence<Cell, T>(s, in).compute();
+  Problem problem = problem_of<Cell>(s, kTypeOf<T>);
+  const std::vector<Option> forward = shapes(schedule, problem, kIsTFloat32<T>, device);
+  problem.backward = true;
+  const std::vector<Option> backward = shapes(schedule, problem, kIsTFloat32<T>, device);
+  for (size_t i = 0; i < std::max(forward.size(), backward.size()) && !forward.empty() && !backward.empty(); ++i) {
+    check_options<T>(s, in, expected, forward[i % forward.size()], backward[i % backward.size()]);
+  }
+  return std::min(forward.size(), backward.size());
+}
+
+const Option kPerStep{Schedule::kPerStep, "per_step", "", 0, ""};
+
+template <class T>
+void check_per_step(const Shape& s) {
+  const Inputs<T> in = random_inputs<Cell, T>(s, 7);
+  check_options<T>(s, in, PlainRecurrence<Cell, T>(s, in).compute(), kPerStep, kPerStep);
+}
+
+// A tile is 16 units by 32 hidden indices by 8 rows.
+template <class T>
+void sizes_around_a_tile_in_every_shape() {
+  for (const Schedule schedule : {Schedule::kOneBlock, Schedule::kCluster, Schedule::kGrid}) {
+    for (const int64_t hidden_size : {1, 16, 33, 63}) {
+      check(check_shapes<T>({3, hidden_size % 10, 2, hidden_size, hidden_size}, schedule) > 0, "some shape fits");
+    }
+    check(check_shapes<T>({3, 17, 1, 40, 40}, schedule) > 3, "several shapes fit");
+  }
+}
+
+template <class T>
+void weights_beyond_the_registers_come_from_shared_memory() {
+  const int gates = Cell::kGates;
+  const int held = 32 * cuda::register_tiles(gates, sizeof(T), std::is_same_v<T, float>);
+  const int64_t hidden_size = std::min(held + 8, 280);  // with one split; larger ones would take the emulator long
+  const Shape s{2, 3, 1, hidden_size, hidden_size};
+  check(check_shapes<T>(s, Schedule::kGrid) > 0, "some shape fits");
+  check(check_shapes<T>(s, Schedule::kCluster) > 0, "some shape fits");
+}
+
+template <class T>
+void sequences_of_zero_and_one_step_pass_the_states_through() {
+  for (const int64_t time_steps : {0, 1}) {
+    for (const Schedule schedule : {Schedule::kOneBlock, Schedule::kCluster, Schedule::kGrid}) {
+      check_shapes<T>({time_steps, 2, 2, 19, 19}, schedule);
+    }
+    check_per_step<T>({time_steps, 2, 2, 19, 19});
+  }
+}
+
+template <class T>
+void optional_inputs_may_be_absent_and_weights_may_be_transposed() {
+  for (const bool given : {false, true}) {
+    const Shape s{3, 5, 2, 20, 20, given, !given, given};
+    for (const Schedule schedule : {Schedule::kOneBlock, Schedule::kCluster, Schedule::kGrid}) {
+      check_shapes<T>(s, schedule);
+    }
+    check_per_step<T>(s);
+  }
+}
+
+template <class T>
+void groups_that_do_not_fit_follow_in_another_launch() {
+  check(check_shapes<T>({3, 20, 2, 40, 40}, Schedule::kGrid, kSmall) > 0, "some shape fits");
+}
+
+template <class T>
+void results_do_not_depend_on_the_order_of_the_threads() {
+  const Shape s{4, 9, 2, 40, 40};
+  const Inputs<T> in = random_inputs<Cell, T>(s, 11);
+  Problem problem = problem_of<Cell>(s, kTypeOf<T>);
+  for (const Schedule schedule : {Schedule::kOneBlock, Schedule::kCluster, Schedule::kGrid}) {
+    problem.backward = false;
+    const std::vector<Option> forward = shapes(schedule, problem, kIsTFloat32<T>, kHopper);
+    problem.backward = true;
+    const std::vector<Option> backward = shapes(schedule, problem, kIsTFloat32<T>, kHopper);
+    emulator::set_seed(++seed);
+    const Results<T> first = run<Cell, T>(s, in, forward.back(), backward.back());
+    for (int repeat = 0; repeat < 2; ++repeat) {
+      emulator::set_seed(++seed);
+      check_identical(run<Cell, T>(s, in, forward.back(), backward.back()), first, forward[0].name);
+    }
+  }
+}
+
+template <class T>
+void per_step_runs_every_size() {
+  for (const int64_t hidden_size : {1, 31, 64}) check_per_step<T>({4, 3, 2, hidden_size, hidden_size});
+  check_per_step<T>({3, 0, 1, 5, 5});
+  if (Cell::kReadsHidden) return;
+  check_per_step<T>({4, 3, 2, 20, 7});
+  check_per_step<T>({0, 3, 2, 20, 7});
+  check_per_step<T>({1, 3, 1, 7, 6, false});
+}
+
+template <class T>
+void check_type() {
+  sizes_around_a_tile_in_every_shape<T>();
+  weights_beyond_the_registers_come_from_shared_memory<T>();
+  sequences_of_zero_and_one_step_pass_the_states_through<T>();
+  optional_inputs_may_be_absent_and_weights_may_be_transposed<T>();
+  groups_that_do_not_fit_follow_in_another_launch<T>();
+  results_do_not_depend_on_the_order_of_the_threads<T>();
+  if constexpr (!kIsTFloat32<T>) per_step_runs_every_size<T>();
+}
+
+}  // namespace
+
+int main() {
+  return test::run({{"float32", check_type<float>},
+                    {"float32 with TF32 products", check_type<TFloat32>},
+                    {"bfloat16", check_type<BFloat16>},
+                    {"float16", check_type<Float16>},
+                    {"float64", per_step_runs_every_size<double>}});
+}
