@@ -1,6 +1,6 @@
 """torch.nn's recurrent layers and cells on hand-written fused kernels."""
 
-from fused_rnn._explain import build_info, explain
+from fused_rnn._explain import CudaDevice, build_info, explain
 from fused_rnn.convert import convert
 from fused_rnn.modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 
@@ -10,6 +10,7 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "CudaDevice",
     "GRUCell",
     "LSTMCell",
     "RNNCell",

@@ -69,7 +69,7 @@ class BackwardResult(NamedTuple):
 
 def tf32_switch() -> bool:
     """Whether torch lets cuDNN's RNNs round the factors of float32 products to TF32."""
-    return bool(torch.backends.cudnn.rnn.fp32_precision == "tf32")
+    return bool(torch.backends.cudnn.rnn.fp32_precision == "tf32")  # type: ignore[attr-defined]
 
 
 def tf32_allowed(tensor: Tensor) -> bool:

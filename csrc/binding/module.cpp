@@ -58,8 +58,8 @@ Problem make_problem(const std::string& cell, const std::string& dtype, int64_t 
     throw py::value_error("a plan needs time_steps, batch, proj_size >= 0; hidden_size >= 1; directions 1 or 2");
   }
   const int64_t output_size = proj_size > 0 ? proj_size : hidden_size;
-  return {spec_by_name(cell), type_by_name(dtype), time_steps, batch, directions, hidden_size, output_size, false,
-          proj_size > 0};
+  return {spec_by_name(cell), type_by_name(dtype), time_steps, batch,        directions,
+          hidden_size,        output_size,         false,      proj_size > 0};
 }
 
 py::dict plan_dict(const std::string& cell, const std::string& dtype, int64_t time_steps, int64_t batch,

@@ -65,7 +65,8 @@ void check_states(const Checker& check, const Problem& p, const OptionalTensor& 
 }
 
 template <class Views>
-void run_on_cpu(const Schedule<Views>& schedule, const Problem& problem, const Views& views, const Allocator& allocate) {
+void run_on_cpu(const Schedule<Views>& schedule, const Problem& problem, const Views& views,
+                const Allocator& allocate) {
   const Plan plan = schedule.plan(problem, static_cast<int>(torch::stable::get_num_threads()));
   const Tensor workspace = allocate.bytes(schedule.workspace_bytes(problem, plan));
   schedule.run(problem, views, plan, workspace.mutable_data_ptr());
@@ -75,7 +76,7 @@ using ForwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>
 
 ForwardResult forward(const std::string& cell, const Tensor& gates_given, const Tensor& w_hh,
                       const OptionalTensor& b_hh, const OptionalTensor& w_hr, const OptionalTensor& h_0_given,
-                      const OptionalTensor& c_0_given, bool save) {
+                      const OptionalTensor& c_0_given, bool save, bool allow_tf32) {
   const Checker check(gates_given, "gates");
   const Problem p = describe_problem(cell, gates_given, "gates", w_hh, w_hr, check.type(), false);
   check(gates_given, "gates", "[T, B, D, G, H]", {p.time_steps, p.batch, p.directions, p.cell.gates, p.hidden_size});

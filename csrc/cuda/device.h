@@ -46,7 +46,6 @@ struct alignas(8) TransactionBarrier {
   uint64_t state;
 };
 
-
 // Storage types of 16 bits: all arithmetic is float32.
 struct BFloat16 {
   uint16_t bits;

@@ -64,8 +64,8 @@ std::vector<Option> feasible(const Rules& rules, const Problem& problem, bool tf
   }
   const StepCosts& costs = step_costs(device.capability);
   const int vectors = problem.backward ? problem.cell.gates : 1, results = problem.backward ? 1 : problem.cell.gates;
-  const int most_ranks = std::min(rules.max_ranks > 0 ? rules.max_ranks : device.multiprocessors,
-                                  device.multiprocessors);
+  const int most_ranks =
+      std::min(rules.max_ranks > 0 ? rules.max_ranks : device.multiprocessors, device.multiprocessors);
   const size_t size = element_bytes(problem.type);
   int fewest_ranks = 0;
   size_t least_shared = 0;

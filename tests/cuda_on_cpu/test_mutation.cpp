@@ -1,4 +1,5 @@
-// Shows that the tests of the schedules bite: with any one synchronisation of the kernels left out, some run goes wrong.
+// Shows that the tests of the schedules bite: with any one synchronisation of the kernels left out, some run goes
+// wrong.
 #include <algorithm>
 #include <set>
 
@@ -67,7 +68,8 @@ class Runs {
   static bool differs(const Results<T>& a, const Results<T>& b) {
     bool found = false;
     for_each_buffer(a, b, [&](const char*, const Buffer<T>& left, const Buffer<T>& right) {
-      found |= !left.data.empty() && std::memcmp(left.data.data(), right.data.data(), left.data.size() * sizeof(T)) != 0;
+      found |=
+          !left.data.empty() && std::memcmp(left.data.data(), right.data.data(), left.data.size() * sizeof(T)) != 0;
     });
     return found;
   }

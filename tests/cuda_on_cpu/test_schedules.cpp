@@ -1,4 +1,5 @@
-// Tests every CUDA schedule, in every shape that it could take, against the float64 oracle: one cell, named by the build.
+// Tests every CUDA schedule, in every shape that it could take, against the float64 oracle: one cell, named by the
+// build.
 #include "cells/table.h"
 #include "emulated_schedules.h"
 
