@@ -61,8 +61,8 @@ class Cuda:
     targets: list[Target]
 
     def __str__(self) -> str:
-        """Such as "13.0 for sm_80 sm_90a", which is also what build_info says."""
-        return " ".join([self.version, "for", *(code for target in self.targets for code in target.codes)])
+        """Such as "13.0 for 8.0 9.0a", whose end repeats the build as TORCH_CUDA_ARCH_LIST; build_info shows it."""
+        return f"{self.version} for {' '.join(map(str, self.targets))}"
 
 
 def requested(environment: Mapping[str, str]) -> str:
@@ -184,7 +184,7 @@ def find_cuda(environment: Mapping[str, str], compiler: list[str]) -> Cuda | str
 def decision(cuda: Cuda | str) -> str | None:
     """The line of the set-up's output; nothing where the user has decided against CUDA."""
     if isinstance(cuda, Cuda):
-        return f"CUDA {cuda.version} for {' '.join(map(str, cuda.targets))}"
+        return f"CUDA {cuda}"
     if cuda == UNWANTED:
         return None
     return f"no CUDA kernels: {cuda} (set CUDA_HOME, or FUSED_RNN_CUDA=0 to silence)"
