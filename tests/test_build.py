@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -107,10 +108,29 @@ def test_a_missing_pybind11_is_one_sentence() -> None:
     check_one_sentence(run_setup(*BUILD, before="sys.modules['pybind11'] = None"), "pip install pybind11")
 
 
+def test_a_wrong_cuda_setting_is_one_sentence() -> None:
+    check_one_sentence(run_setup(*BUILD, FUSED_RNN_CUDA="yes"), "FUSED_RNN_CUDA", "auto, 0 or 1", '"yes"')
+
+
+def test_wanted_kernels_without_nvcc_are_one_sentence() -> None:
+    hidden = "import cuda_build; cuda_build.find_nvcc = lambda environment: None"
+    check_one_sentence(run_setup(*BUILD, before=hidden, FUSED_RNN_CUDA="1"), "nvcc not found", "set CUDA_HOME")
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc in PATH")
+def test_an_unknown_gpu_is_one_sentence() -> None:
+    environment = {"FUSED_RNN_CUDA": "1", "TORCH_CUDA_ARCH_LIST": "8.0;9.9"}
+    check_one_sentence(run_setup(*BUILD, **environment), "TORCH_CUDA_ARCH_LIST", '"9.9"')
+
+
 def test_wheel_holds_package_module_types_and_benchmark(tmp_path: Path) -> None:
     base = str(tmp_path / "build")
     egg_info = ["egg_info", "--egg-base", str(tmp_path)]
-    result = run_setup("--quiet", *egg_info, "build", "--build-base", base, "bdist_wheel", "--dist-dir", str(tmp_path))
+    # For the same GPUs as the module at hand: the objects are shared.
+    cuda = fused_rnn.build_info()["cuda"]
+    targets = {} if cuda.startswith("not built") else {"TORCH_CUDA_ARCH_LIST": cuda.partition(" for ")[2]}
+    bdist = ["bdist_wheel", "--dist-dir", str(tmp_path)]
+    result = run_setup("--quiet", *egg_info, "build", "--build-base", base, *bdist, **targets)
     assert result.returncode == 0, result.stderr
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
