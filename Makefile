@@ -8,6 +8,8 @@
 #
 # Variables: PYTHON (which makes the environment), VENV (where), TORCH (what pip installs as torch, options included, such as
 # TORCH="torch==2.11.0"), CXX (the compiler), MAX_JOBS (parallel compilations), FUSED_RNN_WERROR=1 (warnings are errors).
+# CUDA kernels: FUSED_RNN_CUDA=auto|0|1 (auto: where nvcc is found; no GPU is needed), CUDA_HOME (the toolkit, else the nvcc in
+# PATH), TORCH_CUDA_ARCH_LIST (such as "8.0 9.0a 12.0+PTX", fewer compile faster).
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -16,7 +18,7 @@ TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 BUILD_REQUIREMENTS := "setuptools>=77" wheel "ninja>=1.11" "pybind11>=2.13"
-CXX_SOURCES = $(shell find csrc tests/native tests/cuda_on_cpu -name '*.h' -o -name '*.cpp' -o -name '*.cuh')
+CXX_SOURCES = $(shell find csrc tests/native tests/cuda_on_cpu -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 NATIVE_TESTS = $(wildcard tests/native/*.cpp)
 
 .DEFAULT_GOAL := help
