@@ -38,10 +38,10 @@ def fields(asked: GpuProblem) -> dict[str, Any]:
     }
 
 
-def verify(asked: GpuProblem) -> tuple[float, list[str]]:
+def verify(asked: GpuProblem, device: str = "cuda") -> tuple[float, list[str]]:
     """The largest error over the first steps against torch.nn in float64, and what is above its tolerance."""
-    case = drawn_on(replace(asked.problem, time_steps=_VERIFIED_STEPS), "cuda")
-    with torch.device("cuda"):
+    case = drawn_on(replace(asked.problem, time_steps=_VERIFIED_STEPS), device)
+    with torch.device(device):
         exact = oracle(case, with_state=True)
     ours, theirs = Errors(), Errors()
     ours.add(prepare(fused_rnn, case).results(with_state=True), exact)

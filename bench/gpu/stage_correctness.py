@@ -31,9 +31,9 @@ _POISONED_BYTES = (*(1 << 9,) * 64, *(1 << 14,) * 64, *(1 << 19,) * 16, *(10 << 
 _CUDA_ERROR = re.compile(r"CUDA error|\bcuda[A-Z]\w+|CUBLAS|cuBLAS|illegal|misaligned", re.IGNORECASE)
 
 
-def poison() -> None:
+def poison(device: str = "cuda") -> None:
     """Fill the caching allocator's free blocks with NaNs."""
-    blocks = [torch.full((size,), _NAN_BYTE, dtype=torch.uint8, device="cuda") for size in _POISONED_BYTES]
+    blocks = [torch.full((size,), _NAN_BYTE, dtype=torch.uint8, device=device) for size in _POISONED_BYTES]
     del blocks
 
 
@@ -54,25 +54,25 @@ def draw(asked: GpuProblem) -> Case:
     return far_from_kinks(case) if asked.problem.cell == "rnn_relu" and rounded else case
 
 
-def check(asked: GpuProblem, case: Case, exact: dict[bool, Results]) -> dict[str, Any]:
+def check(asked: GpuProblem, case: Case, exact: dict[bool, Results], device: str = "cuda") -> dict[str, Any]:
     """Run the schedule on a case; the record's fields. What it raises is the schedule's refusal, or an error."""
-    on_gpu = moved(case, "cuda")
+    there = moved(case, device)
     ours, theirs, equal = Errors(), Errors(), True
     with asked.settings():
         for with_state, values in exact.items():
             first: Results | None = None
             for _ in range(REPEATS):
-                poison()
-                found = prepare(fused_rnn, on_gpu).results(with_state=with_state)
+                poison(device)
+                found = prepare(fused_rnn, there).results(with_state=with_state)
                 first = first or found
                 equal = equal and same_bits(first, found)
             ours.add({name: value.cpu() for name, value in (first or {}).items()}, values)
-            torch_found = prepare(torch.nn, on_gpu).results(with_state=with_state)
+            torch_found = prepare(torch.nn, there).results(with_state=with_state)
             theirs.add({name: value.cpu() for name, value in torch_found.items()}, values)
         lines = failures(ours, theirs, asked.tolerance_type)
         if not equal:
             lines.append(f"{REPEATS} runs differ")
-        ran = schedule_of(on_gpu)
+        ran = schedule_of(there)
     if asked.schedule and asked.schedule not in ran:
         lines.append(f"explain names {ran}")
     return {
@@ -90,7 +90,8 @@ def _worst(errors: Errors, *, gradients: bool) -> float | None:
     return worst[1] if worst else None
 
 
-def _exact(case: Case) -> dict[bool, Results]:
+def exact_results(case: Case) -> dict[bool, Results]:
+    """The results in float64, with and without initial states."""
     return {with_state: oracle(case, with_state=with_state) for with_state in (True, False)}
 
 
@@ -107,7 +108,7 @@ def run(work: Work) -> int:
         work.record(**key, status=STARTED)
         try:
             case = draw(asked)
-            found = check(asked, case, _exact(case))
+            found = check(asked, case, exact_results(case))
         except Exception as error:  # noqa: BLE001 - the other problems still run
             refused = is_refusal(error)
             work.record(**key, status="refused" if refused else "failed", reason=one_line(error, 300))

@@ -84,16 +84,16 @@ def check_equal(asked: GpuProblem) -> dict[str, Any]:
     return {"status": "ok" if good else "failed", "schedule": ran, "bitwise": equal, "differences": differences}
 
 
-def check_long(asked: GpuProblem, case: Case, exact: Results) -> dict[str, Any]:
+def check_long(asked: GpuProblem, case: Case, exact: Results, device: str = "cuda") -> dict[str, Any]:
     """Many steps against float64."""
     errors = Errors()
-    on_gpu = moved(case, "cuda")
+    there = moved(case, device)
     with asked.settings():
-        found = prepare(fused_rnn, on_gpu).results(with_state=True)
-        ran = schedule_of(on_gpu)
+        found = prepare(fused_rnn, there).results(with_state=True)
+        ran = schedule_of(there)
         theirs = Errors()
         theirs.add(
-            {name: value.cpu() for name, value in prepare(torch.nn, on_gpu).results(with_state=True).items()}, exact
+            {name: value.cpu() for name, value in prepare(torch.nn, there).results(with_state=True).items()}, exact
         )
     errors.add({name: value.cpu() for name, value in found.items()}, exact)
     lines = failures(errors, theirs, asked.tolerance_type)

@@ -19,10 +19,10 @@ SOURCES = ROOT / "bench" / "micro"
 FLAGS = ("-std=c++20", "-O3", "-I", str(ROOT / "csrc"), "-Xcompiler", "-Wall,-Wextra", "-Werror", "all-warnings")
 
 
-def compile_command(nvcc: str, source: Path, architecture: str, output: Path, *, link: bool = True) -> list[str]:
+def compile_command(nvcc: str, source: Path, output: Path, *architectures: str) -> list[str]:
     """How a micro program is compiled."""
-    stop = () if link else ("-c",)
-    return [nvcc, *FLAGS, "-gencode", machine.nvcc_target(architecture), *stop, str(source), "-o", str(output)]
+    targets = [word for name in architectures for word in ("-gencode", machine.nvcc_target(name))]
+    return [nvcc, *FLAGS, *targets, str(source), "-o", str(output)]
 
 
 def run(work: Work) -> int:
@@ -38,7 +38,7 @@ def run(work: Work) -> int:
 
     def compile_one(source: Path) -> tuple[Path, subprocess.CompletedProcess[str]]:
         program = folder / source.stem
-        command = compile_command(nvcc, source, architecture, program)
+        command = compile_command(nvcc, source, program, architecture)
         return program, subprocess.run(command, capture_output=True, text=True, check=False)
 
     failed = 0

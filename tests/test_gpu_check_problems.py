@@ -1,0 +1,230 @@
+"""Tests of what bench/gpu_check.sh runs, where that needs no GPU: grids, checks and timing, the micro programs."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+import fused_rnn
+from bench.gpu import (
+    events,
+    grid,
+    machine,
+    problems,
+    stage_bench,
+    stage_correctness,
+    stage_graph,
+    stage_micro,
+    stages,
+    tiny,
+)
+from bench.peers import Case, oracle
+from bench.verify import TOLERANCES
+from tests import native_build
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+ROOT = native_build.ROOT
+MICRO = sorted((ROOT / "bench" / "micro").glob("*.cu"))
+
+
+def test_tf32_is_a_type_of_a_problem() -> None:
+    asked = problems.GpuProblem.parse("lstm:t4,b2,i3,h5,tf32,train", "grid")
+    assert str(asked) == "lstm:t4,b2,i3,h5,tf32,train"
+    assert asked.name == "lstm:t4,b2,i3,h5,tf32,train grid"
+    assert (asked.problem.dtype, asked.tolerance_type, asked.type_name) == (torch.float32, torch.float16, "tf32")
+
+
+def allows_tf32() -> bool:
+    return torch.backends.cudnn.allow_tf32
+
+
+def test_settings_are_made_and_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(problems.SCHEDULE_VARIABLE, "grid")
+    before = allows_tf32()
+    with problems.GpuProblem.parse("lstm:t4,b2,i3,h5,f32,infer").settings():
+        assert problems.SCHEDULE_VARIABLE not in os.environ
+        assert not allows_tf32()
+    with problems.GpuProblem.parse("lstm:t4,b2,i3,h5,tf32,infer", "cluster").settings():
+        assert os.environ[problems.SCHEDULE_VARIABLE] == "cluster"
+        assert allows_tf32()
+    assert os.environ[problems.SCHEDULE_VARIABLE] == "grid"
+    assert allows_tf32() == before
+
+
+def every_listed_problem() -> list[list[str]]:
+    checked = [grid.checked_problems(schedule) for schedule in stages.SCHEDULES]
+    forced = [f"{text} {schedule}" for text, schedule in grid.forced_problems()]
+    return [grid.timed_problems(), grid.baseline_problems(), forced, *checked]
+
+
+def test_every_listed_problem_is_one_and_none_is_listed_twice() -> None:
+    for listed in every_listed_problem():
+        assert len(set(listed)) == len(listed)
+        for text in listed:
+            assert str(problems.GpuProblem.parse(text.split()[0])) == text.split()[0]
+
+
+def test_both_modes_of_a_timed_size_follow_each_other() -> None:
+    listed = grid.timed_problems()
+    assert all(one.replace(",infer", ",train") == two for one, two in zip(listed[::2], listed[1::2], strict=True))
+
+
+def test_every_cell_and_type_is_checked_and_float64_by_per_step_alone() -> None:
+    for schedule in stages.SCHEDULES:
+        asked = [problems.GpuProblem.parse(text) for text in grid.checked_problems(schedule)]
+        types = {"f32", "tf32", "bf16", "f16"} | ({"f64"} if schedule == "per_step" else set())
+        seen = {(one.problem.cell, one.type_name, one.problem.mode) for one in asked}
+        assert seen == {(cell, name, mode) for cell in grid.CELLS for name in types for mode in ("infer", "train")}
+
+
+def test_the_limit_is_that_of_the_table() -> None:
+    assert grid.limit("lstm", 1024, 128, "bf16") == 2.76
+    assert grid.limit("lstm", 512, 2, "bf16") is None
+    assert grid.limit("gru", 512, 1, "bf16") is None
+
+
+# Checks and timing, on the CPU
+
+
+@pytest.mark.parametrize("type_name", ["f32", "bf16", "tf32"])
+@pytest.mark.parametrize("cell", grid.CELLS)
+def test_the_correctness_check_accepts_right_kernels(cell: str, type_name: str) -> None:
+    asked = problems.GpuProblem.parse(f"{cell}:t5,b3,i4,h9,bi,{type_name},train")
+    case = stage_correctness.draw(asked)
+    found = stage_correctness.check(asked, case, stage_correctness.exact_results(case), "cpu")
+    assert found["status"] == "ok", found
+    assert 0 < found["error_gradients"] < 0.1
+
+
+class WrongLSTM(fused_rnn.LSTM):
+    """Its last cell state is off by one."""
+
+    def forward(self, x: torch.Tensor, hx: Any = None) -> Any:
+        output, (h_n, c_n) = super().forward(x, hx)
+        return output, (h_n, c_n + 1.0)
+
+
+class RestlessLSTM(fused_rnn.LSTM):
+    """Its output changes by a rounding error from call to call."""
+
+    calls = itertools.count()
+
+    def forward(self, x: torch.Tensor, hx: Any = None) -> Any:
+        output, state = super().forward(x, hx)
+        return output * (1.0 + next(self.calls) % 2 * 2e-7), state
+
+
+@pytest.mark.parametrize(("layer", "failure"), [(WrongLSTM, "c_n: error "), (RestlessLSTM, "3 runs differ")])
+def test_the_correctness_check_rejects_wrong_kernels(
+    layer: type[torch.nn.Module], failure: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = SimpleNamespace(LSTM=layer)
+    asked = problems.GpuProblem.parse("lstm:t5,b3,i4,h9,f32,infer")
+    case = stage_correctness.draw(asked)
+    monkeypatch.setattr(stage_correctness, "fused_rnn", wrong)
+    found = stage_correctness.check(asked, case, stage_correctness.exact_results(case), "cpu")
+    assert found["status"] == "failed"
+    assert found["failures"][0].startswith(failure)
+
+
+def test_a_schedule_that_was_forced_but_did_not_run_is_a_failure() -> None:
+    asked = problems.GpuProblem.parse("lstm:t5,b3,i4,h9,f32,infer", "cluster")
+    case = stage_correctness.draw(asked)
+    found = stage_correctness.check(asked, case, stage_correctness.exact_results(case), "cpu")
+    assert found["failures"][0].startswith("explain names ")
+
+
+def test_runs_of_other_bits_are_told_apart() -> None:
+    one, other = torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.0000002])
+    assert stage_correctness.same_bits({"h": one}, {"h": one.clone()})
+    assert not stage_correctness.same_bits({"h": one}, {"h": other})
+    assert 0 < stage_graph.largest_difference({"h": one}, {"h": other}) < 1e-6
+
+
+def test_relu_cases_far_from_kinks_have_both_sides() -> None:
+    asked = problems.GpuProblem.parse("rnn_relu:t9,b5,i33,h65,bi,bf16,train")
+    case = stage_correctness.draw(asked)
+    output = oracle(case, with_state=True)["output"]
+    assert (output == 0).any()
+    assert output[output > 0].min() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("message", "refused"),
+    [
+        ("cluster: 2 directions of 1030 units need 40 blocks, a cluster has 16", True),
+        ("CUDA error: an illegal memory access was encountered", False),
+        ("fused_rnn: cudaLaunchKernelEx: too many resources requested for launch", False),
+    ],
+)
+def test_refusals_are_told_from_errors_of_cuda(message: str, refused: bool) -> None:
+    assert stage_correctness.is_refusal(RuntimeError(message)) == refused
+    assert not stage_correctness.is_refusal(AssertionError(message))
+
+
+def test_the_benchmark_verifies_what_it_times() -> None:
+    error, lines = stage_bench.verify(problems.GpuProblem.parse("gru:t1024,b2,i8,h8,f32,train"), "cpu")
+    assert lines == []
+    assert 0 < error < TOLERANCES[torch.float32].gradients
+
+
+def test_long_sequences_are_compared_with_float64() -> None:
+    asked = problems.GpuProblem.parse("lstm:t70,b1,i4,h8,f32,train")
+    case = Case.draw(asked.problem)
+    found = stage_graph.check_long(asked, case, oracle(case, with_state=True), "cpu")
+    assert found["status"] == "ok", found
+
+
+@pytest.mark.parametrize("cell", tiny.CELLS)
+def test_the_tiny_problems_of_the_sanitizer_are_valid(cell: str) -> None:
+    for shape in tiny.SHAPES:
+        tiny.run_ops(cell, torch.float32, shape, "cpu")
+
+
+def test_tasks_are_timed_in_turns_after_a_warm_up() -> None:
+    calls: list[str] = []
+
+    def sample(task: Callable[[], object], repeats: int) -> float:
+        for _ in range(repeats):
+            task()
+        return 2e-3
+
+    timings = events.measure({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 0.0, sample)
+    assert "".join(calls) == "aabb" + "aabb" + "bbaa" + "aabb"  # two calls make a sample of four milliseconds
+    assert timings["a"].samples == (2e-3,) * events.LEAST_ROUNDS
+    assert events.microseconds(timings["a"], 1000) == {"min": 2.0, "median": 2.0}
+
+
+# The micro programs
+
+
+@pytest.mark.skipif(machine.find_program("nvcc") is None, reason="no nvcc")
+@pytest.mark.parametrize("source", MICRO, ids=lambda path: path.stem)
+def test_micro_programs_compile_without_warnings(source: Path, tmp_path: Path) -> None:
+    nvcc = machine.find_program("nvcc")
+    assert nvcc is not None
+    command = stage_micro.compile_command(nvcc, source, tmp_path / "micro.o", "8.0", "9.0a")
+    quick = ["-c", "--threads", "2", "-Xptxas", "-O0", "-Xcompiler", "-O0"]
+    done = subprocess.run([*command, *quick], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.strip() == ""
+
+
+def test_micro_kernels_are_right_in_the_emulator(tmp_path: Path) -> None:
+    emulator = ROOT / "tests" / "cuda_on_cpu"
+    folders = [emulator, emulator.parent / "native", ROOT / "bench" / "micro"]
+    flags = [word for folder in folders for word in ("-I", str(folder))]
+    flags.append('-DFUSED_RNN_EMULATED_DEVICE="emulated_device.h"')
+    sources = [str(emulator / "test_micro.cpp"), str(emulator / "emulator.cpp")]
+    program = native_build.compile_cpp([*native_build.common_flags(), "-O1", *flags, *sources], tmp_path / "test_micro")
+    result = subprocess.run([str(program)], capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
