@@ -48,7 +48,7 @@ NATIVE_MARCH = "-march=" + "native"  # not spelled out, since this file is searc
 
 
 def cpp_files(root: Path) -> list[Path]:
-    folders = [root / "csrc", root / "tests" / "native", root / "tests" / "cuda_on_cpu"]
+    folders = [root / "csrc", root / "tests" / "native", root / "tests" / "cuda_on_cpu", root / "bench" / "micro"]
     return sorted(
         path for folder in folders for path in folder.rglob("*") if path.suffix in {".h", ".cpp", ".cu", ".cuh"}
     )

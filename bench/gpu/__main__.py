@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import machine, report
-from .stages import FOLDER, STAGES, TOTAL_SECONDS, StageResult, choose, run_stage, time_for
+from .stages import FOLDER, ROOT, STAGES, TOTAL_SECONDS, StageResult, choose, run_stage, time_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,6 +36,9 @@ def main(words: Sequence[str] | None = None) -> int:
         for stage in STAGES:
             print(f"{stage.name:12} {stage.limit:4.0f} s  {stage.what}")
         return 0
+    if not (ROOT / "setup.py").exists():
+        sys.stderr.write("error: the check builds the kernels, so it runs in a checkout only\n")
+        return 2
     end = time.monotonic() + arguments.seconds
     torch_says = machine.ask_torch()
     if not torch_says.get("available"):

@@ -85,18 +85,23 @@ _CHECKED_SHAPES = (
     "t6,b2,i32,h515",
     "t5,b9,i16,h1030",
 )
+_PROJECTED_SHAPES = ("t7,b3,i5,h33,p17", "t5,b9,i4,h136,l2,bi,p40")
 
 
 def checked_problems(schedule: str) -> list[str]:
-    """What the stage `correctness` checks for a schedule; float64 is for per_step."""
+    """What the stage `correctness` checks for a schedule; float64 and projections are for per_step."""
     types = ("f32", "bf16", "f16", "tf32", *(("f64",) if schedule == "per_step" else ()))
-    return [
+    modes = ("train", "infer")
+    listed = [
         f"{cell}:{shape},{type_name},{mode}"
         for shape in _CHECKED_SHAPES
         for type_name in types
         for cell in CELLS
-        for mode in ("train", "infer")
+        for mode in modes
     ]
+    if schedule == "per_step":
+        listed += [f"lstm:{shape},{name},{mode}" for shape in _PROJECTED_SHAPES for name in types for mode in modes]
+    return listed
 
 
 # LSTM, bf16, H200: microseconds of one forward step that the model of the hardware allows, by H and B.

@@ -40,14 +40,14 @@ class Stage:
 
 
 STAGES = (
-    Stage("build", "compile the CUDA kernels for this GPU alone", 150, 60),
+    Stage("build", "compile the CUDA kernels for this GPU alone", 240, 60),
     Stage("micro", "barriers, exchange, products and copies by themselves", 45, 20),
     Stage("baseline", "torch.nn (cuDNN): times, and the kernels that run", 30, 15),
     Stage("correctness", "every schedule, cell and type against float64", 75, 40, SCHEDULES),
     Stage("sanitizer", "compute-sanitizer on tiny problems", 50, 20, ("memcheck", "racecheck", "synccheck")),
     Stage("graph", "CUDA graphs, another stream, 70,000 steps", 30, 12),
     Stage("tests", "the CPU tests and a short CPU benchmark", 50, 20, ("default", "avx512", "cpu_bench")),
-    Stage("bench", "fused_rnn against torch.nn", 150, 90),
+    Stage("bench", "fused_rnn against torch.nn", 180, 90),
     Stage("flashrnn", "fused_rnn against FlashRNN, where it is installed", 30, 5),
 )
 
