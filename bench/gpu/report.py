@@ -200,15 +200,16 @@ def forced_lines(records: Iterable[Record]) -> list[str]:
 def summary_lines(environment: Mapping[str, Any], results: Sequence[StageResult]) -> list[str]:
     """The whole report; the table of times comes last."""
     by_name = {result.name: result.records for result in results}
-    lines = ["=" * 40, *environment_lines(environment)]
-    lines.append("stages: " + ", ".join(f"{result.name} {result.status} {result.seconds:.0f}s" for result in results))
+    lines = ["=" * 40]
     for name, make in (("micro", micro_lines), ("correctness", correctness_lines), ("bench", forced_lines)):
         told = make(by_name.get(name, []))
         lines += [f"[{name}]", *told] if told else []
     for record in by_name.get("flashrnn", []):
         ours, theirs = _times(record)
         lines.append(f"[flashrnn] {record.get('reason') or f'{_us(ours)} us a step, FlashRNN {_us(theirs)}'}")
-    return [*lines, *speed_table(by_name.get("bench", []))]
+    stages = ", ".join(f"{result.name} {result.status} {result.seconds:.0f}s" for result in results)
+    # Next to the table, in case only the end is kept.
+    return [*lines, *environment_lines(environment), f"stages: {stages}", *speed_table(by_name.get("bench", []))]
 
 
 def write_json(folder: Path, environment: Mapping[str, Any], results: Sequence[StageResult]) -> Path:

@@ -22,7 +22,7 @@ FOLDER = ROOT / "build" / "gpu_check"  # logs, records and programs of the last 
 SCHEDULES = ("per_step", "one_block", "cluster", "grid")
 TOTAL_SECONDS = 465.0
 GRACE_SECONDS = 4.0  # between the time that a worker is given and the time at which it is stopped
-_LOG_TAIL = 1500  # characters of a log that are kept
+_LOG_TAIL = 4000  # characters of a log that are kept
 
 
 @dataclass(frozen=True)
