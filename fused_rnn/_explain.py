@@ -43,7 +43,7 @@ class PassPlan:
 
     def __str__(self) -> str:
         details = ", ".join(f"{name} {value}" for name, value in self.details.items() if name != "problem")
-        lines = [f"{self.name}: {self.schedule}: {self.why} ({details})"]
+        lines = [f"{self.name}: {self.schedule}: {self.why}" + (f" ({details})" if details else "")]
         lines += [f"  not {name}: {reason}" for name, reason in self.others.items()]
         return "\n".join(lines)
 
@@ -149,9 +149,9 @@ def _cuda_passes(
     for name in ("forward", "backward") if training else ("forward",):
         tf32 = sizes.dtype == torch.float32 and _ops.tf32_switch()
         options = _ops.cuda_options(sizes, name == "backward", tf32, where)
-        chosen = options[0]
-        details = {key: chosen[key] for key in ("blocks", "workspace_bytes")}
-        others = {str(option["schedule"]): str(option["why"]) for option in options[1:]}
+        chosen = options.pop(0) if not options[0]["refused"] else {"schedule": "none", "why": "every one is refused"}
+        details = {key: chosen[key] for key in ("blocks", "workspace_bytes") if chosen.get(key)}
+        others = {str(option["schedule"]): str(option["why"]) for option in options}
         passes.append(PassPlan(name, str(chosen["schedule"]), str(chosen["why"]), details, others))
     return str(device or torch.cuda.get_device_name(x.device)), tuple(passes)
 

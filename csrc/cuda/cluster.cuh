@@ -14,20 +14,19 @@
 
 namespace fused_rnn::cuda {
 
-template <class T>
+template <class T, int kVectors>
 class ClusterExchange {
  public:
   static constexpr int kBuffers = 2, kStages = 1;
   struct Global {};
 
   FUSED_RNN_DEVICE ClusterExchange(unsigned char* vectors, unsigned char* stage, unsigned char* barriers,
-                                   const Global& /*global*/, const VectorLayout<T>& layout, int /*group*/,
-                                   int vector_count)
+                                   const Global& /*global*/, const VectorLayout& layout, int /*group*/)
       : layout_(layout),
-        vectors_(reinterpret_cast<T*>(vectors)),
+        now_(reinterpret_cast<T*>(vectors)),
+        next_(now_ + layout.columns * layout.stride),
         stage_(reinterpret_cast<T*>(stage)),
-        barriers_(reinterpret_cast<TransactionBarrier*>(barriers)),
-        vector_count_(vector_count) {}
+        barriers_(reinterpret_cast<TransactionBarrier*>(barriers)) {}
 
   FUSED_RNN_DEVICE void begin() {
     if (thread_index() == 0) {
@@ -37,43 +36,47 @@ class ClusterExchange {
     }
     sync_cluster();
   }
-  FUSED_RNN_DEVICE const T* vector() const { return buffer(step_ % kBuffers); }
+  FUSED_RNN_DEVICE const T* vector() const { return now_; }
   FUSED_RNN_DEVICE void put(int column, int vector, int unit, T value) {
-    stage_[(column * vector_count_ + vector) * layout_.units + unit] = value;
+    stage_[(column * kVectors + vector) * layout_.units + unit] = value;
   }
   FUSED_RNN_DEVICE void send() {
     sync_block();
-    const int next = (step_ + 1) % kBuffers;
-    const int own =
-        layout_.units < layout_.covered - layout_.first_unit ? layout_.units : layout_.covered - layout_.first_unit;
-    const int chunks = own / kChunk, rows = layout_.columns * vector_count_;
-    for (int i = thread_index(); i < layout_.ranks * rows * chunks; i += thread_count()) {
-      const int to_rank = i / (rows * chunks), row = i / chunks % rows, first = i % chunks * kChunk;
-      T* const place = buffer(next) + row / vector_count_ * layout_.stride + row % vector_count_ * layout_.padded +
-                       layout_.first_unit + first;
-      store_async(peer_address(shared_address(place), to_rank), load_words(stage_ + row * layout_.units + first),
-                  peer_address(shared_address(&barriers_[next]), to_rank));
+    // A warp serves whole blocks. An item is 16 bytes of the stage, of which a power of two make a row.
+    const int items = (layout_.columns * kVectors << layout_.units_log2) / kChunk;
+    for (int rank = warp_index(); rank < layout_.ranks; rank += kPersistentWarps) {
+      const SharedAddress barrier = peer_address(shared_address(next_barrier()), rank);
+#pragma unroll 1
+      for (int item = lane_index(); item < items; item += kWarpLanes) {
+        const int in_stage = item * kChunk, row = in_stage >> layout_.units_log2, unit = in_stage & (layout_.units - 1);
+        if (layout_.first_unit + unit >= layout_.covered) continue;
+        T* const place =
+            next_ + row / kVectors * layout_.stride + row % kVectors * layout_.padded + layout_.first_unit + unit;
+        store_async(peer_address(shared_address(place), rank), load_words(stage_ + in_stage), barrier);
+      }
     }
   }
   FUSED_RNN_DEVICE void receive() {
-    const int next = (step_ + 1) % kBuffers;
-    wait_parity(&barriers_[next], step_ / kBuffers % 2);
-    if (thread_index() == 0) arrive_expecting(&barriers_[next], bytes());
+    wait_parity(next_barrier(), step_ / kBuffers % 2);
+    if (thread_index() == 0) arrive_expecting(next_barrier(), bytes());
+    T* const before = now_;
+    now_ = next_;
+    next_ = before;
     ++step_;
   }
 
  private:
   static constexpr int kChunk = 16 / static_cast<int>(sizeof(T));
-  FUSED_RNN_DEVICE T* buffer(int index) const { return vectors_ + index * layout_.columns * layout_.stride; }
+  FUSED_RNN_DEVICE TransactionBarrier* next_barrier() const { return &barriers_[(step_ + 1) % kBuffers]; }
   // What arrives at a block in a step.
   FUSED_RNN_DEVICE int bytes() const {
-    return layout_.columns * vector_count_ * layout_.covered * static_cast<int>(sizeof(T));
+    return layout_.columns * kVectors * layout_.covered * static_cast<int>(sizeof(T));
   }
 
-  VectorLayout<T> layout_;
-  T *vectors_, *stage_;
+  VectorLayout layout_;
+  T *now_, *next_, *stage_;
   TransactionBarrier* barriers_;
-  int vector_count_, step_ = 0;
+  unsigned step_ = 0;
 };
 
 }  // namespace fused_rnn::cuda

@@ -10,7 +10,7 @@
 
 namespace fused_rnn::cuda {
 
-template <class T>
+template <class T, int kVectors>
 class GridExchange {
  public:
   static constexpr int kBuffers = 1, kStages = 0;
@@ -20,30 +20,30 @@ class GridExchange {
   };
 
   FUSED_RNN_DEVICE GridExchange(unsigned char* vectors, unsigned char* /*stage*/, unsigned char* /*barriers*/,
-                                const Global& global, const VectorLayout<T>& layout, int group, int vector_count)
+                                const Global& global, const VectorLayout& layout, int group)
       : layout_(layout),
-        global_(global),
         copy_(reinterpret_cast<T*>(vectors)),
-        group_(group),
-        vector_count_(vector_count),
-        apart_(layout.columns * vector_count * layout.padded),
-        next_(static_cast<T*>(global.vectors) + static_cast<int64_t>(2) * group * apart_) {}
+        apart_(layout.columns * kVectors * layout.padded),
+        next_(static_cast<T*>(global.vectors) + static_cast<int64_t>(2) * group * apart_),
+        barrier_(global.barriers + group) {}
 
   FUSED_RNN_DEVICE void begin() { sync_block(); }
   FUSED_RNN_DEVICE const T* vector() const { return copy_; }
   FUSED_RNN_DEVICE void put(int column, int vector, int unit, T value) {
     const int index = layout_.first_unit + unit;
-    if (index < layout_.padded) next_[(column * vector_count_ + vector) * layout_.padded + index] = value;
+    if (index < layout_.padded) next_[(column * kVectors + vector) * layout_.padded + index] = value;
   }
   FUSED_RNN_DEVICE void send() {}
   FUSED_RNN_DEVICE void receive() {
-    sync_blocks(global_.barriers + group_, layout_.ranks);
+    sync_blocks(barrier_, layout_.ranks);
     constexpr int kChunk = 16 / static_cast<int>(sizeof(T));
-    const int chunks = layout_.covered / kChunk;
-    for (int i = thread_index(); i < layout_.columns * vector_count_ * chunks; i += thread_count()) {
-      const int row = i / chunks, first = i % chunks * kChunk;
-      store_words(copy_ + row / vector_count_ * layout_.stride + row % vector_count_ * layout_.padded + first,
-                  load_words(next_ + row * layout_.padded + first));
+    // A warp copies whole rows.
+    for (int row = warp_index(); row < layout_.columns * kVectors; row += kPersistentWarps) {
+      const T* const from = next_ + row * layout_.padded;
+      T* const to = copy_ + row / kVectors * layout_.stride + row % kVectors * layout_.padded;
+      for (int i = lane_index() * kChunk; i < layout_.covered; i += kWarpLanes * kChunk) {
+        store_words(to + i, load_words(from + i));
+      }
     }
     sync_block();
     next_ += apart_;
@@ -51,12 +51,11 @@ class GridExchange {
   }
 
  private:
-  VectorLayout<T> layout_;
-  const Global& global_;
+  VectorLayout layout_;
   T* copy_;
-  int group_, vector_count_;
   int apart_;  // from the buffer of this step to that of the next
   T* next_;
+  BlockBarrier* barrier_;
 };
 
 }  // namespace fused_rnn::cuda

@@ -7,15 +7,14 @@
 
 namespace fused_rnn::cuda {
 
-template <class T>
+template <class T, int kVectors>
 class OneBlockExchange {
  public:
   static constexpr int kBuffers = 2, kStages = 0;
   struct Global {};
 
   FUSED_RNN_DEVICE OneBlockExchange(unsigned char* vectors, unsigned char* /*stage*/, unsigned char* /*barriers*/,
-                                    const Global& /*global*/, const VectorLayout<T>& layout, int /*group*/,
-                                    int /*vector_count*/)
+                                    const Global& /*global*/, const VectorLayout& layout, int /*group*/)
       : layout_(layout), now_(reinterpret_cast<T*>(vectors)), next_(now_ + layout.columns * layout.stride) {}
 
   FUSED_RNN_DEVICE void begin() { sync_block(); }
@@ -32,7 +31,7 @@ class OneBlockExchange {
   }
 
  private:
-  VectorLayout<T> layout_;
+  VectorLayout layout_;
   T *now_, *next_;
 };
 

@@ -69,7 +69,7 @@ struct ForwardPass {
       state[1] = has(views.c_0) ? to_real(element_at<T>(views.c_0, e.direction, e.row)[e.unit]) : 0;
     return state;
   }
-  FUSED_RNN_HD static int64_t position(int64_t step, int64_t /*time_steps*/) { return step; }
+  FUSED_RNN_HD static int position(int step, int /*time_steps*/) { return step; }
 
   FUSED_RNN_DEVICE static Inputs load(const Views& views, const Element& e, const Moment& now, int size) {
     Inputs in;
@@ -125,7 +125,7 @@ struct BackwardPass {
   static constexpr int kResults = 1, kVectors = Cell::kGates, kStates = Cell::kStates;
 
   struct Inputs {
-    T d_output, d_cells, saved[Cell::kSaved > 0 ? Cell::kSaved : 1], before[kStates], after[kStates];
+    T d_output, saved[Cell::kSaved > 0 ? Cell::kSaved : 1], before[kStates], after[kStates];
   };
 
   FUSED_RNN_DEVICE static T weight(const Views& views, int direction, int gate, int unit, int hidden, int size) {
@@ -139,7 +139,7 @@ struct BackwardPass {
     if constexpr (kStates == 2) state[1] = given(views.d_c_n, e);
     return state;
   }
-  FUSED_RNN_HD static int64_t position(int64_t step, int64_t time_steps) { return time_steps - 1 - step; }
+  FUSED_RNN_HD static int position(int step, int time_steps) { return time_steps - 1 - step; }
 
   FUSED_RNN_DEVICE static Inputs load(const Views& views, const Element& e, const Moment& now, int size) {
     Inputs in{};
@@ -149,7 +149,6 @@ struct BackwardPass {
       in.after[0] = element_at<T>(views.output, now.time, e.row, e.direction)[e.unit];
     }
     if constexpr (kStates == 2) {
-      if (has(views.d_cells)) in.d_cells = element_at<T>(views.d_cells, now.time, e.row, e.direction)[e.unit];
       in.before[1] = state_before(views.cells, views.c_0, e, now);
       in.after[1] = element_at<T>(views.cells, now.time, e.row, e.direction)[e.unit];
     }
@@ -180,7 +179,12 @@ struct BackwardPass {
       after[s] = Value(to_real(in.after[s]));
     }
     d_after[0] = Value(to_real(in.d_output) + from_h[0] + state[0]);
-    if constexpr (kStates == 2) d_after[1] = Value(to_real(in.d_cells) + state[1]);
+    if constexpr (kStates == 2) {
+      Real d_c = state[1];
+      // Seldom given, so no register waits for it.
+      if (has(views.d_cells)) d_c += to_real(element_at<T>(views.d_cells, now.time, e.row, e.direction)[e.unit]);
+      d_after[1] = Value(d_c);
+    }
     const auto gradient = Cell::backward(saved, before, after, d_after);
     T* d_gates = element_at<T>(views.d_gates, now.time, e.row, e.direction) + e.unit;
     for (int g = 0; g < Cell::kGates; ++g) {

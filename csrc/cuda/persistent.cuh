@@ -23,15 +23,14 @@
 namespace fused_rnn::cuda {
 
 // What an exchange knows of the vector: `columns` rows of the batch, each with `vectors` x `padded` elements.
-template <class T>
 struct VectorLayout {
-  int stride, columns, padded, covered, units, first_unit, ranks;
+  int stride, columns, padded, covered, units, units_log2, first_unit, ranks;
 };
 
-template <class Pass, template <class> class ExchangeOf>
+template <class Pass, template <class T, int kVectors> class ExchangeOf>
 struct PersistentKernel {
   using T = typename Pass::T;
-  using Exchange = ExchangeOf<T>;
+  using Exchange = ExchangeOf<T, Pass::kVectors>;
   using Sums = TileSums<T>;
   using Weights = TileWeights<T>;
   using State = Pack<float, Pass::kStates>;
@@ -64,17 +63,19 @@ struct PersistentKernel {
     role.first_tile = split * shape.split_tiles();
     role.tiles = shape.tiles_of(split);
     const int owned = shape.owned_of(split), at_once = owned < kAtOnce ? owned : kAtOnce;
-    const int halves = shape.owned() > kAtOnce ? 2 : 1, turns = shape.column_tiles * halves;
+    // A tile of columns takes one turn, or two where a thread owns four elements.
+    const int halves_log2 = shape.owned() > kAtOnce ? 1 : 0, turns = shape.column_tiles << halves_log2;
 
     unsigned char* shared = dynamic_shared();
-    const VectorLayout<T> layout{map.stride,    shape.columns(), shape.padded(), shape.covered(),
-                                 shape.units(), role.first_unit, shape.ranks};
+    const VectorLayout layout{map.stride,    shape.columns(),    shape.padded(),  shape.covered(),
+                              shape.units(), shape.units_log2(), role.first_unit, shape.ranks};
     float* const states = reinterpret_cast<float*>(shared + map.state) + thread_index();
     const auto state_at = [&](int turn, int i, int s) -> float& {
       return states[((s * turns + turn) * kAtOnce + i) * kThreads];
     };
     float* const bias = reinterpret_cast<float*>(shared + map.bias);
-    float* const partials = reinterpret_cast<float*>(shared + map.partials);
+    float* meeting = reinterpret_cast<float*>(shared + map.partials);
+    int set_apart = map.partial_set;
 
     Weights weights[kRegisterTiles][kGates];
     Words4* const slots = reinterpret_cast<Words4*>(shared + map.weights) +
@@ -82,7 +83,7 @@ struct PersistentKernel {
     load_weights(weights, slots, role, role.first_unit + unit_tile * kTileUnits);
     fill_bias(bias, role);
     for (int turn = 0; turn < turns; ++turn) {
-      const Element first = first_element(role, turn, halves);
+      const Element first = first_element(role, turn, halves_log2);
       for (int i = 0; i < at_once; ++i) {
         State state{};
         if (exists(next_to(first, i))) state = Pass::first_state(views, next_to(first, i));
@@ -91,34 +92,35 @@ struct PersistentKernel {
     }
     fill_first_vector(reinterpret_cast<T*>(shared + map.vectors), map, layout, role);
     Exchange exchange(shared + map.vectors, shared + map.stage, shared + map.barriers, global, layout,
-                      block_x() / shape.ranks, Pass::kVectors);
+                      block_x() / shape.ranks);
     exchange.begin();
 
-    const int64_t steps = shape.time_steps, products = Pass::kBackward ? steps + 1 : steps;
+    const int steps = shape.time_steps, products = Pass::kBackward ? steps + 1 : steps;
     typename Pass::Inputs inputs[kAtOnce];
-    const auto load_inputs = [&](int64_t step, int turn) {
-      const Element first = first_element(role, turn, halves);
+    const auto load_inputs = [&](int step, int turn) {
+      const Element first = first_element(role, turn, halves_log2);
 #pragma unroll
       for (int i = 0; i < kAtOnce; ++i) {
         if (i < at_once && exists(next_to(first, i))) load_element(inputs[i], next_to(first, i), step);
       }
     };
     if (steps > 0) load_inputs(0, 0);
-    for (int64_t step = 0; step < products; ++step) {
+    for (int step = 0; step < products; ++step) {
       float sums[kPartialValues];
 #pragma unroll 1
       for (int turn = 0; turn < turns; ++turn) {
-        const int column_tile = turn / halves, half = turn % halves;
-        // Two sets of partial sums in turn: those of the tile before may still be read.
-        float* const meeting = partials + (step * shape.column_tiles + column_tile) % 2 * map.partial_set;
+        const int column_tile = turn >> halves_log2, half = turn & ((1 << halves_log2) - 1);
         if (half == 0) {
           product(sums, weights, slots, exchange.vector(), map.stride, column_tile, role);
           if (shape.splits > 1) {
+            // Two sets of partial sums in turn: those of the tile before may still be read.
+            meeting += set_apart;
+            set_apart = -set_apart;
             for (int v = 0; v < kPartialValues; ++v) meeting[(warp * kPartialValues + v) * kWarpLanes + lane] = sums[v];
             sync_block();
           }
         }
-        const Element first = first_element(role, turn, halves);
+        const Element first = first_element(role, turn, halves_log2);
 #pragma unroll
         for (int i = 0; i < kAtOnce; ++i) {
           if (i >= at_once) continue;
@@ -126,7 +128,7 @@ struct PersistentKernel {
           Results results;
 #pragma unroll
           for (int r = 0; r < Pass::kResults; ++r) {
-            results[r] = bias[r * shape.units() + e.unit - role.first_unit];
+            results[r] = bias[(r << layout.units_log2) + e.unit - role.first_unit];
             const float own = half == 0 ? sums[r * kTileValues + i] : sums[r * kTileValues + kAtOnce + i];
             if (shape.splits == 1) results[r] += own;
           }
@@ -157,7 +159,7 @@ struct PersistentKernel {
     }
     if constexpr (!Pass::kBackward) {  // backward has ended with its last product
       for (int turn = 0; turn < turns; ++turn) {
-        const Element first = first_element(role, turn, halves);
+        const Element first = first_element(role, turn, halves_log2);
         for (int i = 0; i < at_once; ++i) {
           State state;
           for (int s = 0; s < Pass::kStates; ++s) state[s] = state_at(turn, i, s);
@@ -175,19 +177,19 @@ struct PersistentKernel {
     int first_tile, tiles;                 // of hidden indices that the warp multiplies
   };
 
-  FUSED_RNN_DEVICE static Element first_element(const Role& role, int turn, int halves) {
+  FUSED_RNN_DEVICE static Element first_element(const Role& role, int turn, int halves_log2) {
     // Addresses in all buffers would otherwise wait in registers, which the weights need.
     const int column = hidden_from_compiler(role.own_column), unit = hidden_from_compiler(role.own_unit);
-    return {role.first_row + turn / halves * kTileColumns + column, role.direction,
-            role.first_unit + unit + turn % halves * 8};
+    return {role.first_row + (turn >> halves_log2) * kTileColumns + column, role.direction,
+            role.first_unit + unit + (turn & ((1 << halves_log2) - 1)) * 8};
   }
   FUSED_RNN_DEVICE static Element next_to(const Element& first, int i) {
     return {first.row + i, first.direction, first.unit};
   }
   FUSED_RNN_DEVICE bool exists(const Element& e) const { return e.row < shape.batch && e.unit < shape.hidden_size; }
 
-  FUSED_RNN_DEVICE void load_element(typename Pass::Inputs& inputs, const Element& e, int64_t step) const {
-    const int64_t steps = shape.time_steps, ahead = Pass::position(step + 1, steps);
+  FUSED_RNN_DEVICE void load_element(typename Pass::Inputs& inputs, const Element& e, int step) const {
+    const int steps = shape.time_steps, ahead = Pass::position(step + 1, steps);
     const Moment now = moment_at(Pass::position(step, steps), e.direction, steps);
     inputs = Pass::load(views, e, now, shape.hidden_size);
     if (ahead <= 0 || ahead >= steps) return;
@@ -196,7 +198,7 @@ struct PersistentKernel {
 
   FUSED_RNN_DEVICE void fill_bias(float* bias, const Role& role) const {
     for (int i = thread_index(); i < Pass::kResults * shape.units(); i += kThreads) {
-      const int gate = i / shape.units(), unit = role.first_unit + i % shape.units();
+      const int gate = i >> shape.units_log2(), unit = role.first_unit + (i & (shape.units() - 1));
       const bool inside = unit < shape.hidden_size;
       bias[i] = inside ? Pass::bias(views, role.direction, gate, unit, shape.hidden_size) : 0.0f;
     }
@@ -267,7 +269,7 @@ struct PersistentKernel {
   }
 
   // Every block makes the whole vector of the first step, in all of its buffers: what no block owns stays zero.
-  FUSED_RNN_DEVICE void fill_first_vector(T* vectors, const SharedMap& map, const VectorLayout<T>& layout,
+  FUSED_RNN_DEVICE void fill_first_vector(T* vectors, const SharedMap& map, const VectorLayout& layout,
                                           const Role& role) const {
     const int width = Pass::kVectors * layout.padded;
     for (int i = thread_index(); i < layout.columns * width; i += kThreads) {

@@ -8,7 +8,7 @@
 
 namespace fused_rnn::cuda {
 
-constexpr int kPersistentWarps = 8;
+constexpr int kPersistentWarps = 8;  // units() knows it, too
 
 // Counts the blocks that came to sync_blocks. In global memory, zero before the launch, each on a line of its own.
 struct alignas(128) BlockBarrier {
@@ -23,8 +23,7 @@ FUSED_RNN_HD constexpr int register_tiles(int gates, size_t element_bytes, bool 
 }
 
 struct PersistentShape {
-  int64_t time_steps;
-  int batch, hidden_size;
+  int time_steps, batch, hidden_size;
   int gates, element_bytes;
   int register_tiles;  // what the function above says
   int splits;          // warps that share the hidden indices of a tile of units: 1, 2, 4 or 8
@@ -34,7 +33,8 @@ struct PersistentShape {
   int first_group;     // of this launch
 
   FUSED_RNN_HD constexpr int columns() const { return 8 * column_tiles; }
-  FUSED_RNN_HD constexpr int units() const { return 16 * kPersistentWarps / splits; }
+  FUSED_RNN_HD constexpr int units_log2() const { return splits == 1 ? 7 : (splits == 2 ? 6 : (splits == 4 ? 5 : 4)); }
+  FUSED_RNN_HD constexpr int units() const { return 1 << units_log2(); }
   FUSED_RNN_HD constexpr int hidden_tiles() const { return (hidden_size + 31) / 32; }
   FUSED_RNN_HD constexpr int padded() const { return 32 * hidden_tiles(); }
   // Indices of the vector that some block writes; the rest stays zero.

@@ -13,7 +13,7 @@ namespace fused_rnn::cuda {
 // Sets memory to zero, in the order of the stream.
 void clear(void* data, size_t bytes, Stream stream);
 
-template <class Pass, template <class> class ExchangeOf>
+template <class Pass, template <class T, int kVectors> class ExchangeOf>
 LaunchShape launch_shape(const Option& option, int groups) {
   LaunchShape launch;
   launch.grid_x = static_cast<unsigned>(groups * option.shape.ranks);

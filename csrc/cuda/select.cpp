@@ -53,10 +53,11 @@ std::vector<Option> feasible(const Rules& rules, const Problem& problem, bool tf
     *refusal = reason;
     return std::vector<Option>{};
   };
-  constexpr int64_t kMost = int64_t{1} << 24;
+  constexpr int64_t kMost = int64_t{1} << 24, kMostSteps = int64_t{1} << 30;
   if (problem.projected) return refuse("a projection needs a second product in each step");
   if (problem.type == DataType::kFloat64) return refuse("there is no float64 kernel");
   if (problem.hidden_size > kMost || problem.batch > kMost) return refuse("sizes beyond 2^24");
+  if (problem.time_steps > kMostSteps) return refuse("more than 2^30 steps");
   if (problem.batch == 0) return refuse("the batch is empty");
   if (device.capability < rules.min_capability) {
     return refuse("needs compute capability " + std::to_string(rules.min_capability / 10) + "." +
@@ -71,7 +72,7 @@ std::vector<Option> feasible(const Rules& rules, const Problem& problem, bool tf
   size_t least_shared = 0;
   std::vector<Option> found;
   PersistentShape s{};
-  s.time_steps = problem.time_steps;
+  s.time_steps = static_cast<int>(problem.time_steps);
   s.batch = static_cast<int>(problem.batch);
   s.hidden_size = static_cast<int>(problem.hidden_size);
   s.gates = problem.cell.gates;

@@ -141,6 +141,38 @@ void a_matrix_tile_has_the_layout_of_the_manual() {
   });
 }
 
+// The same for m16n8k8, whose factors lose the lowest 13 bits.
+void a_tf32_tile_has_the_layout_of_the_manual() {
+  Random random(4);
+  float a[16][8], b[8][8], expected[16][8] = {};
+  for (auto& row : a) {
+    for (float& x : row) x = round_tfloat32(static_cast<float>(random(-1, 1)));
+  }
+  for (auto& row : b) {
+    for (float& x : row) x = round_tfloat32(static_cast<float>(random(-1, 1)));
+  }
+  for (int i = 0; i < 16; ++i) {
+    for (int j = 0; j < 8; ++j) {
+      for (int k = 0; k < 8; ++k) expected[i][j] += a[i][k] * b[k][j];
+    }
+  }
+  run_kernel({.threads = 32}, [&] {
+    const int group = lane_index() >> 2, in_group = lane_index() & 3;
+    uint32_t fragment_a[4], fragment_b[2];
+    for (int i = 0; i < 4; ++i) {
+      const int row = i == 0 || i == 2 ? group : group + 8, column = i < 2 ? in_group : in_group + 4;
+      fragment_a[i] = float_to_bits(a[row][column]);
+    }
+    for (int i = 0; i < 2; ++i) fragment_b[i] = float_to_bits(b[in_group + 4 * i][group]) | 0x0FFFu;
+    float d[4] = {1, 2, 3, 4};
+    mma(TFloat32{}, d, fragment_a, fragment_b);
+    for (int i = 0; i < 4; ++i) {
+      const int row = i < 2 ? group : group + 8, column = in_group * 2 + (i & 1);
+      test::check_near(d[i], expected[row][column] + static_cast<float>(i + 1), 1e-5, "sum");
+    }
+  });
+}
+
 constexpr int kBarrierPlace = 64;  // bytes before the barrier in the shared memory of the two-block kernels
 
 // Each thread of block 0 stores 16 bytes to block 1, which waits for them, or does not.
@@ -270,6 +302,7 @@ int main() {
        {"static_shared_memory_is_one_object_for_each_block", static_shared_memory_is_one_object_for_each_block},
        {"shuffles_and_votes_see_all_lanes", shuffles_and_votes_see_all_lanes},
        {"a_matrix_tile_has_the_layout_of_the_manual", a_matrix_tile_has_the_layout_of_the_manual},
+       {"a_tf32_tile_has_the_layout_of_the_manual", a_tf32_tile_has_the_layout_of_the_manual},
        {"asynchronous_stores_arrive_before_their_barrier_completes",
         asynchronous_stores_arrive_before_their_barrier_completes},
        {"broken_rules_of_clusters_are_reported", broken_rules_of_clusters_are_reported},

@@ -199,17 +199,34 @@ class PlainRecurrence {
 
   Results<double> compute() const {
     Results<double> out = empty_results<Cell, double>(s_);
-    for (int64_t d = 0; d < s_.directions; ++d) {
-      for (int64_t b = 0; b < s_.batch; ++b) {
-        forward(d, b, out);
-        backward(d, b, out);
-      }
-    }
+    for_each_row([&](int64_t d, int64_t b) { forward(d, b, out), backward(d, b, out); });
+    return out;
+  }
+
+  // The backward pass from what another forward pass has made, which may be on the other side of a kink of relu.
+  Results<double> compute_after(const Results<T>& made) const {
+    Results<double> out = empty_results<Cell, double>(s_), kept = out;
+    for_each_row([&](int64_t d, int64_t b) { forward(d, b, out); });
+    const auto exchange = [&](Buffer<double>& own, const Buffer<T>& theirs, Buffer<double>& keep) {
+      keep = own;
+      own.for_each([&](int64_t i, int64_t b, int64_t d, int64_t u) { own.at(i, b, d, u) = theirs.get(i, b, d, u); });
+    };
+    exchange(out.output, made.output, kept.output);
+    exchange(out.cells, made.cells, kept.cells);
+    exchange(out.saved, made.saved, kept.saved);
+    for_each_row([&](int64_t d, int64_t b) { backward(d, b, out); });
+    out.output = kept.output, out.cells = kept.cells, out.saved = kept.saved;
     return out;
   }
 
  private:
   using Vector = std::vector<double>;
+  template <class Visitor>
+  void for_each_row(Visitor visit) const {
+    for (int64_t d = 0; d < s_.directions; ++d) {
+      for (int64_t b = 0; b < s_.batch; ++b) visit(d, b);
+    }
+  }
   bool projected() const { return s_.output_size != s_.hidden_size; }
   int64_t time_of(int64_t d, int64_t position) const { return d == 0 ? position : s_.time_steps - 1 - position; }
   static double rounded(double x) { return to_double(from_double<T>(x)); }

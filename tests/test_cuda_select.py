@@ -1,0 +1,77 @@
+"""The choice of a CUDA schedule: what runs where, and that each refusal has its reason. Needs no GPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import fused_rnn
+from fused_rnn import CudaDevice
+from fused_rnn._explain import PassPlan
+
+H200 = CudaDevice(90, 132, 232448)
+A100 = CudaDevice(80, 108, 166912)
+SLICE = CudaDevice(90, 16, 232448)  # the smallest MIG slice of an H200
+
+
+def plan(
+    hidden_size: int,
+    device: CudaDevice = H200,
+    *,
+    batch: int = 8,
+    dtype: torch.dtype = torch.bfloat16,
+    proj_size: int = 0,
+) -> tuple[PassPlan, ...]:
+    layer = fused_rnn.LSTM(8, hidden_size, device="meta", dtype=dtype, proj_size=proj_size)
+    x = torch.empty(10, batch, 8, device="meta", dtype=dtype)
+    return fused_rnn.explain(layer, x, device=device).layers[0].passes
+
+
+@pytest.mark.parametrize(
+    ("hidden_size", "device", "expected"),
+    [(64, H200, "one_block"), (64, A100, "one_block"), (256, H200, "cluster"), (256, A100, "grid"),
+     (512, H200, "cluster"), (1024, H200, "grid"), (1024, SLICE, "per_step"), (4096, H200, "per_step")],
+)  # fmt: skip
+def test_small_layers_take_a_block_larger_ones_a_cluster_then_the_grid(
+    hidden_size: int, device: CudaDevice, expected: str
+) -> None:
+    assert [each.schedule for each in plan(hidden_size, device)] == [expected, expected]
+
+
+def test_every_refusal_says_what_stands_against_it() -> None:
+    others = plan(256, A100)[0].others
+    assert others["cluster"] == "needs compute capability 9.0"
+    assert "blocks, may have 1" in others["one_block"]
+    assert "bytes of shared memory" in plan(1024, SLICE)[0].others["grid"]
+    assert "bytes of shared memory, has 232448" in plan(2048)[1].others["grid"]
+    assert "projection" in plan(64, proj_size=8)[0].others["cluster"]
+    assert "float64" in plan(64, dtype=torch.float64)[0].others["one_block"]
+    assert "empty" in plan(64, batch=0)[0].others["grid"]
+
+
+def test_a_schedule_that_was_not_chosen_shows_its_estimate_and_where_the_estimate_is_from() -> None:
+    chosen = plan(64)[0]
+    assert "us a step (modelled" in chosen.why
+    assert "not measured" in chosen.why
+    assert all("us a step" in reason for reason in chosen.others.values())
+    assert str(chosen).count("  not ") == len(chosen.others) == 3
+
+
+def test_a_device_of_long_ago_is_refused_everything() -> None:
+    refused = plan(64, CudaDevice(75, 40, 65536))[0]
+    assert refused.schedule == "none"
+    assert set(refused.others) == {"one_block", "cluster", "grid", "per_step"}
+    assert "8.0 and newer" in refused.others["per_step"]
+
+
+def test_tf32_is_planned_where_torch_allows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", "tf32")
+    rounded = plan(256, dtype=torch.float32)[0].why
+    monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", "ieee")
+    assert plan(256, dtype=torch.float32)[0].why != rounded
+
+
+def test_cuda_tensors_without_kernels_for_them_are_refused_by_name() -> None:
+    # What a build without CUDA says; with it, and no GPU here, there is no such tensor to try.
+    info = fused_rnn.build_info()["cuda"]
+    assert info.startswith(("not built: ", "1"))
