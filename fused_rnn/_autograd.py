@@ -178,12 +178,12 @@ def _w_hr_gradient(d_projected: Tensor, hidden: Tensor) -> Tensor:
 def _sum_of_outer_products(left: Tensor, right: Tensor, base: Tensor | None = None) -> Tensor:
     """base + sum over t and b of left[t, b]^T right[t, b]: [T, B, M] and [T, B, N] to [M, N] in one product.
 
-    The views keep the strides of the buffers, which the product takes as they are. Half types are widened, also in the
-    result: where the processor lacks instructions for them, their products on CPU are slower and less exact (torch 2.13
-    on AVX-512, [3200, 1024]^T [3200, 256]: float32 17 ms, bfloat16 68 ms, float16 758 ms).
+    The views keep the strides of the buffers, which the product takes as they are. On a CPU, half types are widened,
+    also in the result: where the processor lacks instructions for them, their products are slower and less exact
+    (torch 2.13 on AVX-512, [3200, 1024]^T [3200, 256]: float32 17 ms, bfloat16 68 ms, float16 758 ms).
     """
     left, right = left.flatten(0, 1), right.flatten(0, 1)
-    if left.dtype in _HALF:
+    if left.dtype in _HALF and left.device.type == "cpu":
         left, right = left.float(), right.float()
     return left.t() @ right if base is None else torch.addmm(base, left.t(), right)
 

@@ -6,13 +6,16 @@ The longer check, with sanitizers, graphs and times, is bench/gpu_check.sh.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
 import fused_rnn
 from bench.verify import TOLERANCES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 SCHEDULES = ("per_step", "one_block", "cluster", "grid")

@@ -252,3 +252,27 @@ def test_nothing_spills(built_functions: list[ptxas_report.Function]) -> None:
 
 def test_stack_frames_are_small(built_functions: list[ptxas_report.Function]) -> None:
     assert [str(one) for one in built_functions if one.stack > LARGEST_STACK] == []
+
+
+def test_no_kernel_needs_more_registers_than_the_table_says(built_targets: list[str]) -> None:
+    cuda = fused_rnn.build_info()["cuda"]
+    if not cuda.startswith("13.0 "):
+        pytest.skip(f"the table is of CUDA 13.0, this build's is {cuda}")
+    header = (native_build.ROOT / "csrc" / "cuda" / "tuning.h").read_text()
+    columns = re.search(r"struct UnitRegisters \{\n\s+const char\* unit;\n\s+int (.+);", header)
+    assert columns is not None
+    targets = columns[1].split(", ")
+    rows = re.findall(r'\{"(\w+)", (\d+), (\d+)\}', header)
+    table = {
+        (unit, target): int(count) for unit, *counts in rows for target, count in zip(targets, counts, strict=True)
+    }
+    measured: dict[tuple[str, str], int] = {}
+    for path in ptxas_report.logs():
+        if path.parent.name == "instantiate":
+            for function in ptxas_report.parse(path.read_text()):
+                key = path.name.partition(".")[0], function.target
+                measured[key] = max(measured.get(key, 0), function.registers)
+    assert {unit for unit, _ in measured} == {unit for unit, _ in table}
+    known = {key: count for key, count in measured.items() if key in table}
+    assert len(known) >= len(measured) * len(set(built_targets) & set(targets)) / len(built_targets)
+    assert {key: (count, table[key]) for key, count in known.items() if count > table[key]} == {}

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 import torch
 
 import fused_rnn
 from fused_rnn import CudaDevice
-from fused_rnn._explain import PassPlan
+
+if TYPE_CHECKING:
+    from fused_rnn._explain import PassPlan
 
 H200 = CudaDevice(90, 132, 232448)
 A100 = CudaDevice(80, 108, 166912)

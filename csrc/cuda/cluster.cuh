@@ -18,6 +18,7 @@ template <class T, int kVectors>
 class ClusterExchange {
  public:
   static constexpr int kBuffers = 2, kStages = 1;
+  static constexpr bool kNeedsClusters = true;
   struct Global {};
 
   FUSED_RNN_DEVICE ClusterExchange(unsigned char* vectors, unsigned char* stage, unsigned char* barriers,

@@ -56,7 +56,8 @@ FUSED_RNN_DEVICE SharedAddress shared_address(const void* pointer) {
   return static_cast<SharedAddress>(__cvta_generic_to_shared(pointer));
 }
 
-// Clusters need sm_90. Below, the functions exist so that the same source compiles, and the host refuses the launch.
+// Clusters need sm_90. Below, the functions exist so that the same source compiles, and launch.h leaves the kernel
+// empty.
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
 
 FUSED_RNN_DEVICE int cluster_rank() {

@@ -14,6 +14,7 @@ template <class T, int kVectors>
 class GridExchange {
  public:
   static constexpr int kBuffers = 1, kStages = 0;
+  static constexpr bool kNeedsClusters = false;
   struct Global {
     void* vectors;           // [groups of the launch][2][columns][vectors][padded]
     BlockBarrier* barriers;  // [groups of the launch]

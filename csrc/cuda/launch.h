@@ -28,7 +28,15 @@ inline void check(cudaError_t error, const char* call) {
 
 template <class Kernel>
 __global__ void __launch_bounds__(Kernel::kThreads) run_kernel(const __grid_constant__ Kernel kernel) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+  if constexpr (requires { requires Kernel::kNeedsClusters; }) {
+    __trap();  // the host refuses the launch
+  } else {
+    kernel();
+  }
+#else
   kernel();
+#endif
 }
 
 // A shape in the runtime's words; the attributes live as long as this.

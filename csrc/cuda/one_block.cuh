@@ -11,6 +11,7 @@ template <class T, int kVectors>
 class OneBlockExchange {
  public:
   static constexpr int kBuffers = 2, kStages = 0;
+  static constexpr bool kNeedsClusters = false;
   struct Global {};
 
   FUSED_RNN_DEVICE OneBlockExchange(unsigned char* vectors, unsigned char* /*stage*/, unsigned char* /*barriers*/,

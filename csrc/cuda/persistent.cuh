@@ -36,6 +36,7 @@ struct PersistentKernel {
   using State = Pack<float, Pass::kStates>;
   using Results = Pack<float, Pass::kResults>;
   static constexpr int kThreads = kPersistentWarps * kWarpLanes;
+  static constexpr bool kNeedsClusters = Exchange::kNeedsClusters;
   static constexpr int kGates = Pass::Cell::kGates;
   static constexpr int kRegisterTiles = register_tiles(kGates, sizeof(T), std::is_same_v<T, float>);
   // Sums that go on independently, so that one product does not wait for the one before.

@@ -39,4 +39,38 @@ constexpr double tile_cycles(bool exact_float32, bool tfloat32) {
   return exact_float32 ? 128.0 : (tfloat32 ? 32.0 : 16.0);
 }
 
+// The registers of a thread in the largest kernel of each unit of instantiate/, as ptxas of CUDA 13.0 gave them; with
+// 256 threads a block, 255 leave room for one block on a multiprocessor. Static shared memory is 0 everywhere; what a
+// launch takes besides is shared_map's total (persistent_shape.h). tests/test_cuda_build.py holds the build to these
+// rows.
+struct UnitRegisters {
+  const char* unit;
+  int sm_80, sm_90a;
+};
+
+// clang-format off
+constexpr UnitRegisters kUnitRegisters[] = {
+    {"gru_bfloat16", 244, 250},
+    {"gru_float16", 244, 250},
+    {"gru_float32", 254, 254},
+    {"gru_per_step", 32, 32},
+    {"gru_tfloat32", 200, 220},
+    {"lstm_bfloat16", 249, 255},
+    {"lstm_float16", 251, 255},
+    {"lstm_float32", 254, 254},
+    {"lstm_per_step", 40, 36},
+    {"lstm_tfloat32", 250, 254},
+    {"rnn_relu_bfloat16", 219, 227},
+    {"rnn_relu_float16", 219, 228},
+    {"rnn_relu_float32", 214, 230},
+    {"rnn_relu_per_step", 24, 26},
+    {"rnn_relu_tfloat32", 207, 215},
+    {"rnn_tanh_bfloat16", 219, 227},
+    {"rnn_tanh_float16", 219, 228},
+    {"rnn_tanh_float32", 214, 230},
+    {"rnn_tanh_per_step", 26, 26},
+    {"rnn_tanh_tfloat32", 207, 215},
+};
+// clang-format on
+
 }  // namespace fused_rnn::cuda
