@@ -50,7 +50,7 @@ void run(const Problem& problem, const Views& views, const Allocator& allocate, 
          const OptionalTensor& w_hr, bool allow_tf32) {
   const int device = allocate.model().get_device();
   const cuda::CurrentDevice current(device);
-  const char* forced = std::getenv("FUSED_RNN_CUDA_SCHEDULE");
+  const char* forced = cuda::offsets_fit(problem, views) ? std::getenv("FUSED_RNN_CUDA_SCHEDULE") : "per_step";
   const cuda::Option option = cuda::choose(problem, allow_tf32, forced != nullptr ? forced : "");
   const Tensor workspace = allocate.bytes(option.workspace_bytes);
   TorchProducts products(problem, w_hh, w_hr);

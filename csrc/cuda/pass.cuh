@@ -15,10 +15,7 @@
 
 namespace fused_rnn::cuda {
 
-// One unit of one row, and where it is in time.
-struct Element {
-  int row, direction, unit;
-};
+// Where a step is in time.
 struct Moment {
   int64_t time, time_before;  // of the step, and of the one that comes before it in the sequence's direction
   bool is_first;              // nothing comes before
@@ -37,7 +34,7 @@ FUSED_RNN_DEVICE auto to_values(const Pack<RealOf<T>, N>& reals) {
   return values;
 }
 
-template <class CellType, class ElementType>
+template <class CellType, class ElementType, class Index>
 struct ForwardPass {
   using Cell = CellType;
   using T = ElementType;
@@ -60,26 +57,25 @@ struct ForwardPass {
     return to_real(weight_at<T>(views.b_hh, direction, static_cast<int64_t>(gate) * size + unit, 0));
   }
   FUSED_RNN_DEVICE static Real first_vector(const Views& views, const Element& e) {
-    return has(views.h_0) ? to_real(element_at<T>(views.h_0, e.direction, e.row)[e.unit]) : Real(0);
+    return has(views.h_0) ? to_real(*element_at<T, Index>(views.h_0, e)) : Real(0);
   }
   FUSED_RNN_DEVICE static Pack<Real, kStates> first_state(const Views& views, const Element& e) {
     Pack<Real, kStates> state;
     state[0] = first_vector(views, e);
-    if constexpr (kStates == 2)
-      state[1] = has(views.c_0) ? to_real(element_at<T>(views.c_0, e.direction, e.row)[e.unit]) : 0;
+    if constexpr (kStates == 2) state[1] = has(views.c_0) ? to_real(*element_at<T, Index>(views.c_0, e)) : 0;
     return state;
   }
   FUSED_RNN_HD static int position(int step, int /*time_steps*/) { return step; }
 
   FUSED_RNN_DEVICE static Inputs load(const Views& views, const Element& e, const Moment& now, int size) {
     Inputs in;
-    const T* gates = element_at<T>(views.gates, now.time, e.row, e.direction) + e.unit;
-    for (int g = 0; g < Cell::kGates; ++g) in.gates[g] = gates[static_cast<int64_t>(g) * size];
+    const T* gates = element_at<T, Index>(views.gates, now.time, e);
+    for (int g = 0; g < Cell::kGates; ++g) in.gates[g] = gates[static_cast<Index>(g) * size];
     return in;
   }
   FUSED_RNN_DEVICE static void prefetch_inputs(const Views& views, const Element& e, const Moment& now, int size) {
-    const T* gates = element_at<T>(views.gates, now.time, e.row, e.direction) + e.unit;
-    for (int g = 0; g < Cell::kGates; ++g) prefetch(gates + static_cast<int64_t>(g) * size);
+    const T* gates = element_at<T, Index>(views.gates, now.time, e);
+    for (int g = 0; g < Cell::kGates; ++g) prefetch(gates + static_cast<Index>(g) * size);
   }
 
   // The state after the step; `vector` is what the next product takes of this unit.
@@ -91,30 +87,30 @@ struct ForwardPass {
     const auto next = Cell::forward(from_x, to_values<T>(from_h), to_values<T>(state));
     // h goes on as it is stored.
     const T h = from_real<T>(raw(next.state[0]));
-    element_at<T>(views.output, now.time, e.row, e.direction)[e.unit] = h;
+    *element_at<T, Index>(views.output, now.time, e) = h;
     Pack<Real, kStates> after;
     after[0] = vector[0] = to_real(h);
     if constexpr (kStates == 2) {
       after[1] = raw(next.state[1]);
       if (has(views.cells)) {
-        element_at<T>(views.cells, now.time, e.row, e.direction)[e.unit] = from_real<T>(after[1]);
+        *element_at<T, Index>(views.cells, now.time, e) = from_real<T>(after[1]);
       }
     }
     if (has(views.saved)) {
-      T* saved = element_at<T>(views.saved, now.time, e.row, e.direction) + e.unit;
-      for (int k = 0; k < Cell::kSaved; ++k) saved[static_cast<int64_t>(k) * size] = from_real<T>(raw(next.saved[k]));
+      T* saved = element_at<T, Index>(views.saved, now.time, e);
+      for (int k = 0; k < Cell::kSaved; ++k) saved[static_cast<Index>(k) * size] = from_real<T>(raw(next.saved[k]));
     }
     return after;
   }
 
   FUSED_RNN_DEVICE static void end(const Views& views, const Element& e, const Pack<Real, kStates>& state,
                                    const Pack<Real, kResults>& /*from_h*/) {
-    if (has(views.h_n)) element_at<T>(views.h_n, e.direction, e.row)[e.unit] = from_real<T>(state[0]);
-    if constexpr (kStates == 2) element_at<T>(views.c_n, e.direction, e.row)[e.unit] = from_real<T>(state[1]);
+    if (has(views.h_n)) *element_at<T, Index>(views.h_n, e) = from_real<T>(state[0]);
+    if constexpr (kStates == 2) *element_at<T, Index>(views.c_n, e) = from_real<T>(state[1]);
   }
 };
 
-template <class CellType, class ElementType>
+template <class CellType, class ElementType, class Index>
 struct BackwardPass {
   using Cell = CellType;
   using T = ElementType;
@@ -143,29 +139,29 @@ struct BackwardPass {
 
   FUSED_RNN_DEVICE static Inputs load(const Views& views, const Element& e, const Moment& now, int size) {
     Inputs in{};
-    if (has(views.d_output)) in.d_output = element_at<T>(views.d_output, now.time, e.row, e.direction)[e.unit];
+    if (has(views.d_output)) in.d_output = *element_at<T, Index>(views.d_output, now.time, e);
     if constexpr (Cell::kReadsHidden) {
       in.before[0] = state_before(views.output, views.h_0, e, now);
-      in.after[0] = element_at<T>(views.output, now.time, e.row, e.direction)[e.unit];
+      in.after[0] = *element_at<T, Index>(views.output, now.time, e);
     }
     if constexpr (kStates == 2) {
       in.before[1] = state_before(views.cells, views.c_0, e, now);
-      in.after[1] = element_at<T>(views.cells, now.time, e.row, e.direction)[e.unit];
+      in.after[1] = *element_at<T, Index>(views.cells, now.time, e);
     }
     if constexpr (Cell::kSaved > 0) {
-      const T* saved = element_at<T>(views.saved, now.time, e.row, e.direction) + e.unit;
-      for (int k = 0; k < Cell::kSaved; ++k) in.saved[k] = saved[static_cast<int64_t>(k) * size];
+      const T* saved = element_at<T, Index>(views.saved, now.time, e);
+      for (int k = 0; k < Cell::kSaved; ++k) in.saved[k] = saved[static_cast<Index>(k) * size];
     }
     return in;
   }
   FUSED_RNN_DEVICE static void prefetch_inputs(const Views& views, const Element& e, const Moment& now, int size) {
-    if (has(views.d_output)) prefetch(element_at<T>(views.d_output, now.time, e.row, e.direction) + e.unit);
+    if (has(views.d_output)) prefetch(element_at<T, Index>(views.d_output, now.time, e));
     if constexpr (Cell::kReadsHidden) {
-      prefetch(element_at<T>(views.output, now.time_before, e.row, e.direction) + e.unit);
+      prefetch(element_at<T, Index>(views.output, now.time_before, e));
     }
-    if constexpr (kStates == 2) prefetch(element_at<T>(views.cells, now.time_before, e.row, e.direction) + e.unit);
-    const T* saved = element_at<T>(views.saved, now.time, e.row, e.direction) + e.unit;
-    for (int k = 0; k < Cell::kSaved; ++k) prefetch(saved + static_cast<int64_t>(k) * size);
+    if constexpr (kStates == 2) prefetch(element_at<T, Index>(views.cells, now.time_before, e));
+    const T* saved = element_at<T, Index>(views.saved, now.time, e);
+    for (int k = 0; k < Cell::kSaved; ++k) prefetch(saved + static_cast<Index>(k) * size);
   }
 
   FUSED_RNN_DEVICE static Pack<Real, kStates> update(const Views& views, const Element& e, const Moment& now, int size,
@@ -182,18 +178,18 @@ struct BackwardPass {
     if constexpr (kStates == 2) {
       Real d_c = state[1];
       // Seldom given, so no register waits for it.
-      if (has(views.d_cells)) d_c += to_real(element_at<T>(views.d_cells, now.time, e.row, e.direction)[e.unit]);
+      if (has(views.d_cells)) d_c += to_real(*element_at<T, Index>(views.d_cells, now.time, e));
       d_after[1] = Value(d_c);
     }
     const auto gradient = Cell::backward(saved, before, after, d_after);
-    T* d_gates = element_at<T>(views.d_gates, now.time, e.row, e.direction) + e.unit;
+    T* d_gates = element_at<T, Index>(views.d_gates, now.time, e);
     for (int g = 0; g < Cell::kGates; ++g) {
-      d_gates[static_cast<int64_t>(g) * size] = from_real<T>(raw(gradient.d_from_x[g]));
+      d_gates[static_cast<Index>(g) * size] = from_real<T>(raw(gradient.d_from_x[g]));
       vector[g] = raw(gradient.d_from_h[g]);
     }
     if constexpr (Cell::kSplit) {
-      T* d_gates_h = element_at<T>(views.d_gates_h, now.time, e.row, e.direction) + e.unit;
-      for (int g = 0; g < Cell::kGates; ++g) d_gates_h[static_cast<int64_t>(g) * size] = from_real<T>(vector[g]);
+      T* d_gates_h = element_at<T, Index>(views.d_gates_h, now.time, e);
+      for (int g = 0; g < Cell::kGates; ++g) d_gates_h[static_cast<Index>(g) * size] = from_real<T>(vector[g]);
     }
     Pack<Real, kStates> d_before;
     for (int s = 0; s < kStates; ++s) d_before[s] = raw(gradient.d_state[s]);
@@ -202,18 +198,18 @@ struct BackwardPass {
 
   FUSED_RNN_DEVICE static void end(const Views& views, const Element& e, const Pack<Real, kStates>& state,
                                    const Pack<Real, kResults>& from_h) {
-    if (has(views.d_h_0)) element_at<T>(views.d_h_0, e.direction, e.row)[e.unit] = from_real<T>(from_h[0] + state[0]);
-    if constexpr (kStates == 2) element_at<T>(views.d_c_0, e.direction, e.row)[e.unit] = from_real<T>(state[1]);
+    if (has(views.d_h_0)) *element_at<T, Index>(views.d_h_0, e) = from_real<T>(from_h[0] + state[0]);
+    if constexpr (kStates == 2) *element_at<T, Index>(views.d_c_0, e) = from_real<T>(state[1]);
   }
 
  private:
   FUSED_RNN_DEVICE static Real given(const StateView<const void>& view, const Element& e) {
-    return has(view) ? to_real(element_at<T>(view, e.direction, e.row)[e.unit]) : Real(0);
+    return has(view) ? to_real(*element_at<T, Index>(view, e)) : Real(0);
   }
   FUSED_RNN_DEVICE static T state_before(const SequenceView<const void>& states, const StateView<const void>& initial,
                                          const Element& e, const Moment& now) {
-    if (!now.is_first) return element_at<T>(states, now.time_before, e.row, e.direction)[e.unit];
-    return has(initial) ? element_at<T>(initial, e.direction, e.row)[e.unit] : T{};
+    if (!now.is_first) return *element_at<T, Index>(states, now.time_before, e);
+    return has(initial) ? *element_at<T, Index>(initial, e) : T{};
   }
 };
 

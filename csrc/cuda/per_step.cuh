@@ -71,11 +71,11 @@ struct SumKernel {
   FUSED_RNN_DEVICE void operator()() const {
     const int64_t index = static_cast<int64_t>(block_x()) * kThreads + thread_index();
     if (index >= batch * width) return;
-    const int64_t row = index / width, column = index % width;
+    const Element e{static_cast<int>(index / width), block_y(), static_cast<int>(index % width)};
     RealOf<T> sum(0);
-    if (has(a)) sum += to_real(element_at<T>(a, block_y(), row)[column]);
-    if (has(b)) sum += to_real(element_at<T>(b, block_y(), row)[column]);
-    element_at<T>(to, block_y(), row)[column] = from_real<T>(sum);
+    if (has(a)) sum += to_real(*element_at<T, int64_t>(a, e));
+    if (has(b)) sum += to_real(*element_at<T, int64_t>(b, e));
+    *element_at<T, int64_t>(to, e) = from_real<T>(sum);
   }
 };
 

@@ -41,6 +41,9 @@ std::vector<Option> options(const Problem& problem, bool tfloat32, const Device&
 // Every shape in which a persistent schedule could run the problem.
 std::vector<Option> shapes(Schedule schedule, const Problem& problem, bool tfloat32, const Device& device);
 std::string describe(const Option& option);
+// Whether offsets within one step of every buffer fit into 32 bits, as all schedules but per_step need.
+bool offsets_fit(const Problem& problem, const ForwardViews& views);
+bool offsets_fit(const Problem& problem, const BackwardViews& views);
 
 // Below: only where CUDA is built (runtime.cu); errors of the runtime are std::runtime_error.
 

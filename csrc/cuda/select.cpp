@@ -46,6 +46,8 @@ double model_step_us(const Rules& rules, const Problem& problem, bool tfloat32, 
                   rules.exchange_us(costs, received_kb));
 }
 
+bool fits(int64_t elements) { return elements < (int64_t{1} << 31); }
+
 // Every shape of a schedule that fits; where there is none, `refusal` says what stands against it.
 std::vector<Option> feasible(const Rules& rules, const Problem& problem, bool tfloat32, const Device& device,
                              std::string* refusal) {
@@ -58,6 +60,9 @@ std::vector<Option> feasible(const Rules& rules, const Problem& problem, bool tf
   if (problem.type == DataType::kFloat64) return refuse("there is no float64 kernel");
   if (problem.hidden_size > kMost || problem.batch > kMost) return refuse("sizes beyond 2^24");
   if (problem.time_steps > kMostSteps) return refuse("more than 2^30 steps");
+  if (!fits(problem.batch * problem.directions * problem.cell.gates * problem.hidden_size)) {
+    return refuse("one step of the gates has 2^31 elements or more");
+  }
   if (problem.batch == 0) return refuse("the batch is empty");
   if (device.capability < rules.min_capability) {
     return refuse("needs compute capability " + std::to_string(rules.min_capability / 10) + "." +
@@ -140,6 +145,19 @@ std::vector<Option> options(const Problem& problem, bool tfloat32, const Device&
     return a.refusal.empty() != b.refusal.empty() ? a.refusal.empty() : a.step_us < b.step_us;
   });
   return all;
+}
+
+bool offsets_fit(const Problem& p, const ForwardViews& v) {
+  const int64_t most = std::max({v.gates.row_stride, v.output.row_stride, v.cells.row_stride, v.saved.row_stride,
+                                 v.h_0.row_stride, v.c_0.row_stride, v.h_n.row_stride, v.c_n.row_stride});
+  return fits(p.batch * most + p.cell.gates * p.hidden_size);
+}
+bool offsets_fit(const Problem& p, const BackwardViews& v) {
+  const int64_t most =
+      std::max({v.d_output.row_stride, v.d_cells.row_stride, v.output.row_stride, v.cells.row_stride,
+                v.saved.row_stride, v.d_gates.row_stride, v.d_gates_h.row_stride, v.d_h_n.row_stride,
+                v.d_c_n.row_stride, v.h_0.row_stride, v.c_0.row_stride, v.d_h_0.row_stride, v.d_c_0.row_stride});
+  return fits(p.batch * most + p.cell.gates * p.hidden_size);
 }
 
 std::string describe(const Option& option) {

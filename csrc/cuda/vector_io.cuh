@@ -62,17 +62,25 @@ FUSED_RNN_HD inline bool has(const View& view) {
   return view.data != nullptr;
 }
 
-// The first of the trailing elements of a view at (time, row, direction), or of a state at (direction, row).
-template <class T, class Void>
-FUSED_RNN_DEVICE auto element_at(const SequenceView<Void>& view, int64_t time, int64_t row, int64_t direction) {
-  using Element = std::conditional_t<std::is_const_v<Void>, const T, T>;
-  return static_cast<Element*>(view.data) + time * view.time_stride + row * view.row_stride +
-         direction * view.direction_stride;
+// One unit of one row, in one direction.
+struct Element {
+  int row, direction, unit;
+};
+
+// Where a view has an element at a time. `Index` is the type of offsets within one step, since 64-bit products are
+// several instructions each: int where a step of every buffer has less than 2^31 elements.
+template <class T, class Index, class Void>
+FUSED_RNN_DEVICE auto element_at(const SequenceView<Void>& view, int64_t time, const Element& e) {
+  using Pointer = std::conditional_t<std::is_const_v<Void>, const T, T>*;
+  const int64_t of_step = time * view.time_stride + e.direction * view.direction_stride;
+  return static_cast<Pointer>(view.data) + of_step +
+         (static_cast<Index>(e.row) * static_cast<Index>(view.row_stride) + e.unit);
 }
-template <class T, class Void>
-FUSED_RNN_DEVICE auto element_at(const StateView<Void>& view, int64_t direction, int64_t row) {
-  using Element = std::conditional_t<std::is_const_v<Void>, const T, T>;
-  return static_cast<Element*>(view.data) + direction * view.direction_stride + row * view.row_stride;
+template <class T, class Index, class Void>
+FUSED_RNN_DEVICE auto element_at(const StateView<Void>& view, const Element& e) {
+  using Pointer = std::conditional_t<std::is_const_v<Void>, const T, T>*;
+  return static_cast<Pointer>(view.data) + e.direction * view.direction_stride +
+         (static_cast<Index>(e.row) * static_cast<Index>(view.row_stride) + e.unit);
 }
 template <class T>
 FUSED_RNN_DEVICE T weight_at(const WeightView& view, int64_t direction, int64_t row, int64_t column) {

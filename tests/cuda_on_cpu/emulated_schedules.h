@@ -80,16 +80,18 @@ struct Workspace {
   std::unique_ptr<void, void (*)(void*)> data;
 };
 
-template <class Pass, class T = typename Pass::T>
+template <template <class, class, class> class PassOf, class Cell, class T, class Views>
 void run_pass(const Shape& s, const Problem& problem, const cuda::Option& option, const Inputs<T>& in,
-              const typename Pass::Views& views) {
-  const bool per_step = option.schedule == cuda::Schedule::kPerStep;
-  const Workspace workspace(per_step ? cuda::PerStep<Pass>::workspace_bytes(problem) : option.workspace_bytes);
-  if (per_step) {
-    PlainProducts<T> products(s, in, Pass::kBackward);
-    cuda::PerStep<Pass>(problem, views, products, workspace.data.get(), nullptr).run();
+              const Views& views) {
+  check(cuda::offsets_fit(problem, views), "offsets fit");
+  if (option.schedule == cuda::Schedule::kPerStep) {
+    using PerStep = cuda::PerStep<PassOf<Cell, T, int64_t>>;
+    const Workspace workspace(PerStep::workspace_bytes(problem));
+    PlainProducts<T> products(s, in, problem.backward);
+    PerStep(problem, views, products, workspace.data.get(), nullptr).run();
   } else if constexpr (!std::is_same_v<T, double>) {
-    cuda::run_persistent<Pass>(option, views, workspace.data.get(), nullptr);
+    const Workspace workspace(option.workspace_bytes);
+    cuda::run_persistent<PassOf<Cell, T, int>>(option, views, workspace.data.get(), nullptr);
   }
 }
 
@@ -100,9 +102,9 @@ template <class Cell, class T>
 Results<T> run(const Shape& s, const Inputs<T>& in, const cuda::Option& forward, const cuda::Option& backward) {
   Results<T> out = empty_results<Cell, T>(s);
   Problem problem = problem_of<Cell>(s, kTypeOf<T>);
-  run_pass<cuda::ForwardPass<Cell, T>>(s, problem, forward, in, forward_views(in, out));
+  run_pass<cuda::ForwardPass, Cell>(s, problem, forward, in, forward_views(in, out));
   problem.backward = true;
-  run_pass<cuda::BackwardPass<Cell, T>>(s, problem, backward, in, backward_views(in, out));
+  run_pass<cuda::BackwardPass, Cell>(s, problem, backward, in, backward_views(in, out));
   return out;
 }
 
