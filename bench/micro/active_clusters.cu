@@ -16,12 +16,8 @@ void ask(const Gpu& gpu, unsigned size, int kilobytes) {
   } else if (size > 1 && !gpu.has_clusters) {
     line.text("skipped", "clusters need compute capability 9.0");
   } else if (size == 1) {
-    const LaunchConfig<ClusterBarrier> allows_the_shared_memory(shape, nullptr);
-    int blocks = 0;
-    check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, run_kernel<ClusterBarrier>,
-                                                        static_cast<int>(shape.threads), shape.shared_bytes),
-          "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
-    line.number("clusters", blocks * gpu.multiprocessors).number("blocks", blocks * gpu.multiprocessors);
+    const int blocks = active_blocks<ClusterBarrier>(shape);
+    line.number("clusters", blocks).number("blocks", blocks);
   } else {
     try {
       const int clusters = active_clusters<ClusterBarrier>(shape);

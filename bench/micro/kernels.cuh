@@ -95,7 +95,12 @@ struct GridBarrier {
     for (int round = 0; round < rounds; ++round) {
       int* const written = written_by + round % 2 * blocks;
       if (verify && thread_index() == 0) written[block_x()] = round;
-      sync_blocks(barrier, blocks);
+      sync_block();
+      if (thread_index() == 0) {
+        arrive_blocks(barrier);
+        wait_blocks(barrier, static_cast<uint32_t>(round + 1) * static_cast<uint32_t>(blocks));
+      }
+      sync_block();
       if (!verify) continue;
       for (int i = thread_index(); i < blocks; i += thread_count()) {
         if (written[i] != round) wrong[block_x()] = 1;

@@ -17,8 +17,9 @@ namespace fused_rnn::cuda {
 template <class T, int kVectors>
 class ClusterExchange {
  public:
-  static constexpr int kBuffers = 2, kStages = 1;
+  static constexpr int kBuffers = 2, kStages = 2;
   static constexpr bool kNeedsClusters = true;
+  static constexpr bool kShortSteps = false;
   struct Global {};
 
   FUSED_RNN_DEVICE ClusterExchange(unsigned char* vectors, unsigned char* stage, unsigned char* barriers,
@@ -27,6 +28,7 @@ class ClusterExchange {
         now_(reinterpret_cast<T*>(vectors)),
         next_(now_ + layout.columns * layout.stride),
         stage_(reinterpret_cast<T*>(stage)),
+        stage_apart_(layout.columns * kVectors * layout.units),
         barriers_(reinterpret_cast<TransactionBarrier*>(barriers)) {}
 
   FUSED_RNN_DEVICE void begin() {
@@ -63,6 +65,8 @@ class ClusterExchange {
     T* const before = now_;
     now_ = next_;
     next_ = before;
+    stage_ += stage_apart_;
+    stage_apart_ = -stage_apart_;
     ++step_;
   }
 
@@ -76,6 +80,7 @@ class ClusterExchange {
 
   VectorLayout layout_;
   T *now_, *next_, *stage_;
+  int stage_apart_;  // to the stage of the next step, since slow warps may still read this one
   TransactionBarrier* barriers_;
   unsigned step_ = 0;
 };

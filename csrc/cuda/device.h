@@ -13,11 +13,15 @@
 //   block,
 //                                                and a store there whose arrival a TransactionBarrier counts
 //   TransactionBarrier: init_barrier, publish_barriers, arrive_expecting, wait_parity
-//   sync_blocks                                  a barrier of several blocks; needs a cooperative launch, since all of
-//                                                them must be resident
+//   arrive_blocks, wait_blocks                   one thread of a block: counts it, releasing what its block wrote
+//   before a
+//                                                sync_block; waits for a count, acquiring what the others released.
+//                                                Needs a cooperative launch, since all blocks must be resident
 //   mma                                          16 x 8 += (16 x K) (K x 8) by one warp, K = 16 or (TFloat32) 8, with
 //                                                float32 accumulation
 //   load_words, store_words                      16 bytes at once, aligned to 16
+//   copy_async, wait_copies                      16 bytes from global to shared memory past the registers; the thread's
+//                                                copies are there after its wait
 //   hidden_from_compiler                         the same number, of which the compiler knows nothing: what depends on
 //   it
 //                                                is computed again and not kept in a register

@@ -34,22 +34,16 @@ FUSED_RNN_DEVICE T& static_shared() {
   return object;
 }
 
-// The counter only grows, by one per block and barrier, so that no block can overtake another by a whole round.
-FUSED_RNN_DEVICE void sync_blocks(BlockBarrier* barrier, int blocks) {
-  // What the block wrote is ordered before thread 0's release ...
-  __syncthreads();
-  if (thread_index() == 0) {
-    const uint32_t count = static_cast<uint32_t>(blocks);
-    uint32_t seen;
-    asm volatile("atom.add.acq_rel.gpu.u32 %0, [%1], 1;" : "=r"(seen) : "l"(&barrier->arrived) : "memory");
-    const uint32_t target = (seen / count + 1) * count;
-    ++seen;
-    while (static_cast<int32_t>(seen - target) < 0) {
-      asm volatile("ld.acquire.gpu.u32 %0, [%1];" : "=r"(seen) : "l"(&barrier->arrived) : "memory");
-    }
-  }
-  // ... and what other blocks wrote before theirs is visible to the block after thread 0's acquire.
-  __syncthreads();
+// What other threads of the block wrote before a __syncthreads is released with it.
+FUSED_RNN_DEVICE void arrive_blocks(BlockBarrier* barrier) {
+  asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(&barrier->arrived) : "memory");
+}
+// The count only grows; it may wrap.
+FUSED_RNN_DEVICE void wait_blocks(const BlockBarrier* barrier, uint32_t count) {
+  uint32_t seen;
+  do {
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(&barrier->arrived) : "memory");
+  } while (static_cast<int32_t>(seen - count) < 0);
 }
 
 FUSED_RNN_DEVICE SharedAddress shared_address(const void* pointer) {
@@ -158,6 +152,13 @@ FUSED_RNN_DEVICE Words4 load_words(const void* from) {
 FUSED_RNN_DEVICE void store_words(void* to, const Words4& value) {
   *static_cast<uint4*>(to) = make_uint4(value.words[0], value.words[1], value.words[2], value.words[3]);
 }
+
+// By way of L2 alone, where what other blocks wrote is.
+FUSED_RNN_DEVICE void copy_async(void* to_shared, const void* from_global) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to_shared)), "l"(from_global)
+               : "memory");
+}
+FUSED_RNN_DEVICE void wait_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
 FUSED_RNN_DEVICE int hidden_from_compiler(int x) {
   asm volatile("" : "+r"(x)::"memory");

@@ -1,6 +1,7 @@
 // grid: as many blocks as the weights need own the units of their rows together, and exchange them through L2.
 //
-//   update -> global memory, one of two buffers -> barrier of the group's blocks -> copy to shared memory
+//   update -> global memory, one of two buffers -> count the block -> wait for the group's count -> copy to shared
+//   memory
 //
 // All blocks of a launch must be resident at once, so it is a cooperative launch, and what does not fit follows in
 // another. Two buffers suffice: a block that writes one has passed the barrier at which every block had read it.
@@ -15,6 +16,7 @@ class GridExchange {
  public:
   static constexpr int kBuffers = 1, kStages = 0;
   static constexpr bool kNeedsClusters = false;
+  static constexpr bool kShortSteps = false;
   struct Global {
     void* vectors;           // [groups of the launch][2][columns][vectors][padded]
     BlockBarrier* barriers;  // [groups of the launch]
@@ -34,18 +36,22 @@ class GridExchange {
     const int index = layout_.first_unit + unit;
     if (index < layout_.padded) next_[(column * kVectors + vector) * layout_.padded + index] = value;
   }
-  FUSED_RNN_DEVICE void send() {}
+  FUSED_RNN_DEVICE void send() {
+    sync_block();
+    if (thread_index() == 0) arrive_blocks(barrier_);
+    awaited_ += static_cast<uint32_t>(layout_.ranks);
+  }
   FUSED_RNN_DEVICE void receive() {
-    sync_blocks(barrier_, layout_.ranks);
+    if (thread_index() == 0) wait_blocks(barrier_, awaited_);
+    sync_block();
     constexpr int kChunk = 16 / static_cast<int>(sizeof(T));
     // A warp copies whole rows.
     for (int row = warp_index(); row < layout_.columns * kVectors; row += kPersistentWarps) {
       const T* const from = next_ + row * layout_.padded;
       T* const to = copy_ + row / kVectors * layout_.stride + row % kVectors * layout_.padded;
-      for (int i = lane_index() * kChunk; i < layout_.covered; i += kWarpLanes * kChunk) {
-        store_words(to + i, load_words(from + i));
-      }
+      for (int i = lane_index() * kChunk; i < layout_.covered; i += kWarpLanes * kChunk) copy_async(to + i, from + i);
     }
+    wait_copies();
     sync_block();
     next_ += apart_;
     apart_ = -apart_;
@@ -57,6 +63,7 @@ class GridExchange {
   int apart_;  // from the buffer of this step to that of the next
   T* next_;
   BlockBarrier* barrier_;
+  uint32_t awaited_ = 0;
 };
 
 }  // namespace fused_rnn::cuda

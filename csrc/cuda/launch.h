@@ -39,6 +39,14 @@ __global__ void __launch_bounds__(Kernel::kThreads) run_kernel(const __grid_cons
 #endif
 }
 
+// Of the current device.
+inline int device_attribute(cudaDeviceAttr which) {
+  int device = 0, value = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  check(cudaDeviceGetAttribute(&value, which, device), "cudaDeviceGetAttribute");
+  return value;
+}
+
 // A shape in the runtime's words; the attributes live as long as this.
 template <class Kernel>
 struct LaunchConfig {
@@ -49,8 +57,9 @@ struct LaunchConfig {
     constexpr size_t kSharedWithoutAsking = 48 * 1024;
     constexpr unsigned kPortableCluster = 8;
     if (shape.shared_bytes > kSharedWithoutAsking) {
-      check(cudaFuncSetAttribute(run_kernel<Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                 static_cast<int>(shape.shared_bytes)),
+      // Always the most that there is: another thread may be launching the same kernel with another shape.
+      const int most = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+      check(cudaFuncSetAttribute(run_kernel<Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize, most),
             "cudaFuncSetAttribute(MaxDynamicSharedMemorySize)");
     }
     if (shape.cluster > kPortableCluster) {
@@ -85,27 +94,33 @@ void launch(const Kernel& kernel, const LaunchShape& shape, Stream stream) {
   check(cudaLaunchKernelEx(&launch_config.config, run_kernel<Kernel>, kernel), "cudaLaunchKernelEx");
 }
 
-// How many clusters of this shape the current device can run at once.
-template <class Kernel>
-int active_clusters(const LaunchShape& shape) {
-  const LaunchConfig<Kernel> launch_config(shape, nullptr);
-  int clusters = 0;
-  check(cudaOccupancyMaxActiveClusters(&clusters, run_kernel<Kernel>, &launch_config.config),
-        "cudaOccupancyMaxActiveClusters");
-  return clusters;
-}
-
 // How many blocks of this shape the current device can run at once.
 template <class Kernel>
 int active_blocks(const LaunchShape& shape) {
   const LaunchConfig<Kernel> launch_config(shape, nullptr);
-  int device = 0, multiprocessors = 0, blocks = 0;
-  check(cudaGetDevice(&device), "cudaGetDevice");
-  check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute");
+  int blocks = 0;
   check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, run_kernel<Kernel>, static_cast<int>(shape.threads),
                                                       shape.shared_bytes),
         "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
-  return blocks * multiprocessors;
+  return blocks * device_attribute(cudaDevAttrMultiProcessorCount);
+}
+
+// How many clusters of this shape; 0 also where the kernel was compiled without them or the device has none so large.
+template <class Kernel>
+int active_clusters(const LaunchShape& shape) {
+  cudaFuncAttributes attributes{};
+  check(cudaFuncGetAttributes(&attributes, run_kernel<Kernel>), "cudaFuncGetAttributes");
+  if (attributes.ptxVersion < 90) return 0;
+  if (shape.cluster == 1) return active_blocks<Kernel>(shape);  // the query below wants a size of clusters
+  const LaunchConfig<Kernel> launch_config(shape, nullptr);
+  int clusters = 0;
+  const cudaError_t error = cudaOccupancyMaxActiveClusters(&clusters, run_kernel<Kernel>, &launch_config.config);
+  if (error == cudaErrorInvalidClusterSize) {
+    cudaGetLastError();  // the answer is no; the error has been heard
+    return 0;
+  }
+  check(error, "cudaOccupancyMaxActiveClusters");
+  return clusters;
 }
 
 #else

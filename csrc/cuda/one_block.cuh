@@ -12,6 +12,7 @@ class OneBlockExchange {
  public:
   static constexpr int kBuffers = 2, kStages = 0;
   static constexpr bool kNeedsClusters = false;
+  static constexpr bool kShortSteps = true;
   struct Global {};
 
   FUSED_RNN_DEVICE OneBlockExchange(unsigned char* vectors, unsigned char* /*stage*/, unsigned char* /*barriers*/,

@@ -191,10 +191,11 @@ struct PersistentKernel {
 
   FUSED_RNN_DEVICE void load_element(typename Pass::Inputs& inputs, const Element& e, int step) const {
     const int steps = shape.time_steps, ahead = Pass::position(step + 1, steps);
-    const Moment now = moment_at(Pass::position(step, steps), e.direction, steps);
-    inputs = Pass::load(views, e, now, shape.hidden_size);
-    if (ahead <= 0 || ahead >= steps) return;
-    Pass::prefetch_inputs(views, e, moment_at(ahead, e.direction, steps), shape.hidden_size);
+    inputs = Pass::load(views, e, moment_at(Pass::position(step, steps), e.direction, steps), shape.hidden_size);
+    // A step of an exchange between blocks takes longer than the memory.
+    if (Exchange::kShortSteps && ahead > 0 && ahead < steps) {
+      Pass::prefetch_inputs(views, e, moment_at(ahead, e.direction, steps), shape.hidden_size);
+    }
   }
 
   FUSED_RNN_DEVICE void fill_bias(float* bias, const Role& role) const {

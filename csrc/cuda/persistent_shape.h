@@ -10,7 +10,7 @@ namespace fused_rnn::cuda {
 
 constexpr int kPersistentWarps = 8;  // units() knows it, too
 
-// Counts the blocks that came to sync_blocks. In global memory, zero before the launch, each on a line of its own.
+// Counts the blocks of a group (arrive_blocks). In global memory, zero before the launch, each on a line of its own.
 struct alignas(128) BlockBarrier {
   uint32_t arrived;
 };

@@ -56,22 +56,29 @@ void visit_kernels(const Problem& problem, Types types, int type, Visitor&& visi
              [&](auto cell) { visit_type(types, type, [&](auto element) { visitor(cell, element); }); });
 }
 
-// Whether the device can hold a group of the option at all; the answer is kept, since the question is slow.
+// How many groups of the option's blocks the current device can hold.
 int resident_groups(const Problem& problem, bool tfloat32, const Option& option) {
-  static std::mutex mutex;
-  static std::map<std::tuple<int, int, int, bool, Schedule, size_t, int>, int> known;
-  const int type = persistent_type(problem.type, tfloat32);
-  const std::tuple key{current_index(),     problem.cell.index, type, problem.backward, option.schedule,
-                       option.shared_bytes, option.shape.ranks};
-  const std::lock_guard lock(mutex);
-  const auto found = known.find(key);
-  if (found != known.end()) return found->second;
   int groups = 0;
-  visit_kernels(problem, PersistentTypes{}, type, [&](auto cell, auto element) {
+  visit_kernels(problem, PersistentTypes{}, persistent_type(problem.type, tfloat32), [&](auto cell, auto element) {
     using Kernels = PersistentKernels<typename decltype(cell)::type, typename decltype(element)::type>;
     groups = Kernels::resident_groups(option, problem.backward);
   });
-  return known[key] = groups;
+  return groups;
+}
+
+// The cheapest shape of the option's schedule that the device can hold, or the option refused.
+Option resident(const Problem& problem, bool tfloat32, const Device& device, const Option& option) {
+  std::vector<Option> all = shapes(option.schedule, problem, tfloat32, device);
+  std::stable_sort(all.begin(), all.end(), [](const Option& a, const Option& b) { return a.step_us < b.step_us; });
+  for (Option& one : all) {
+    const int groups = resident_groups(problem, tfloat32, one);
+    if (groups < 1) continue;
+    if (one.schedule == Schedule::kGrid) one.groups_at_once = std::min(one.groups_at_once, groups);
+    return one;
+  }
+  Option refused = option;
+  refused.refusal = "the device cannot hold " + std::to_string(option.shape.ranks) + " such blocks at once";
+  return refused;
 }
 
 template <class Views>
@@ -109,7 +116,8 @@ Device current_device() {
 }
 
 std::vector<Option> options_here(const Problem& problem, bool tfloat32) {
-  std::vector<Option> all = options(problem, tfloat32, current_device());
+  const Device device = current_device();
+  std::vector<Option> all = options(problem, tfloat32, device);
   for (Option& option : all) {
     if (option.schedule == Schedule::kPerStep) {
       visit_kernels(problem, PerStepTypes{}, per_step_type(problem.type), [&](auto cell, auto element) {
@@ -117,23 +125,38 @@ std::vector<Option> options_here(const Problem& problem, bool tfloat32) {
         option.workspace_bytes = Kernels::workspace_bytes(problem);
       });
     } else if (option.refusal.empty()) {
-      const int groups = resident_groups(problem, tfloat32, option);
-      if (groups < 1) {
-        option.refusal = "the device cannot hold " + std::to_string(option.shape.ranks) + " such blocks at once";
-      } else if (option.schedule == Schedule::kGrid) {
-        option.groups_at_once = option.groups_at_once < groups ? option.groups_at_once : groups;
-      }
+      option = resident(problem, tfloat32, device, option);
     }
   }
-  std::stable_partition(all.begin(), all.end(), [](const Option& option) { return option.refusal.empty(); });
+  sort_options(all);
   return all;
 }
 
 Option choose(const Problem& problem, bool tfloat32, const std::string& forced) {
+  // Kept for each problem, but for its number of steps, on which the choice does not depend: making it is slow.
+  using Key = std::tuple<int, std::string, std::string, bool>;
+  static std::mutex mutex;
+  static std::map<Key, Option> known;
+  Problem any_length = problem;
+  constexpr int64_t kLong = int64_t{1} << 30;  // beyond it some schedules refuse
+  if (problem.time_steps <= kLong) any_length.time_steps = std::min<int64_t>(problem.time_steps, 1);
+  const Key key{current_index(), to_string(any_length), forced, tfloat32};
+  {
+    const std::lock_guard lock(mutex);
+    if (const auto found = known.find(key); found != known.end()) {
+      found->second.shape.time_steps = static_cast<int>(problem.time_steps);
+      return found->second;
+    }
+  }
   std::string reasons;
   for (const Option& option : options_here(problem, tfloat32)) {
     if (!forced.empty() && forced != option.name) continue;
-    if (option.refusal.empty()) return option;
+    if (option.refusal.empty()) {
+      constexpr size_t kMost = 4096;
+      const std::lock_guard lock(mutex);
+      if (known.size() == kMost) known.clear();
+      return known[key] = option;
+    }
     reasons += std::string("; ") + option.name + ": " + option.refusal;
   }
   if (reasons.empty()) reasons = "; there is no schedule called \"" + forced + "\"";
@@ -149,9 +172,11 @@ void run(const Problem& problem, bool tfloat32, const Option& option, const Back
   run_option(problem, tfloat32, option, views, products, workspace, stream);
 }
 
-CurrentDevice::CurrentDevice(int index) : before_(current_index()) {
-  if (index != before_) check(cudaSetDevice(index), "cudaSetDevice");
+CurrentDevice::CurrentDevice(int index) : before_(current_index()), changed_(index != before_) {
+  if (changed_) check(cudaSetDevice(index), "cudaSetDevice");
 }
-CurrentDevice::~CurrentDevice() { cudaSetDevice(before_); }
+CurrentDevice::~CurrentDevice() {
+  if (changed_) cudaSetDevice(before_);
+}
 
 }  // namespace fused_rnn::cuda

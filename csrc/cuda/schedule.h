@@ -38,6 +38,8 @@ struct Option {
 // Every schedule, the fastest by the model first, refused ones last. `tfloat32`: float32 products may be rounded.
 // Workspace of per_step is known only where CUDA is built.
 std::vector<Option> options(const Problem& problem, bool tfloat32, const Device& device);
+// The order of options().
+void sort_options(std::vector<Option>& options);
 // Every shape in which a persistent schedule could run the problem.
 std::vector<Option> shapes(Schedule schedule, const Problem& problem, bool tfloat32, const Device& device);
 std::string describe(const Option& option);
@@ -69,6 +71,7 @@ class CurrentDevice {
 
  private:
   int before_;
+  bool changed_;
 };
 
 }  // namespace fused_rnn::cuda

@@ -21,7 +21,7 @@ struct Rules {
 
 constexpr Rules kRules[] = {
     {Schedule::kOneBlock, "one_block", 80, 1, 2, 0, [](const StepCosts& c, double) { return c.block_barrier; }},
-    {Schedule::kCluster, "cluster", 90, 16, 2, 1,
+    {Schedule::kCluster, "cluster", 90, 16, 2, 2,
      [](const StepCosts& c, double kb) { return c.block_barrier + c.cluster_push + c.cluster_kb * kb; }},
     {Schedule::kGrid, "grid", 80, 0, 1, 0,
      [](const StepCosts& c, double kb) { return c.grid_barrier + c.grid_kb * kb + c.block_barrier; }},
@@ -128,6 +128,12 @@ std::vector<Option> shapes(Schedule schedule, const Problem& problem, bool tfloa
   return {};
 }
 
+void sort_options(std::vector<Option>& options) {
+  std::stable_sort(options.begin(), options.end(), [](const Option& a, const Option& b) {
+    return a.refusal.empty() != b.refusal.empty() ? a.refusal.empty() : a.step_us < b.step_us;
+  });
+}
+
 std::vector<Option> options(const Problem& problem, bool tfloat32, const Device& device) {
   std::vector<Option> all;
   const StepCosts& costs = step_costs(device.capability);
@@ -141,9 +147,7 @@ std::vector<Option> options(const Problem& problem, bool tfloat32, const Device&
   Option library{Schedule::kPerStep, "per_step", "", costs.library_step, costs.source};
   if (device.capability < 80) library.refusal = "the kernels are built for compute capability 8.0 and newer";
   all.push_back(library);
-  std::stable_sort(all.begin(), all.end(), [](const Option& a, const Option& b) {
-    return a.refusal.empty() != b.refusal.empty() ? a.refusal.empty() : a.step_us < b.step_us;
-  });
+  sort_options(all);
   return all;
 }
 

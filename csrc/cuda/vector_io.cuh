@@ -72,7 +72,8 @@ struct Element {
 template <class T, class Index, class Void>
 FUSED_RNN_DEVICE auto element_at(const SequenceView<Void>& view, int64_t time, const Element& e) {
   using Pointer = std::conditional_t<std::is_const_v<Void>, const T, T>*;
-  const int64_t of_step = time * view.time_stride + e.direction * view.direction_stride;
+  const int64_t of_step = static_cast<std::make_unsigned_t<Index>>(time) * view.time_stride +
+                          static_cast<std::make_unsigned_t<Index>>(e.direction) * view.direction_stride;
   return static_cast<Pointer>(view.data) + of_step +
          (static_cast<Index>(e.row) * static_cast<Index>(view.row_stride) + e.unit);
 }

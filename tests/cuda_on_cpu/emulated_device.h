@@ -25,8 +25,11 @@ inline int block_z() { return emulator::place().block[2]; }
 inline void sync_block(Where where = Where::current()) { emulator::sync_block(where); }
 inline void sync_warp(Where where = Where::current()) { emulator::sync_warp(where); }
 inline void sync_cluster(Where where = Where::current()) { emulator::sync_cluster(where); }
-inline void sync_blocks(BlockBarrier* barrier, int blocks, Where where = Where::current()) {
-  emulator::sync_blocks(barrier, blocks, where);
+inline void arrive_blocks(BlockBarrier* barrier, Where where = Where::current()) {
+  emulator::arrive_blocks(&barrier->arrived, where);
+}
+inline void wait_blocks(const BlockBarrier* barrier, uint32_t count, Where where = Where::current()) {
+  emulator::wait_blocks(&barrier->arrived, count, where);
 }
 
 inline uint32_t shuffle(uint32_t value, int lane, Where where = Where::current()) {
@@ -78,6 +81,9 @@ inline Words4 load_words(const void* from) {
   return *static_cast<const Words4*>(from);  // an aligned access: UndefinedBehaviorSanitizer finds the others
 }
 inline void store_words(void* to, const Words4& value) { *static_cast<Words4*>(to) = value; }
+
+inline void copy_async(void* to_shared, const void* from_global) { emulator::copy_async(to_shared, from_global, 16); }
+inline void wait_copies(Where where = Where::current()) { emulator::wait_copies(where); }
 
 inline int hidden_from_compiler(int x) { return x; }
 inline void prefetch(const void* /*address*/) {}

@@ -91,7 +91,7 @@ class Machine {
     }
   }
   bool all_resident() const { return shape_.cooperative; }
-  std::map<const void*, Meeting> block_meetings;  // by barrier
+  std::map<const void*, std::vector<Thread*>> counting;  // threads that wait for a count of blocks
   std::vector<Flight> flights;
 
   void settle(Block& block, void* barrier) {
@@ -153,6 +153,7 @@ class Machine {
     missed(block.meeting);
     missed(block.cluster->meeting);
     missed(current->warp->meeting);
+    if (!current->copies.empty()) throw std::logic_error("a thread has left the kernel without waiting for its copies");
     --block.cluster->running;
     if (--block.running > 0) return;
     for (const Flight& flight : flights) {
@@ -166,20 +167,27 @@ class Machine {
     size_t live = warps_.size();
     std::vector<Warp*> warps;
     for (const auto& warp : warps_) warps.push_back(warp.get());
+    // On a GPU, too, one warp may fall behind as far as the barriers allow.
+    Warp* const slow = warps[random_order() % live];
     while (live > 0) {
       deliver_some();
-      // The first warp that can run, from a random place on.
+      // The first warp that can run, from a random place on; the slow one mostly when no other can.
       const size_t start = random_order() % live;
-      size_t tried = 0;
-      for (; tried < live && !step(*warps[(start + tried) % live]); ++tried) {
+      const bool slow_waits = random_order() % 4096 != 0;
+      size_t chosen = live;
+      for (size_t tried = 0; tried < live && chosen == live; ++tried) {
+        const size_t index = (start + tried) % live;
+        if ((warps[index] != slow || !slow_waits) && step(*warps[index])) chosen = index;
       }
-      if (tried == live && !deliver_one()) throw std::logic_error("deadlock: " + who_waits());
-      if (tried < live) {
-        const size_t chosen = (start + tried) % live;
-        if (std::all_of(warps[chosen]->threads.begin(), warps[chosen]->threads.end(),
-                        [](const Thread* thread) { return thread->state == Thread::kDone; })) {
-          std::swap(warps[chosen], warps[--live]);
-        }
+      if (chosen == live && slow_waits) {
+        const size_t index = static_cast<size_t>(std::find(warps.begin(), warps.begin() + live, slow) - warps.begin());
+        if (index < live && step(*slow)) chosen = index;
+      }
+      if (chosen == live && !deliver_one()) throw std::logic_error("deadlock: " + who_waits());
+      if (chosen < live && std::all_of(
+                               warps[chosen]->threads.begin(), warps[chosen]->threads.end(),
+                               [](const Thread* thread) { return thread->state == Thread::kDone; })) {
+        std::swap(warps[chosen], warps[--live]);
       }
     }
     if (!flights.empty()) throw std::logic_error("a store from " + describe(flights[0].where) + " never arrived");
@@ -277,15 +285,42 @@ void sync_warp(const Where& where) {
 void sync_cluster(const Where& where) {
   if (skips(where)) return;
   Cluster& cluster = *machine->current->block->cluster;
+  if (cluster.running < static_cast<int>(cluster.blocks.size() * cluster.blocks[0]->threads.size())) {
+    throw std::logic_error("barrier divergence: a thread has left the kernel, others come to " + describe(where));
+  }
   machine->meet(cluster.meeting, cluster.running, where);
 }
 
-void sync_blocks(const void* barrier, int blocks, const Where& where) {
+void arrive_blocks(uint32_t* counter, const Where& where) {
+  if (skips(where)) return;
+  maybe_preempt();
+  ++*counter;
+  machine->wake(machine->counting[counter]);
+}
+
+void wait_blocks(const uint32_t* counter, uint32_t count, const Where& where) {
   if (skips(where)) return;
   if (!machine->all_resident())
-    throw std::logic_error("sync_blocks without a cooperative launch, at " + describe(where));
-  const Block& block = *machine->current->block;
-  machine->meet(machine->block_meetings[barrier], blocks * static_cast<int>(block.threads.size()), where);
+    throw std::logic_error("wait_blocks without a cooperative launch, at " + describe(where));
+  maybe_preempt();
+  while (*counter < count) {
+    machine->counting[counter].push_back(machine->current);
+    machine->wait(where);
+  }
+}
+
+// Made as late as is allowed.
+void copy_async(void* to, const void* from, size_t bytes) {
+  if (reinterpret_cast<uintptr_t>(to) % bytes != 0 || reinterpret_cast<uintptr_t>(from) % bytes != 0) {
+    throw std::logic_error("misaligned copy_async");
+  }
+  machine->current->copies.push_back({to, from, bytes});
+}
+
+void wait_copies(const Where& where) {
+  if (skips(where)) return;
+  for (const Thread::Copy& copy : machine->current->copies) std::memcpy(copy.to, copy.from, copy.bytes);
+  machine->current->copies.clear();
 }
 
 const unsigned char* exchange_in_warp(const void* own, size_t bytes, const Where& where) {

@@ -46,7 +46,10 @@ void maybe_preempt();
 void sync_block(const Where& where);
 void sync_warp(const Where& where);
 void sync_cluster(const Where& where);
-void sync_blocks(const void* barrier, int blocks, const Where& where);
+void arrive_blocks(uint32_t* counter, const Where& where);
+void wait_blocks(const uint32_t* counter, uint32_t count, const Where& where);
+void copy_async(void* to, const void* from, size_t bytes);
+void wait_copies(const Where& where);
 // Hands `bytes` of each lane to all others of the warp: the result is 32 records, valid until the next such call.
 const unsigned char* exchange_in_warp(const void* own, size_t bytes, const Where& where);
 unsigned char* dynamic_shared();

@@ -26,6 +26,12 @@ struct Thread {
   Fiber fiber;
   enum { kReady, kWaiting, kDone } state = kReady;
   Where waits_at;
+  struct Copy {
+    void* to;
+    const void* from;
+    size_t bytes;
+  };
+  std::vector<Copy> copies;  // asynchronous, not yet made
 };
 
 // Threads meet here; the last one to come lets all go on.

@@ -244,21 +244,43 @@ void broken_rules_of_barriers_are_reported() {
   check_complaint(complaint({.threads = 48}, [] {}), "whole warps");
 }
 
-// Two groups of three blocks: without the barrier a block would read a count that others still raise.
-void a_barrier_of_blocks_waits_for_every_block_of_its_group() {
+// Two groups of three blocks: without the wait a block would read a count that others still raise.
+void a_count_of_blocks_lets_a_group_wait_for_each_other() {
   uint32_t counts[2] = {};
   BlockBarrier barriers[2] = {};
   const auto kernel = [&] {
     const int group = block_x() / 3;
+    uint32_t awaited = 0;
+    const auto meet = [&] {
+      sync_block();
+      if (thread_index() == 0) {
+        arrive_blocks(&barriers[group]);
+        wait_blocks(&barriers[group], awaited += 3);
+      }
+      sync_block();
+    };
     for (uint32_t round = 1; round <= 3; ++round) {
       counts[group] += 1;
-      sync_blocks(&barriers[group], 3);
+      meet();
       check(counts[group] == round * 192, "all threads have counted");
-      sync_blocks(&barriers[group], 3);
+      meet();
     }
   };
   run_kernel({.grid_x = 6, .threads = 64, .cooperative = true}, kernel);
   check_complaint(complaint({.grid_x = 6, .threads = 64}, kernel), "without a cooperative launch");
+}
+
+void an_asynchronous_copy_is_there_after_its_wait() {
+  alignas(16) const float source[8] = {1, 2, 3, 4, 5, 6, 7, 8};
+  run_kernel({.threads = 32, .shared_bytes = 512}, [&] {
+    float* own = reinterpret_cast<float*>(dynamic_shared()) + 4 * thread_index();
+    copy_async(own, source + 4);
+    check(std::isnan(own[0]), "not before");
+    wait_copies();
+    check(own[0] == 5 && own[3] == 8, "after");
+  });
+  const auto without_wait = [&] { copy_async(dynamic_shared(), source); };
+  check_complaint(complaint({.threads = 32, .shared_bytes = 512}, without_wait), "without waiting for its copies");
 }
 
 void a_skipped_synchronisation_is_skipped_and_listed() {
@@ -307,8 +329,8 @@ int main() {
         asynchronous_stores_arrive_before_their_barrier_completes},
        {"broken_rules_of_clusters_are_reported", broken_rules_of_clusters_are_reported},
        {"broken_rules_of_barriers_are_reported", broken_rules_of_barriers_are_reported},
-       {"a_barrier_of_blocks_waits_for_every_block_of_its_group",
-        a_barrier_of_blocks_waits_for_every_block_of_its_group},
+       {"a_count_of_blocks_lets_a_group_wait_for_each_other", a_count_of_blocks_lets_a_group_wait_for_each_other},
+       {"an_asynchronous_copy_is_there_after_its_wait", an_asynchronous_copy_is_there_after_its_wait},
        {"a_skipped_synchronisation_is_skipped_and_listed", a_skipped_synchronisation_is_skipped_and_listed},
        {"float16_and_bfloat16_round_to_nearest_even", float16_and_bfloat16_round_to_nearest_even}});
 }

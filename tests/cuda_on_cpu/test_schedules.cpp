@@ -110,24 +110,34 @@ void groups_that_do_not_fit_follow_in_another_launch() {
   check(check_shapes<T>({3, 20, 2, 40, 40}, Schedule::kGrid, kSmall) > 0, "some shape fits");
 }
 
+// To the last bit: a race that the tolerance hides shows here.
 template <class T>
-void results_do_not_depend_on_the_order_of_the_threads() {
-  const Shape s{4, 9, 2, 40, 40};
+void check_order(const Shape& s, Schedule schedule, size_t most, int repeats) {
   const Inputs<T> in = random_inputs<Cell, T>(s, 11);
   Problem problem = problem_of<Cell>(s, kTypeOf<T>);
-  for (const Schedule schedule : {Schedule::kOneBlock, Schedule::kCluster, Schedule::kGrid}) {
-    problem.backward = false;
-    const std::vector<Option> forward = shapes(schedule, problem, kIsTFloat32<T>, kHopper);
-    problem.backward = true;
-    const std::vector<Option> backward = shapes(schedule, problem, kIsTFloat32<T>, kHopper);
-    emulator::set_seed(++seed);
-    const Results<T> first = run<Cell, T>(s, in, forward.back(), backward.back());
-    for (int repeat = 0; repeat < 2; ++repeat) {
+  const std::vector<Option> forward = shapes(schedule, problem, kIsTFloat32<T>, kHopper);
+  problem.backward = true;
+  const std::vector<Option> backward = shapes(schedule, problem, kIsTFloat32<T>, kHopper);
+  for (size_t i = 0; i < std::min({forward.size(), backward.size(), most}); ++i) {
+    Results<T> first;
+    for (int repeat = 0; repeat < repeats; ++repeat) {
       emulator::set_seed(++seed);
-      check_identical(run<Cell, T>(s, in, forward.back(), backward.back()), first, forward[0].name);
+      const Results<T> actual = run<Cell, T>(s, in, forward[i], backward[i]);
+      if (repeat == 0) first = actual;
+      check_identical(actual, first, forward[i].name);
     }
   }
 }
+
+template <class T>
+void results_do_not_depend_on_the_order_of_the_threads() {
+  for (const Schedule schedule : {Schedule::kOneBlock, Schedule::kCluster, Schedule::kGrid}) {
+    check_order<T>({4, 9, 1, 40, 40}, schedule, 8, 4);
+  }
+}
+
+// Two blocks whose warps meet nowhere but in the exchange, so that one may fall far behind.
+void a_slow_warp_changes_nothing() { check_order<BFloat16>({4, 3, 1, 136, 136}, Schedule::kCluster, 1, 24); }
 
 template <class T>
 void per_step_runs_every_size() {
@@ -157,5 +167,6 @@ int main() {
                     {"float32 with TF32 products", check_type<TFloat32>},
                     {"bfloat16", check_type<BFloat16>},
                     {"float16", check_type<Float16>},
+                    {"a slow warp changes nothing", a_slow_warp_changes_nothing},
                     {"float64", per_step_runs_every_size<double>}});
 }
