@@ -68,6 +68,15 @@ def test_a_device_of_long_ago_is_refused_everything() -> None:
     assert "8.0 and newer" in refused.others["per_step"]
 
 
+def test_a_forced_schedule_comes_first_or_nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FUSED_RNN_CUDA_SCHEDULE", "grid")
+    assert plan(256)[0].schedule == "grid"
+    monkeypatch.setenv("FUSED_RNN_CUDA_SCHEDULE", "one_block")
+    refused = plan(256)[0]
+    assert refused.schedule == "none"
+    assert "may have 1" in refused.others["one_block"]
+
+
 def test_tf32_is_planned_where_torch_allows_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", "tf32")
     rounded = plan(256, dtype=torch.float32)[0].why

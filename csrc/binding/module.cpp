@@ -2,6 +2,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <cstdlib>
 #include <map>
 #include <stdexcept>
 #include <string>
@@ -109,8 +111,13 @@ py::list cuda_options(const std::string& cell, const std::string& dtype, int64_t
                       const DeviceChoice& device) {
   Problem problem = make_problem(cell, dtype, time_steps, batch, directions, hidden_size, proj_size);
   problem.backward = backward;
+  std::vector<cuda::Option> options = options_on(problem, allow_tf32, device);
+  if (const char* forced = std::getenv("FUSED_RNN_CUDA_SCHEDULE"); forced != nullptr && *forced != '\0') {
+    std::stable_partition(options.begin(), options.end(),
+                          [&](const cuda::Option& option) { return std::string(forced) == option.name; });
+  }
   py::list all;
-  for (const cuda::Option& option : options_on(problem, allow_tf32, device)) {
+  for (const cuda::Option& option : options) {
     py::dict one;
     one["schedule"] = option.name;
     one["refused"] = !option.refusal.empty();
