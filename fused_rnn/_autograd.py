@@ -38,8 +38,16 @@ def recurrence(
     w_hr: Tensor | None = None,
     h_0: Tensor | None = None,
     c_0: Tensor | None = None,
+    lengths: Tensor | None = None,
+    resets: Tensor | None = None,
+    *,
+    keep_cells: bool = False,
 ) -> RecurrenceResult:
-    """The recurrence over gates [T, B, D, G, H], differentiable in every tensor; nothing is saved without grad."""
+    """The recurrence over gates [T, B, D, G, H], differentiable in every tensor of numbers.
+
+    `lengths` [B] and `resets` [T, B] are those of `_ops.forward`. Nothing is saved without grad, except that
+    `keep_cells` asks for the cells.
+    """
     if torch.is_grad_enabled() and (
         gates.requires_grad
         or w_hh.requires_grad
@@ -48,9 +56,11 @@ def recurrence(
         or (h_0 is not None and h_0.requires_grad)
         or (c_0 is not None and c_0.requires_grad)
     ):
-        result = Recurrence.apply(cell, gates, w_hh, b_hh, w_hr, h_0, c_0)  # type: ignore[no-untyped-call]
+        result = Recurrence.apply(  # type: ignore[no-untyped-call]
+            cell, gates, w_hh, b_hh, w_hr, h_0, c_0, lengths, resets
+        )
     else:
-        result = _ops.forward(cell, gates, w_hh, b_hh, w_hr, h_0, c_0, False)
+        result = _ops.forward(cell, gates, w_hh, b_hh, w_hr, h_0, c_0, lengths, resets, keep_cells)
     return RecurrenceResult._make(result[:4])
 
 
@@ -66,14 +76,16 @@ class Recurrence(Function):
         w_hr: Tensor | None,
         h_0: Tensor | None,
         c_0: Tensor | None,
+        lengths: Tensor | None,
+        resets: Tensor | None,
     ) -> tuple[Tensor, ...]:
         """Run the operator and keep what backward needs."""
-        return tuple(_ops.forward(cell, gates, w_hh, b_hh, w_hr, h_0, c_0, True))
+        return tuple(_ops.forward(cell, gates, w_hh, b_hh, w_hr, h_0, c_0, lengths, resets, True))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         """Save the tensors of the backward pass; the gate pre-activations are not among them."""
-        cell, _, w_hh, b_hh, w_hr, h_0, c_0 = inputs
+        cell, _, w_hh, b_hh, w_hr, h_0, c_0, lengths, resets = inputs
         sequence, _, c_n, cells, saved, hidden = output
         ctx.cell = cell
         ctx.has_bias = b_hh is not None
@@ -82,7 +94,7 @@ class Recurrence(Function):
             ctx.mark_non_differentiable(saved, hidden)
         else:
             ctx.mark_non_differentiable(c_n, cells, saved, hidden)
-        ctx.save_for_backward(w_hh, w_hr, sequence, cells, saved, hidden, h_0, c_0)
+        ctx.save_for_backward(w_hh, w_hr, sequence, cells, saved, hidden, h_0, c_0, lengths, resets)
 
     @staticmethod
     def backward(ctx: Any, *d_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -91,13 +103,13 @@ class Recurrence(Function):
         if _ops.CELLS[ctx.cell].states == 1:  # a compiler passes zeros of shape [0] for what is not differentiable
             incoming = (*incoming[:2], None, None)
         if all(d is None for d in incoming):
-            return (None,) * 7
-        needed = ctx.needs_input_grad[1:]
+            return (None,) * 9
+        needed = ctx.needs_input_grad[1:7]
         arguments = (ctx.cell, needed, *incoming, *ctx.saved_tensors)
         # Grad is enabled here only under create_graph=True, and in a compiler's trace, which keeps no graph of it.
         once = torch.is_grad_enabled() and not torch.compiler.is_compiling()
         compute = RecurrenceGradients.apply if once else _gradients
-        return (None, *compute(*arguments))
+        return (None, *compute(*arguments), None, None)
 
 
 class RecurrenceGradients(Function):
@@ -136,15 +148,19 @@ def _gradients(
     hidden: Tensor,
     h_0: Tensor | None,
     c_0: Tensor | None,
+    lengths: Tensor | None,
+    resets: Tensor | None,
 ) -> tuple[Tensor | None, ...]:
     """Gradients of gates, w_hh, b_hh, w_hr, h_0, c_0; None where `needed` (same order) is false."""
-    result = _ops.backward(cell, d_output, d_h_n, d_c_n, d_cells, w_hh, w_hr, output, cells, saved, h_0, c_0)
+    result = _ops.backward(
+        cell, d_output, d_h_n, d_c_n, d_cells, w_hh, w_hr, output, cells, saved, h_0, c_0, lengths, resets
+    )
     need_gates, need_w_hh, need_b_hh, need_w_hr, need_h_0, need_c_0 = needed
     d_gates_h = result.d_gates_h if _ops.CELLS[cell].split else result.d_gates
     d_gates_h = d_gates_h.flatten(3)  # [T, B, D, G*H]
     return (
         result.d_gates if need_gates else None,
-        _w_hh_gradient(d_gates_h, output, h_0) if need_w_hh else None,
+        _w_hh_gradient(d_gates_h, output, h_0, lengths, resets) if need_w_hh else None,
         d_gates_h.sum((0, 1)) if need_b_hh else None,
         _w_hr_gradient(result.d_projected, hidden) if need_w_hr else None,
         result.d_h_0 if need_h_0 else None,
@@ -152,21 +168,44 @@ def _gradients(
     )
 
 
-def _w_hh_gradient(d_gates_h: Tensor, output: Tensor, h_0: Tensor | None) -> Tensor:
-    """dW_hh [D, G*H, P] from d_gates_h [T, B, D, G*H], output [T, B, D, P] and h_0 [D, B, P]."""
+def _w_hh_gradient(
+    d_gates_h: Tensor, output: Tensor, h_0: Tensor | None, lengths: Tensor | None, resets: Tensor | None
+) -> Tensor:
+    """dW_hh [D, G*H, P] from d_gates_h [T, B, D, G*H], output [T, B, D, P] and h_0 [D, B, P].
+
+    Lengths matter only for where the reverse direction starts: gradients and outputs of inactive steps are zero.
+    """
     parts = []
     for direction in range(output.shape[2]):
-        d_rows, before = d_gates_h[:, :, direction], output[:, :, direction]
-        if direction == 0:  # the state before step t is the output of step t - 1 ...
-            d_first, d_rows, before = d_rows[:1], d_rows[1:], before[:-1]
-        else:  # ... or of step t + 1, where the sequence is read from its end
-            d_first, d_rows, before = d_rows[-1:], d_rows[:-1], before[1:]
-        part = _sum_of_outer_products(d_rows, before)
-        if h_0 is not None:
-            first = h_0[direction].expand(d_first.shape[0], -1, -1)  # no step, no first step
-            part = _sum_of_outer_products(d_first, first, part)
+        # The state before step t is the output of step t - 1, or of step t + 1 where a sequence is read from its end.
+        after, before = slice(1, None), slice(None, -1)
+        if direction == 1:
+            after, before = before, after
+        d_steps = d_gates_h[:, :, direction]
+        zeroed = None if resets is None else resets[after]
+        part = _sum_of_outer_products(d_steps[after], _zero_where(zeroed, output[before, :, direction]))
+        if h_0 is not None and output.shape[0] > 0:  # no step, no first step
+            zeroed = None if resets is None else _first_steps(resets, direction, lengths)
+            first = _zero_where(zeroed, h_0[direction])
+            d_first = _first_steps(d_steps, direction, lengths)
+            part = _sum_of_outer_products(d_first.unsqueeze(0), first.unsqueeze(0), part)
         parts.append(part)
     return _stack(parts, output.dtype)
+
+
+def _first_steps(steps: Tensor, direction: int, lengths: Tensor | None) -> Tensor:
+    """The step [B, ...] of [T, B, ...] that each row starts with; some step of a row of length 0."""
+    if direction == 0:
+        return steps[0]
+    if lengths is None:
+        return steps[-1]
+    last = (lengths - 1).clamp(0, steps.shape[0] - 1)
+    return steps[last, torch.arange(steps.shape[1], device=steps.device)]
+
+
+def _zero_where(mask: Tensor | None, values: Tensor) -> Tensor:
+    """The values [..., N], zero in the rows where a mask [...] is set."""
+    return values if mask is None else values.masked_fill(mask.unsqueeze(-1), 0.0)
 
 
 def _w_hr_gradient(d_projected: Tensor, hidden: Tensor) -> Tensor:

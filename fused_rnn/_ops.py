@@ -85,10 +85,18 @@ def forward(
     w_hr: Tensor | None,
     h_0: Tensor | None,
     c_0: Tensor | None,
+    lengths: Tensor | None,
+    resets: Tensor | None,
     save: bool,
 ) -> ForwardResult:
-    """The recurrence of one layer over a whole sequence, from gates [T, B, D, G, H] that hold the input projection."""
-    return ForwardResult._make(_forward(cell, gates, w_hh, b_hh, w_hr, h_0, c_0, save, tf32_allowed(gates)))
+    """The recurrence of one layer over a whole sequence, from gates [T, B, D, G, H] that hold the input projection.
+
+    In either direction a step t of row b is inactive from t = lengths[b] on: its results are zero and the state passes
+    through. The state before step t is zero where resets[t, b].
+    """
+    return ForwardResult._make(
+        _forward(cell, gates, w_hh, b_hh, w_hr, h_0, c_0, lengths, resets, save, tf32_allowed(gates))
+    )
 
 
 def backward(
@@ -104,6 +112,8 @@ def backward(
     saved: Tensor,
     h_0: Tensor | None,
     c_0: Tensor | None,
+    lengths: Tensor | None,
+    resets: Tensor | None,
 ) -> BackwardResult:
     """The gradients of `forward` with respect to everything but the weights."""
     return BackwardResult._make(
@@ -120,6 +130,8 @@ def backward(
             saved,
             h_0,
             c_0,
+            lengths,
+            resets,
             tf32_allowed(output),
         )
     )
@@ -134,6 +146,8 @@ def _forward_shapes(
     w_hr: Tensor | None,
     h_0: Tensor | None,  # noqa: ARG001
     c_0: Tensor | None,  # noqa: ARG001
+    lengths: Tensor | None,  # noqa: ARG001
+    resets: Tensor | None,  # noqa: ARG001
     save: bool,
     allow_tf32: bool,  # noqa: ARG001
 ) -> tuple[Tensor, ...]:
@@ -166,6 +180,8 @@ def _backward_shapes(
     saved: Tensor,
     h_0: Tensor | None,  # noqa: ARG001
     c_0: Tensor | None,  # noqa: ARG001
+    lengths: Tensor | None,  # noqa: ARG001
+    resets: Tensor | None,  # noqa: ARG001
     allow_tf32: bool,  # noqa: ARG001
 ) -> tuple[Tensor, ...]:
     spec = CELLS[cell]

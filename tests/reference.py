@@ -18,7 +18,10 @@ GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 
 
 class Sequence(NamedTuple):
-    """Results of one layer [T, B, D, units], or of a stack [T, B, D * units]; states are [L * D, B, units]."""
+    """Results of one layer [T, B, D, units], or of a stack [T, B, D * units]; states are [L * D, B, units].
+
+    The cells of a stack are those of its last layer.
+    """
 
     output: Tensor
     h_n: Tensor
@@ -50,8 +53,15 @@ def recurrence(
     w_hr: Tensor | None = None,
     h_0: Tensor | None = None,
     c_0: Tensor | None = None,
+    lengths: Tensor | None = None,
+    resets: Tensor | None = None,
 ) -> Sequence:
-    """The recurrence of one layer: gates [T, B, D, G, H], w_hh [D, G*H, P], b_hh [D, G*H], w_hr [D, P, H]."""
+    """The recurrence of one layer: gates [T, B, D, G, H], w_hh [D, G*H, P], b_hh [D, G*H], w_hr [D, P, H].
+
+    The state is zero before the steps that resets [T, B] says; lengths [B] are those of the rows.
+    """
+    if lengths is not None:
+        return _rows_of_lengths(cell, gates, (w_hh, b_hh, w_hr), h_0, c_0, lengths, resets)
     time_steps, batch, directions, gate_count, hidden_size = gates.shape
     h_0 = gates.new_zeros(directions, batch, w_hh.shape[2]) if h_0 is None else h_0
     c_0 = gates.new_zeros(directions, batch, hidden_size) if c_0 is None else c_0
@@ -60,6 +70,9 @@ def recurrence(
         h, c = h_0[d], c_0[d] if cell == "lstm" else None
         of_step: dict[int, tuple[Tensor, Tensor | None]] = {}
         for t in range(time_steps) if d == 0 else reversed(range(time_steps)):
+            if resets is not None:
+                kept = ~resets[t].unsqueeze(1)
+                h, c = h * kept, None if c is None else c * kept
             from_h = h @ w_hh[d].T
             if b_hh is not None:
                 from_h = from_h + b_hh[d]
@@ -78,12 +91,42 @@ def recurrence(
     return Sequence(output, h_n, torch.stack(c_last), torch.stack(all_cells, 2))
 
 
+def _rows_of_lengths(
+    cell: str,
+    gates: Tensor,
+    weights: tuple[Tensor, Tensor | None, Tensor | None],
+    h_0: Tensor | None,
+    c_0: Tensor | None,
+    lengths: Tensor,
+    resets: Tensor | None,
+) -> Sequence:
+    """Each row alone, cut to its length, with zeros after it."""
+    time_steps, results = gates.shape[0], []
+    for b, length in enumerate(lengths.clamp(0, time_steps).tolist()):
+        row = slice(b, b + 1)
+        h, c = (None if state is None else state[:, row] for state in (h_0, c_0))
+        reset = None if resets is None else resets[:length, row]
+        results.append(recurrence(cell, gates[:length, row], *weights, h, c, resets=reset))
+
+    def padded(steps: Tensor) -> Tensor:
+        return torch.cat([steps, steps.new_zeros(time_steps - len(steps), *steps.shape[1:])])
+
+    return Sequence(
+        torch.cat([padded(each.output) for each in results], 1),
+        torch.cat([each.h_n for each in results], 1),
+        torch.cat([each.c_n for each in results if each.c_n is not None], 1) if cell == "lstm" else None,
+        torch.cat([padded(each.cells) for each in results if each.cells is not None], 1) if cell == "lstm" else None,
+    )
+
+
 def stack(
     cell: str,
     x: Tensor,
     parameters: Mapping[str, Tensor],
     h_0: Tensor | None = None,
     c_0: Tensor | None = None,
+    lengths: Tensor | None = None,
+    resets: Tensor | None = None,
 ) -> Sequence:
     """Stacked layers on x [T, B, I] with torch.nn's parameter names; their presence says how many there are."""
     h_last, c_last = [], []
@@ -108,13 +151,16 @@ def stack(
             torch.stack(of_layer("weight_hr")) if of_layer("weight_hr") else None,
             None if h_0 is None else h_0[rows],
             None if c_0 is None else c_0[rows],
+            lengths,
+            resets,
         )
         x = result.output.flatten(2)
         h_last.append(result.h_n)
         if result.c_n is not None:
             c_last.append(result.c_n)
         layer += 1
-    return Sequence(x, torch.cat(h_last), torch.cat(c_last) if c_last else None)
+    cells = None if result.cells is None else result.cells.flatten(2)
+    return Sequence(x, torch.cat(h_last), torch.cat(c_last) if c_last else None, cells)
 
 
 def gradients(outputs: list[Tensor], inputs: list[Tensor], d_outputs: list[Tensor]) -> list[Tensor]:

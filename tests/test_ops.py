@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -36,14 +37,26 @@ class Arguments:
     w_hr: Tensor | None
     h_0: Tensor | None
     c_0: Tensor | None
+    lengths: Tensor | None = None
+    resets: Tensor | None = None
 
     def tensors(self) -> list[Any]:
         return [self.gates, self.w_hh, self.b_hh, self.w_hr, self.h_0, self.c_0]
 
+    def ends(self) -> dict[str, Any]:
+        return {"lengths": self.lengths, "resets": self.resets}
+
     def call(self, *, save: bool = False) -> _ops.ForwardResult:
-        gates, w_hh, *optional = self.tensors()
-        b_hh, w_hr, h_0, c_0 = optional
-        return _ops.forward(self.cell, gates, w_hh, b_hh, w_hr, h_0, c_0, save)
+        gates, w_hh, b_hh, w_hr, h_0, c_0 = self.tensors()
+        return _ops.forward(self.cell, gates, w_hh, b_hh, w_hr, h_0, c_0, self.lengths, self.resets, save)
+
+    def gradients(self, result: _ops.ForwardResult, *incoming: Tensor | None) -> _ops.BackwardResult:
+        """From the gradients of output, h_n, c_n and cells."""
+        d_output, d_h_n, d_c_n, d_cells = incoming
+        return _ops.backward(
+            self.cell, d_output, d_h_n, d_c_n, d_cells, self.w_hh, self.w_hr, result.output, result.cells,
+            result.saved, self.h_0, self.c_0, self.lengths, self.resets,
+        )  # fmt: skip
 
     def doubles(self) -> list[Any]:
         return [None if t is None else t.double().requires_grad_() for t in self.tensors()]
@@ -51,7 +64,9 @@ class Arguments:
     def rows(self, rows: slice) -> Arguments:
         h_0 = None if self.h_0 is None else self.h_0[:, rows]
         c_0 = None if self.c_0 is None else self.c_0[:, rows]
-        return Arguments(self.cell, self.gates[:, rows], self.w_hh, self.b_hh, self.w_hr, h_0, c_0)
+        lengths = None if self.lengths is None else self.lengths[rows]
+        resets = None if self.resets is None else self.resets[:, rows]
+        return Arguments(self.cell, self.gates[:, rows], self.w_hh, self.b_hh, self.w_hr, h_0, c_0, lengths, resets)
 
 
 def draw(
@@ -86,6 +101,12 @@ def draw(
     )
 
 
+def with_padding(steps: Tensor, lengths: Tensor, value: float) -> Tensor:
+    """Steps [T, B, ...] with a value beyond the lengths [B]."""
+    padding = torch.arange(steps.shape[0])[:, None] >= lengths
+    return steps.masked_fill(padding.view(*padding.shape, *[1] * (steps.dim() - 2)), value)
+
+
 def assert_same_bits(actual: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
     for one, other in zip(actual, expected, strict=True):
         assert torch.equal(one, other)
@@ -97,18 +118,16 @@ def check_forward_and_backward(arguments: Arguments) -> None:
     tolerance = TOLERANCES[dtype]
     result = arguments.call(save=True)
     doubles = arguments.doubles()
-    expected = reference.recurrence(cell, *doubles)
+    expected = reference.recurrence(cell, *doubles, **arguments.ends())
     pairs = [(result.output, expected.output), (result.h_n, expected.h_n)]
     if expected.c_n is not None and expected.cells is not None:
         pairs += [(result.c_n, expected.c_n), (result.cells, expected.cells)]
     for actual, wanted in pairs:
         assert relative_error(actual, wanted) <= tolerance.outputs
     incoming = [torch.randn(wanted.shape).to(dtype) for _, wanted in pairs]
-    d_output, d_h_n, d_c_n, d_cells = [*incoming, None, None][:4]
-    actual_gradients = _ops.backward(
-        cell, d_output, d_h_n, d_c_n, d_cells, arguments.w_hh, arguments.w_hr, result.output, result.cells,
-        result.saved, arguments.h_0, arguments.c_0,
-    )  # fmt: skip
+    if arguments.lengths is not None:
+        incoming = [with_padding(d, arguments.lengths, math.nan) if d.dim() == 4 else d for d in incoming]
+    actual_gradients = arguments.gradients(result, *[*incoming, None, None][:4])
     wanted_tensors = [t for t in (doubles[0], doubles[4], doubles[5]) if t is not None]
     wanted_gradients = reference.gradients([wanted for _, wanted in pairs], wanted_tensors, incoming)
     given = [actual_gradients.d_gates, actual_gradients.d_h_0, actual_gradients.d_c_0]
@@ -232,11 +251,7 @@ def test_the_reverse_direction_is_the_forward_one_on_the_flipped_sequence(cell: 
 def _all_results(arguments: Arguments) -> list[Tensor]:
     result = arguments.call(save=True)
     d_output, d_h_n = torch.ones_like(result.output), torch.ones_like(result.h_n)
-    gradients = _ops.backward(
-        arguments.cell, d_output, d_h_n, None, None, arguments.w_hh, arguments.w_hr, result.output, result.cells,
-        result.saved, arguments.h_0, arguments.c_0,
-    )  # fmt: skip
-    return [*result, *gradients]
+    return [*result, *arguments.gradients(result, d_output, d_h_n, None, None)]
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -294,12 +309,7 @@ def test_strides_of_incoming_gradients_do_not_matter(cell: str) -> None:
         (torch.ones_like(result.output), torch.ones_like(result.h_n)),
         (one.expand_as(result.output), one.expand_as(result.h_n)),
     ):
-        outcomes.append(
-            _ops.backward(
-                cell, d_output, d_h_n, None, None, arguments.w_hh, None, result.output, result.cells, result.saved,
-                arguments.h_0, arguments.c_0,
-            )
-        )  # fmt: skip
+        outcomes.append(arguments.gradients(result, d_output, d_h_n, None, None))
     assert_same_bits(outcomes[0], outcomes[1])
 
 
@@ -308,15 +318,20 @@ def test_strides_of_incoming_gradients_do_not_matter(cell: str) -> None:
 @pytest.mark.parametrize(("cell", "proj"), [*((cell, 0) for cell in CELLS), ("lstm", 2)])
 def test_opcheck_passes(cell: str, proj: int, directions: int, full: bool) -> None:
     arguments = draw(cell, 3, 2, directions, 5, proj, full=full)
+    ends = torch.tensor([1, 3]), torch.tensor([[False, True], [False, True], [True, False]])
+    lengths, resets = ends if full else (None, None)
+    arguments.lengths, arguments.resets = lengths, resets
     for save in (False, True):
-        torch.library.opcheck(torch.ops.fused_rnn.forward.default, (cell, *arguments.tensors(), save, False))
+        torch.library.opcheck(
+            torch.ops.fused_rnn.forward.default, (cell, *arguments.tensors(), lengths, resets, save, False)
+        )
     result = arguments.call(save=True)
     d_c_n, d_cells = (torch.randn_like(t) if full and cell == "lstm" else None for t in (result.c_n, result.cells))
     d_h_n = torch.randn_like(result.h_n) if full else None
     torch.library.opcheck(
         torch.ops.fused_rnn.backward.default,
         (cell, torch.randn_like(result.output), d_h_n, d_c_n, d_cells, arguments.w_hh, arguments.w_hr, result.output,
-         result.cells, result.saved, arguments.h_0, arguments.c_0, False),
+         result.cells, result.saved, arguments.h_0, arguments.c_0, lengths, resets, False),
     )  # fmt: skip
 
 
@@ -336,7 +351,7 @@ def test_errors_name_the_argument() -> None:
 def test_an_unknown_cell_is_refused() -> None:
     arguments = draw("gru")
     with pytest.raises(RuntimeError, match="cell must be one of"):
-        _ops.forward("mlp", arguments.gates, arguments.w_hh, None, None, None, None, False)
+        _ops.forward("mlp", arguments.gates, arguments.w_hh, None, None, None, None, None, None, False)
 
 
 def test_cell_counts_are_those_of_the_formulas() -> None:

@@ -65,10 +65,7 @@ class Checker {
   DataType type() const { return type_; }
 
   void operator()(const Tensor& tensor, const char* name, const char* dimensions, const Shape& expected) const {
-    const std::string device = device_of(tensor);
-    if (device != device_) {
-      fail(std::string(name) + " must be on the device of " + name_ + ", " + device_ + ", got " + device);
-    }
+    check_device(tensor, name);
     const DataType type = data_type_of(tensor, name);
     if (type != type_) {
       fail(std::string(name) + " must have the type of " + name_ + ", " + name_of(type_) + ", got " + name_of(type));
@@ -80,7 +77,23 @@ class Checker {
     if (tensor.has_value()) (*this)(*tensor, name, dimensions, expected);
   }
 
+  // A tensor of a type of its own.
+  void indices(const OptionalTensor& tensor, const char* name, const char* dimensions, const Shape& expected,
+               torch::headeronly::ScalarType type, const char* type_name) const {
+    if (!tensor.has_value()) return;
+    check_device(*tensor, name);
+    if (tensor->scalar_type() != type) fail(std::string(name) + " must have type " + type_name);
+    check_shape(*tensor, name, dimensions, expected);
+  }
+
  private:
+  void check_device(const Tensor& tensor, const char* name) const {
+    const std::string device = device_of(tensor);
+    if (device != device_) {
+      fail(std::string(name) + " must be on the device of " + name_ + ", " + device_ + ", got " + device);
+    }
+  }
+
   DataType type_;
   std::string device_;
   const char* name_;

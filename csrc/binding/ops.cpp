@@ -64,6 +64,20 @@ void check_states(const Checker& check, const Problem& p, const OptionalTensor& 
   }
 }
 
+// Where rows end and start anew: lengths [B] and resets [T, B]. The kernels take a length outside of [0, T] for the
+// nearer end, since a look at it here would wait for the device. The result owns what the view of lengths points to.
+template <class Views>
+OptionalTensor set_ragged(Views& views, const Checker& check, const Problem& p, const OptionalTensor& lengths_given,
+                          const OptionalTensor& resets) {
+  using torch::headeronly::ScalarType;
+  check.indices(lengths_given, "lengths", "[B]", {p.batch}, ScalarType::Long, "int64");
+  check.indices(resets, "resets", "[T, B]", {p.time_steps, p.batch}, ScalarType::Bool, "bool");
+  const OptionalTensor lengths = with_dense_tail(lengths_given, 0);
+  views.lengths = lengths_view(lengths);
+  views.resets = reset_view(resets);
+  return lengths;
+}
+
 template <class Views>
 void run_on_cpu(const Schedule<Views>& schedule, const Problem& problem, const Views& views,
                 const Allocator& allocate) {
@@ -72,11 +86,17 @@ void run_on_cpu(const Schedule<Views>& schedule, const Problem& problem, const V
   schedule.run(problem, views, plan, workspace.mutable_data_ptr());
 }
 
+void refuse_ragged_on_cuda(const OptionalTensor& lengths, const OptionalTensor& resets) {
+  if (lengths.has_value()) fail("lengths are not supported on CUDA yet: move the layer and its input to the CPU");
+  if (resets.has_value()) fail("resets are not supported on CUDA yet: move the layer and its input to the CPU");
+}
+
 using ForwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 ForwardResult forward(const std::string& cell, const Tensor& gates_given, const Tensor& w_hh,
                       const OptionalTensor& b_hh, const OptionalTensor& w_hr, const OptionalTensor& h_0_given,
-                      const OptionalTensor& c_0_given, bool save, bool allow_tf32) {
+                      const OptionalTensor& c_0_given, const OptionalTensor& lengths_given,
+                      const OptionalTensor& resets, bool save, bool allow_tf32) {
   const Checker check(gates_given, "gates");
   const Problem p = describe_problem(cell, gates_given, "gates", w_hh, w_hr, check.type(), false);
   check(gates_given, "gates", "[T, B, D, G, H]", {p.time_steps, p.batch, p.directions, p.cell.gates, p.hidden_size});
@@ -97,6 +117,7 @@ ForwardResult forward(const std::string& cell, const Tensor& gates_given, const 
   const Tensor hidden = allocate(save && p.projected, units);
 
   ForwardViews views;
+  const OptionalTensor lengths = set_ragged(views, check, p, lengths_given, resets);
   views.gates = sequence_view<const void>(gates);
   views.w_hh = weight_view(w_hh);
   views.b_hh = weight_view(b_hh);
@@ -112,6 +133,7 @@ ForwardResult forward(const std::string& cell, const Tensor& gates_given, const 
   if (gates.is_cpu()) {
     run_on_cpu(active_cpu_unit().forward, p, views, allocate);
   } else {
+    refuse_ragged_on_cuda(lengths, resets);
     run_on_cuda(p, views, allocate, w_hh, w_hr, allow_tf32);
   }
   return {output, h_n, c_n, cells, saved, hidden};
@@ -123,7 +145,8 @@ BackwardResult backward(const std::string& cell, const OptionalTensor& d_output_
                         const OptionalTensor& d_h_n_given, const OptionalTensor& d_c_n_given,
                         const OptionalTensor& d_cells_given, const Tensor& w_hh, const OptionalTensor& w_hr,
                         const Tensor& output_given, const Tensor& cells_given, const Tensor& saved_given,
-                        const OptionalTensor& h_0_given, const OptionalTensor& c_0_given, bool allow_tf32) {
+                        const OptionalTensor& h_0_given, const OptionalTensor& c_0_given,
+                        const OptionalTensor& lengths_given, const OptionalTensor& resets, bool allow_tf32) {
   const Checker check(output_given, "output");
   const Problem p = describe_problem(cell, output_given, "output", w_hh, w_hr, check.type(), true);
   const Shape units{p.time_steps, p.batch, p.directions, p.hidden_size};
@@ -154,6 +177,7 @@ BackwardResult backward(const std::string& cell, const OptionalTensor& d_output_
   const Tensor d_projected = allocate(p.projected, outputs);
 
   BackwardViews views;
+  const OptionalTensor lengths = set_ragged(views, check, p, lengths_given, resets);
   views.d_output = sequence_view(d_output);
   views.d_h_n = state_view(d_h_n);
   views.d_c_n = state_view(d_c_n);
@@ -173,6 +197,7 @@ BackwardResult backward(const std::string& cell, const OptionalTensor& d_output_
   if (output.is_cpu()) {
     run_on_cpu(active_cpu_unit().backward, p, views, allocate);
   } else {
+    refuse_ragged_on_cuda(lengths, resets);
     run_on_cuda(p, views, allocate, w_hh, w_hr, allow_tf32);
   }
   return {d_gates, d_gates_h, d_h_0, d_c_0, d_projected};
@@ -184,12 +209,13 @@ BackwardResult backward(const std::string& cell, const OptionalTensor& d_output_
 
 STABLE_TORCH_LIBRARY(fused_rnn, m) {
   m.def(
-      "forward(str cell, Tensor gates, Tensor w_hh, Tensor? b_hh, Tensor? w_hr, Tensor? h_0, Tensor? c_0, bool save,"
-      " bool allow_tf32)"
+      "forward(str cell, Tensor gates, Tensor w_hh, Tensor? b_hh, Tensor? w_hr, Tensor? h_0, Tensor? c_0,"
+      " Tensor? lengths, Tensor? resets, bool save, bool allow_tf32)"
       " -> (Tensor output, Tensor h_n, Tensor c_n, Tensor cells, Tensor saved, Tensor hidden)");
   m.def(
       "backward(str cell, Tensor? d_output, Tensor? d_h_n, Tensor? d_c_n, Tensor? d_cells, Tensor w_hh, Tensor? w_hr,"
-      " Tensor output, Tensor cells, Tensor saved, Tensor? h_0, Tensor? c_0, bool allow_tf32)"
+      " Tensor output, Tensor cells, Tensor saved, Tensor? h_0, Tensor? c_0, Tensor? lengths, Tensor? resets,"
+      " bool allow_tf32)"
       " -> (Tensor d_gates, Tensor d_gates_h, Tensor d_h_0, Tensor d_c_0, Tensor d_projected)");
 }
 

@@ -45,6 +45,15 @@ inline WeightView weight_view(const OptionalTensor& tensor) {  // [D, rows] or [
   return {tensor->const_data_ptr(), tensor->stride(0), tensor->stride(1), tensor->dim() > 2 ? tensor->stride(2) : 0};
 }
 
+inline const int64_t* lengths_view(const OptionalTensor& tensor) {  // [B], contiguous
+  return tensor.has_value() ? static_cast<const int64_t*>(tensor->const_data_ptr()) : nullptr;
+}
+
+inline ResetView reset_view(const OptionalTensor& tensor) {  // [T, B], any strides
+  if (!tensor.has_value() || tensor->numel() == 0) return {};
+  return {static_cast<const bool*>(tensor->const_data_ptr()), tensor->stride(0), tensor->stride(1)};
+}
+
 // The tensor itself where the dimensions from `first` on are contiguous, otherwise a contiguous copy.
 inline Tensor with_dense_tail(const Tensor& tensor, int64_t first) {
   int64_t expected = 1;

@@ -7,6 +7,8 @@
 
 #include <cstdint>
 
+#include "core/platform.h"
+
 namespace fused_rnn {
 
 template <class Void>
@@ -41,19 +43,29 @@ struct WeightView {  // [D, rows, columns], any strides
   explicit operator bool() const { return data != nullptr; }
 };
 
+struct ResetView {  // [T, B]
+  const bool* data = nullptr;
+  int64_t time_stride = 0;
+  int64_t row_stride = 0;
+
+  explicit operator bool() const { return data != nullptr; }
+};
+
 struct ForwardViews {
-  SequenceView<const void> gates;  // [T, B, D, G, H] input projection, b_ih included
-  WeightView w_hh;                 // [D, G*H, P]
-  WeightView b_hh;                 // [D, G*H, 1], optional
-  WeightView w_hr;                 // [D, P, H], only when projected
-  StateView<const void> h_0;       // [D, B, P], optional: zeros
-  StateView<const void> c_0;       // [D, B, H], optional: zeros
-  SequenceView<void> output;       // [T, B, D, P]
-  StateView<void> h_n;             // [D, B, P]
-  StateView<void> c_n;             // [D, B, H], cells with two states
-  SequenceView<void> cells;        // [T, B, D, H] c after each step, when training a cell with two states
-  SequenceView<void> saved;        // [T, B, D, S, H], when training
-  SequenceView<void> hidden;       // [T, B, D, H] h before projection, when training and projected
+  SequenceView<const void> gates;    // [T, B, D, G, H] input projection, b_ih included
+  WeightView w_hh;                   // [D, G*H, P]
+  WeightView b_hh;                   // [D, G*H, 1], optional
+  WeightView w_hr;                   // [D, P, H], only when projected
+  StateView<const void> h_0;         // [D, B, P], optional: zeros
+  StateView<const void> c_0;         // [D, B, H], optional: zeros
+  SequenceView<void> output;         // [T, B, D, P]
+  StateView<void> h_n;               // [D, B, P]
+  StateView<void> c_n;               // [D, B, H], cells with two states
+  SequenceView<void> cells;          // [T, B, D, H] c after each step, when training a cell with two states
+  SequenceView<void> saved;          // [T, B, D, S, H], when training
+  SequenceView<void> hidden;         // [T, B, D, H] h before projection, when training and projected
+  const int64_t* lengths = nullptr;  // [B], optional: T; what lies outside [0, T] means the nearer end
+  ResetView resets;                  // [T, B], optional: nowhere
 };
 
 struct BackwardViews {
@@ -68,11 +80,28 @@ struct BackwardViews {
   SequenceView<const void> saved;
   StateView<const void> h_0;  // as in forward
   StateView<const void> c_0;
-  SequenceView<void> d_gates;      // [T, B, D, G, H]
-  SequenceView<void> d_gates_h;    // [T, B, D, G, H], only for split cells
-  StateView<void> d_h_0;           // [D, B, P]
-  StateView<void> d_c_0;           // [D, B, H], cells with two states
-  SequenceView<void> d_projected;  // [T, B, D, P], only when projected
+  SequenceView<void> d_gates;        // [T, B, D, G, H]
+  SequenceView<void> d_gates_h;      // [T, B, D, G, H], only for split cells
+  StateView<void> d_h_0;             // [D, B, P]
+  StateView<void> d_c_0;             // [D, B, H], cells with two states
+  SequenceView<void> d_projected;    // [T, B, D, P], only when projected
+  const int64_t* lengths = nullptr;  // as in forward
+  ResetView resets;
 };
+
+// What a step is for one row of the batch, in either direction.
+enum class RowStep {
+  kPlain,
+  kReset,     // its state before the step is zero, and no gradient leaves the step for that state
+  kInactive,  // beyond its length: results and gradients of the step are zero, the state and its gradient pass through
+};
+
+template <class Views>
+FUSED_RNN_HD inline RowStep row_step(const Views& views, int64_t time, int64_t row) {
+  if (views.lengths != nullptr && time >= views.lengths[row]) return RowStep::kInactive;
+  if (views.resets.data == nullptr) return RowStep::kPlain;
+  return views.resets.data[time * views.resets.time_stride + row * views.resets.row_stride] ? RowStep::kReset
+                                                                                            : RowStep::kPlain;
+}
 
 }  // namespace fused_rnn

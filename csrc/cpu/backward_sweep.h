@@ -7,7 +7,12 @@
 //   barrier   only where threads share units
 // One product more gives d_h_0. With a projection the first product makes the gradient of the projected h, and a second
 // one, with W_hr^T, what the cell's backward needs.
+//
+// Lengths and resets are questions about a row at its update, as in the forward sweep: a reset row hands nothing on to
+// the step before, and an inactive row hands on what it was handed, its gate gradients being zero.
 #pragma once
+
+#include <utility>
 
 #include "cells/cell.h"
 #include "core/views.h"
@@ -37,7 +42,11 @@ class BackwardSweep {
   }
 
   BackwardSweep(const Problem& problem, const Views& views, const Plan& plan, Arena& arena)
-      : p_(problem), v_(views), barriers_(plan, arena), threads_(plan.threads()) {
+      : p_(problem),
+        v_(views),
+        barriers_(plan, arena),
+        threads_(plan.threads()),
+        ragged_(v_.lengths != nullptr || v_.resets) {
     hidden_stride_ = Units::padded(p_.hidden_size);
     output_stride_ = Units::padded(p_.output_size);
     output_blocks_ = Units::count(p_.output_size);
@@ -74,6 +83,20 @@ class BackwardSweep {
   bool projected() const {
     if constexpr (Cell::kReadsHidden) return false;
     return p_.projected;
+  }
+
+  static int64_t time_before(int64_t d, int64_t t) { return d == 0 ? t - 1 : t + 1; }
+
+  RowStep row_step_at(int64_t t, int64_t row) const { return ragged_ ? row_step(v_, t, row) : RowStep::kPlain; }
+
+  // Whether an active row starts at position s: the step before it is inactive, or there is none.
+  bool starts(int64_t d, int64_t s, int64_t t, int64_t row) const {
+    return s == 0 || row_step_at(time_before(d, t), row) == RowStep::kInactive;
+  }
+
+  // Whether the update takes a row alone.
+  bool is_special(int64_t d, int64_t s, int64_t t, int64_t row) const {
+    return ragged_ && (row_step(v_, t, row) != RowStep::kPlain || (s > 0 && starts(d, s, t, row)));
   }
 
   void pack(int thread) const {
@@ -136,8 +159,9 @@ class BackwardSweep {
     const Range output_blocks = share.blocks_of(output_blocks_);
     if (!projected()) {
       const auto announce = [&](const auto& tile) { prefetch_update(tile, d, t); };
+      const auto special = [&](int64_t row) { return is_special(d, s, t, row); };
       for_each_tile<Units::kColumns>(recurrent(d, s), share.rows, output_blocks, announce, [&](const auto& tile) {
-        for_each_vector<Units::kVectors>(tile, p_.hidden_size, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
+        for_each_vector<Units::kVectors>(tile, p_.hidden_size, special, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
           update(where, d, s, t, output_gradient(tile, where, d, t));
         });
       });
@@ -150,17 +174,20 @@ class BackwardSweep {
   void step_projected(const Share& share, int64_t d, int64_t s) const {
     const int64_t t = d == 0 ? s : p_.time_steps - 1 - s;
     const Range output_blocks = share.blocks_of(output_blocks_);
+    const auto special = [&](int64_t row) { return is_special(d, s, t, row); };
     Real* d_projected = d_projected_ + d * p_.batch * output_stride_;
     for_each_tile<Units::kColumns>(
         recurrent(d, s), share.rows, output_blocks, [](const auto&) {},
         [&](const auto& tile) {
-          for_each_vector<Units::kVectors>(tile, p_.output_size, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
-            const auto d_h = output_gradient(tile, where, d, t);
-            store_padded(where, decltype(d_h)(0), carry_h_.row(d, 0), output_stride_);
-            store_padded(where, d_h, d_projected, output_stride_);
-            store_rows<T>(where, d_h,
-                          [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(v_.d_projected, t, row, d); });
-          });
+          for_each_vector<Units::kVectors>(
+              tile, p_.output_size, special, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
+                auto d_h = output_gradient(tile, where, d, t), carry = decltype(d_h)(0);
+                if (where.kRows == 1 && row_step_at(t, where.row) == RowStep::kInactive) std::swap(d_h, carry);
+                store_padded(where, carry, carry_h_.row(d, 0), output_stride_);
+                store_padded(where, d_h, d_projected, output_stride_);
+                store_rows<T>(where, d_h,
+                              [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(v_.d_projected, t, row, d); });
+              });
         });
     share.wait();
     const Product<Real> projection{projection_ + d * hidden_blocks_ * projection_stride_,
@@ -170,12 +197,13 @@ class BackwardSweep {
                                    output_stride_,
                                    output_stride_};
     const auto announce = [&](const auto& tile) { prefetch_update(tile, d, t); };
-    for_each_tile<Units::kColumns>(
-        projection, share.rows, share.blocks_of(hidden_blocks_), announce, [&](const auto& tile) {
-          for_each_vector<Units::kVectors>(tile, p_.hidden_size, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
-            update(where, d, s, t, column_of(tile, where, where.vector));
-          });
-        });
+    for_each_tile<Units::kColumns>(projection, share.rows, share.blocks_of(hidden_blocks_), announce,
+                                   [&](const auto& tile) {
+                                     for_each_vector<Units::kVectors>(
+                                         tile, p_.hidden_size, special, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
+                                           update(where, d, s, t, column_of(tile, where, where.vector));
+                                         });
+                                   });
     share.wait();
   }
 
@@ -185,22 +213,23 @@ class BackwardSweep {
                                    [&](int64_t row) { return at<T>(v_.saved, t, row, d); });
   }
 
-  // The whole gradient of h_t: through the next step's gates, directly through its update, and from outside.
+  // The whole gradient of h_t: through the next step's gates, directly through its update, and from outside, which an
+  // inactive row has not.
   template <class TileOf, class Where>
   FUSED_RNN_INLINE auto output_gradient(const TileOf& tile, const Where& where, int64_t d, int64_t t) const {
     auto d_h = column_of(tile, where, where.vector) + load_padded(where, carry_h_.row(d, 0), output_stride_);
-    if (v_.d_output)
+    if (v_.d_output && !(where.kRows == 1 && row_step_at(t, where.row) == RowStep::kInactive))
       d_h =
           d_h + load_rows<T>(where, [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(v_.d_output, t, row, d); });
     return d_h;
   }
 
-  // h or c before position s: what the step before left, or the initial state.
+  // h or c before position s of rows without a reset: what the step before left, or the initial state.
   template <class Where>
   FUSED_RNN_INLINE auto previous_state(const Where& where, const SequenceView<const void>& sequence,
                                        const StateView<const void>& initial, int64_t d, int64_t s, int64_t t) const {
-    if (s > 0) {
-      const int64_t before = d == 0 ? t - 1 : t + 1;
+    if (where.kRows == 1 ? !starts(d, s, t, where.row) : s > 0) {
+      const int64_t before = time_before(d, t);
       return load_rows<T>(where, [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(sequence, before, row, d); });
     }
     if (initial)
@@ -213,6 +242,10 @@ class BackwardSweep {
                                const Vec<Real, Where::kRows>& d_h) const {
     using Rows = Vec<Real, Where::kRows>;
     const int64_t hidden_size = p_.hidden_size;
+    const RowStep kind = Where::kRows == 1 ? row_step_at(t, where.row) : RowStep::kPlain;
+    if constexpr (Where::kRows == 1) {
+      if (kind == RowStep::kInactive) return pass_through(where, d, s, t, d_h);
+    }
     Pack<Rows, Cell::kSaved> saved;
 #pragma GCC unroll 4
     for (int k = 0; k < Cell::kSaved; ++k) {
@@ -237,6 +270,7 @@ class BackwardSweep {
                        });
       }
     }
+    if (kind == RowStep::kReset) previous = Pack<Rows, Cell::kStates>{};
     const CellBackward<Rows, Cell> result = Cell::backward(saved, previous, current, d_current);
 
     Real* for_product = d_gates_[s & 1] + d * p_.batch * gates_stride_;
@@ -254,6 +288,38 @@ class BackwardSweep {
     // With a projection carry_h belongs to the projected h, which has no direct part.
     if (!projected()) store_padded(where, result.d_state[0], carry_h_.row(d, 0), output_stride_);
     if constexpr (Cell::kStates == 2) store_padded(where, result.d_state[1], carry_c_.row(d, 0), hidden_stride_);
+    if constexpr (Where::kRows == 1) {
+      if (kind == RowStep::kReset) hand_nothing_on(where, d, s);
+    }
+  }
+
+  // After the step of a reset row: its state before the step was no function of anything.
+  template <class Where>
+  [[gnu::noinline]] void hand_nothing_on(const Where& where, int64_t d, int64_t s) const {
+    clear_product(where, d, s);
+    if (!projected()) store_padded(where, V(0), carry_h_.row(d, 0), output_stride_);
+    if constexpr (Cell::kStates == 2) store_padded(where, V(0), carry_c_.row(d, 0), hidden_stride_);
+  }
+
+  // The step of an inactive row: no gate gradients; d_h is handed on, and the carry of c stays where it is.
+  template <class Where>
+  [[gnu::noinline]] void pass_through(const Where& where, int64_t d, int64_t s, int64_t t, const V& d_h) const {
+    clear_product(where, d, s);
+    for (int g = 0; g < Cell::kGates; ++g) {
+      const int64_t gate = g * p_.hidden_size;
+      store_rows<T>(where, V(0), [&](int64_t row) { return at<T>(v_.d_gates, t, row, d) + gate; });
+      if constexpr (Cell::kSplit) {
+        store_rows<T>(where, V(0), [&](int64_t row) { return at<T>(v_.d_gates_h, t, row, d) + gate; });
+      }
+    }
+    if (!projected()) store_padded(where, d_h, carry_h_.row(d, 0), output_stride_);
+  }
+
+  // Nothing for the product of the step before.
+  template <class Where>
+  FUSED_RNN_INLINE void clear_product(const Where& where, int64_t d, int64_t s) const {
+    Real* for_product = d_gates_[s & 1] + d * p_.batch * gates_stride_;
+    for (int g = 0; g < Cell::kGates; ++g) store_padded(where, V(0), for_product + g * hidden_stride_, gates_stride_);
   }
 
   void finish(const Share& share, int64_t d) const {
@@ -261,11 +327,12 @@ class BackwardSweep {
     for_each_tile<Units::kColumns>(
         recurrent(d, -1), share.rows, output_blocks, [](const auto&) {},
         [&](const auto& tile) {
-          for_each_vector<Units::kVectors>(tile, p_.output_size, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
-            const auto d_h =
-                column_of(tile, where, where.vector) + load_padded(where, carry_h_.row(d, 0), output_stride_);
-            store_rows<T>(where, d_h, [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(v_.d_h_0, d, row); });
-          });
+          for_each_vector<Units::kVectors>(
+              tile, p_.output_size, kNoRow, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
+                const auto d_h =
+                    column_of(tile, where, where.vector) + load_padded(where, carry_h_.row(d, 0), output_stride_);
+                store_rows<T>(where, d_h, [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(v_.d_h_0, d, row); });
+              });
         });
     if (Cell::kStates == 2) store_state<T>(carry_c_, v_.d_c_0, p_.hidden_size, d, share.own_rows());
   }
@@ -274,6 +341,7 @@ class BackwardSweep {
   const Views& v_;
   Barriers barriers_;
   int threads_;
+  bool ragged_;  // there are lengths or resets
   int64_t output_blocks_, hidden_blocks_ = 0;
   int64_t block_stride_, projection_stride_ = 0;          // packed elements of one block
   int64_t hidden_stride_, output_stride_, gates_stride_;  // padded sizes of one row

@@ -5,6 +5,9 @@
 //   update    the cell, in registers; writes output, h_t into the other h buffer, and what backward needs
 //   barrier   only where threads share units: h_t is complete, and h_{t-1} may be overwritten
 // With a projection the update writes the unprojected h into `hidden`, and a second product makes h_t from it.
+//
+// Lengths and resets are questions about a row at its update (row_step): a reset row takes the bias for its product and
+// zero for its state; an inactive row keeps its state, and its results are zero. The product knows of neither.
 #pragma once
 
 #include "cells/cell.h"
@@ -35,7 +38,11 @@ class ForwardSweep {
   }
 
   ForwardSweep(const Problem& problem, const Views& views, const Plan& plan, Arena& arena)
-      : p_(problem), v_(views), barriers_(plan, arena), threads_(plan.threads()) {
+      : p_(problem),
+        v_(views),
+        barriers_(plan, arena),
+        threads_(plan.threads()),
+        ragged_(v_.lengths != nullptr || v_.resets) {
     unit_blocks_ = Units::count(p_.hidden_size);
     hidden_stride_ = Units::padded(p_.hidden_size);
     output_stride_ = projected() ? Outputs::padded(p_.output_size) : hidden_stride_;
@@ -73,6 +80,8 @@ class ForwardSweep {
   }
 
   int64_t row_index(int64_t d, int64_t row) const { return d * p_.batch + row; }
+
+  RowStep row_step_at(int64_t t, int64_t row) const { return ragged_ ? row_step(v_, t, row) : RowStep::kPlain; }
 
   void pack(int thread) const {
     const Range own = part_of({0, p_.directions * unit_blocks_}, threads_, thread);
@@ -154,20 +163,24 @@ class ForwardSweep {
       prefetch_tile<Units::kVectors>(tile, Cell::kGates, p_.hidden_size,
                                      [&](int64_t row) { return at<T>(v_.gates, t, row, d); });
     };
-    for_each_tile<Units::kColumns>(
-        recurrent, share.rows, share.blocks_of(unit_blocks_), announce, [&](const auto& tile) {
-          for_each_vector<Units::kVectors>(tile, p_.hidden_size, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
-            update(tile, where, d, t, h_previous, h_next, hidden);
-          });
-        });
+    const auto special = [&](int64_t row) { return row_step_at(t, row) != RowStep::kPlain; };
+    for_each_tile<Units::kColumns>(recurrent, share.rows, share.blocks_of(unit_blocks_), announce,
+                                   [&](const auto& tile) {
+                                     for_each_vector<Units::kVectors>(
+                                         tile, p_.hidden_size, special, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
+                                           update(tile, where, d, t, h_previous, h_next, hidden);
+                                         });
+                                   });
     share.wait();
     if constexpr (!Cell::kReadsHidden) {
-      if (projected()) project(share, d, t, hidden, h_next);
+      if (projected()) project(share, d, t, hidden, h_previous, h_next);
     }
   }
 
   // The second stage of a step: h_t = W_hr hidden.
-  void project(const Share& share, int64_t d, int64_t t, const Real* hidden, Real* h_next) const {
+  void project(const Share& share, int64_t d, int64_t t, const Real* hidden, const Real* h_previous,
+               Real* h_next) const {
+    const auto inactive = [&](int64_t row) { return row_step_at(t, row) == RowStep::kInactive; };
     const Product<Real> projection{projection_ + d * output_blocks_ * projection_stride_,
                                    nullptr,
                                    projection_stride_,
@@ -177,11 +190,17 @@ class ForwardSweep {
     for_each_tile<Outputs::kColumns>(
         projection, share.rows, share.blocks_of(output_blocks_), [](const auto&) {},
         [&](const auto& tile) {
-          for_each_vector<Outputs::kVectors>(tile, p_.output_size, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
-            const auto h = round_to<T>(column_of(tile, where, where.vector));
-            store_padded(where, h, h_next, output_stride_);
-            store_rows<T>(where, h, [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(v_.output, t, row, d); });
-          });
+          for_each_vector<Outputs::kVectors>(
+              tile, p_.output_size, inactive, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
+                auto h = round_to<T>(column_of(tile, where, where.vector)), next = h;
+                if (where.kRows == 1 && inactive(where.row)) {
+                  h = decltype(h)(0);
+                  next = load_padded(where, h_previous, output_stride_);
+                }
+                store_padded(where, next, h_next, output_stride_);
+                store_rows<T>(where, h,
+                              [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(v_.output, t, row, d); });
+              });
         });
     share.wait();
   }
@@ -190,32 +209,64 @@ class ForwardSweep {
   FUSED_RNN_INLINE void update(const TileOf& tile, const Where& where, int64_t d, int64_t t, const Real* h_previous,
                                Real* h_next, Real* hidden) const {
     using Rows = Vec<Real, Where::kRows>;
-    const int64_t hidden_size = p_.hidden_size;
+    const RowStep kind = Where::kRows == 1 ? row_step_at(t, where.row) : RowStep::kPlain;
+    if constexpr (Where::kRows == 1) {
+      if (kind == RowStep::kInactive) return pass_through(where, d, t, h_previous, h_next, hidden);
+    }
     Real* c = Cell::kStates == 2 ? c_ + row_index(d, 0) * hidden_stride_ : nullptr;
     Pack<Rows, Cell::kGates> from_x, from_h;
 #pragma GCC unroll 4
     for (int g = 0; g < Cell::kGates; ++g) {
       from_x[g] = load_rows<T>(
-          where, [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(v_.gates, t, row, d) + g * hidden_size; });
+          where, [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(v_.gates, t, row, d) + g * p_.hidden_size; });
       from_h[g] = column_of(tile, where, where.vector * Cell::kGates + g);
     }
     Pack<Rows, Cell::kStates> state;
     state[0] = Rows(0);
     if constexpr (Cell::kReadsHidden) state[0] = load_padded(where, h_previous, output_stride_);
     if constexpr (Cell::kStates == 2) state[1] = load_padded(where, c, hidden_stride_);
-    const CellForward<Rows, Cell> result = Cell::forward(from_x, from_h, state);
+    if constexpr (Where::kRows == 1) {
+      if (kind == RowStep::kReset) forget(tile, where, d, from_h, state);
+    }
+    CellForward<Rows, Cell> result = Cell::forward(from_x, from_h, state);
 
-    const Rows h = round_to<T>(result.state[0]);
+    result.state[0] = round_to<T>(result.state[0]);
+    store_padded(where, result.state[0], hidden != nullptr ? hidden : h_next,
+                 hidden != nullptr ? hidden_stride_ : output_stride_);
+    if constexpr (Cell::kStates == 2) store_padded(where, result.state[1], c, hidden_stride_);
+    store_results(where, d, t, result);
+  }
+
+  // A step from the zero state: W_hh 0 + b_hh = b_hh.
+  template <class TileOf, class Where>
+  FUSED_RNN_INLINE void forget(const TileOf& tile, const Where& where, int64_t d, Pack<V, Cell::kGates>& from_h,
+                               Pack<V, Cell::kStates>& state) const {
+    const int64_t first = (d * unit_blocks_ + tile.block + where.b) * Units::kColumns + where.vector * Cell::kGates;
+    for (int g = 0; g < Cell::kGates; ++g) from_h[g] = V::load(bias_ + (first + g) * kLanes);
+    for (int k = 0; k < Cell::kStates; ++k) state[k] = V(0);
+  }
+
+  // A step of an inactive row: the state stays (c where it is), and the results are zero.
+  template <class Where>
+  [[gnu::noinline]] void pass_through(const Where& where, int64_t d, int64_t t, const Real* h_previous, Real* h_next,
+                                      Real* hidden) const {
     if (hidden != nullptr) {
-      store_padded(where, h, hidden, hidden_stride_);
-      if (v_.hidden)
-        store_rows<T>(where, h, [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(v_.hidden, t, row, d); });
+      store_padded(where, V(0), hidden, hidden_stride_);
     } else {
-      store_padded(where, h, h_next, output_stride_);
-      store_rows<T>(where, h, [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(v_.output, t, row, d); });
+      store_padded(where, load_padded(where, h_previous, output_stride_), h_next, output_stride_);
+    }
+    store_results(where, d, t, CellForward<V, Cell>{});
+  }
+
+  // What a step leaves for the caller: h, rounded, to `output` or, before its projection, to `hidden`.
+  template <class Where, class Rows>
+  FUSED_RNN_INLINE void store_results(const Where& where, int64_t d, int64_t t,
+                                      const CellForward<Rows, Cell>& result) const {
+    const SequenceView<void>& h = projected() ? v_.hidden : v_.output;
+    if (h) {
+      store_rows<T>(where, result.state[0], [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(h, t, row, d); });
     }
     if constexpr (Cell::kStates == 2) {
-      store_padded(where, result.state[1], c, hidden_stride_);
       if (v_.cells)
         store_rows<T>(where, result.state[1],
                       [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(v_.cells, t, row, d); });
@@ -223,8 +274,9 @@ class ForwardSweep {
     if (!v_.saved) return;
 #pragma GCC unroll 4
     for (int k = 0; k < Cell::kSaved; ++k) {
-      store_rows<T>(where, result.saved[k],
-                    [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(v_.saved, t, row, d) + k * hidden_size; });
+      store_rows<T>(where, result.saved[k], [&](int64_t row) FUSED_RNN_INLINE_LAMBDA {
+        return at<T>(v_.saved, t, row, d) + k * p_.hidden_size;
+      });
     }
   }
 
@@ -232,6 +284,7 @@ class ForwardSweep {
   const Views& v_;
   Barriers barriers_;
   int threads_;
+  bool ragged_;  // there are lengths or resets
   int64_t unit_blocks_, output_blocks_ = 0;
   int64_t block_stride_, projection_stride_ = 0;  // packed elements of one block
   int64_t hidden_stride_, output_stride_;         // padded sizes of one row of c and hidden, and of h

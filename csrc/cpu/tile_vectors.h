@@ -12,6 +12,9 @@ inline namespace FUSED_RNN_ISA {
 // of 9.4.
 inline constexpr int kUpdateRows = 2;
 
+// For for_each_vector: no row is special.
+inline constexpr auto kNoRow = [](int64_t /*row*/) { return false; };
+
 // A vector of units of `Rows` rows of a tile.
 template <int Rows, class Count>
 struct TileVector {
@@ -22,21 +25,26 @@ struct TileVector {
   Count count;       // units: WholeVector or an int
 };
 
-// Calls visit(TileVector) for everything a tile holds of `units` units.
-template <int Vectors, class TileOf, class Visit>
-FUSED_RNN_INLINE void for_each_vector(const TileOf& tile, int64_t units, const Visit& visit) {
+// Calls visit(TileVector) for everything a tile holds of `units` units. Rows of the batch for which `alone(row)` holds
+// are visited one by one, so that the updates of two rows need not know of what is special about them.
+template <int Vectors, class TileOf, class Alone, class Visit>
+FUSED_RNN_INLINE void for_each_vector(const TileOf& tile, int64_t units, const Alone& alone, const Visit& visit) {
   using Real = typename TileOf::Scalar;
   for (int b = 0; b < tile.blocks; ++b) {
     for (int vector = 0; vector < Vectors; ++vector) {
       const int64_t unit = ((tile.block + b) * Vectors + vector) * Vec<Real>::kLanes;
       visit_lanes<Real>(units - unit, [&](auto count) FUSED_RNN_INLINE_LAMBDA {
-        int r = 0;
-        if constexpr (!std::is_same_v<decltype(count), int>) {  // partial vectors are too rare to have two forms
-          for (; r + kUpdateRows <= tile.rows; r += kUpdateRows) {
-            visit(TileVector<kUpdateRows, decltype(count)>{r, b, vector, tile.row + r, unit, count});
+        for (int r = 0; r < tile.rows;) {
+          if constexpr (!std::is_same_v<decltype(count), int>) {  // partial vectors are too rare to have two forms
+            if (r + kUpdateRows <= tile.rows && !alone(tile.row + r) && !alone(tile.row + r + 1)) {
+              visit(TileVector<kUpdateRows, decltype(count)>{r, b, vector, tile.row + r, unit, count});
+              r += kUpdateRows;
+              continue;
+            }
           }
+          visit(TileVector<1, decltype(count)>{r, b, vector, tile.row + r, unit, count});
+          ++r;
         }
-        for (; r < tile.rows; ++r) visit(TileVector<1, decltype(count)>{r, b, vector, tile.row + r, unit, count});
       });
     }
   }

@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <functional>
+#include <memory>
 #include <vector>
 
 #include "cells/cell.h"
@@ -18,6 +19,8 @@ struct Shape {
   bool initial = true;      // h_0 and c_0 are given
   bool bias = true;         // b_hh is given
   bool transposed = false;  // W_hh and W_hr lie column by column
+  bool lengths = false;     // rows end where they like, one beyond the sequence and one before it included
+  bool resets = false;      // some steps start from the zero state
 };
 
 // How a test converts a type; storage types bring a specialisation of their own.
@@ -128,7 +131,20 @@ struct Inputs {
   Buffer<T> gates, h_0, c_0;                  // forward
   Buffer<T> d_output, d_h_n, d_c_n, d_cells;  // backward
   Matrix<T> w_hh, b_hh, w_hr;
+  std::vector<int64_t> lengths;    // empty: all T
+  std::shared_ptr<bool[]> resets;  // [B, T]; null: none
+
+  bool active(int64_t t, int64_t b) const { return lengths.empty() || t < lengths[b]; }
+  bool reset(int64_t t, int64_t b) const { return resets && resets[b * gates.first + t]; }
 };
+
+// What inactive steps hold that nobody may read.
+template <class T>
+void poison_padding(Inputs<T>& in, Buffer<T>& sequence) {
+  sequence.for_each([&](int64_t t, int64_t b, int64_t d, int64_t u) {
+    if (!in.active(t, b)) sequence.at(t, b, d, u) = from_double<T>(NAN);
+  });
+}
 
 template <class T>
 struct Results {
@@ -165,6 +181,16 @@ Inputs<T> random_inputs(const Shape& s, uint64_t seed) {
     for (T& value : in.b_hh.data) value = from_double<T>(random(-0.25, 0.25));
   }
   if (projected) matrix(in.w_hr, s.output_size, s.hidden_size, s.transposed);
+  if (s.lengths) {
+    for (int64_t b = 0; b < s.batch; ++b) {
+      in.lengths.push_back(static_cast<int64_t>(random(-1.0, static_cast<double>(s.time_steps) + 2.0)));
+    }
+    for (Buffer<T>* sequence : {&in.gates, &in.d_output, &in.d_cells}) poison_padding(in, *sequence);
+  }
+  if (s.resets) {
+    in.resets = std::make_unique<bool[]>(s.batch * s.time_steps);
+    for (int64_t i = 0; i < s.batch * s.time_steps; ++i) in.resets[i] = random(0.0, 1.0) < 0.3;
+  }
   return in;
 }
 
@@ -198,14 +224,14 @@ class PlainRecurrence {
   PlainRecurrence(const Shape& shape, const Inputs<T>& inputs) : s_(shape), in_(inputs) {}
 
   Results<double> compute() const {
-    Results<double> out = empty_results<Cell, double>(s_);
+    Results<double> out = zero_results();
     for_each_row([&](int64_t d, int64_t b) { forward(d, b, out), backward(d, b, out); });
     return out;
   }
 
   // The backward pass from what another forward pass has made, which may be on the other side of a kink of relu.
   Results<double> compute_after(const Results<T>& made) const {
-    Results<double> out = empty_results<Cell, double>(s_), kept = out;
+    Results<double> out = zero_results(), kept = out;
     for_each_row([&](int64_t d, int64_t b) { forward(d, b, out); });
     const auto exchange = [&](Buffer<double>& own, const Buffer<T>& theirs, Buffer<double>& keep) {
       keep = own;
@@ -227,6 +253,15 @@ class PlainRecurrence {
       for (int64_t b = 0; b < s_.batch; ++b) visit(d, b);
     }
   }
+  // Inactive steps leave it at that.
+  Results<double> zero_results() const {
+    Results<double> out = empty_results<Cell, double>(s_);
+    for (Buffer<double>* sequence :
+         {&out.output, &out.cells, &out.saved, &out.hidden, &out.d_gates, &out.d_gates_h, &out.d_projected}) {
+      sequence->for_each([&](int64_t t, int64_t b, int64_t d, int64_t u) { sequence->at(t, b, d, u) = 0.0; });
+    }
+    return out;
+  }
   bool projected() const { return s_.output_size != s_.hidden_size; }
   int64_t time_of(int64_t d, int64_t position) const { return d == 0 ? position : s_.time_steps - 1 - position; }
   static double rounded(double x) { return to_double(from_double<T>(x)); }
@@ -241,6 +276,8 @@ class PlainRecurrence {
     for (int64_t u = 0; u < hidden_size; ++u) c[u] = get(in_.c_0, d, b, 0, u);
     for (int64_t position = 0; position < s_.time_steps; ++position) {
       const int64_t t = time_of(d, position);
+      if (!in_.active(t, b)) continue;
+      if (in_.reset(t, b)) h.assign(output_size, 0.0), c.assign(hidden_size, 0.0);
       Vector hidden(hidden_size);
       for (int64_t u = 0; u < hidden_size; ++u) {
         Pack<double, Cell::kGates> x, r;
@@ -283,7 +320,14 @@ class PlainRecurrence {
     for (int64_t p = 0; p < output_size; ++p) d_h[p] = in_.d_h_n.get(d, b, 0, p);
     for (int64_t u = 0; u < hidden_size; ++u) d_c[u] = get(in_.d_c_n, d, b, 0, u);
     for (int64_t position = s_.time_steps - 1; position >= 0; --position) {
-      const int64_t t = time_of(d, position), t_before = position > 0 ? time_of(d, position - 1) : -1;
+      const int64_t t = time_of(d, position);
+      if (!in_.active(t, b)) continue;
+      const bool reset = in_.reset(t, b);
+      const bool has_before = position > 0 && in_.active(time_of(d, position - 1), b);
+      const auto before_step = [&](const Buffer<double>& sequence, const Buffer<T>& initial, int64_t u) {
+        if (reset) return 0.0;
+        return has_before ? sequence.get(time_of(d, position - 1), b, d, u) : get(initial, d, b, 0, u);
+      };
       for (int64_t p = 0; p < output_size; ++p) d_h[p] += in_.d_output.get(t, b, d, p);
       Vector d_hidden = d_h;
       if (projected()) {
@@ -300,12 +344,12 @@ class PlainRecurrence {
         for (int k = 0; k < Cell::kSaved; ++k) saved[k] = out.saved.get(t, b, d, k * hidden_size + u);
         Pack<double, Cell::kStates> before{}, after{}, d_after{};
         if (Cell::kReadsHidden) {
-          before[0] = t_before >= 0 ? out.output.get(t_before, b, d, u) : get(in_.h_0, d, b, 0, u);
+          before[0] = before_step(out.output, in_.h_0, u);
           after[0] = out.output.get(t, b, d, u);
         }
         d_after[0] = d_hidden[u];
         if constexpr (Cell::kStates == 2) {
-          before[1] = t_before >= 0 ? out.cells.get(t_before, b, d, u) : get(in_.c_0, d, b, 0, u);
+          before[1] = before_step(out.cells, in_.c_0, u);
           after[1] = out.cells.get(t, b, d, u);
           d_after[1] = d_c[u] + in_.d_cells.get(t, b, d, u);
         }
@@ -320,6 +364,7 @@ class PlainRecurrence {
         if constexpr (Cell::kStates == 2) d_c[u] = gradient.d_state[1];
       }
       add_recurrent(d, d_from_h, d_h);
+      if (reset) d_h.assign(output_size, 0.0), d_c.assign(hidden_size, 0.0);
     }
     for (int64_t p = 0; p < output_size; ++p) out.d_h_0.at(d, b, 0, p) = d_h[p];
     for (int64_t u = 0; Cell::kStates == 2 && u < hidden_size; ++u) out.d_c_0.at(d, b, 0, u) = d_c[u];

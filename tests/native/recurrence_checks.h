@@ -11,7 +11,8 @@ namespace fused_rnn::test {
 
 inline std::string to_string(const Shape& s) {
   return " T" + std::to_string(s.time_steps) + " B" + std::to_string(s.batch) + " D" + std::to_string(s.directions) +
-         " H" + std::to_string(s.hidden_size) + " P" + std::to_string(s.output_size);
+         " H" + std::to_string(s.hidden_size) + " P" + std::to_string(s.output_size) + (s.lengths ? " lengths" : "") +
+         (s.resets ? " resets" : "");
 }
 
 template <class Cell>
@@ -33,10 +34,21 @@ WeightView optional_view(const Matrix<T>& matrix) {
 }
 
 template <class T>
+const int64_t* lengths_of(const Inputs<T>& in) {
+  return in.lengths.empty() ? nullptr : in.lengths.data();
+}
+
+template <class T>
+ResetView reset_view(const Inputs<T>& in) {
+  return {in.resets.get(), 1, in.gates.first};
+}
+
+template <class T>
 ForwardViews forward_views(const Inputs<T>& in, Results<T>& out) {
   return {in.gates.sequence(), in.w_hh.view(),       optional_view(in.b_hh), optional_view(in.w_hr),
           in.h_0.state(),      in.c_0.state(),       out.output.sequence(),  out.h_n.state(),
-          out.c_n.state(),     out.cells.sequence(), out.saved.sequence(),   out.hidden.sequence()};
+          out.c_n.state(),     out.cells.sequence(), out.saved.sequence(),   out.hidden.sequence(),
+          lengths_of(in),      reset_view(in)};
 }
 
 template <class T>
@@ -45,7 +57,8 @@ BackwardViews backward_views(const Inputs<T>& in, Results<T>& out) {
   return {in.d_output.sequence(),   in.d_h_n.state(),       in.d_c_n.state(),       in.d_cells.sequence(),
           in.w_hh.view(),           optional_view(in.w_hr), made.output.sequence(), made.cells.sequence(),
           made.saved.sequence(),    in.h_0.state(),         in.c_0.state(),         out.d_gates.sequence(),
-          out.d_gates_h.sequence(), out.d_h_0.state(),      out.d_c_0.state(),      out.d_projected.sequence()};
+          out.d_gates_h.sequence(), out.d_h_0.state(),      out.d_c_0.state(),      out.d_projected.sequence(),
+          lengths_of(in),           reset_view(in)};
 }
 
 // Calls visit(name, buffer of a, buffer of b) for every buffer of two results.

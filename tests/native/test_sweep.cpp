@@ -6,10 +6,12 @@
 #include "cpu/forward_sweep.h"
 #include "cpu/storage.h"
 
+#include <algorithm>
 #include <bit>
 #include <cstdlib>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "linear_cells.h"
@@ -135,6 +137,24 @@ void optional_inputs_may_be_absent_and_weights_may_be_transposed() {
   }
 }
 
+// Lengths outside of the sequence mean its ends; NaN beyond a length reaches nothing.
+void rows_end_and_start_anew_anywhere() {
+  for (const auto& [lengths, resets] : {std::pair{true, false}, {false, true}, {true, true}}) {
+    for (const int64_t time_steps : {0, 1, 2, 7}) {
+      for (const bool initial : {false, true}) {
+        const auto shape = [&](int64_t batch, int64_t hidden_size, int64_t output_size) {
+          return Shape{time_steps, batch, 2, hidden_size, output_size, initial, initial, false, lengths, resets};
+        };
+        check_shape<IdentityCell, float>(shape(9, 33, 33));
+        check_shape<BilinearCell, float>(shape(7, 19, 19));
+        check_shape<TwoStateCell, double>(shape(7, 17, 17));
+        check_shape<TwoStateCell, double>(shape(7, 17, 6));
+        check_shape<IdentityCell, BFloat16>(shape(5, 17, 17));
+      }
+    }
+  }
+}
+
 template <class Cell, class T>
 void check_plans(const Shape& s) {
   const Inputs<T> inputs = random_inputs<Cell, T>(s, 8);
@@ -152,6 +172,8 @@ void results_do_not_depend_on_how_threads_share_the_work() {
   check_plans<TwoStateCell, double>({20, 3, 2, 37, 37});
   check_plans<TwoStateCell, double>({20, 5, 2, 70, 33});
   check_plans<IdentityCell, BFloat16>({20, 5, 2, 70, 70});
+  check_plans<BilinearCell, float>({20, 5, 2, 37, 37, true, true, false, true, true});
+  check_plans<TwoStateCell, double>({20, 5, 2, 70, 33, true, true, false, true, true});
 }
 
 // A row in a batch of any size is the same numbers, since every sum has one order.
@@ -173,6 +195,8 @@ void check_rows(const Shape& s) {
     copy_row(inputs.gates, part.gates), copy_row(inputs.h_0, part.h_0), copy_row(inputs.c_0, part.c_0);
     copy_row(inputs.d_output, part.d_output), copy_row(inputs.d_h_n, part.d_h_n);
     copy_row(inputs.d_c_n, part.d_c_n), copy_row(inputs.d_cells, part.d_cells);
+    if (s.lengths) part.lengths = {inputs.lengths[row]};
+    if (s.resets) std::copy_n(&inputs.resets[row * s.time_steps], s.time_steps, part.resets.get());
     Results<T> expected = empty_results<Cell, T>(one_row);
     const Results<T> actual = run<Cell, T>(one_row, part, {});
     for_each_buffer(whole, expected, [&](const char*, const Buffer<T>& from, const Buffer<T>& to) {
@@ -186,6 +210,8 @@ void a_row_does_not_depend_on_its_batch() {
   check_rows<IdentityCell, float>({6, 11, 2, 35, 35});
   check_rows<BilinearCell, float>({6, 11, 2, 13, 13});
   check_rows<TwoStateCell, double>({6, 11, 1, 70, 33});
+  check_rows<BilinearCell, float>({6, 11, 2, 33, 33, true, true, false, true, true});
+  check_rows<TwoStateCell, double>({6, 11, 2, 70, 33, true, true, false, true, true});
 }
 
 }  // namespace
@@ -200,6 +226,7 @@ int main() {
        sequences_of_zero_and_one_step_pass_the_states_through},
       {"optional inputs may be absent and weights may be transposed",
        optional_inputs_may_be_absent_and_weights_may_be_transposed},
+      {"rows end and start anew anywhere", rows_end_and_start_anew_anywhere},
       {"results do not depend on how threads share the work", results_do_not_depend_on_how_threads_share_the_work},
       {"a row does not depend on its batch", a_row_does_not_depend_on_its_batch},
   });
