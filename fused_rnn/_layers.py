@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fused_rnn._autograd import RecurrenceResult, recurrence
+from fused_rnn._packed import gather_steps, scatter_steps
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +28,17 @@ class DirectionWeights(NamedTuple):
     w_hr: Tensor | None = None  # [P, H], projection
 
 
+class Ragged(NamedTuple):
+    """Where the rows of a batch end and start anew."""
+
+    lengths: Tensor | None = None  # [B] int64: steps from there on are padding; None: there is none
+    resets: Tensor | None = None  # [T, B] bool: the state is zero before the step; None: nowhere
+    places: Tensor | None = None  # [N], of the elements of a packed sequence in [T * B]; None: it was not packed
+
+
+REGULAR = Ragged()
+
+
 def run_layer(
     cell: str,
     x: Tensor,
@@ -34,8 +46,14 @@ def run_layer(
     hidden_size: int,
     h_0: Tensor | None = None,
     c_0: Tensor | None = None,
+    ragged: Ragged = REGULAR,
+    *,
+    keep_cells: bool = False,
 ) -> RecurrenceResult:
-    """One layer on x [T, B, I] of any strides, from h_0 [D, B, P] and c_0 [D, B, H]; None is zero."""
+    """One layer on x [T, B, I] of any strides, from h_0 [D, B, P] and c_0 [D, B, H]; None is zero.
+
+    Without grad the result has cells only with `keep_cells`.
+    """
     if len(weights) == 1:
         w_ih, w_hh, b_ih, b_hh, w_hr = weights[0]
         w_hh = w_hh.unsqueeze(0)
@@ -53,7 +71,8 @@ def run_layer(
     if odd and torch.is_autocast_enabled(x.device.type):
         w_hh = w_hh.to(gates.dtype)  # the projection has autocast's type, and the rest follows it
         b_hh, w_hr, h_0, c_0 = (None if t is None else t.to(gates.dtype) for t in (b_hh, w_hr, h_0, c_0))
-    return recurrence(cell, gates, w_hh, b_hh, w_hr, h_0, c_0)
+    lengths, resets, _ = ragged
+    return recurrence(cell, gates, w_hh, b_hh, w_hr, h_0, c_0, lengths, resets, keep_cells=keep_cells)
 
 
 def run_stack(
@@ -64,26 +83,55 @@ def run_stack(
     h_0: Tensor | None = None,
     c_0: Tensor | None = None,
     dropout: float = 0.0,
-) -> tuple[Tensor, Tensor, Tensor]:
+    ragged: Ragged = REGULAR,
+    *,
+    keep_cells: bool = False,
+) -> RecurrenceResult:
     """Layers on top of each other, on x [T, B, I]: output [T, B, D*P], h_n [L*D, B, P] and c_n [L*D, B, H] or [0].
 
     h_0 and c_0 have the shapes of h_n and c_n. `dropout` is the probability between layers; the masks are drawn as
-    torch.nn draws them, so that the same seed gives the same ones.
+    torch.nn draws them, so that the same seed gives the same ones. The cells are those of the last layer, as
+    [T, B, D*H], and without grad they are there only with `keep_cells`.
     """
     if len(layers) == 1:
-        output, h_n, c_n, _ = run_layer(cell, x, layers[0], hidden_size, h_0, c_0)
-        return output.flatten(2), h_n, c_n
+        output, h_n, c_n, cells = run_layer(cell, x, layers[0], hidden_size, h_0, c_0, ragged, keep_cells=keep_cells)
+        return RecurrenceResult(output.flatten(2), h_n, c_n, _joined(cells))
     h_last, c_last = [], []
     for index, weights in enumerate(layers):
         own = slice(index * len(weights), (index + 1) * len(weights))
         h_own, c_own = (None if state is None else state[own] for state in (h_0, c_0))
-        output, h_n, c_n, _ = run_layer(cell, x, weights, hidden_size, h_own, c_own)
+        last = index + 1 == len(layers)
+        output, h_n, c_n, cells = run_layer(
+            cell, x, weights, hidden_size, h_own, c_own, ragged, keep_cells=keep_cells and last
+        )
         x = output.flatten(2)
-        if dropout > 0.0 and index + 1 < len(layers):
-            x = F.dropout(x, dropout)
+        if dropout > 0.0 and not last:
+            x = _drop(x, dropout, ragged.places)
         h_last.append(h_n)
         c_last.append(c_n)
-    return x, torch.cat(h_last), torch.cat(c_last)
+    return RecurrenceResult(x, torch.cat(h_last), torch.cat(c_last), _joined(cells))
+
+
+def zero_padding(x: Tensor, lengths: Tensor) -> Tensor:
+    """X [T, B, I] with zeros beyond the lengths.
+
+    The layers ignore the padding, whatever it holds, but the weight gradient of the first projection is a product with
+    all of x: there a NaN would outlive the zero that it meets.
+    """
+    padding = torch.arange(x.shape[0], device=x.device).unsqueeze(1) >= lengths
+    return x.masked_fill(padding.unsqueeze(2), 0.0)
+
+
+def _joined(cells: Tensor) -> Tensor:
+    """Cells [T, B, D, H] as [T, B, D*H]; [0] stays."""
+    return cells.flatten(2) if cells.dim() == 4 else cells
+
+
+def _drop(x: Tensor, probability: float, places: Tensor | None) -> Tensor:
+    """Dropout of x [T, B, N]; of a packed sequence as torch.nn draws its mask, for the elements alone."""
+    if places is None:
+        return F.dropout(x, probability)
+    return scatter_steps(F.dropout(gather_steps(x, places), probability), places, (x.shape[0], x.shape[1]))
 
 
 def _project(x: Tensor, w_ih: Tensor, b_ih: Tensor | None, unit_shape: tuple[int, int, int]) -> Tensor:

@@ -20,10 +20,7 @@ DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16}
 def check_dimensions(owner: str, x: Any, allowed: tuple[int, int]) -> None:
     """`x` is a plain tensor of one of two numbers of dimensions, unbatched or batched."""
     if isinstance(x, PackedSequence):
-        raise NotImplementedError(
-            f"{owner}: input is a PackedSequence, which fused_rnn does not take yet: use torch.nn.utils.rnn."
-            "pad_packed_sequence and mask the output, or keep torch.nn's layer here"
-        )
+        raise NotImplementedError(f"{owner}: input is a PackedSequence, which the layers take but not the cells")
     if x.dim() not in allowed:
         raise ValueError(f"{owner}: Expected input to be {allowed[0]}D or {allowed[1]}D, got {x.dim()}D instead")
 
@@ -89,19 +86,80 @@ def check_layer_state_dimensions(states: Sequence[Tensor], *, batched: bool) -> 
 
 
 def check_layer_state(
-    state: Tensor, name: str, label: str, expected: tuple[int, int, int], x: Tensor, *, batch_first: bool
+    state: Tensor, name: str, label: str, expected: tuple[int, int, int], x: Tensor, *, batch_first: bool | None
 ) -> None:
-    """A state [L*D, B, units] of a layer whose input is x [T, B, I]; `label` is torch.nn's word for it."""
+    """A state [L*D, B, units] of a layer whose input is x [T, B, I]; `label` is torch.nn's word for it.
+
+    `batch_first` is that of the layer, None for an input that has no such order.
+    """
     if state.shape != expected:
-        hint = ""
-        if x.shape[0] != x.shape[1] and state.shape == (expected[0], x.shape[0], expected[2]):
-            order = "[batch, time, feature]" if batch_first else "[time, batch, feature]"
-            hint = (
-                f". The batch of {name} is {state.shape[1]} and input is read as {order}: "
-                f"did you mean batch_first={not batch_first}?"
-            )
+        swapped = state.shape == (expected[0], x.shape[0], expected[2])
+        hint = _batch_hint(name, x, batch_first) if swapped and batch_first is not None else ""
         raise RuntimeError(f"Expected {label} size {expected}, got {list(state.shape)}{hint}")
     check_state_kind(state, name, x)
+
+
+def _batch_hint(name: str, x: Tensor, batch_first: bool) -> str:
+    """For an argument whose batch has as many rows as x [T, B, I] has steps."""
+    order = "[batch, time, feature]" if batch_first else "[time, batch, feature]"
+    return (
+        f". The batch of {name} is {x.shape[0]} and input is read as {order}: "
+        f"did you mean batch_first={not batch_first}?"
+    )
+
+
+def check_lengths(lengths: Any, x: Tensor, *, batched: bool, batch_first: bool) -> Tensor:
+    """`lengths` as int64 [B] on the device of the input x [T, B, I]."""
+    if not isinstance(lengths, Tensor):
+        raise TypeError(f"lengths must be a Tensor of integers, got {type(lengths).__name__}")
+    if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
+        raise TypeError(f"lengths must have an integer dtype, got {lengths.dtype}")
+    time_steps, batch = x.shape[:2]
+    if lengths.shape != ((batch,) if batched else ()):
+        wanted = f"(B) = [{batch}]" if batched else "() for an input without a batch"
+        swapped = batched and lengths.shape == (time_steps,)
+        hint = _batch_hint("lengths", x, batch_first) if swapped else ""
+        raise RuntimeError(f"lengths must have shape {wanted}, got {list(lengths.shape)}{hint}")
+    if lengths.is_cpu and lengths.numel() > 0 and not torch.compiler.is_compiling():  # on a device this would wait
+        smallest, largest = (int(each) for each in lengths.long().aminmax())
+        if smallest < 0 or largest > time_steps:
+            worst = smallest if smallest < 0 else largest
+            raise ValueError(f"lengths must be from 0 to T = {time_steps}, got {worst}")
+    return lengths.to(x.device, torch.int64).view(batch)
+
+
+def check_resets(resets: Any, x: Tensor, *, batched: bool, batch_first: bool) -> Tensor:
+    """`resets` as bool [T, B], for the input x [T, B, I]."""
+    if not isinstance(resets, Tensor):
+        raise TypeError(f"resets must be a Tensor of bool, got {type(resets).__name__}")
+    if resets.dtype != torch.bool:
+        raise TypeError(f"resets must have dtype torch.bool, got {resets.dtype}: give resets.bool()")
+    time_steps, batch = x.shape[:2]
+    names = "(T, B)"
+    expected: tuple[int, ...] = (time_steps, batch)
+    if not batched:
+        names, expected = "(T)", (time_steps,)
+    elif batch_first:
+        names, expected = "(B, T)", (batch, time_steps)
+    if resets.shape != expected:
+        swapped = batched and resets.shape == expected[::-1]
+        hint = f": time and batch are swapped, give resets.t() for batch_first={batch_first}" if swapped else ""
+        raise RuntimeError(f"resets must have shape {names} = {list(expected)}, got {list(resets.shape)}{hint}")
+    if resets.device != x.device:
+        raise RuntimeError(f"resets is on device {resets.device} but input is on {x.device}")
+    if not batched:
+        return resets.unsqueeze(1)
+    return resets.t() if batch_first else resets
+
+
+def check_packed(packed: PackedSequence, lengths: Any, resets: Any) -> None:
+    """The elements [N, I] of a packed sequence, which brings its own lengths."""
+    if lengths is not None:
+        raise ValueError("lengths must be None for a PackedSequence, which has its own")
+    if resets is not None:
+        raise ValueError("resets must be None for a PackedSequence: give padded input and lengths to have both")
+    if packed.data.dim() != 2:
+        raise RuntimeError(f"input must have 2 dimensions, got {packed.data.dim()}")
 
 
 def check_state_kind(state: Tensor, name: str, x: Tensor) -> None:

@@ -8,12 +8,14 @@ The file is over 400 lines because it is the reference for users: most of it is 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
-from fused_rnn._layers import DirectionWeights, run_layer, run_stack
+from fused_rnn._layers import DirectionWeights, Ragged, run_layer, run_stack, zero_padding
+from fused_rnn._packed import gather_steps, pad, permuted
 from fused_rnn._parameters import (
     check_cell_input,
     check_cell_state,
@@ -21,6 +23,9 @@ from fused_rnn._parameters import (
     check_layer_input,
     check_layer_state,
     check_layer_state_dimensions,
+    check_lengths,
+    check_packed,
+    check_resets,
     check_single_state,
     split_state,
 )
@@ -32,6 +37,8 @@ if TYPE_CHECKING:
     Device: TypeAlias = torch.device | str | int | None
     DType: TypeAlias = torch.dtype | None
     State: TypeAlias = tuple[Tensor, Tensor]
+
+Steps = TypeVar("Steps", Tensor, PackedSequence)  # the output is packed where the input is
 
 _CELL_OF_MODE = {"LSTM": "lstm", "GRU": "gru", "RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu"}
 _CELL_OF_NONLINEARITY = {"tanh": "rnn_tanh", "relu": "rnn_relu"}
@@ -92,39 +99,86 @@ class RecurrentLayer(torch.nn.RNNBase):
         check_single_state(type(self).__name__, hx)
         return (hx,)
 
-    def _prepare(self, x: Tensor, hx: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """X as [T, B, I], h_0 as [L*D, B, P] and c_0 as [L*D, B, H], from checked arguments."""
+    def _prepare(
+        self, x: Tensor | PackedSequence, hx: Any, lengths: Any = None, resets: Any = None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Ragged]:
+        """X as [T, B, I], h_0 as [L*D, B, P], c_0 as [L*D, B, H] and where rows end, from checked arguments."""
+        states = () if hx is None else self._states(hx)
+        if isinstance(x, PackedSequence):
+            check_packed(x, lengths, resets)
+            sequence, *ends = pad(x)
+            ragged = Ragged(ends[0], None, ends[1])
+            check_layer_state_dimensions(states, batched=True)
+            h_0, c_0 = self._checked(sequence, states, batch_first=None)
+            h_0, c_0 = (None if state is None else permuted(state, x.sorted_indices) for state in (h_0, c_0))
+            return sequence, h_0, c_0, ragged
         check_dimensions(type(self).__name__, x, (2, 3))
         batched = x.dim() == 3
-        states = () if hx is None else self._states(hx)
-        if states:
-            check_layer_state_dimensions(states, batched=batched)
+        check_layer_state_dimensions(states, batched=batched)
         if not batched:
             x = x.unsqueeze(1)
             states = tuple(state.unsqueeze(1) for state in states)
         elif self.batch_first:
             x = x.transpose(0, 1)
+        h_0, c_0 = self._checked(x, states, batch_first=self.batch_first)
+        if lengths is not None:
+            lengths = check_lengths(lengths, x, batched=batched, batch_first=self.batch_first)
+            if torch.is_grad_enabled():
+                x = zero_padding(x, lengths)
+        if resets is not None:
+            resets = check_resets(resets, x, batched=batched, batch_first=self.batch_first)
+        return x, h_0, c_0, Ragged(lengths, resets)
+
+    def _checked(
+        self, x: Tensor, states: Sequence[Tensor], *, batch_first: bool | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """h_0 and c_0 from the states, which fit x [T, B, I], as x fits the layer."""
         check_layer_input(x, _held(self, self._all_weights[0][:1])[0], self.input_size)
         if not states:
-            return x, None, None
+            return None, None
         rows = self.num_layers * (2 if self.bidirectional else 1)
         expected = (rows, x.shape[1], self.proj_size or self.hidden_size)
         if len(states) == 1:
-            check_layer_state(states[0], "hx", "hidden", expected, x, batch_first=self.batch_first)
-            return x, states[0], None
-        check_layer_state(states[0], "hx[0]", "hidden[0]", expected, x, batch_first=self.batch_first)
+            check_layer_state(states[0], "hx", "hidden", expected, x, batch_first=batch_first)
+            return states[0], None
+        check_layer_state(states[0], "hx[0]", "hidden[0]", expected, x, batch_first=batch_first)
         expected = (rows, x.shape[1], self.hidden_size)
-        check_layer_state(states[1], "hx[1]", "hidden[1]", expected, x, batch_first=self.batch_first)
-        return x, states[0], states[1]
+        check_layer_state(states[1], "hx[1]", "hidden[1]", expected, x, batch_first=batch_first)
+        return states[0], states[1]
 
-    def _run(self, x: Tensor, hx: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """Output, h_n and c_n ([0] without a cell state) in the layout of the input."""
-        sequence, h_0, c_0 = self._prepare(x, hx)
+    def _run(
+        self, x: Tensor | PackedSequence, hx: Any, lengths: Any, resets: Any, return_cells: bool
+    ) -> tuple[Any, Tensor, Tensor, Any]:
+        """Output, h_n, c_n and cells ([0] where there are none) in the layout of the input."""
+        if return_cells and self.mode != "LSTM":
+            raise TypeError(f"{type(self).__name__}: return_cells needs a cell state, which only the LSTM has")
+        sequence, h_0, c_0, ragged = self._prepare(x, hx, lengths, resets)
         dropout = self.dropout if self.training else 0.0
-        output, h_n, c_n = run_stack(self.cell, sequence, self._layers(), self.hidden_size, h_0, c_0, dropout)
+        layers = self._layers()
+        output, h_n, c_n, cells = run_stack(
+            self.cell, sequence, layers, self.hidden_size, h_0, c_0, dropout, ragged, keep_cells=return_cells
+        )
+        output = self._like_input(x, output, ragged.places)
+        if return_cells:
+            cells = self._like_input(x, cells, ragged.places)
+        return output, _state_like_input(x, h_n), _state_like_input(x, c_n), cells
+
+    def _like_input(self, x: Tensor | PackedSequence, steps: Tensor, places: Any) -> Any:
+        """Steps [T, B, N] in the layout of the input, whose elements have `places` if it is packed."""
+        if isinstance(x, PackedSequence):
+            return PackedSequence(gather_steps(steps, places), x.batch_sizes, x.sorted_indices, x.unsorted_indices)
         if x.dim() == 2:
-            return output.squeeze(1), h_n.squeeze(1), c_n.squeeze(1) if c_n.dim() == 3 else c_n
-        return output.transpose(0, 1) if self.batch_first else output, h_n, c_n
+            return steps.squeeze(1)
+        return steps.transpose(0, 1) if self.batch_first else steps
+
+
+def _state_like_input(x: Tensor | PackedSequence, state: Tensor) -> Tensor:
+    """A final state [L*D, B, units] in the layout of the input; [0] stays."""
+    if state.dim() == 1:
+        return state
+    if isinstance(x, PackedSequence):
+        return permuted(state, x.unsorted_indices)
+    return state.squeeze(1) if x.dim() == 2 else state
 
 
 class LSTM(RecurrentLayer):
@@ -151,16 +205,22 @@ class LSTM(RecurrentLayer):
         dtype: type of the parameters: float32, float64, bfloat16 or float16.
 
     Called with:
-        input: [T, B, I] ([B, T, I] with `batch_first`), or [T, I] without a batch.
+        input: [T, B, I] ([B, T, I] with `batch_first`), [T, I] without a batch, or a PackedSequence.
         hx: (h_0 [L*D, B, P], c_0 [L*D, B, H]) or without B where the input has no batch; None is zero.
+        lengths: [B] integers on any device, nothing where the input has no batch: row b ends before step lengths[b],
+            where the reverse direction starts and whose state is final. Output beyond it is zero; the input there may
+            be anything.
+        resets: [T, B] bool ([B, T] with `batch_first`, [T] without a batch): the state of a row is zero before the
+            step, in either direction, and no gradient goes further back. Padding is not reset.
+        return_cells: the cell state after each step of the last layer is returned too.
 
     Returns:
-        output [T, B, D*P], (h_n, c_n), in the layout of the arguments.
+        output [T, B, D*P], (h_n, c_n), in the layout of the arguments; with `return_cells` also cells [T, B, D*H].
 
     Raises:
         ValueError, TypeError: an argument of the constructor, or the type or number of dimensions of the input.
         RuntimeError: sizes, devices and states that do not fit.
-        NotImplementedError: a PackedSequence, or a device or dtype without kernels.
+        NotImplementedError: a device or dtype without kernels.
 
     Differences from torch.nn.LSTM: T = 0 works (the output is empty, the final state is the initial one), it is not an
     instance of torch.nn.LSTM, and it is not scriptable by torch.jit.
@@ -198,10 +258,30 @@ class LSTM(RecurrentLayer):
     def _states(self, hx: Any) -> tuple[Tensor, ...]:
         return split_state(type(self).__name__, hx)
 
-    def forward(self, input: Tensor, hx: State | None = None) -> tuple[Tensor, State]:  # noqa: A002 - torch.nn's name
+    @overload
+    def forward(
+        self, input: Steps, hx: State | None = None, *, lengths: Tensor | None = None, resets: Tensor | None = None,
+        return_cells: Literal[False] = False,
+    ) -> tuple[Steps, State]: ...  # fmt: skip
+
+    @overload
+    def forward(
+        self, input: Steps, hx: State | None = None, *, lengths: Tensor | None = None, resets: Tensor | None = None,
+        return_cells: Literal[True],
+    ) -> tuple[Steps, State, Steps]: ...  # fmt: skip
+
+    def forward(
+        self,
+        input: Any,  # noqa: A002 - torch.nn's name
+        hx: State | None = None,
+        *,
+        lengths: Tensor | None = None,
+        resets: Tensor | None = None,
+        return_cells: bool = False,
+    ) -> Any:
         """Run the sequence; see the class for shapes."""
-        output, h_n, c_n = self._run(input, hx)
-        return output, (h_n, c_n)
+        output, h_n, c_n, cells = self._run(input, hx, lengths, resets, return_cells)
+        return (output, (h_n, c_n), cells) if return_cells else (output, (h_n, c_n))
 
 
 class GRU(RecurrentLayer):
@@ -226,8 +306,13 @@ class GRU(RecurrentLayer):
         dtype: type of the parameters: float32, float64, bfloat16 or float16.
 
     Called with:
-        input: [T, B, I] ([B, T, I] with `batch_first`), or [T, I] without a batch.
+        input: [T, B, I] ([B, T, I] with `batch_first`), [T, I] without a batch, or a PackedSequence.
         hx: h_0 [L*D, B, H], without B where the input has no batch; None is zero.
+        lengths: [B] integers on any device, nothing where the input has no batch: row b ends before step lengths[b],
+            where the reverse direction starts and whose state is final. Output beyond it is zero; the input there may
+            be anything.
+        resets: [T, B] bool ([B, T] with `batch_first`, [T] without a batch): the state of a row is zero before the
+            step, in either direction, and no gradient goes further back. Padding is not reset.
 
     Returns:
         output [T, B, D*H], h_n [L*D, B, H], in the layout of the arguments.
@@ -235,7 +320,7 @@ class GRU(RecurrentLayer):
     Raises:
         ValueError, TypeError: an argument of the constructor, or the type or number of dimensions of the input.
         RuntimeError: sizes, devices and states that do not fit.
-        NotImplementedError: a PackedSequence, or a device or dtype without kernels.
+        NotImplementedError: a device or dtype without kernels.
 
     Differences from torch.nn.GRU: T = 0 works (the output is empty, the final state is the initial one), it is not an
     instance of torch.nn.GRU, and it is not scriptable by torch.jit.
@@ -270,9 +355,17 @@ class GRU(RecurrentLayer):
         _refuse_projection(kwargs)
         super().__init__("GRU", *args, **kwargs)
 
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:  # noqa: A002
+    def forward(
+        self,
+        input: Steps,  # noqa: A002
+        hx: Tensor | None = None,
+        *,
+        lengths: Tensor | None = None,
+        resets: Tensor | None = None,
+        return_cells: bool = False,
+    ) -> tuple[Steps, Tensor]:
         """Run the sequence; see the class for shapes."""
-        output, h_n, _ = self._run(input, hx)
+        output, h_n, _, _ = self._run(input, hx, lengths, resets, return_cells)
         return output, h_n
 
 
@@ -295,8 +388,13 @@ class RNN(RecurrentLayer):
         dtype: type of the parameters: float32, float64, bfloat16 or float16.
 
     Called with:
-        input: [T, B, I] ([B, T, I] with `batch_first`), or [T, I] without a batch.
+        input: [T, B, I] ([B, T, I] with `batch_first`), [T, I] without a batch, or a PackedSequence.
         hx: h_0 [L*D, B, H], without B where the input has no batch; None is zero.
+        lengths: [B] integers on any device, nothing where the input has no batch: row b ends before step lengths[b],
+            where the reverse direction starts and whose state is final. Output beyond it is zero; the input there may
+            be anything.
+        resets: [T, B] bool ([B, T] with `batch_first`, [T] without a batch): the state of a row is zero before the
+            step, in either direction, and no gradient goes further back. Padding is not reset.
 
     Returns:
         output [T, B, D*H], h_n [L*D, B, H], in the layout of the arguments.
@@ -304,7 +402,7 @@ class RNN(RecurrentLayer):
     Raises:
         ValueError, TypeError: an argument of the constructor, or the type or number of dimensions of the input.
         RuntimeError: sizes, devices and states that do not fit.
-        NotImplementedError: a PackedSequence, or a device or dtype without kernels.
+        NotImplementedError: a device or dtype without kernels.
 
     Differences from torch.nn.RNN: T = 0 works (the output is empty, the final state is the initial one), it is not an
     instance of torch.nn.RNN, and it is not scriptable by torch.jit.
@@ -349,9 +447,17 @@ class RNN(RecurrentLayer):
         super().__init__(f"RNN_{nonlinearity.upper()}", *args, **kwargs)
         self.nonlinearity = nonlinearity
 
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:  # noqa: A002
+    def forward(
+        self,
+        input: Steps,  # noqa: A002
+        hx: Tensor | None = None,
+        *,
+        lengths: Tensor | None = None,
+        resets: Tensor | None = None,
+        return_cells: bool = False,
+    ) -> tuple[Steps, Tensor]:
         """Run the sequence; see the class for shapes."""
-        output, h_n, _ = self._run(input, hx)
+        output, h_n, _, _ = self._run(input, hx, lengths, resets, return_cells)
         return output, h_n
 
 
@@ -380,8 +486,8 @@ class RecurrentCell(torch.nn.RNNCellBase):
         check_cell_input(x, weights.w_ih, self.input_size)
         for index, state in enumerate(states):
             check_cell_state(state, names[index], f"hidden{index}", self.hidden_size, x)
-        initial = [state.unsqueeze(0) for state in states]
-        _, h_n, c_n, _ = run_layer(cell, x.unsqueeze(0), (weights,), self.hidden_size, *initial)
+        h_0, c_0 = [*(state.unsqueeze(0) for state in states), None, None][:2]
+        _, h_n, c_n, _ = run_layer(cell, x.unsqueeze(0), (weights,), self.hidden_size, h_0, c_0)
         if batched:
             return h_n.squeeze(0), c_n.squeeze(0)
         return h_n.flatten(), c_n.flatten()

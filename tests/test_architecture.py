@@ -31,9 +31,10 @@ CSRC_RULES: dict[str, tuple[set[str], tuple[str, ...]]] = {
 PACKAGE_RULES: dict[str, set[str]] = {
     "_ops": set(),
     "_autograd": {"_ops"},
-    "_layers": {"_autograd"},
+    "_packed": set(),
+    "_layers": {"_autograd", "_packed"},
     "_parameters": set(),
-    "modules": {"_layers", "_parameters"},
+    "modules": {"_layers", "_packed", "_parameters"},
     "convert": {"modules"},
     "_explain": {"_ops", "modules"},
     "__init__": {"modules", "convert", "_explain"},

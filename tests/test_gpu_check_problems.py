@@ -108,8 +108,8 @@ def test_the_correctness_check_accepts_right_kernels(cell: str, type_name: str) 
 class WrongLSTM(fused_rnn.LSTM):
     """Its last cell state is off by one."""
 
-    def forward(self, x: torch.Tensor, hx: Any = None) -> Any:
-        output, (h_n, c_n) = super().forward(x, hx)
+    def forward(self, input: Any, hx: Any = None, **options: Any) -> Any:  # noqa: A002 - torch.nn's name
+        output, (h_n, c_n) = super().forward(input, hx, **options)
         return output, (h_n, c_n + 1.0)
 
 
@@ -118,8 +118,8 @@ class RestlessLSTM(fused_rnn.LSTM):
 
     calls = itertools.count()
 
-    def forward(self, x: torch.Tensor, hx: Any = None) -> Any:
-        output, state = super().forward(x, hx)
+    def forward(self, input: Any, hx: Any = None, **options: Any) -> Any:  # noqa: A002 - torch.nn's name
+        output, state = super().forward(input, hx, **options)
         return output * (1.0 + next(self.calls) % 2 * 2e-7), state
 
 

@@ -55,7 +55,7 @@ def test_a_stack_matches_the_oracle_with_all_gradients(cell: str, proj: int, dir
     x = torch.randn(4, 2, 3, dtype=torch.float64, requires_grad=True)
     h_0 = torch.randn(3 * directions, 2, proj or 5, dtype=torch.float64, requires_grad=True)
     c_0 = torch.randn(3 * directions, 2, 5, dtype=torch.float64, requires_grad=True) if cell == "lstm" else None
-    output, h_n, c_n = run_stack(cell, x, layers, 5, h_0, c_0)
+    output, h_n, c_n, _ = run_stack(cell, x, layers, 5, h_0, c_0)
     expected = reference.stack(cell, x, named(layers), h_0, c_0)
     actual = [output, h_n, *([c_n] if expected.c_n is not None else [])]
     wanted = [t for t in expected[:3] if t is not None]
@@ -122,7 +122,7 @@ def test_dropout_draws_the_masks_of_torch(name: str, batch_first: bool, bidirect
 
 def test_dropout_of_one_drops_everything_between_layers() -> None:
     layers = [[draw_weights("gru", 3, 5, bias=False)], [draw_weights("gru", 5, 5, bias=False)]]
-    output, _, _ = run_stack("gru", torch.randn(4, 2, 3, dtype=torch.float64), layers, 5, dropout=1.0)
+    output, *_ = run_stack("gru", torch.randn(4, 2, 3, dtype=torch.float64), layers, 5, dropout=1.0)
     assert torch.equal(output, torch.zeros_like(output))
 
 
@@ -135,7 +135,7 @@ def test_autocast_runs_in_its_type_and_gives_gradients_in_the_weights_type(cell:
         h_0 = torch.randn(4, 2, proj or 9, requires_grad=True)
         c_0 = torch.randn(4, 2, 9, requires_grad=True) if cell == "lstm" else None
         with torch.autocast("cpu", dtype=dtype):
-            output, h_n, _ = run_stack(cell, x, layers, 9, h_0, c_0)
+            output, h_n, *_ = run_stack(cell, x, layers, 9, h_0, c_0)
         assert output.dtype == h_n.dtype == dtype
         inputs = [x, h_0, *named(layers).values()]
         gradients = torch.autograd.grad(output.sum() + h_n.sum(), inputs)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 
+import fused_rnn
+from tests import reference
+from tests.test_modules import LAYERS, assert_same, flat, make, state_of, total
 from tests.test_ops import CELLS, DTYPES, Arguments, assert_same_bits, check_forward_and_backward, draw, with_padding
+from tests.tolerances import TOLERANCES, relative_error
 
 
 def drawn(
@@ -145,3 +150,151 @@ def test_errors_of_the_operators_name_the_argument() -> None:
     ):
         with pytest.raises(RuntimeError, match=name):
             Arguments(**{**vars(good), name.split()[0]: bad}).call()
+
+
+# --- Through the layers ---
+
+STACKS: tuple[tuple[str, dict[str, Any]], ...] = (
+    *((name, {}) for name in LAYERS),
+    *((name, {"num_layers": 2, "bidirectional": True, "batch_first": True}) for name in LAYERS),
+    ("LSTM", {"num_layers": 2, "bidirectional": True, "proj_size": 3, "bias": False}),
+)
+LENGTHS = torch.tensor([3, 0, 6, 1])
+
+
+@pytest.mark.parametrize(("name", "options"), STACKS, ids=str)
+def test_a_stack_matches_the_oracle_with_all_gradients(name: str, options: dict[str, Any]) -> None:
+    layer = make(fused_rnn, name, 3, 5, dtype=torch.float64, **options)
+    rows = layer.num_layers * (2 if layer.bidirectional else 1)
+    x = with_padding(torch.randn(6, 4, 3, dtype=torch.float64), LENGTHS, math.nan)
+    resets = torch.rand(6, 4) < 0.3
+    h_0 = torch.randn(rows, 4, layer.proj_size or 5, dtype=torch.float64, requires_grad=True)
+    c_0 = torch.randn(rows, 4, 5, dtype=torch.float64, requires_grad=True)
+    hx = (h_0, c_0) if name == "LSTM" else h_0
+    inputs = [x.requires_grad_(), *flat(hx), *layer.parameters()]
+    given = (x.transpose(0, 1), resets.t()) if layer.batch_first else (x, resets)
+    options = {"return_cells": True} if name == "LSTM" else {}
+    output, state, *cells = layer(given[0], hx, lengths=LENGTHS, resets=given[1], **options)
+    actual = [output, *flat(state), *cells]
+    if layer.batch_first:
+        actual = [actual[0].transpose(0, 1), *actual[1:]]
+        actual[3:] = [each.transpose(0, 1) for each in actual[3:]]
+    clean = x.nan_to_num()
+    expected = reference.stack(
+        layer.cell, clean, dict(layer.named_parameters()), h_0, c_0 if name == "LSTM" else None, LENGTHS, resets
+    )
+    wanted = [each for each in expected if each is not None]
+    for one, other in zip(actual, wanted, strict=True):
+        assert relative_error(one, other) <= TOLERANCES[torch.float64].outputs
+    incoming = [torch.randn_like(each) for each in actual]
+    found = torch.autograd.grad(actual, inputs, incoming)
+    for one, other in zip(found, reference.gradients(wanted, inputs, incoming), strict=True):
+        assert relative_error(one, other) <= TOLERANCES[torch.float64].gradients
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_an_input_without_a_batch_takes_both(name: str) -> None:
+    layer = make(fused_rnn, name, 3, 5, bidirectional=True)
+    x, resets = torch.randn(6, 3), torch.rand(6) < 0.3
+    alone = layer(x, lengths=torch.tensor(4), resets=resets)
+    batch = layer(x.unsqueeze(1), lengths=torch.tensor([4]), resets=resets.unsqueeze(1))
+    assert_same(alone, [part.squeeze(1) for part in flat(batch)] if name != "LSTM" else
+                (batch[0].squeeze(1), tuple(part.squeeze(1) for part in batch[1])))  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_any_integers_will_do_for_lengths(name: str) -> None:
+    layer, x = make(fused_rnn, name, 3, 5), torch.randn(6, 4, 3)
+    expected = layer(x, lengths=LENGTHS)
+    for dtype in (torch.uint8, torch.int8, torch.int16, torch.int32):
+        assert_same(layer(x, lengths=LENGTHS.to(dtype)), expected)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_empty_sequences_and_batches_take_both(name: str) -> None:
+    layer = make(fused_rnn, name, 3, 5, bidirectional=True)
+    for time_steps, batch in ((0, 4), (6, 0), (0, 0)):
+        ends = {"lengths": torch.zeros(batch, dtype=torch.int64), "resets": torch.zeros(time_steps, batch).bool()}
+        output, state = layer(torch.zeros(time_steps, batch, 3, requires_grad=True), **ends)
+        assert output.shape == (time_steps, batch, 10)
+        assert all(part.shape == (2, batch, 5) for part in flat(state))
+        total([output, *flat(state)]).backward()
+
+
+@pytest.mark.parametrize("grad", [True, False], ids=["grad", "no_grad"])
+def test_cells_are_those_after_each_step_of_the_last_layer(grad: bool) -> None:
+    layer = fused_rnn.LSTM(3, 5, num_layers=2, bidirectional=True)
+    x = torch.randn(4, 2, 3)
+    with torch.set_grad_enabled(grad):
+        output, (_, c_n), cells = layer(x, return_cells=True)
+    assert cells.shape == (4, 2, 10)
+    assert cells.requires_grad == grad
+    assert torch.equal(cells[-1, :, :5], c_n[2])
+    assert torch.equal(cells[0, :, 5:], c_n[3])
+    assert torch.equal(output, layer(x)[0])
+    alone = layer(x[:, 0], return_cells=True)[2]
+    assert_same(alone, cells[:, 0])
+
+
+@pytest.mark.parametrize("name", ["GRU", "RNN"])
+def test_cells_of_a_layer_without_them_are_refused(name: str) -> None:
+    with pytest.raises(TypeError, match=f"{name}: return_cells needs a cell state"):
+        make(fused_rnn, name, 3, 5)(torch.zeros(4, 2, 3), return_cells=True)
+
+
+X = torch.zeros(6, 4, 3)
+BAD_CALLS: tuple[tuple[dict[str, Any], type[Exception], str], ...] = (
+    ({"lengths": [3, 0, 6, 1]}, TypeError, "lengths must be a Tensor of integers, got list"),
+    ({"lengths": LENGTHS.float()}, TypeError, "lengths must have an integer dtype, got torch.float32"),
+    ({"lengths": LENGTHS.bool()}, TypeError, "lengths must have an integer dtype, got torch.bool"),
+    ({"lengths": LENGTHS[:3]}, RuntimeError, r"lengths must have shape \(B\) = \[4\], got \[3\]$"),
+    ({"lengths": torch.ones(6).int()}, RuntimeError, r"got \[6\]. The batch.*did you mean batch_first=True"),
+    ({"lengths": LENGTHS + 1}, ValueError, "lengths must be from 0 to T = 6, got 7"),
+    ({"lengths": LENGTHS - 1}, ValueError, "lengths must be from 0 to T = 6, got -1"),
+    ({"resets": [True]}, TypeError, "resets must be a Tensor of bool, got list"),
+    ({"resets": torch.zeros(6, 4)}, TypeError, r"resets must have dtype torch.bool, got torch.float32"),
+    ({"resets": torch.zeros(6).bool()}, RuntimeError, r"resets must have shape \(T, B\) = \[6, 4\], got \[6\]$"),
+    ({"resets": torch.zeros(4, 6).bool()}, RuntimeError, r"got \[4, 6\]: time and batch are swapped"),
+    ({"resets": torch.zeros(6, 4, device="meta").bool()}, RuntimeError, "resets is on device meta but input is on cpu"),
+)
+
+
+@pytest.mark.parametrize(("given", "kind", "message"), BAD_CALLS, ids=[message for *_, message in BAD_CALLS])
+def test_errors_of_the_layers_name_the_argument(given: dict[str, Any], kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message):
+        fused_rnn.GRU(3, 5)(X, **given)
+
+
+def test_errors_of_other_layouts_name_their_shapes() -> None:
+    layer = fused_rnn.GRU(3, 5, batch_first=True)
+    with pytest.raises(RuntimeError, match=r"resets must have shape \(B, T\) = \[6, 4\], got \[4, 6\]: .*swapped"):
+        layer(X, resets=torch.zeros(4, 6).bool())
+    with pytest.raises(RuntimeError, match=r"lengths must have shape \(\) for an input without a batch, got \[4\]"):
+        layer(X[:, 0], lengths=LENGTHS)
+    with pytest.raises(RuntimeError, match=r"resets must have shape \(T\) = \[6\], got \[6, 1\]"):
+        layer(X[:, 0], resets=torch.zeros(6, 1).bool())
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's compiler does it
+@pytest.mark.parametrize("name", ["LSTM", "GRU"])
+def test_the_compiler_takes_both(name: str) -> None:
+    module = make(fused_rnn, name, 3, 5, num_layers=2, bidirectional=True)
+    compiled: Any = torch.compile(module, fullgraph=True, dynamic=True, backend="aot_eager")
+    for time_steps, batch in ((4, 2), (6, 3)):
+        x, hx = torch.randn(time_steps, batch, 3), state_of(name, 4, batch, 5)
+        ends = {"lengths": torch.randint(time_steps + 1, (batch,)), "resets": torch.rand(time_steps, batch) < 0.3}
+        actual, expected = compiled(x, hx, **ends), module(x, hx, **ends)
+        assert_same(actual, expected)
+        assert_same(
+            *(torch.autograd.grad(flat(each)[0].sum(), list(module.parameters())) for each in (actual, expected))
+        )
+
+
+def test_autocast_and_the_meta_device_take_both() -> None:
+    layer, x, resets = fused_rnn.LSTM(3, 5), torch.randn(6, 4, 3), torch.rand(6, 4) < 0.3
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = layer(x, lengths=LENGTHS, resets=resets)[0]
+    assert output.dtype == torch.bfloat16
+    total(output.float()).backward()
+    output = layer.to("meta")(x.to("meta"), lengths=LENGTHS, resets=resets.to("meta"))[0]
+    assert output.shape == (6, 4, 5)

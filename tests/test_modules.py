@@ -119,7 +119,8 @@ def test_cell_signatures_are_those_of_torch(name: str) -> None:
 @pytest.mark.parametrize("name", [*LAYERS, *CELLS])
 def test_forward_arguments_have_the_names_of_torch(name: str) -> None:
     ours, theirs = (inspect.signature(getattr(each, name).forward).parameters for each in (fused_rnn, torch.nn))
-    assert [(p.name, p.default) for p in ours.values()] == [(p.name, p.default) for p in theirs.values()]
+    positional = [(p.name, p.default) for p in ours.values() if p.kind is not p.KEYWORD_ONLY]
+    assert positional == [(p.name, p.default) for p in theirs.values()]
 
 
 BAD_CONSTRUCTIONS: tuple[tuple[tuple[Any, ...], dict[str, Any]], ...] = (
@@ -367,7 +368,7 @@ def test_a_state_of_the_wrong_kind_is_named(name: str) -> None:
             make(fused_rnn, name, 3, 5)(x, (single, None))
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", CELLS)
 def test_a_packed_sequence_is_refused_in_words(name: str) -> None:
     packed = pack_sequence([torch.zeros(3, 3), torch.zeros(2, 3)])
     with pytest.raises(NotImplementedError, match="PackedSequence"):
