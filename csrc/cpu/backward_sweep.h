@@ -9,7 +9,8 @@
 // one, with W_hr^T, what the cell's backward needs.
 //
 // Lengths and resets are questions about a row at its update, as in the forward sweep: a reset row hands nothing on to
-// the step before, and an inactive row hands on what it was handed, its gate gradients being zero.
+// the step before, and an inactive row hands on what it was handed, its gate gradients being zero. A tile of rows that
+// were handed no gate gradients leaves its product out.
 #pragma once
 
 #include <utility>
@@ -85,6 +86,7 @@ class BackwardSweep {
     return p_.projected;
   }
 
+  int64_t time_of(int64_t d, int64_t s) const { return d == 0 ? s : p_.time_steps - 1 - s; }
   static int64_t time_before(int64_t d, int64_t t) { return d == 0 ? t - 1 : t + 1; }
 
   RowStep row_step_at(int64_t t, int64_t row) const { return ragged_ ? row_step(v_, t, row) : RowStep::kPlain; }
@@ -154,11 +156,27 @@ class BackwardSweep {
             d_gates_[(s + 1) & 1] + d * p_.batch * gates_stride_, gates_stride_, last ? 0 : gates_stride_};
   }
 
+  // Whether that product is of use for a tile.
+  template <class TileOf>
+  bool recurrent_is_wanted(const TileOf& tile, int64_t d, int64_t s) const {
+    if (!ragged_ || s == p_.time_steps - 1) return true;
+    const int64_t after = time_of(d, s + 1);
+    return any_row(tile, [&](int64_t row) { return row_step(v_, after, row) == RowStep::kPlain; });
+  }
+
+  template <class TileOf>
+  bool is_active(const TileOf& tile, int64_t t) const {
+    return any_row(tile, [&](int64_t row) { return row_step_at(t, row) != RowStep::kInactive; });
+  }
+
   void step(const Share& share, int64_t d, int64_t s) const {
-    const int64_t t = d == 0 ? s : p_.time_steps - 1 - s;
+    const int64_t t = time_of(d, s);
     const Range output_blocks = share.blocks_of(output_blocks_);
     if (!projected()) {
-      const auto announce = [&](const auto& tile) { prefetch_update(tile, d, t); };
+      const auto announce = [&](const auto& tile) {
+        if (is_active(tile, t)) prefetch_update(tile, d, t);
+        return recurrent_is_wanted(tile, d, s);
+      };
       const auto special = [&](int64_t row) { return is_special(d, s, t, row); };
       for_each_tile<Units::kColumns>(recurrent(d, s), share.rows, output_blocks, announce, [&](const auto& tile) {
         for_each_vector<Units::kVectors>(tile, p_.hidden_size, special, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
@@ -172,23 +190,21 @@ class BackwardSweep {
   }
 
   void step_projected(const Share& share, int64_t d, int64_t s) const {
-    const int64_t t = d == 0 ? s : p_.time_steps - 1 - s;
+    const int64_t t = time_of(d, s);
     const Range output_blocks = share.blocks_of(output_blocks_);
     const auto special = [&](int64_t row) { return is_special(d, s, t, row); };
     Real* d_projected = d_projected_ + d * p_.batch * output_stride_;
-    for_each_tile<Units::kColumns>(
-        recurrent(d, s), share.rows, output_blocks, [](const auto&) {},
-        [&](const auto& tile) {
-          for_each_vector<Units::kVectors>(
-              tile, p_.output_size, special, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
-                auto d_h = output_gradient(tile, where, d, t), carry = decltype(d_h)(0);
-                if (where.kRows == 1 && row_step_at(t, where.row) == RowStep::kInactive) std::swap(d_h, carry);
-                store_padded(where, carry, carry_h_.row(d, 0), output_stride_);
-                store_padded(where, d_h, d_projected, output_stride_);
-                store_rows<T>(where, d_h,
-                              [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(v_.d_projected, t, row, d); });
-              });
-        });
+    const auto wanted = [&](const auto& tile) { return recurrent_is_wanted(tile, d, s); };
+    for_each_tile<Units::kColumns>(recurrent(d, s), share.rows, output_blocks, wanted, [&](const auto& tile) {
+      for_each_vector<Units::kVectors>(tile, p_.output_size, special, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
+        auto d_h = output_gradient(tile, where, d, t), carry = decltype(d_h)(0);
+        if (where.kRows == 1 && row_step_at(t, where.row) == RowStep::kInactive) std::swap(d_h, carry);
+        store_padded(where, carry, carry_h_.row(d, 0), output_stride_);
+        store_padded(where, d_h, d_projected, output_stride_);
+        store_rows<T>(where, d_h,
+                      [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(v_.d_projected, t, row, d); });
+      });
+    });
     share.wait();
     const Product<Real> projection{projection_ + d * hidden_blocks_ * projection_stride_,
                                    nullptr,
@@ -196,14 +212,17 @@ class BackwardSweep {
                                    d_projected,
                                    output_stride_,
                                    output_stride_};
-    const auto announce = [&](const auto& tile) { prefetch_update(tile, d, t); };
-    for_each_tile<Units::kColumns>(projection, share.rows, share.blocks_of(hidden_blocks_), announce,
-                                   [&](const auto& tile) {
-                                     for_each_vector<Units::kVectors>(
-                                         tile, p_.hidden_size, special, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
-                                           update(where, d, s, t, column_of(tile, where, where.vector));
-                                         });
-                                   });
+    const auto announce = [&](const auto& tile) {
+      const bool active = is_active(tile, t);
+      if (active) prefetch_update(tile, d, t);
+      return active;
+    };
+    const auto update_tile = [&](const auto& tile) {
+      for_each_vector<Units::kVectors>(tile, p_.hidden_size, special, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
+        update(where, d, s, t, column_of(tile, where, where.vector));
+      });
+    };
+    for_each_tile<Units::kColumns>(projection, share.rows, share.blocks_of(hidden_blocks_), announce, update_tile);
     share.wait();
   }
 
@@ -323,17 +342,14 @@ class BackwardSweep {
   }
 
   void finish(const Share& share, int64_t d) const {
-    const Range output_blocks = share.blocks_of(output_blocks_);
-    for_each_tile<Units::kColumns>(
-        recurrent(d, -1), share.rows, output_blocks, [](const auto&) {},
-        [&](const auto& tile) {
-          for_each_vector<Units::kVectors>(
-              tile, p_.output_size, kNoRow, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
-                const auto d_h =
-                    column_of(tile, where, where.vector) + load_padded(where, carry_h_.row(d, 0), output_stride_);
-                store_rows<T>(where, d_h, [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(v_.d_h_0, d, row); });
-              });
-        });
+    const auto wanted = [&](const auto& tile) { return recurrent_is_wanted(tile, d, -1); };
+    const auto store_tile = [&](const auto& tile) {
+      for_each_vector<Units::kVectors>(tile, p_.output_size, kNoRow, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
+        const auto d_h = column_of(tile, where, where.vector) + load_padded(where, carry_h_.row(d, 0), output_stride_);
+        store_rows<T>(where, d_h, [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(v_.d_h_0, d, row); });
+      });
+    };
+    for_each_tile<Units::kColumns>(recurrent(d, -1), share.rows, share.blocks_of(output_blocks_), wanted, store_tile);
     if (Cell::kStates == 2) store_state<T>(carry_c_, v_.d_c_0, p_.hidden_size, d, share.own_rows());
   }
 

@@ -7,7 +7,8 @@
 // With a projection the update writes the unprojected h into `hidden`, and a second product makes h_t from it.
 //
 // Lengths and resets are questions about a row at its update (row_step): a reset row takes the bias for its product and
-// zero for its state; an inactive row keeps its state, and its results are zero. The product knows of neither.
+// zero for its state; an inactive row keeps its state, and its results are zero. A tile of rows that all do without
+// their product leaves it out.
 #pragma once
 
 #include "cells/cell.h"
@@ -159,18 +160,19 @@ class ForwardSweep {
                                   output_stride_,
                                   from_zero ? 0 : p_.output_size};
     Real* hidden = projected() ? hidden_ + first_row * hidden_stride_ : nullptr;
+    const auto special = [&](int64_t row) { return row_step_at(t, row) != RowStep::kPlain; };
     const auto announce = [&](const auto& tile) {
+      if (ragged_ && !any_row(tile, [&](int64_t row) { return !special(row); })) return false;
       prefetch_tile<Units::kVectors>(tile, Cell::kGates, p_.hidden_size,
                                      [&](int64_t row) { return at<T>(v_.gates, t, row, d); });
+      return true;
     };
-    const auto special = [&](int64_t row) { return row_step_at(t, row) != RowStep::kPlain; };
-    for_each_tile<Units::kColumns>(recurrent, share.rows, share.blocks_of(unit_blocks_), announce,
-                                   [&](const auto& tile) {
-                                     for_each_vector<Units::kVectors>(
-                                         tile, p_.hidden_size, special, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
-                                           update(tile, where, d, t, h_previous, h_next, hidden);
-                                         });
-                                   });
+    const auto update_tile = [&](const auto& tile) {
+      for_each_vector<Units::kVectors>(tile, p_.hidden_size, special, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
+        update(tile, where, d, t, h_previous, h_next, hidden);
+      });
+    };
+    for_each_tile<Units::kColumns>(recurrent, share.rows, share.blocks_of(unit_blocks_), announce, update_tile);
     share.wait();
     if constexpr (!Cell::kReadsHidden) {
       if (projected()) project(share, d, t, hidden, h_previous, h_next);
@@ -187,21 +189,20 @@ class ForwardSweep {
                                    hidden,
                                    hidden_stride_,
                                    p_.hidden_size};
-    for_each_tile<Outputs::kColumns>(
-        projection, share.rows, share.blocks_of(output_blocks_), [](const auto&) {},
-        [&](const auto& tile) {
-          for_each_vector<Outputs::kVectors>(
-              tile, p_.output_size, inactive, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
-                auto h = round_to<T>(column_of(tile, where, where.vector)), next = h;
-                if (where.kRows == 1 && inactive(where.row)) {
-                  h = decltype(h)(0);
-                  next = load_padded(where, h_previous, output_stride_);
-                }
-                store_padded(where, next, h_next, output_stride_);
-                store_rows<T>(where, h,
-                              [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(v_.output, t, row, d); });
-              });
-        });
+    const auto wanted = [&](const auto& tile) { return any_row(tile, [&](int64_t row) { return !inactive(row); }); };
+    const auto update_tile = [&](const auto& tile) {
+      for_each_vector<Outputs::kVectors>(
+          tile, p_.output_size, inactive, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
+            auto h = round_to<T>(column_of(tile, where, where.vector)), next = h;
+            if (where.kRows == 1 && inactive(where.row)) {
+              h = decltype(h)(0);
+              next = load_padded(where, h_previous, output_stride_);
+            }
+            store_padded(where, next, h_next, output_stride_);
+            store_rows<T>(where, h, [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(v_.output, t, row, d); });
+          });
+    };
+    for_each_tile<Outputs::kColumns>(projection, share.rows, share.blocks_of(output_blocks_), wanted, update_tile);
     share.wait();
   }
 

@@ -131,7 +131,8 @@ struct Tile {
 
 // Computes the product for a rectangle of rows and blocks tile by tile, and hands each tile to `update`. Blocks are the
 // outer loop: a block's weights are read from far once, and its tiles of rows find them near. `announce` is called with
-// each tile before its product, which takes long enough to bring what the update will touch near.
+// each tile before its product, which takes long enough to bring what the update will touch near, and says whether the
+// product is of use; where it is not, the update finds the bias alone.
 template <int Columns, class Real, class Announce, class Update>
 FUSED_RNN_INLINE void for_each_tile(const Product<Real>& product, Range rows, Range blocks, const Announce& announce,
                                     const Update& update) {
@@ -149,13 +150,13 @@ FUSED_RNN_INLINE void for_each_tile(const Product<Real>& product, Range rows, Ra
     for (int64_t row = rows.begin; row < rows.end; row += most_rows) {
       const int row_count = static_cast<int>(rows.end - row < most_rows ? rows.end - row : most_rows);
       const Tile<Real, Columns> tile{values, row, block, row_count, block_count};
-      announce(tile);
+      const bool wanted = announce(tile);
       for (int s = 0; s < sums; ++s) {
         const Vec<Real> start =
             product.bias != nullptr ? Vec<Real>::load(product.bias + (block * Columns + s) * kLanes) : Vec<Real>(0);
         for (int r = 0; r < row_count; ++r) start.store(values + (r * sums + s) * kLanes);
       }
-      if (product.length > 0) {
+      if (wanted && product.length > 0) {
         Tiles::select(row_count, block_count)(product.weights + block * product.block_stride, product.block_stride,
                                               product.rows + row * product.row_stride, product.row_stride,
                                               product.length, values);

@@ -50,6 +50,15 @@ FUSED_RNN_INLINE void for_each_vector(const TileOf& tile, int64_t units, const A
   }
 }
 
+// Whether `holds(row)` for some row of the batch that is in a tile.
+template <class TileOf, class Holds>
+FUSED_RNN_INLINE bool any_row(const TileOf& tile, const Holds& holds) {
+  for (int r = 0; r < tile.rows; ++r) {
+    if (holds(tile.row + r)) return true;
+  }
+  return false;
+}
+
 // One column of a tile.
 template <class TileOf, int Rows, class Count>
 FUSED_RNN_INLINE auto column_of(const TileOf& tile, const TileVector<Rows, Count>& at, int column) {
