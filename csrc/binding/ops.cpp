@@ -86,11 +86,6 @@ void run_on_cpu(const Schedule<Views>& schedule, const Problem& problem, const V
   schedule.run(problem, views, plan, workspace.mutable_data_ptr());
 }
 
-void refuse_ragged_on_cuda(const OptionalTensor& lengths, const OptionalTensor& resets) {
-  if (lengths.has_value()) fail("lengths are not supported on CUDA yet: move the layer and its input to the CPU");
-  if (resets.has_value()) fail("resets are not supported on CUDA yet: move the layer and its input to the CPU");
-}
-
 using ForwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 ForwardResult forward(const std::string& cell, const Tensor& gates_given, const Tensor& w_hh,
@@ -133,7 +128,6 @@ ForwardResult forward(const std::string& cell, const Tensor& gates_given, const 
   if (gates.is_cpu()) {
     run_on_cpu(active_cpu_unit().forward, p, views, allocate);
   } else {
-    refuse_ragged_on_cuda(lengths, resets);
     run_on_cuda(p, views, allocate, w_hh, w_hr, allow_tf32);
   }
   return {output, h_n, c_n, cells, saved, hidden};
@@ -197,7 +191,6 @@ BackwardResult backward(const std::string& cell, const OptionalTensor& d_output_
   if (output.is_cpu()) {
     run_on_cpu(active_cpu_unit().backward, p, views, allocate);
   } else {
-    refuse_ragged_on_cuda(lengths, resets);
     run_on_cuda(p, views, allocate, w_hh, w_hr, allow_tf32);
   }
   return {d_gates, d_gates_h, d_h_0, d_c_0, d_projected};

@@ -8,6 +8,10 @@
 //   backward  d_from_h (G a unit)      W_hh^T d: 1 result   cell.backward, stores d_gates
 //
 // State is what a unit keeps for itself between steps, in the compute type: h and c, or their gradients.
+//
+// Rows end and start anew by predicates (row_step of core/views.h). What a step gives to the next one, state and
+// vector, is zero where the next step of the row in forward's order is a reset: forward clears after the step before,
+// backward after the reset itself.
 #pragma once
 
 #include "cells/cell.h"
@@ -17,14 +21,21 @@ namespace fused_rnn::cuda {
 
 // Where a step is in time.
 struct Moment {
-  int64_t time, time_before;  // of the step, and of the one that comes before it in the sequence's direction
-  bool is_first;              // nothing comes before
+  int64_t time, time_before, time_after;  // of the step, and of its neighbours in the order of the direction
+  bool is_first, is_last;                 // nothing comes before, after
 };
 
 // `position`: 0 is where the direction begins.
 FUSED_RNN_HD inline Moment moment_at(int64_t position, int direction, int64_t time_steps) {
   const int64_t time = direction == 0 ? position : time_steps - 1 - position;
-  return {time, direction == 0 ? time - 1 : time + 1, position == 0};
+  const int64_t ahead = direction == 0 ? 1 : -1;
+  return {time, time - ahead, time + ahead, position == 0, position == time_steps - 1};
+}
+
+// Whether the row's state before this step is zero whatever was before.
+template <class Views>
+FUSED_RNN_DEVICE bool starts_anew(const Views& views, int64_t time, int row) {
+  return has(views.resets) && row_step(views, time, row) == RowStep::kReset;
 }
 
 template <class T, int N>
@@ -56,12 +67,14 @@ struct ForwardPass {
     if (!has(views.b_hh)) return Real(0);
     return to_real(weight_at<T>(views.b_hh, direction, static_cast<int64_t>(gate) * size + unit, 0));
   }
-  FUSED_RNN_DEVICE static Real first_vector(const Views& views, const Element& e) {
-    return has(views.h_0) ? to_real(*element_at<T, Index>(views.h_0, e)) : Real(0);
+  FUSED_RNN_DEVICE static Real first_vector(const Views& views, const Element& e, int64_t time_steps) {
+    if (!has(views.h_0) || is_reset_at_once(views, e, time_steps)) return Real(0);
+    return to_real(*element_at<T, Index>(views.h_0, e));
   }
-  FUSED_RNN_DEVICE static Pack<Real, kStates> first_state(const Views& views, const Element& e) {
-    Pack<Real, kStates> state;
-    state[0] = first_vector(views, e);
+  FUSED_RNN_DEVICE static Pack<Real, kStates> first_state(const Views& views, const Element& e, int64_t time_steps) {
+    Pack<Real, kStates> state{};
+    if (is_reset_at_once(views, e, time_steps)) return state;
+    if (has(views.h_0)) state[0] = to_real(*element_at<T, Index>(views.h_0, e));
     if constexpr (kStates == 2) state[1] = has(views.c_0) ? to_real(*element_at<T, Index>(views.c_0, e)) : 0;
     return state;
   }
@@ -82,24 +95,32 @@ struct ForwardPass {
   FUSED_RNN_DEVICE static Pack<Real, kStates> update(const Views& views, const Element& e, const Moment& now, int size,
                                                      const Inputs& in, const Pack<Real, kResults>& from_h,
                                                      const Pack<Real, kStates>& state, Pack<Real, kVectors>& vector) {
-    Pack<Value, kResults> from_x;
-    for (int g = 0; g < kResults; ++g) from_x[g] = Value(to_real(in.gates[g]));
-    const auto next = Cell::forward(from_x, to_values<T>(from_h), to_values<T>(state));
-    // h goes on as it is stored.
-    const T h = from_real<T>(raw(next.state[0]));
-    *element_at<T, Index>(views.output, now.time, e) = h;
-    Pack<Real, kStates> after;
-    after[0] = vector[0] = to_real(h);
-    if constexpr (kStates == 2) {
-      after[1] = raw(next.state[1]);
-      if (has(views.cells)) {
-        *element_at<T, Index>(views.cells, now.time, e) = from_real<T>(after[1]);
+    Pack<Real, kStates> after = state;
+    Pack<T, Cell::kSaved> saved{};
+    T h{}, c{};
+    if (row_step(views, now.time, e.row) != RowStep::kInactive) {
+      Pack<Value, kResults> from_x;
+      for (int g = 0; g < kResults; ++g) from_x[g] = Value(to_real(in.gates[g]));
+      const auto next = Cell::forward(from_x, to_values<T>(from_h), to_values<T>(state));
+      // h goes on as it is stored.
+      h = from_real<T>(raw(next.state[0]));
+      after[0] = to_real(h);
+      if constexpr (kStates == 2) {
+        after[1] = raw(next.state[1]);
+        c = from_real<T>(after[1]);
       }
+      for (int k = 0; k < Cell::kSaved; ++k) saved[k] = from_real<T>(raw(next.saved[k]));
+    }
+    *element_at<T, Index>(views.output, now.time, e) = h;
+    if constexpr (kStates == 2) {
+      if (has(views.cells)) *element_at<T, Index>(views.cells, now.time, e) = c;
     }
     if (has(views.saved)) {
-      T* saved = element_at<T, Index>(views.saved, now.time, e);
-      for (int k = 0; k < Cell::kSaved; ++k) saved[static_cast<Index>(k) * size] = from_real<T>(raw(next.saved[k]));
+      T* to = element_at<T, Index>(views.saved, now.time, e);
+      for (int k = 0; k < Cell::kSaved; ++k) to[static_cast<Index>(k) * size] = saved[k];
     }
+    if (!now.is_last && starts_anew(views, now.time_after, e.row)) after = {};
+    vector[0] = after[0];
     return after;
   }
 
@@ -107,6 +128,11 @@ struct ForwardPass {
                                    const Pack<Real, kResults>& /*from_h*/) {
     if (has(views.h_n)) *element_at<T, Index>(views.h_n, e) = from_real<T>(state[0]);
     if constexpr (kStates == 2) *element_at<T, Index>(views.c_n, e) = from_real<T>(state[1]);
+  }
+
+ private:
+  FUSED_RNN_DEVICE static bool is_reset_at_once(const Views& views, const Element& e, int64_t time_steps) {
+    return time_steps > 0 && starts_anew(views, e.direction == 0 ? 0 : time_steps - 1, e.row);
   }
 };
 
@@ -128,8 +154,9 @@ struct BackwardPass {
     return weight_at<T>(views.w_hh, direction, static_cast<int64_t>(gate) * size + hidden, unit);
   }
   FUSED_RNN_DEVICE static Real bias(const Views&, int, int, int, int) { return Real(0); }
-  FUSED_RNN_DEVICE static Real first_vector(const Views&, const Element&) { return Real(0); }
-  FUSED_RNN_DEVICE static Pack<Real, kStates> first_state(const Views& views, const Element& e) {
+  FUSED_RNN_DEVICE static Real first_vector(const Views&, const Element&, int64_t) { return Real(0); }
+  FUSED_RNN_DEVICE static Pack<Real, kStates> first_state(const Views& views, const Element& e,
+                                                          int64_t /*time_steps*/) {
     Pack<Real, kStates> state;
     state[0] = given(views.d_h_n, e);
     if constexpr (kStates == 2) state[1] = given(views.d_c_n, e);
@@ -137,15 +164,17 @@ struct BackwardPass {
   }
   FUSED_RNN_HD static int position(int step, int time_steps) { return time_steps - 1 - step; }
 
-  FUSED_RNN_DEVICE static Inputs load(const Views& views, const Element& e, const Moment& now, int size) {
+  FUSED_RNN_DEVICE static Inputs load(const Views& views, const Element& e, const Moment& moment, int size) {
+    const Moment now = of_row(views, e, moment);
+    const bool anew = starts_anew(views, now.time, e.row);
     Inputs in{};
     if (has(views.d_output)) in.d_output = *element_at<T, Index>(views.d_output, now.time, e);
     if constexpr (Cell::kReadsHidden) {
-      in.before[0] = state_before(views.output, views.h_0, e, now);
+      if (!anew) in.before[0] = state_before(views.output, views.h_0, e, now);
       in.after[0] = *element_at<T, Index>(views.output, now.time, e);
     }
     if constexpr (kStates == 2) {
-      in.before[1] = state_before(views.cells, views.c_0, e, now);
+      if (!anew) in.before[1] = state_before(views.cells, views.c_0, e, now);
       in.after[1] = *element_at<T, Index>(views.cells, now.time, e);
     }
     if constexpr (Cell::kSaved > 0) {
@@ -167,32 +196,43 @@ struct BackwardPass {
   FUSED_RNN_DEVICE static Pack<Real, kStates> update(const Views& views, const Element& e, const Moment& now, int size,
                                                      const Inputs& in, const Pack<Real, kResults>& from_h,
                                                      const Pack<Real, kStates>& state, Pack<Real, kVectors>& vector) {
-    Pack<Value, Cell::kSaved> saved;
-    for (int k = 0; k < Cell::kSaved; ++k) saved[k] = Value(to_real(in.saved[k]));
-    Pack<Value, kStates> before, after, d_after;
-    for (int s = 0; s < kStates; ++s) {
-      before[s] = Value(to_real(in.before[s]));
-      after[s] = Value(to_real(in.after[s]));
+    const RowStep kind = row_step(views, now.time, e.row);
+    Pack<Real, kStates> d_before = state;
+    d_before[0] += from_h[0];
+    Pack<Real, Cell::kGates> d_from_x{}, d_from_h{};
+    if (kind != RowStep::kInactive) {
+      Pack<Value, Cell::kSaved> saved;
+      for (int k = 0; k < Cell::kSaved; ++k) saved[k] = Value(to_real(in.saved[k]));
+      Pack<Value, kStates> before, after, d_after;
+      for (int s = 0; s < kStates; ++s) {
+        before[s] = Value(to_real(in.before[s]));
+        after[s] = Value(to_real(in.after[s]));
+      }
+      d_after[0] = Value(to_real(in.d_output) + d_before[0]);
+      if constexpr (kStates == 2) {
+        Real d_c = state[1];
+        // Seldom given, so no register waits for it.
+        if (has(views.d_cells)) d_c += to_real(*element_at<T, Index>(views.d_cells, now.time, e));
+        d_after[1] = Value(d_c);
+      }
+      const auto gradient = Cell::backward(saved, before, after, d_after);
+      for (int g = 0; g < Cell::kGates; ++g) {
+        d_from_x[g] = raw(gradient.d_from_x[g]);
+        d_from_h[g] = raw(gradient.d_from_h[g]);
+      }
+      for (int s = 0; s < kStates; ++s) d_before[s] = raw(gradient.d_state[s]);
     }
-    d_after[0] = Value(to_real(in.d_output) + from_h[0] + state[0]);
-    if constexpr (kStates == 2) {
-      Real d_c = state[1];
-      // Seldom given, so no register waits for it.
-      if (has(views.d_cells)) d_c += to_real(*element_at<T, Index>(views.d_cells, now.time, e));
-      d_after[1] = Value(d_c);
-    }
-    const auto gradient = Cell::backward(saved, before, after, d_after);
     T* d_gates = element_at<T, Index>(views.d_gates, now.time, e);
-    for (int g = 0; g < Cell::kGates; ++g) {
-      d_gates[static_cast<Index>(g) * size] = from_real<T>(raw(gradient.d_from_x[g]));
-      vector[g] = raw(gradient.d_from_h[g]);
-    }
+    for (int g = 0; g < Cell::kGates; ++g) d_gates[static_cast<Index>(g) * size] = from_real<T>(d_from_x[g]);
     if constexpr (Cell::kSplit) {
       T* d_gates_h = element_at<T, Index>(views.d_gates_h, now.time, e);
-      for (int g = 0; g < Cell::kGates; ++g) d_gates_h[static_cast<Index>(g) * size] = from_real<T>(vector[g]);
+      for (int g = 0; g < Cell::kGates; ++g) d_gates_h[static_cast<Index>(g) * size] = from_real<T>(d_from_h[g]);
     }
-    Pack<Real, kStates> d_before;
-    for (int s = 0; s < kStates; ++s) d_before[s] = raw(gradient.d_state[s]);
+    if (kind == RowStep::kReset) {
+      vector = {};
+      return {};
+    }
+    vector = d_from_h;
     return d_before;
   }
 
@@ -210,6 +250,11 @@ struct BackwardPass {
                                          const Element& e, const Moment& now) {
     if (!now.is_first) return *element_at<T, Index>(states, now.time_before, e);
     return has(initial) ? *element_at<T, Index>(initial, e) : T{};
+  }
+  // A row that is read from its end begins there.
+  FUSED_RNN_DEVICE static Moment of_row(const Views& views, const Element& e, Moment now) {
+    if (e.direction == 1 && views.lengths != nullptr) now.is_first |= now.time + 1 >= views.lengths[e.row];
+    return now;
   }
 };
 

@@ -1,12 +1,11 @@
 // per_step: a matrix product of the caller's and one element-wise kernel for each step.
 //
 // Runs every problem on every architecture: any size, float64, projections. The fallback and the reference of the
-// persistent schedules, with the same update (pass.cuh). State stays in the compute type in the workspace.
+// persistent schedules, with the same update (pass.cuh). State stays in the compute type in the workspace, and so does
+// the vector that the next product takes, in the tensors' type.
 //
-//   forward    product = W_hh h[t-1]            update -> h[t]           (projected: -> hidden[t], h[t] = W_hr
-//   hidden[t]) backward   product = W_hh^T d_from_h[t+1]   update -> d_from_h[t]    (projected: d_projected[t] =
-//   d_output[t] +
-//                                                                         product, update of W_hr^T d_projected[t])
+//   forward    product = W_hh h          update -> h         (projected: -> hidden, then h = W_hr hidden)
+//   backward   product = W_hh^T d_from_h update -> d_from_h  (projected: first d_hidden = W_hr^T (d_output + product))
 #pragma once
 
 #include "cuda/launch.h"
@@ -27,6 +26,7 @@ struct StepKernel {
   int directions, hidden_size;
   const T* product;  // [D, B, results * H], or null for zero
   Real* states;      // [states, D, B, H]
+  T* vectors;        // [D, B, vectors * H], or null where a projection makes them
   bool first, last;  // first: states are still the initial ones; last: nothing but the end is left
 
   FUSED_RNN_DEVICE void operator()() const {
@@ -34,19 +34,19 @@ struct StepKernel {
     const int64_t index = static_cast<int64_t>(block_x()) * kThreads + thread_index();
     if (index >= count) return;
     const Element e{static_cast<int>(index / hidden_size), block_y(), static_cast<int>(index % hidden_size)};
-    Real* own = states + e.direction * count + index;
+    const int64_t row = e.direction * batch + e.row;
+    Real* own = states + row * hidden_size + e.unit;
     const int64_t apart = directions * count;
     Pack<Real, Pass::kStates> state;
     if (first) {
-      state = Pass::first_state(views, e);
+      state = Pass::first_state(views, e, time_steps);
     } else {
       for (int s = 0; s < Pass::kStates; ++s) state[s] = own[s * apart];
     }
     Pack<Real, Pass::kResults> results;
     for (int r = 0; r < Pass::kResults; ++r) {
-      const int64_t column = static_cast<int64_t>(r) * hidden_size + e.unit, width = Pass::kResults * hidden_size;
       results[r] = Pass::bias(views, e.direction, r, e.unit, hidden_size);
-      if (product != nullptr) results[r] += to_real(product[(e.direction * batch + e.row) * width + column]);
+      if (product != nullptr) results[r] += to_real(product[(row * Pass::kResults + r) * hidden_size + e.unit]);
     }
     if (last) {
       Pass::end(views, e, state, results);
@@ -56,26 +56,74 @@ struct StepKernel {
     Pack<Real, Pass::kVectors> vector;
     state = Pass::update(views, e, now, hidden_size, Pass::load(views, e, now, hidden_size), results, state, vector);
     for (int s = 0; s < Pass::kStates; ++s) own[s * apart] = state[s];
+    for (int v = 0; vectors != nullptr && v < Pass::kVectors; ++v) {
+      vectors[(row * Pass::kVectors + v) * hidden_size + e.unit] = from_real<T>(vector[v]);
+    }
   }
 };
 
-// to = a + b over [D, B, width]; either may be absent.
-template <class T>
-struct SumKernel {
+// One thread for each element of h of each row, where h is a projection: what the update does for h otherwise.
+template <class Pass>
+struct ProjectionKernel {
+  using T = typename Pass::T;
   static constexpr int kThreads = 256;
-  StateView<void> to;
-  StateView<const void> a, b;
-  int64_t batch;
+
+  typename Pass::Views views;
+  int64_t time_steps, position, batch;
   int width;
+  const T* product;  // [D, B, P]: forward: W_hr hidden; backward: W_hh^T d_from_h, or null for zero
+  T* carried;        // [D, B, P]: forward: h; backward: the gradient of h of rows that have ended
+  bool start, end;   // before the first step, after the last one
 
   FUSED_RNN_DEVICE void operator()() const {
     const int64_t index = static_cast<int64_t>(block_x()) * kThreads + thread_index();
     if (index >= batch * width) return;
     const Element e{static_cast<int>(index / width), block_y(), static_cast<int>(index % width)};
-    RealOf<T> sum(0);
-    if (has(a)) sum += to_real(*element_at<T, int64_t>(a, e));
-    if (has(b)) sum += to_real(*element_at<T, int64_t>(b, e));
-    *element_at<T, int64_t>(to, e) = from_real<T>(sum);
+    const int64_t own = (e.direction * batch + e.row) * width + e.unit;
+    const Moment now = moment_at(position, e.direction, time_steps);
+    const bool active = !start && !end && row_step(views, now.time, e.row) != RowStep::kInactive;
+    if constexpr (Pass::kBackward) {
+      const RealOf<T> from_h = product != nullptr ? to_real(product[own]) : 0;
+      if (start) {
+        carried[own] = has(views.d_h_n) ? *element_at<T, int64_t>(views.d_h_n, e) : T{};
+      } else if (end) {
+        *element_at<T, int64_t>(views.d_h_0, e) = from_real<T>(from_h + to_real(carried[own]));
+      } else {
+        const RealOf<T> d_h = from_h + to_real(carried[own]);
+        RealOf<T> d_output(0);
+        if (active && has(views.d_output)) d_output = to_real(*element_at<T, int64_t>(views.d_output, now.time, e));
+        *element_at<T, int64_t>(views.d_projected, now.time, e) = active ? from_real<T>(d_output + d_h) : T{};
+        carried[own] = active ? T{} : from_real<T>(d_h);
+      }
+    } else {
+      if (start) {
+        carried[own] = from_real<T>(Pass::first_vector(views, e, time_steps));
+      } else if (end) {
+        *element_at<T, int64_t>(views.h_n, e) = carried[own];
+      } else {
+        *element_at<T, int64_t>(views.output, now.time, e) = active ? product[own] : T{};
+        if (active) carried[own] = product[own];
+        if (!now.is_last && starts_anew(views, now.time_after, e.row)) carried[own] = T{};
+      }
+    }
+  }
+};
+
+// The vector of the first step, where there is no projection: h_0, or zero.
+template <class Pass>
+struct FirstVectorKernel {
+  using T = typename Pass::T;
+  static constexpr int kThreads = 256;
+  typename Pass::Views views;
+  int64_t time_steps, batch;
+  int hidden_size;
+  T* vectors;  // [D, B, H]
+
+  FUSED_RNN_DEVICE void operator()() const {
+    const int64_t index = static_cast<int64_t>(block_x()) * kThreads + thread_index();
+    if (index >= batch * hidden_size) return;
+    const Element e{static_cast<int>(index / hidden_size), block_y(), static_cast<int>(index % hidden_size)};
+    vectors[e.direction * batch * hidden_size + index] = from_real<T>(Pass::first_vector(views, e, time_steps));
   }
 };
 
@@ -91,12 +139,15 @@ class PerStep {
     auto* const bytes = static_cast<unsigned char*>(workspace);
     states_ = reinterpret_cast<Real*>(bytes);
     product_ = reinterpret_cast<T*>(bytes + state_bytes(problem));
-    second_ = product_ + product_size(problem);
+    vectors_ = product_ + rows(problem) * product_width(problem);
+    hidden_ = vectors_ + rows(problem) * vector_width(problem);
+    carried_ = hidden_ + rows(problem) * problem.hidden_size;
   }
 
   static size_t workspace_bytes(const Problem& problem) {
-    const int64_t hidden = problem.projected ? rows(problem) * problem.hidden_size : 0;
-    return state_bytes(problem) + static_cast<size_t>(product_size(problem) + hidden) * sizeof(T);
+    int64_t width = product_width(problem) + vector_width(problem);
+    if (problem.projected) width += problem.hidden_size + problem.output_size;
+    return state_bytes(problem) + static_cast<size_t>(rows(problem) * width) * sizeof(T);
   }
 
   void run() {
@@ -112,7 +163,9 @@ class PerStep {
   static int64_t product_width(const Problem& p) {
     return Pass::kBackward ? p.output_size : static_cast<int64_t>(p.cell.gates) * p.hidden_size;
   }
-  static int64_t product_size(const Problem& p) { return rows(p) * product_width(p); }
+  static int64_t vector_width(const Problem& p) {
+    return Pass::kBackward ? static_cast<int64_t>(p.cell.gates) * p.hidden_size : p.output_size;
+  }
   static size_t state_bytes(const Problem& p) {
     const size_t bytes = static_cast<size_t>(Pass::kStates * rows(p) * p.hidden_size) * sizeof(Real);
     return (bytes + 255) / 256 * 256;
@@ -145,13 +198,20 @@ class PerStep {
            stream_);
   }
   void launch_step(const Views& views, int64_t position, const T* product, bool first, bool last) {
+    T* const vectors = problem_.projected && !Pass::kBackward ? nullptr : vectors_;
     launch_rows(
         StepKernel<Pass>{views, problem_.time_steps, position, problem_.batch, static_cast<int>(problem_.directions),
-                         static_cast<int>(problem_.hidden_size), product, states_, first, last},
+                         static_cast<int>(problem_.hidden_size), product, states_, vectors, first, last},
         problem_.hidden_size);
   }
-  void launch_sum(const StateView<void>& to, const StateView<const void>& a, const StateView<const void>& b) {
-    launch_rows(SumKernel<T>{to, a, b, problem_.batch, static_cast<int>(problem_.output_size)}, problem_.output_size);
+  void launch_projection(int64_t position, const T* product, bool start, bool end) {
+    T* const carried = Pass::kBackward ? carried_ : vectors_;
+    launch_rows(ProjectionKernel<Pass>{views_, problem_.time_steps, position, problem_.batch,
+                                       static_cast<int>(problem_.output_size), product, carried, start, end},
+                problem_.output_size);
+  }
+  void multiply(Factor factor, const StateView<const void>& from, T* to, int64_t width) {
+    if (problem_.batch > 0) products_.multiply(factor, from, dense(to, width));
   }
 
   void forward() {
@@ -159,54 +219,52 @@ class PerStep {
     if (problem_.projected) {
       // The update makes what will be projected.
       const int64_t width = problem_.hidden_size;
-      views.output = has(views_.hidden) ? views_.hidden : SequenceView<void>{second_, 0, width, problem_.batch * width};
+      views.output = has(views_.hidden) ? views_.hidden : SequenceView<void>{hidden_, 0, width, problem_.batch * width};
       views.h_n = {};
       views.h_0 = {};
+      launch_projection(0, nullptr, true, false);
+    } else {
+      launch_rows(FirstVectorKernel<Pass>{views, problem_.time_steps, problem_.batch,
+                                          static_cast<int>(problem_.hidden_size), vectors_},
+                  problem_.hidden_size);
     }
-    const StateView<void> product = dense(product_, product_width(problem_));
     for (int64_t step = 0; step < problem_.time_steps; ++step) {
-      const StateView<const void> h = step == 0 ? views_.h_0 : at(reading(views_.output), step - 1);
-      if (has(h)) products_.multiply(Factor::kRecurrent, h, product);
-      launch_step(views, step, has(h) ? product_ : nullptr, step == 0, false);
+      multiply(Factor::kRecurrent, reading(dense(vectors_, problem_.output_size)), product_, product_width(problem_));
+      launch_step(views, step, product_, step == 0, false);
       if (problem_.projected) {
-        products_.multiply(Factor::kProjection, at(reading(views.output), step), at(views_.output, step));
+        multiply(Factor::kProjection, at(reading(views.output), step), product_, problem_.output_size);
+        launch_projection(step, product_, false, false);
       }
     }
     launch_step(views, 0, nullptr, problem_.time_steps == 0, true);
-    if (problem_.projected) {
-      const bool empty = problem_.time_steps == 0;
-      launch_sum(views_.h_n, empty ? views_.h_0 : at(reading(views_.output), problem_.time_steps - 1), {});
-    }
+    if (problem_.projected) launch_projection(0, nullptr, false, true);
   }
 
   void backward() {
     Views views = views_;
     if (problem_.projected) {
-      // Both are gradients of the projected h, to which launch_sum adds them.
+      // Both are gradients of the projected h.
       views.d_output = {};
       views.d_h_n = {};
       views.d_h_0 = {};
+      launch_projection(0, nullptr, true, false);
     }
-    const SequenceView<const void> d_from_h = reading(Pass::Cell::kSplit ? views_.d_gates_h : views_.d_gates);
-    const StateView<void> product = dense(product_, problem_.output_size);
-    const StateView<void> d_hidden = dense(second_, problem_.hidden_size);
+    const StateView<const void> vectors = reading(dense(vectors_, vector_width(problem_)));
     const int64_t last = problem_.time_steps - 1;
     for (int64_t position = last; position >= 0; --position) {
       const bool first = position == last;
-      if (!first) products_.multiply(Factor::kRecurrent, at(d_from_h, position + 1), product);
+      if (!first) multiply(Factor::kRecurrent, vectors, product_, problem_.output_size);
       const T* from_h = first ? nullptr : product_;
       if (problem_.projected) {
-        const StateView<void> d_projected = at(views_.d_projected, position);
-        const auto d_output = has(views_.d_output) ? at(views_.d_output, position) : StateView<const void>{};
-        launch_sum(d_projected, d_output, first ? views_.d_h_n : reading(product));
-        products_.multiply(Factor::kProjection, reading(d_projected), d_hidden);
-        from_h = second_;
+        launch_projection(position, from_h, false, false);
+        multiply(Factor::kProjection, at(reading(views_.d_projected), position), hidden_, problem_.hidden_size);
+        from_h = hidden_;
       }
       launch_step(views, position, from_h, first, false);
     }
     const bool empty = problem_.time_steps == 0;
-    if (!empty) products_.multiply(Factor::kRecurrent, at(d_from_h, 0), product);
-    if (problem_.projected) launch_sum(views_.d_h_0, empty ? views_.d_h_n : reading(product), {});
+    if (!empty) multiply(Factor::kRecurrent, vectors, product_, problem_.output_size);
+    if (problem_.projected) launch_projection(0, empty ? nullptr : product_, false, true);
     launch_step(views, 0, empty || problem_.projected ? nullptr : product_, empty, true);
   }
 
@@ -215,7 +273,7 @@ class PerStep {
   Products& products_;
   Stream stream_;
   Real* states_;
-  T *product_, *second_;
+  T *product_, *vectors_, *hidden_, *carried_;
 };
 
 }  // namespace fused_rnn::cuda

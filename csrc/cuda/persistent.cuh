@@ -87,7 +87,7 @@ struct PersistentKernel {
       const Element first = first_element(role, turn, halves_log2);
       for (int i = 0; i < at_once; ++i) {
         State state{};
-        if (exists(next_to(first, i))) state = Pass::first_state(views, next_to(first, i));
+        if (exists(next_to(first, i))) state = Pass::first_state(views, next_to(first, i), shape.time_steps);
         for (int s = 0; s < Pass::kStates; ++s) state_at(turn, i, s) = state[s];
       }
     }
@@ -278,7 +278,7 @@ struct PersistentKernel {
       const int column = i / width, index = i % width;
       const Element e{role.first_row + column, role.direction, index % layout.padded};
       float value = 0.0f;
-      if (e.row < shape.batch && e.unit < shape.hidden_size) value = Pass::first_vector(views, e);
+      if (e.row < shape.batch && e.unit < shape.hidden_size) value = Pass::first_vector(views, e, shape.time_steps);
       for (int b = 0; b < Exchange::kBuffers; ++b) {
         vectors[b * map.vector_elements + column * layout.stride + index] = to_factor<T>(b == 0 ? value : 0.0f);
       }

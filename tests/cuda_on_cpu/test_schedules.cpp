@@ -106,6 +106,18 @@ void optional_inputs_may_be_absent_and_weights_may_be_transposed() {
 }
 
 template <class T>
+void rows_end_and_start_anew_where_they_like() {
+  for (const auto& [lengths, resets] : {std::pair{true, false}, {false, true}, {true, true}}) {
+    const Shape s{5, 9, 2, 20, 20, lengths, true, false, lengths, resets};
+    for (const Schedule schedule : {Schedule::kOneBlock, Schedule::kCluster, Schedule::kGrid}) {
+      check_shapes<T>(s, schedule);
+    }
+    check_per_step<T>(s);
+    if constexpr (!Cell::kReadsHidden) check_per_step<T>({5, 9, 2, 20, 7, lengths, true, false, lengths, resets});
+  }
+}
+
+template <class T>
 void groups_that_do_not_fit_follow_in_another_launch() {
   check(check_shapes<T>({3, 20, 2, 40, 40}, Schedule::kGrid, kSmall) > 0, "some shape fits");
 }
@@ -155,6 +167,7 @@ void check_type() {
   weights_beyond_the_registers_come_from_shared_memory<T>();
   sequences_of_zero_and_one_step_pass_the_states_through<T>();
   optional_inputs_may_be_absent_and_weights_may_be_transposed<T>();
+  rows_end_and_start_anew_where_they_like<T>();
   groups_that_do_not_fit_follow_in_another_launch<T>();
   results_do_not_depend_on_the_order_of_the_threads<T>();
   if constexpr (!kIsTFloat32<T>) per_step_runs_every_size<T>();
