@@ -1,4 +1,4 @@
-"""Builds and runs the CUDA kernels in the emulator, where there is no GPU: every schedule, cell and type, sanitized."""
+"""Builds and runs the CUDA kernels in the emulator, where there is no GPU: every schedule, cell and type."""
 
 from __future__ import annotations
 
@@ -23,10 +23,18 @@ SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno
 PROGRAMS = {
     "emulator": ("test_emulator.cpp", []),
     "mutation": ("test_mutation.cpp", []),
-    "lstm": ("test_schedules.cpp", ["-DFUSED_RNN_TEST_CELL=LstmCell", *SANITIZERS]),
-    "gru": ("test_schedules.cpp", ["-DFUSED_RNN_TEST_CELL=GruCell", *SANITIZERS]),
-    "rnn_tanh": ("test_schedules.cpp", ["-DFUSED_RNN_TEST_CELL=ElmanCell<Tanh>", *SANITIZERS]),
-    "rnn_relu": ("test_schedules.cpp", ["-DFUSED_RNN_TEST_CELL=ElmanCell<Relu>", *SANITIZERS]),
+    "rnn_tanh": ("test_schedules.cpp", ["-DFUSED_RNN_TEST_CELL=ElmanCell<Tanh>"]),
+    "rnn_relu": ("test_schedules.cpp", ["-DFUSED_RNN_TEST_CELL=ElmanCell<Relu>"]),
+    "gru": ("test_schedules.cpp", ["-DFUSED_RNN_TEST_CELL=GruCell"]),
+    "lstm": ("test_schedules.cpp", ["-DFUSED_RNN_TEST_CELL=LstmCell"]),
+    "gru-edges-sanitized": (
+        "test_schedules.cpp",
+        ["-DFUSED_RNN_TEST_CELL=GruCell", "-DFUSED_RNN_TEST_EDGES", *SANITIZERS],
+    ),
+    "lstm-edges-sanitized": (
+        "test_schedules.cpp",
+        ["-DFUSED_RNN_TEST_CELL=LstmCell", "-DFUSED_RNN_TEST_EDGES", *SANITIZERS],
+    ),
 }
 
 
