@@ -103,17 +103,12 @@ class RecurrentLayer(torch.nn.RNNBase):
         self, x: Tensor | PackedSequence, hx: Any, lengths: Any = None, resets: Any = None
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Ragged]:
         """X as [T, B, I], h_0 as [L*D, B, P], c_0 as [L*D, B, H] and where rows end, from checked arguments."""
-        states = () if hx is None else self._states(hx)
         if isinstance(x, PackedSequence):
             check_packed(x, lengths, resets)
-            sequence, *ends = pad(x)
-            ragged = Ragged(ends[0], None, ends[1])
-            check_layer_state_dimensions(states, batched=True)
-            h_0, c_0 = self._checked(sequence, states, batch_first=None)
-            h_0, c_0 = (None if state is None else permuted(state, x.sorted_indices) for state in (h_0, c_0))
-            return sequence, h_0, c_0, ragged
+            return self._prepare_packed(x, hx)
         check_dimensions(type(self).__name__, x, (2, 3))
         batched = x.dim() == 3
+        states = () if hx is None else self._states(hx)
         check_layer_state_dimensions(states, batched=batched)
         if not batched:
             x = x.unsqueeze(1)
@@ -128,6 +123,15 @@ class RecurrentLayer(torch.nn.RNNBase):
         if resets is not None:
             resets = check_resets(resets, x, batched=batched, batch_first=self.batch_first)
         return x, h_0, c_0, Ragged(lengths, resets)
+
+    def _prepare_packed(self, packed: PackedSequence, hx: Any) -> tuple[Tensor, Tensor | None, Tensor | None, Ragged]:
+        """The same for a packed sequence, with its order of rows."""
+        x, lengths, places = pad(packed)
+        states = () if hx is None else self._states(hx)
+        check_layer_state_dimensions(states, batched=True)
+        h_0, c_0 = self._checked(x, states, batch_first=None)
+        h_0, c_0 = (None if state is None else permuted(state, packed.sorted_indices) for state in (h_0, c_0))
+        return x, h_0, c_0, Ragged(lengths, places=places)
 
     def _checked(
         self, x: Tensor, states: Sequence[Tensor], *, batch_first: bool | None
