@@ -3,20 +3,23 @@
 The forward operator keeps what the backward operator needs only when a gradient is wanted. The backward operator
 returns the gradients of the gate pre-activations; weight gradients are then single matrix products over all steps and
 rows, e.g. dW_hh = sum over t of d_gates_h[t]^T h[t - 1], where h[t - 1] is the output shifted by one step.
+
+First derivatives and vmap run the operators. Second ones and forward-mode differentiate the recurrence in plain torch.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 
-from fused_rnn import _ops
+from fused_rnn import _ops, _plain, _vmap
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 _HALF = (torch.bfloat16, torch.float16)
 
@@ -48,24 +51,43 @@ def recurrence(
     `lengths` [B] and `resets` [T, B] are those of `_ops.forward`. Nothing is saved without grad, except that
     `keep_cells` asks for the cells.
     """
-    if torch.is_grad_enabled() and (
-        gates.requires_grad
-        or w_hh.requires_grad
-        or (b_hh is not None and b_hh.requires_grad)
-        or (w_hr is not None and w_hr.requires_grad)
-        or (h_0 is not None and h_0.requires_grad)
-        or (c_0 is not None and c_0.requires_grad)
-    ):
-        result = Recurrence.apply(  # type: ignore[no-untyped-call]
-            cell, gates, w_hh, b_hh, w_hr, h_0, c_0, lengths, resets
-        )
-    else:
-        result = _ops.forward(cell, gates, w_hh, b_hh, w_hr, h_0, c_0, lengths, resets, keep_cells)
-    return RecurrenceResult._make(result[:4])
+    arguments = (gates, w_hh, b_hh, w_hr, h_0, c_0, lengths, resets)
+    function: type[Function] | None
+    if torch.compiler.is_compiling():
+        # What is exported is to be run, and shows the operator itself.
+        function = Recurrence if _wants_gradient(arguments) and not torch.compiler.is_exporting() else None
+    elif _forward_modes() < 2:
+        function = EagerRecurrence if _wants_gradient(arguments) or _hides_derivatives() else None
+    else:  # torch's tangents of tangents are zero through any Function (pytorch issue 197867)
+        absent = gates.new_empty(0)
+        return RecurrenceResult._make((*_plain.recurrence(cell, *arguments), absent, absent)[:4])
+    if function is None:
+        return RecurrenceResult._make(_ops.forward(cell, *arguments, keep_cells)[:4])
+    return RecurrenceResult._make(function.apply(cell, *arguments)[:4])  # type: ignore[no-untyped-call]
+
+
+def _wants_gradient(tensors: Sequence[Tensor | None]) -> bool:
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def _hides_derivatives() -> bool:
+    """Whether a tensor may have a tangent, or be mapped by vmap, which hides that it requires grad."""
+    return _forward_modes() > 0 or (torch.is_grad_enabled() and torch._C._are_functorch_transforms_active())
+
+
+def _forward_modes() -> int:
+    """How many tangents a tensor may have: torch.autograd.forward_ad opens a level, torch.func one inside another."""
+    if forward_ad._current_level < 0:
+        return 0
+    transforms = torch._C._functorch.get_interpreter_stack() or ()
+    return max(1, sum(transform.key() == torch._C._functorch.TransformType.Jvp for transform in transforms))
 
 
 class Recurrence(Function):
-    """The differentiable recurrence; returns all six tensors of the operator, the last two not differentiable."""
+    """The differentiable recurrence as a compiler takes it: without tangents and second derivatives.
+
+    It returns all six tensors of the operator, the last two not differentiable.
+    """
 
     @staticmethod
     def forward(
@@ -85,79 +107,155 @@ class Recurrence(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         """Save the tensors of the backward pass; the gate pre-activations are not among them."""
-        cell, _, w_hh, b_hh, w_hr, h_0, c_0, lengths, resets = inputs
-        sequence, _, c_n, cells, saved, hidden = output
+        cell, _, w_hh, _, w_hr, h_0, c_0, lengths, resets = inputs
+        sequence, _, _, cells, saved, hidden = output
         ctx.cell = cell
-        ctx.has_bias = b_hh is not None
         ctx.set_materialize_grads(False)
-        if _ops.CELLS[cell].states == 2:
-            ctx.mark_non_differentiable(saved, hidden)
-        else:
-            ctx.mark_non_differentiable(c_n, cells, saved, hidden)
+        ctx.mark_non_differentiable(*output[_differentiable(cell) :])
         ctx.save_for_backward(w_hh, w_hr, sequence, cells, saved, hidden, h_0, c_0, lengths, resets)
 
     @staticmethod
     def backward(ctx: Any, *d_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
         """Gradients of gates, w_hh, b_hh, w_hr, h_0 and c_0, each only where it is asked for."""
-        incoming = d_outputs[:4]
-        if _ops.CELLS[ctx.cell].states == 1:  # a compiler passes zeros of shape [0] for what is not differentiable
-            incoming = (*incoming[:2], None, None)
+        incoming = _incoming(ctx.cell, d_outputs)
         if all(d is None for d in incoming):
             return (None,) * 9
-        needed = ctx.needs_input_grad[1:7]
-        arguments = (ctx.cell, needed, *incoming, *ctx.saved_tensors)
-        # Grad is enabled here only under create_graph=True, and in a compiler's trace, which keeps no graph of it.
-        once = torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        compute = RecurrenceGradients.apply if once else _gradients
-        return (None, *compute(*arguments), None, None)
+        found = _gradients(ctx.cell, ctx.needs_input_grad[1:7], incoming, ctx.saved_tensors)
+        return (None, *found, None, None)
+
+
+class EagerRecurrence(Recurrence):
+    """The differentiable recurrence with all that torch offers: second derivatives, vmap and tangents.
+
+    One more result than the operator's six stands for the gates in the graph, `anchor`. It has their shape, but one
+    zero for storage (a tensor with a tangent must have all): the gates themselves are not kept, and this is where their
+    second derivatives arrive.
+    """
+
+    @staticmethod
+    def forward(cell: str, gates: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+        """Run the operator and make the anchor."""
+        anchor = torch.zeros_like(gates) if _forward_modes() else gates.new_zeros(()).expand(gates.shape)
+        return (*Recurrence.forward(cell, gates, *rest), anchor)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """Save the tensors of the backward pass, and for tangents, which come at once, all arguments."""
+        cell, _, *arguments = inputs
+        *results, anchor = output
+        sequence, _, _, cells, saved, hidden = results
+        ctx.cell = cell
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*results[_differentiable(cell) :])
+        ctx.save_for_backward(anchor, *arguments, sequence, cells, saved, hidden)
+        ctx.save_for_forward(*inputs[1:], *results[: _differentiable(cell)])
+
+    @staticmethod
+    def backward(ctx: Any, *d_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Gradients of gates, w_hh, b_hh, w_hr, h_0 and c_0, each only where it is asked for."""
+        incoming, d_anchor = _incoming(ctx.cell, d_outputs), d_outputs[6]
+        found: tuple[Tensor | None, ...] = (None,) * 6
+        if any(d is not None for d in incoming):
+            arguments = (ctx.cell, *ctx.needs_input_grad[1:7], *incoming, *ctx.saved_tensors)
+            again = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
+            found = (RecurrenceGradients.apply if again else RecurrenceGradients.forward)(*arguments)
+        d_gates, *others = found
+        if d_anchor is not None:
+            d_gates = d_anchor if d_gates is None else d_gates + d_anchor
+        return (None, d_gates, *others, None, None)
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Tangents of the results; None for those that are not differentiable."""
+        arguments, results = ctx.saved_tensors[:8], ctx.saved_tensors[8:]
+        found = _plain.push(partial(_plain.recurrence, ctx.cell), arguments, tangents, results)
+        anchor = torch.zeros_like(arguments[0]) if tangents[0] is None else tangents[0]
+        return (*found, *(None,) * (6 - len(found)), anchor)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[tuple[Tensor | None, ...], Any]:
+        """Run all members as one batch, whose weight gradients are then one product."""
+        return _vmap.batched(EagerRecurrence.apply, _vmap.RECURRENCE, info.batch_size, in_dims, arguments)
 
 
 class RecurrenceGradients(Function):
-    """The backward pass as a node of its own, where second derivatives will enter; today it refuses them."""
+    """The backward pass as a node of its own, which has derivatives again: those of the recurrence in plain torch.
+
+    Differentiable are what arrives (d_output, d_h_n, d_c_n, d_cells) and the arguments of the recurrence, with `anchor`
+    in the place of the gates. The results of the forward pass are not, since they depend on the arguments.
+    """
+
+    generate_vmap_rule = True  # weights may be the same for all members while their gradients are not
 
     @staticmethod
-    def forward(*arguments: Any) -> tuple[Tensor | None, ...]:
-        """The gradients."""
-        return _gradients(*arguments)
+    def forward(cell: str, *arguments: Any) -> tuple[Tensor | None, ...]:
+        """The gradients of gates, w_hh, b_hh, w_hr, h_0, c_0."""
+        needed, incoming, results = arguments[:6], arguments[6:10], arguments[18:]
+        _, w_hh, _, w_hr, *states = arguments[10:18]
+        return _gradients(cell, needed, incoming, (w_hh, w_hr, *results, *states))
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor | None, ...]) -> None:
-        """Nothing is kept."""
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor | None, ...]) -> None:  # noqa: ARG004
+        """Save everything."""
+        ctx.cell, ctx.needed, tensors = inputs[0], inputs[1:7], inputs[7:]
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
 
     @staticmethod
-    def backward(ctx: Any, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Refuse."""
-        raise NotImplementedError(
-            "fused_rnn has no second derivatives yet: use torch.nn's layer where you differentiate a gradient "
-            "(create_graph=True) through the recurrence"
-        )
+    def backward(ctx: Any, *d_gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Gradients of what arrived and of the arguments."""
+        function, variables = RecurrenceGradients._in_plain_torch(ctx)
+        found = _plain.pull(function, variables, ctx.needs_input_grad[7:17], d_gradients)
+        return (*(None,) * 7, *found, *(None,) * 6)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
+        """Tangents of the gradients."""
+        function, variables = RecurrenceGradients._in_plain_torch(ctx)
+        gradients = [t if need else None for t, need in zip(ctx.saved_tensors[4:10], ctx.needed, strict=True)]
+        return _plain.push(function, variables, tangents[7:17], gradients)
+
+    @staticmethod
+    def _in_plain_torch(ctx: Any) -> tuple[Callable[..., tuple[Tensor | None, ...]], tuple[Tensor | None, ...]]:
+        """The same gradients as a function of what arrives and the arguments, and those: gates in place of anchor."""
+        *incoming, anchor, w_hh, b_hh, w_hr, h_0, c_0, lengths, resets, output, _, saved, _ = ctx.saved_tensors
+        with torch.no_grad():
+            gates = _plain.gates_of(ctx.cell, output, saved, w_hh, b_hh, h_0, lengths, resets)
+        recurrence = partial(_plain.recurrence, ctx.cell, lengths=lengths, resets=resets)
+
+        def gradients(*variables: Tensor | None) -> tuple[Tensor | None, ...]:
+            return _plain.pull(recurrence, variables[4:], ctx.needed, variables[:4])
+
+        return gradients, (*incoming, gates.detach() + anchor, w_hh, b_hh, w_hr, h_0, c_0)
+
+
+def _differentiable(cell: str) -> int:
+    """How many of the operator's results are: output, h_n, and where there is a cell state c_n and cells."""
+    return 2 * _ops.CELLS[cell].states
+
+
+def _incoming(cell: str, d_outputs: Sequence[Tensor | None]) -> tuple[Any, ...]:
+    """What arrives at output, h_n, c_n and cells; a compiler passes zeros of shape [0] for what has no derivative."""
+    count = _differentiable(cell)
+    return (*d_outputs[:count], *(None,) * (4 - count))
 
 
 def _gradients(
-    cell: str,
-    needed: Sequence[bool],
-    d_output: Tensor | None,
-    d_h_n: Tensor | None,
-    d_c_n: Tensor | None,
-    d_cells: Tensor | None,
-    w_hh: Tensor,
-    w_hr: Tensor | None,
-    output: Tensor,
-    cells: Tensor,
-    saved: Tensor,
-    hidden: Tensor,
-    h_0: Tensor | None,
-    c_0: Tensor | None,
-    lengths: Tensor | None,
-    resets: Tensor | None,
+    cell: str, needed: Sequence[bool], incoming: Sequence[Any], kept: Sequence[Any]
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of gates, w_hh, b_hh, w_hr, h_0, c_0; None where `needed` (same order) is false."""
-    result = _ops.backward(
-        cell, d_output, d_h_n, d_c_n, d_cells, w_hh, w_hr, output, cells, saved, h_0, c_0, lengths, resets
-    )
+    """Gradients of gates, w_hh, b_hh, w_hr, h_0, c_0, None where `needed` (same order) is false.
+
+    Incoming are d_output, d_h_n, d_c_n, d_cells; kept are w_hh, w_hr, output, cells, saved, hidden, h_0, c_0,
+    lengths, resets.
+    """
+    d_output, d_h_n, d_c_n, d_cells = incoming
+    w_hh, w_hr, output, cells, saved, hidden, *states = kept
+    h_0, _, lengths, resets = states
+    result = _ops.backward(cell, d_output, d_h_n, d_c_n, d_cells, w_hh, w_hr, output, cells, saved, *states)
     need_gates, need_w_hh, need_b_hh, need_w_hr, need_h_0, need_c_0 = needed
     d_gates_h = result.d_gates_h if _ops.CELLS[cell].split else result.d_gates
-    d_gates_h = d_gates_h.flatten(3)  # [T, B, D, G*H]
+    d_gates_h = d_gates_h.reshape(*d_gates_h.shape[:3], w_hh.shape[1])  # [T, B, D, G*H]
     return (
         result.d_gates if need_gates else None,
         _w_hh_gradient(d_gates_h, output, h_0, lengths, resets) if need_w_hh else None,
@@ -217,12 +315,12 @@ def _w_hr_gradient(d_projected: Tensor, hidden: Tensor) -> Tensor:
 def _sum_of_outer_products(left: Tensor, right: Tensor, base: Tensor | None = None) -> Tensor:
     """base + sum over t and b of left[t, b]^T right[t, b]: [T, B, M] and [T, B, N] to [M, N] in one product.
 
-    The views keep the strides of the buffers, which the product takes as they are. On a CPU, half types are widened,
-    also in the result: where the processor lacks instructions for them, their products are slower and less exact
-    (torch 2.13 on AVX-512, [3200, 1024]^T [3200, 256]: float32 17 ms, bfloat16 68 ms, float16 758 ms).
+    The views keep the strides of the buffers, which the product takes as they are. Half types are widened, also in the
+    result: where the processor lacks instructions for them, their products on CPU are slower and less exact (torch 2.13
+    on AVX-512, [3200, 1024]^T [3200, 256]: float32 17 ms, bfloat16 68 ms, float16 758 ms).
     """
-    left, right = left.flatten(0, 1), right.flatten(0, 1)
-    if left.dtype in _HALF and left.device.type == "cpu":
+    left, right = left.reshape(-1, left.shape[2]), right.reshape(-1, right.shape[2])
+    if left.dtype in _HALF:
         left, right = left.float(), right.float()
     return left.t() @ right if base is None else torch.addmm(base, left.t(), right)
 

@@ -30,7 +30,9 @@ CSRC_RULES: dict[str, tuple[set[str], tuple[str, ...]]] = {
 # Module of fused_rnn: the modules of the package that it may import.
 PACKAGE_RULES: dict[str, set[str]] = {
     "_ops": set(),
-    "_autograd": {"_ops"},
+    "_plain": set(),
+    "_vmap": {"_ops"},
+    "_autograd": {"_ops", "_plain", "_vmap"},
     "_packed": set(),
     "_layers": {"_autograd", "_packed"},
     "_parameters": set(),

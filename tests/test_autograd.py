@@ -164,14 +164,6 @@ def test_results_without_a_derivative_do_not_want_one() -> None:
     assert not result.cells.requires_grad
 
 
-def test_second_derivatives_are_refused_in_words() -> None:
-    tensors = draw("gru")
-    output = recurrence("gru", **tensors).output
-    (gradient,) = torch.autograd.grad(output.sum(), tensors["gates"], create_graph=True)
-    with pytest.raises(NotImplementedError, match="no second derivatives"):
-        torch.autograd.grad(gradient.sum(), tensors["gates"])
-
-
 def test_changing_the_output_in_place_is_noticed() -> None:
     tensors = draw("gru")
     output = recurrence("gru", **tensors).output

@@ -532,16 +532,3 @@ def test_autocast_runs_the_layer_in_its_type(name: str) -> None:
             output = layer(given, state_of(name, 4, 2, 5))[0]
         assert output.dtype == torch.bfloat16
         total(output.float()).backward()
-
-
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's compiler does it
-@pytest.mark.parametrize("name", ["LSTM", "GRU", "GRUCell"])
-def test_the_compiler_takes_the_module_whole(name: str) -> None:
-    module = make(fused_rnn, name, 3, 5)
-    compiled: Any = torch.compile(module, fullgraph=True, dynamic=True, backend="aot_eager")
-    for time_steps, batch in ((4, 2), (6, 3)):
-        x = torch.randn(time_steps, batch, 3) if name in LAYERS else torch.randn(batch, 3)
-        actual, expected = compiled(x), module(x)
-        assert_same(actual, expected)
-        gradients = [torch.autograd.grad(flat(each)[0].sum(), list(module.parameters())) for each in (actual, expected)]
-        assert_same(*gradients)

@@ -1,0 +1,90 @@
+"""What torch.func.vmap does with the operators: the mapped dimension becomes part of the batch.
+
+That is one call for all members, as fast as a batch of that size. Where the weights are mapped too (an ensemble), the
+members run one after another, each with all threads.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fused_rnn import _ops
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    Results = tuple[Tensor | None, ...]
+
+# The batch dimension of each argument; None for weights and for what is not a tensor. In every result it is 1.
+RECURRENCE = (None, 1, None, None, None, 1, 1, 0, 1)  # cell, gates, w_hh, b_hh, w_hr, h_0, c_0, lengths, resets
+_FORWARD = (*RECURRENCE, None)  # ..., save
+# cell, d_output ... d_cells, w_hh, w_hr, output, cells, saved, h_0, c_0, lengths, resets
+_BACKWARD = (None, 1, 1, 1, 1, None, None, 1, 1, 1, 1, 1, 0, 1)
+
+
+def batched(
+    call: Callable[..., Sequence[Tensor]],
+    batch_dims: Sequence[int | None],
+    members: int,
+    in_dims: Sequence[int | None],
+    arguments: Sequence[Any],
+) -> tuple[Results, tuple[int | None, ...]]:
+    """The results of `call` for all members, and where their members are; argument by argument, `in_dims` says where.
+
+    A tensor of shape [0], which stands for one that a call does not have, has no members.
+    """
+    if any(here is not None and batch is None for here, batch in zip(in_dims, batch_dims, strict=True)):
+        return _one_after_another(call, members, in_dims, arguments)
+    folded = [
+        _fold(argument, batch, here, members) if isinstance(argument, Tensor) and batch is not None else argument
+        for argument, batch, here in zip(arguments, batch_dims, in_dims, strict=True)
+    ]
+    results = call(*folded)
+    dims = tuple(None if _absent(result) else 1 for result in results)
+    return tuple(result if _absent(result) else _unfold(result, members) for result in results), dims
+
+
+def _fold(tensor: Tensor, batch: int, here: int | None, members: int) -> Tensor:
+    """The members, at dimension `here` or all the same, as parts of the batch."""
+    if here is not None:
+        return tensor.movedim(here, batch).flatten(batch, batch + 1)
+    if _absent(tensor):
+        return tensor
+    shape = (*tensor.shape[:batch], members, *tensor.shape[batch:])
+    return tensor.unsqueeze(batch).expand(shape).flatten(batch, batch + 1)
+
+
+def _unfold(tensor: Tensor, members: int) -> Tensor:
+    return tensor.reshape(tensor.shape[0], members, tensor.shape[1] // members, *tensor.shape[2:])
+
+
+def _one_after_another(
+    call: Callable[..., Sequence[Tensor]], members: int, in_dims: Sequence[int | None], arguments: Sequence[Any]
+) -> tuple[Results, tuple[int | None, ...]]:
+    each = [
+        call(*(a if here is None else a.select(here, index) for a, here in zip(arguments, in_dims, strict=True)))
+        for index in range(members)
+    ]
+    gathered = tuple(zip(*each, strict=True))
+    dims = tuple(None if _absent(of_members[0]) else 0 for of_members in gathered)
+    return tuple(m[0] if _absent(m[0]) else torch.stack(m) for m in gathered), dims
+
+
+def _absent(tensor: Tensor) -> bool:
+    return tensor.shape == (0,)
+
+
+# The last argument of both operators, allow_tf32, is left out, since `_ops` finds it anew.
+
+
+@torch.library.register_vmap("fused_rnn::forward")  # type: ignore[untyped-decorator]
+def _forward(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Results, tuple[int | None, ...]]:
+    return batched(_ops.forward, _FORWARD, info.batch_size, in_dims[:-1], arguments[:-1])
+
+
+@torch.library.register_vmap("fused_rnn::backward")  # type: ignore[untyped-decorator]
+def _backward(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Results, tuple[int | None, ...]]:
+    return batched(_ops.backward, _BACKWARD, info.batch_size, in_dims[:-1], arguments[:-1])

@@ -1,0 +1,87 @@
+"""torch.compile and torch.export take layers and cells whole, for all lengths and batches at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+
+import fused_rnn
+
+pytestmark = [
+    # Torch's compiler makes instances of autograd.Function, and its code generator scripts functions of its own.
+    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:`torch.jit.script.*` is deprecated:DeprecationWarning"),
+]
+
+MODULES: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("LSTM", {"num_layers": 2, "bidirectional": True, "proj_size": 2}),
+    ("GRU", {"batch_first": True}),
+    ("RNN", {"bias": False}),
+    ("LSTMCell", {}),
+    ("GRUCell", {}),
+    ("RNNCell", {"nonlinearity": "relu"}),
+)
+SIZES = ((4, 2), (6, 3), (9, 5), (17, 4), (30, 7))  # T and B; torch makes its second compilation dynamic
+each_module = pytest.mark.parametrize(("name", "options"), MODULES, ids=str)
+
+
+def flat(result: Any) -> list[torch.Tensor]:
+    return [result] if isinstance(result, torch.Tensor) else [tensor for part in result for tensor in flat(part)]
+
+
+def input_of(name: str, time_steps: int, batch: int) -> torch.Tensor:
+    return torch.randn((batch, 3) if name.endswith("Cell") else (time_steps, batch, 3))
+
+
+def gradients(module: Any, x: torch.Tensor, wanted: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    return torch.autograd.grad(torch.stack([t.square().sum() for t in flat(module(x))]).sum(), wanted)
+
+
+def assert_compiles_once(name: str, options: dict[str, Any], backend: str) -> None:
+    """Results and gradients are those of eager mode, with one static and one dynamic compilation for all sizes."""
+    torch._dynamo.reset()
+    module = getattr(fused_rnn, name)(3, 5, **options)
+    counter = CompileCounterWithBackend(backend)
+    compiled: Any = torch.compile(module, fullgraph=True, backend=counter)
+    for time_steps, batch in SIZES:
+        x = input_of(name, time_steps, batch).requires_grad_()
+        wanted = [x, *module.parameters()]
+        for one, other in zip(flat(compiled(x)), flat(module(x)), strict=True):
+            torch.testing.assert_close(one, other)
+        for one, other in zip(gradients(compiled, x, wanted), gradients(module, x, wanted), strict=True):
+            torch.testing.assert_close(one, other)
+    assert counter.frame_count == 2
+    with torch.no_grad():
+        for time_steps, batch in SIZES:
+            x = input_of(name, time_steps, batch)
+            for one, other in zip(flat(compiled(x)), flat(module(x)), strict=True):
+                torch.testing.assert_close(one, other)
+    assert counter.frame_count <= 4
+
+
+@each_module
+def test_one_compilation_serves_all_sizes(name: str, options: dict[str, Any]) -> None:
+    assert_compiles_once(name, options, "aot_eager")
+
+
+@pytest.mark.parametrize(("name", "options"), MODULES[:2], ids=str)
+def test_the_default_backend_generates_code_around_the_operator(name: str, options: dict[str, Any]) -> None:
+    assert_compiles_once(name, options, "inductor")
+
+
+@pytest.mark.parametrize("strict", [True, False], ids=["strict", "non_strict"])
+@each_module
+def test_an_export_shows_the_operator_and_takes_all_sizes(name: str, options: dict[str, Any], strict: bool) -> None:
+    module = getattr(fused_rnn, name)(3, 5, **options)
+    time, batch = torch.export.Dim("time"), torch.export.Dim("batch")
+    dimensions = {0: batch} if name.endswith("Cell") else {0: time, 1: batch}
+    exported = torch.export.export(module, (input_of(name, 4, 2),), dynamic_shapes=(dimensions,), strict=strict)
+    targets = [str(node.target) for node in exported.graph.nodes if "fused_rnn" in str(node.target)]
+    assert targets == ["fused_rnn.forward.default"] * options.get("num_layers", 1)
+    for sizes in SIZES:
+        x = input_of(name, *sizes)
+        for one, other in zip(flat(exported.module()(x)), flat(module(x)), strict=True):
+            torch.testing.assert_close(one, other)
