@@ -120,7 +120,9 @@ def check_lengths(lengths: Any, x: Tensor, *, batched: bool, batch_first: bool) 
         swapped = batched and lengths.shape == (time_steps,)
         hint = _batch_hint("lengths", x, batch_first) if swapped else ""
         raise RuntimeError(f"lengths must have shape {wanted}, got {list(lengths.shape)}{hint}")
-    if lengths.is_cpu and lengths.numel() > 0 and not torch.compiler.is_compiling():  # on a device this would wait
+    # Values on a device would have to be waited for; those that a compiler or torch.func passes have none to look at.
+    symbolic = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    if lengths.is_cpu and lengths.numel() > 0 and not symbolic:
         smallest, largest = (int(each) for each in lengths.long().aminmax())
         if smallest < 0 or largest > time_steps:
             worst = smallest if smallest < 0 else largest

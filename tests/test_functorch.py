@@ -134,6 +134,20 @@ def test_lengths_and_resets_may_be_mapped() -> None:
             torch.testing.assert_close(found[index], grad(loss)(w_hh, *one))
 
 
+def test_a_module_may_have_mapped_lengths_and_resets() -> None:
+    module = make("LSTM", bidirectional=True)
+    x, lengths, resets = inputs("LSTM", 2), torch.tensor([[3, 1], [0, 2]]), torch.rand(2, 4, 2) < 0.3
+    parameters = parameters_of(module)
+
+    def loss(parameters: Parameters, x: Tensor, lengths: Tensor, resets: Tensor) -> Tensor:
+        return total(functional_call(module, parameters, (x,), {"lengths": lengths, "resets": resets}))
+
+    found = vmap(grad(loss), (None, 0, 0, 0))(parameters, x, lengths, resets)
+    each = [grad(loss)(parameters, *one) for one in zip(x, lengths, resets, strict=True)]
+    for key in parameters:
+        torch.testing.assert_close(found[key], torch.stack([one[key] for one in each]))
+
+
 def test_mapped_inputs_are_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
     batches = []
     forward = _ops.forward
