@@ -149,7 +149,9 @@ void results_do_not_depend_on_the_order_of_the_threads() {
 }
 
 // Two blocks whose warps meet nowhere but in the exchange, so that one may fall far behind.
-void a_slow_warp_changes_nothing() { check_order<BFloat16>({3, 3, 1, 136, 136}, Schedule::kCluster, 1, 16); }
+[[maybe_unused]] void a_slow_warp_changes_nothing() {
+  check_order<BFloat16>({3, 3, 1, 136, 136}, Schedule::kCluster, 1, 16);
+}
 
 template <class T>
 void per_step_runs_every_size() {
