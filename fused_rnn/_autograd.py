@@ -54,8 +54,10 @@ def recurrence(
     arguments = (gates, w_hh, b_hh, w_hr, h_0, c_0, lengths, resets)
     function: type[Function] | None
     if torch.compiler.is_compiling():
-        # What is exported is to be run, and shows the operator itself.
-        function = Recurrence if _wants_gradient(arguments) and not torch.compiler.is_exporting() else None
+        # What is exported is to be run, and shows the operator itself. In torch 2.11 the compiler takes is_exporting()
+        # for true, and gradients would be lost without a word; the flag behind it is right everywhere.
+        exporting = torch.compiler._is_exporting_flag
+        function = Recurrence if _wants_gradient(arguments) and not exporting else None
     elif _forward_modes() < 2:
         function = EagerRecurrence if _wants_gradient(arguments) or _hides_derivatives() else None
     else:  # torch's tangents of tangents are zero through any Function (pytorch issue 197867)
