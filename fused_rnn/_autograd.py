@@ -283,10 +283,10 @@ def _w_hh_gradient(
             after, before = before, after
         d_steps = d_gates_h[:, :, direction]
         zeroed = None if resets is None else resets[after]
-        part = _sum_of_outer_products(d_steps[after], _zero_where(zeroed, output[before, :, direction]))
+        part = _sum_of_outer_products(d_steps[after], _plain.zero_where(zeroed, output[before, :, direction]))
         if h_0 is not None and output.shape[0] > 0:  # no step, no first step
             zeroed = None if resets is None else _first_steps(resets, direction, lengths)
-            first = _zero_where(zeroed, h_0[direction])
+            first = _plain.zero_where(zeroed, h_0[direction])
             d_first = _first_steps(d_steps, direction, lengths)
             part = _sum_of_outer_products(d_first.unsqueeze(0), first.unsqueeze(0), part)
         parts.append(part)
@@ -301,11 +301,6 @@ def _first_steps(steps: Tensor, direction: int, lengths: Tensor | None) -> Tenso
         return steps[-1]
     last = (lengths - 1).clamp(0, steps.shape[0] - 1)
     return steps[last, torch.arange(steps.shape[1], device=steps.device)]
-
-
-def _zero_where(mask: Tensor | None, values: Tensor) -> Tensor:
-    """The values [..., N], zero in the rows where a mask [...] is set."""
-    return values if mask is None else values.masked_fill(mask.unsqueeze(-1), 0.0)
 
 
 def _w_hr_gradient(d_projected: Tensor, hidden: Tensor) -> Tensor:

@@ -63,14 +63,14 @@ def recurrence(
         h, c = h_0[d], c_0[d]
         steps = []
         for t in range(time_steps) if d == 0 else reversed(range(time_steps)):
-            h_before, c_before = (_zero_where(None if resets is None else resets[t], state) for state in (h, c))
+            h_before, c_before = (zero_where(None if resets is None else resets[t], state) for state in (h, c))
             from_h = F.linear(h_before, w_hh[d], None if b_hh is None else b_hh[d])
             from_h = from_h.reshape(batch, gate_count, hidden_size)
             h_after, c_after = step(cell, gates[t, :, d], from_h, h_before, c_before)
             if w_hr is not None:
                 h_after = F.linear(h_after, w_hr[d])
             inactive = None if lengths is None else t >= lengths
-            steps.append((_zero_where(inactive, h_after), _zero_where(inactive, c_after)))
+            steps.append((zero_where(inactive, h_after), zero_where(inactive, c_after)))
             if inactive is not None:  # the state passes through
                 h_after, c_after = (torch.where(inactive.unsqueeze(1), *pair) for pair in ((h, h_after), (c, c_after)))
             h, c = h_after, c_after
@@ -134,10 +134,10 @@ def _states_before(
     if backwards and lengths is not None:
         starts = torch.arange(len(output), device=output.device).unsqueeze(1) == lengths - 1
         before = torch.where(starts.unsqueeze(2), first, before)
-    return _zero_where(resets, before)
+    return zero_where(resets, before)
 
 
-def _zero_where(mask: Tensor | None, values: Tensor) -> Tensor:
+def zero_where(mask: Tensor | None, values: Tensor) -> Tensor:
     """The values [..., N], zero in the rows where a mask [...] is set."""
     return values if mask is None else values.masked_fill(mask.unsqueeze(-1), 0.0)
 

@@ -62,7 +62,8 @@ struct StepKernel {
   }
 };
 
-// One thread for each element of h of each row, where h is a projection: what the update does for h otherwise.
+// One thread for each element of h of each row: h before the first step, and where h is a projection also what the
+// update does for h otherwise.
 template <class Pass>
 struct ProjectionKernel {
   using T = typename Pass::T;
@@ -106,24 +107,6 @@ struct ProjectionKernel {
         if (!now.is_last && starts_anew(views, now.time_after, e.row)) carried[own] = T{};
       }
     }
-  }
-};
-
-// The vector of the first step, where there is no projection: h_0, or zero.
-template <class Pass>
-struct FirstVectorKernel {
-  using T = typename Pass::T;
-  static constexpr int kThreads = 256;
-  typename Pass::Views views;
-  int64_t time_steps, batch;
-  int hidden_size;
-  T* vectors;  // [D, B, H]
-
-  FUSED_RNN_DEVICE void operator()() const {
-    const int64_t index = static_cast<int64_t>(block_x()) * kThreads + thread_index();
-    if (index >= batch * hidden_size) return;
-    const Element e{static_cast<int>(index / hidden_size), block_y(), static_cast<int>(index % hidden_size)};
-    vectors[e.direction * batch * hidden_size + index] = from_real<T>(Pass::first_vector(views, e, time_steps));
   }
 };
 
@@ -222,12 +205,8 @@ class PerStep {
       views.output = has(views_.hidden) ? views_.hidden : SequenceView<void>{hidden_, 0, width, problem_.batch * width};
       views.h_n = {};
       views.h_0 = {};
-      launch_projection(0, nullptr, true, false);
-    } else {
-      launch_rows(FirstVectorKernel<Pass>{views, problem_.time_steps, problem_.batch,
-                                          static_cast<int>(problem_.hidden_size), vectors_},
-                  problem_.hidden_size);
     }
+    launch_projection(0, nullptr, true, false);  // h_0, or zero
     for (int64_t step = 0; step < problem_.time_steps; ++step) {
       multiply(Factor::kRecurrent, reading(dense(vectors_, problem_.output_size)), product_, product_width(problem_));
       launch_step(views, step, product_, step == 0, false);

@@ -50,7 +50,6 @@ bool offsets_fit(const Problem& problem, const BackwardViews& views);
 // Below: only where CUDA is built (runtime.cu); errors of the runtime are std::runtime_error.
 
 Device current_device();
-int device_count();
 // options() on the current device, which knows what it can hold at once.
 std::vector<Option> options_here(const Problem& problem, bool tfloat32);
 // The first of the options that the current device can run, as far as it can tell before the launch. `forced`: the
