@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 _HALF = (torch.bfloat16, torch.float16)
+_NUMBERS, _ARGUMENTS = _ops.DIFFERENTIABLE, len(_ops.Arguments._fields)
+_NO_GRADIENT = (None,) * (_ARGUMENTS - _NUMBERS)  # of lengths and masks
 
 
 class RecurrenceResult(NamedTuple):
@@ -41,17 +43,22 @@ def recurrence(
     w_hr: Tensor | None = None,
     h_0: Tensor | None = None,
     c_0: Tensor | None = None,
+    *,
+    unit_weights: Tensor | None = None,
+    norm: Tensor | None = None,
     lengths: Tensor | None = None,
     resets: Tensor | None = None,
-    *,
+    zoneout: Tensor | None = None,
+    recurrent_mask: Tensor | None = None,
     keep_cells: bool = False,
 ) -> RecurrenceResult:
-    """The recurrence over gates [T, B, D, G, H], differentiable in every tensor of numbers.
+    """The recurrence of `_ops.Arguments`, differentiable in every tensor of numbers but the masks.
 
-    `lengths` [B] and `resets` [T, B] are those of `_ops.forward`. Nothing is saved without grad, except that
-    `keep_cells` asks for the cells.
+    Nothing is saved without grad, except that `keep_cells` asks for the cells.
     """
-    arguments = (gates, w_hh, b_hh, w_hr, h_0, c_0, lengths, resets)
+    arguments = _ops.Arguments(
+        gates, w_hh, b_hh, w_hr, h_0, c_0, unit_weights, norm, lengths, resets, zoneout, recurrent_mask
+    )
     function: type[Function] | None
     if torch.compiler.is_compiling():
         # What is exported is to be run, and shows the operator itself. In torch 2.11 the compiler takes is_exporting()
@@ -64,7 +71,7 @@ def recurrence(
         absent = gates.new_empty(0)
         return RecurrenceResult._make((*_plain.recurrence(cell, *arguments), absent, absent)[:4])
     if function is None:
-        return RecurrenceResult._make(_ops.forward(cell, *arguments, keep_cells)[:4])
+        return RecurrenceResult._make(_ops.forward(cell, arguments, keep_cells)[:4])
     return RecurrenceResult._make(function.apply(cell, *arguments)[:4])  # type: ignore[no-untyped-call]
 
 
@@ -92,38 +99,28 @@ class Recurrence(Function):
     """
 
     @staticmethod
-    def forward(
-        cell: str,
-        gates: Tensor,
-        w_hh: Tensor,
-        b_hh: Tensor | None,
-        w_hr: Tensor | None,
-        h_0: Tensor | None,
-        c_0: Tensor | None,
-        lengths: Tensor | None,
-        resets: Tensor | None,
-    ) -> tuple[Tensor, ...]:
+    def forward(cell: str, *arguments: Any) -> tuple[Tensor, ...]:
         """Run the operator and keep what backward needs."""
-        return tuple(_ops.forward(cell, gates, w_hh, b_hh, w_hr, h_0, c_0, lengths, resets, True))
+        return tuple(_ops.forward(cell, _ops.Arguments._make(arguments), True))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         """Save the tensors of the backward pass; the gate pre-activations are not among them."""
-        cell, _, w_hh, _, w_hr, h_0, c_0, lengths, resets = inputs
+        cell, _, *arguments = inputs
         sequence, _, _, cells, saved, hidden = output
         ctx.cell = cell
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*output[_differentiable(cell) :])
-        ctx.save_for_backward(w_hh, w_hr, sequence, cells, saved, hidden, h_0, c_0, lengths, resets)
+        ctx.save_for_backward(None, *arguments, sequence, cells, saved, hidden)
 
     @staticmethod
     def backward(ctx: Any, *d_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Gradients of gates, w_hh, b_hh, w_hr, h_0 and c_0, each only where it is asked for."""
+        """Gradients of the numbers among the arguments, each only where it is asked for."""
         incoming = _incoming(ctx.cell, d_outputs)
         if all(d is None for d in incoming):
-            return (None,) * 9
-        found = _gradients(ctx.cell, ctx.needs_input_grad[1:7], incoming, ctx.saved_tensors)
-        return (None, *found, None, None)
+            return (None,) * (1 + _ARGUMENTS)
+        found = _gradients(ctx.cell, ctx.needs_input_grad[1 : 1 + _NUMBERS], incoming, ctx.saved_tensors)
+        return (None, *found, *_NO_GRADIENT)
 
 
 class EagerRecurrence(Recurrence):
@@ -154,22 +151,22 @@ class EagerRecurrence(Recurrence):
 
     @staticmethod
     def backward(ctx: Any, *d_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Gradients of gates, w_hh, b_hh, w_hr, h_0 and c_0, each only where it is asked for."""
+        """Gradients of the numbers among the arguments, each only where it is asked for."""
         incoming, d_anchor = _incoming(ctx.cell, d_outputs), d_outputs[6]
-        found: tuple[Tensor | None, ...] = (None,) * 6
+        found: tuple[Tensor | None, ...] = (None,) * _NUMBERS
         if any(d is not None for d in incoming):
-            arguments = (ctx.cell, *ctx.needs_input_grad[1:7], *incoming, *ctx.saved_tensors)
+            arguments = (ctx.cell, *ctx.needs_input_grad[1 : 1 + _NUMBERS], *incoming, *ctx.saved_tensors)
             again = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
             found = (RecurrenceGradients.apply if again else RecurrenceGradients.forward)(*arguments)
         d_gates, *others = found
         if d_anchor is not None:
             d_gates = d_anchor if d_gates is None else d_gates + d_anchor
-        return (None, d_gates, *others, None, None)
+        return (None, d_gates, *others, *_NO_GRADIENT)
 
     @staticmethod
     def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
         """Tangents of the results; None for those that are not differentiable."""
-        arguments, results = ctx.saved_tensors[:8], ctx.saved_tensors[8:]
+        arguments, results = ctx.saved_tensors[:_ARGUMENTS], ctx.saved_tensors[_ARGUMENTS:]
         found = _plain.push(partial(_plain.recurrence, ctx.cell), arguments, tangents, results)
         anchor = torch.zeros_like(arguments[0]) if tangents[0] is None else tangents[0]
         return (*found, *(None,) * (6 - len(found)), anchor)
@@ -191,15 +188,14 @@ class RecurrenceGradients(Function):
 
     @staticmethod
     def forward(cell: str, *arguments: Any) -> tuple[Tensor | None, ...]:
-        """The gradients of gates, w_hh, b_hh, w_hr, h_0, c_0."""
-        needed, incoming, results = arguments[:6], arguments[6:10], arguments[18:]
-        _, w_hh, _, w_hr, *states = arguments[10:18]
-        return _gradients(cell, needed, incoming, (w_hh, w_hr, *results, *states))
+        """The gradients of the numbers; what arrives at the results comes before the saved tensors."""
+        needed, incoming, kept = arguments[:_NUMBERS], arguments[_NUMBERS:][:4], arguments[_NUMBERS:][4:]
+        return _gradients(cell, needed, incoming, kept)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor | None, ...]) -> None:  # noqa: ARG004
         """Save everything."""
-        ctx.cell, ctx.needed, tensors = inputs[0], inputs[1:7], inputs[7:]
+        ctx.cell, ctx.needed, tensors = inputs[0], inputs[1 : 1 + _NUMBERS], inputs[1 + _NUMBERS :]
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
         ctx.save_for_forward(*tensors)
@@ -208,28 +204,36 @@ class RecurrenceGradients(Function):
     def backward(ctx: Any, *d_gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         """Gradients of what arrived and of the arguments."""
         function, variables = RecurrenceGradients._in_plain_torch(ctx)
-        found = _plain.pull(function, variables, ctx.needs_input_grad[7:17], d_gradients)
-        return (*(None,) * 7, *found, *(None,) * 6)
+        wanted = ctx.needs_input_grad[1 + _NUMBERS :][: len(variables)]
+        found = _plain.pull(function, variables, wanted, d_gradients)
+        others = len(ctx.needs_input_grad) - 1 - _NUMBERS - len(found)
+        return (*(None,) * (1 + _NUMBERS), *found, *(None,) * others)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
         """Tangents of the gradients."""
         function, variables = RecurrenceGradients._in_plain_torch(ctx)
-        gradients = [t if need else None for t, need in zip(ctx.saved_tensors[4:10], ctx.needed, strict=True)]
-        return _plain.push(function, variables, tangents[7:17], gradients)
+        numbers = ctx.saved_tensors[4:][:_NUMBERS]
+        gradients = [t if need else None for t, need in zip(numbers, ctx.needed, strict=True)]
+        return _plain.push(function, variables, tangents[1 + _NUMBERS :][: len(variables)], gradients)
 
     @staticmethod
     def _in_plain_torch(ctx: Any) -> tuple[Callable[..., tuple[Tensor | None, ...]], tuple[Tensor | None, ...]]:
-        """The same gradients as a function of what arrives and the arguments, and those: gates in place of anchor."""
-        *incoming, anchor, w_hh, b_hh, w_hr, h_0, c_0, lengths, resets, output, _, saved, _ = ctx.saved_tensors
+        """The same gradients as a function of what arrives and the numbers, and those: gates in place of anchor."""
+        incoming, kept = ctx.saved_tensors[:4], ctx.saved_tensors[4:]
+        arguments, (output, cells, saved, _) = _ops.Arguments._make(kept[:_ARGUMENTS]), kept[_ARGUMENTS:]
         with torch.no_grad():
-            gates = _plain.gates_of(ctx.cell, output, saved, w_hh, b_hh, h_0, lengths, resets)
-        recurrence = partial(_plain.recurrence, ctx.cell, lengths=lengths, resets=resets)
+            gates = _plain.gates_of(ctx.cell, arguments, output, cells, saved)
+        numbers = arguments[1:_NUMBERS]
+        others = arguments[_NUMBERS:]
+
+        def recurrence(*variables: Any) -> tuple[Tensor, ...]:
+            return _plain.recurrence(ctx.cell, *variables, *others)
 
         def gradients(*variables: Tensor | None) -> tuple[Tensor | None, ...]:
             return _plain.pull(recurrence, variables[4:], ctx.needed, variables[:4])
 
-        return gradients, (*incoming, gates.detach() + anchor, w_hh, b_hh, w_hr, h_0, c_0)
+        return gradients, (*incoming, gates.detach() + arguments.gates, *numbers)
 
 
 def _differentiable(cell: str) -> int:
@@ -246,35 +250,34 @@ def _incoming(cell: str, d_outputs: Sequence[Tensor | None]) -> tuple[Any, ...]:
 def _gradients(
     cell: str, needed: Sequence[bool], incoming: Sequence[Any], kept: Sequence[Any]
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of gates, w_hh, b_hh, w_hr, h_0, c_0, None where `needed` (same order) is false.
+    """Gradients of the numbers among the arguments, None where `needed` (same order) is false.
 
-    Incoming are d_output, d_h_n, d_c_n, d_cells; kept are w_hh, w_hr, output, cells, saved, hidden, h_0, c_0,
-    lengths, resets.
+    Incoming are d_output, d_h_n, d_c_n, d_cells; kept are the arguments (the gates may be anything), output, cells,
+    saved, hidden.
     """
-    d_output, d_h_n, d_c_n, d_cells = incoming
-    w_hh, w_hr, output, cells, saved, hidden, *states = kept
-    h_0, _, lengths, resets = states
-    result = _ops.backward(cell, d_output, d_h_n, d_c_n, d_cells, w_hh, w_hr, output, cells, saved, *states)
-    need_gates, need_w_hh, need_b_hh, need_w_hr, need_h_0, need_c_0 = needed
-    d_gates_h = result.d_gates_h if _ops.CELLS[cell].split else result.d_gates
-    d_gates_h = d_gates_h.reshape(*d_gates_h.shape[:3], w_hh.shape[1])  # [T, B, D, G*H]
+    arguments, (output, cells, saved, hidden) = _ops.Arguments._make(kept[:_ARGUMENTS]), kept[_ARGUMENTS:]
+    result = _ops.backward(cell, incoming, arguments, output, cells, saved)
+    need: Any = _ops.Arguments(*needed)  # type: ignore[arg-type]
+    d_gates_h = result.d_gates_h if result.d_gates_h.dim() == 5 else result.d_gates
+    d_gates_h = d_gates_h.reshape(*d_gates_h.shape[:3], arguments.w_hh.shape[1])  # [T, B, D, G*H]
     return (
-        result.d_gates if need_gates else None,
-        _w_hh_gradient(d_gates_h, output, h_0, lengths, resets) if need_w_hh else None,
-        d_gates_h.sum((0, 1)) if need_b_hh else None,
-        _w_hr_gradient(result.d_projected, hidden) if need_w_hr else None,
-        result.d_h_0 if need_h_0 else None,
-        result.d_c_0 if need_c_0 else None,
+        result.d_gates if need.gates else None,
+        _w_hh_gradient(d_gates_h, output, arguments) if need.w_hh else None,
+        d_gates_h.sum((0, 1)) if need.b_hh else None,
+        _w_hr_gradient(result.d_projected, hidden) if need.w_hr else None,
+        result.d_h_0 if need.h_0 else None,
+        result.d_c_0 if need.c_0 else None,
+        result.d_unit_weights.sum(1) if need.unit_weights else None,
+        result.d_norm.sum(1) if need.norm else None,
     )
 
 
-def _w_hh_gradient(
-    d_gates_h: Tensor, output: Tensor, h_0: Tensor | None, lengths: Tensor | None, resets: Tensor | None
-) -> Tensor:
-    """dW_hh [D, G*H, P] from d_gates_h [T, B, D, G*H], output [T, B, D, P] and h_0 [D, B, P].
+def _w_hh_gradient(d_gates_h: Tensor, output: Tensor, arguments: _ops.Arguments) -> Tensor:
+    """dW_hh [D, G*H, P] from d_gates_h [T, B, D, G*H] and output [T, B, D, P].
 
     Lengths matter only for where the reverse direction starts: gradients and outputs of inactive steps are zero.
     """
+    h_0, lengths, resets, mask = arguments.h_0, arguments.lengths, arguments.resets, arguments.recurrent_mask
     parts = []
     for direction in range(output.shape[2]):
         # The state before step t is the output of step t - 1, or of step t + 1 where a sequence is read from its end.
@@ -283,10 +286,13 @@ def _w_hh_gradient(
             after, before = before, after
         d_steps = d_gates_h[:, :, direction]
         zeroed = None if resets is None else resets[after]
-        part = _sum_of_outer_products(d_steps[after], _plain.zero_where(zeroed, output[before, :, direction]))
+        vector = _plain.zero_where(zeroed, output[before, :, direction])
+        vector = vector if mask is None else vector * mask[direction]
+        part = _sum_of_outer_products(d_steps[after], vector)
         if h_0 is not None and output.shape[0] > 0:  # no step, no first step
             zeroed = None if resets is None else _first_steps(resets, direction, lengths)
             first = _plain.zero_where(zeroed, h_0[direction])
+            first = first if mask is None else first * mask[direction]
             d_first = _first_steps(d_steps, direction, lengths)
             part = _sum_of_outer_products(d_first.unsqueeze(0), first.unsqueeze(0), part)
         parts.append(part)

@@ -72,7 +72,7 @@ def run_layer(
         w_hh = w_hh.to(gates.dtype)  # the projection has autocast's type, and the rest follows it
         b_hh, w_hr, h_0, c_0 = (None if t is None else t.to(gates.dtype) for t in (b_hh, w_hr, h_0, c_0))
     lengths, resets, _ = ragged
-    return recurrence(cell, gates, w_hh, b_hh, w_hr, h_0, c_0, lengths, resets, keep_cells=keep_cells)
+    return recurrence(cell, gates, w_hh, b_hh, w_hr, h_0, c_0, lengths=lengths, resets=resets, keep_cells=keep_cells)
 
 
 def run_stack(

@@ -7,10 +7,13 @@ which is H without a projection. An operator returns an empty tensor of shape [0
 from __future__ import annotations
 
 import importlib
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch  # before the compiled module, whose symbols it provides
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 try:
     _C: Any = importlib.import_module("fused_rnn._C")
@@ -38,12 +41,39 @@ class CellSpec(NamedTuple):
     """Values per hidden unit and step that the backward pass needs."""
     split: bool
     """Whether the gradients of the two pre-activations, W_ih x + b_ih and W_hh h + b_hh, differ."""
+    unit_weights: int
+    """Numbers of every unit that enter its update."""
+    norm_groups: int
+    """Sets of gates that a layer norm joins; 0: the cell has no normalized form."""
 
 
 CELLS: dict[str, CellSpec] = {name: CellSpec(**_C.cell_spec(name)) for name in _C.cell_names()}
 
+NORM_EPSILON: float = _C.norm_epsilon
+"""Added to the variances of the layer norms."""
+
 _forward = torch.ops.fused_rnn.forward.default
 _backward = torch.ops.fused_rnn.backward.default
+
+
+class Arguments(NamedTuple):
+    """What the recurrence of one layer is a function of; gradients exist for the first eight."""
+
+    gates: Tensor  # [T, B, D, G, H], the input projection with its bias
+    w_hh: Tensor  # [D, G*H, P]
+    b_hh: Tensor | None = None  # [D, G*H]
+    w_hr: Tensor | None = None  # [D, P, H]
+    h_0: Tensor | None = None  # [D, B, P], None: zero
+    c_0: Tensor | None = None  # [D, B, H], None: zero
+    unit_weights: Tensor | None = None  # [D, K, H], for cells that have them
+    norm: Tensor | None = None  # [D, N, H], gain and bias of the norm of each recurrent gate, then of c; b_hh is None
+    lengths: Tensor | None = None  # [B] int64
+    resets: Tensor | None = None  # [T, B] bool
+    zoneout: Tensor | None = None  # [T, B, D, states, H], how much of each state before the step stays
+    recurrent_mask: Tensor | None = None  # [D, B, P], factors of h where it enters W_hh
+
+
+DIFFERENTIABLE = 8
 
 
 class ForwardResult(NamedTuple):
@@ -53,7 +83,7 @@ class ForwardResult(NamedTuple):
     h_n: Tensor  # [D, B, P]
     c_n: Tensor  # [D, B, H], two-state cells
     cells: Tensor  # [T, B, D, H], the cell state after each step; two-state cells, save
-    saved: Tensor  # [T, B, D, S, H]; save
+    saved: Tensor  # [T, B, D, S, H]; save: see saved_values in core/problem.h
     hidden: Tensor  # [T, B, D, H], the hidden state before its projection; projection and save
 
 
@@ -61,10 +91,12 @@ class BackwardResult(NamedTuple):
     """What `backward` returns; [0] stands for a tensor that the call does not have."""
 
     d_gates: Tensor  # [T, B, D, G, H]
-    d_gates_h: Tensor  # [T, B, D, G, H], gradient of W_hh h + b_hh; only where it differs from d_gates
+    d_gates_h: Tensor  # [T, B, D, G, H], gradient of W_hh h; only where it differs from d_gates
     d_h_0: Tensor  # [D, B, P]
     d_c_0: Tensor  # [D, B, H], two-state cells
     d_projected: Tensor  # [T, B, D, P], total gradient of the projected hidden state; projection
+    d_unit_weights: Tensor  # [D, B, K, H] of each row; cells with unit weights
+    d_norm: Tensor  # [D, B, N, H] of each row; norm
 
 
 def tf32_switch() -> bool:
@@ -77,122 +109,66 @@ def tf32_allowed(tensor: Tensor) -> bool:
     return tensor.is_cuda and tensor.dtype == torch.float32 and tf32_switch()
 
 
-def forward(
-    cell: str,
-    gates: Tensor,
-    w_hh: Tensor,
-    b_hh: Tensor | None,
-    w_hr: Tensor | None,
-    h_0: Tensor | None,
-    c_0: Tensor | None,
-    lengths: Tensor | None,
-    resets: Tensor | None,
-    save: bool,
-) -> ForwardResult:
-    """The recurrence of one layer over a whole sequence, from gates [T, B, D, G, H] that hold the input projection.
+def forward(cell: str, arguments: Arguments, save: bool) -> ForwardResult:
+    """The recurrence of one layer over a whole sequence.
 
     In either direction a step t of row b is inactive from t = lengths[b] on: its results are zero and the state passes
     through. The state before step t is zero where resets[t, b].
     """
-    return ForwardResult._make(
-        _forward(cell, gates, w_hh, b_hh, w_hr, h_0, c_0, lengths, resets, save, tf32_allowed(gates))
-    )
+    return ForwardResult._make(_forward(cell, *arguments, save, tf32_allowed(arguments.gates)))
 
 
 def backward(
-    cell: str,
-    d_output: Tensor | None,
-    d_h_n: Tensor | None,
-    d_c_n: Tensor | None,
-    d_cells: Tensor | None,
-    w_hh: Tensor,
-    w_hr: Tensor | None,
-    output: Tensor,
-    cells: Tensor,
-    saved: Tensor,
-    h_0: Tensor | None,
-    c_0: Tensor | None,
-    lengths: Tensor | None,
-    resets: Tensor | None,
+    cell: str, incoming: Sequence[Tensor | None], arguments: Arguments, output: Tensor, cells: Tensor, saved: Tensor
 ) -> BackwardResult:
-    """The gradients of `forward` with respect to everything but the weights."""
-    return BackwardResult._make(
-        _backward(
-            cell,
-            d_output,
-            d_h_n,
-            d_c_n,
-            d_cells,
-            w_hh,
-            w_hr,
-            output,
-            cells,
-            saved,
-            h_0,
-            c_0,
-            lengths,
-            resets,
-            tf32_allowed(output),
-        )
-    )
+    """The gradients of `forward` with respect to everything but the weights.
+
+    Incoming are d_output, d_h_n, d_c_n, d_cells; of the arguments gates and b_hh are not looked at.
+    """
+    _, w_hh, _, w_hr, *others = arguments
+    allowed = tf32_allowed(output)
+    return BackwardResult._make(_backward(cell, *incoming, w_hh, w_hr, output, cells, saved, *others, allowed))
 
 
 @torch.library.register_fake("fused_rnn::forward")  # type: ignore[untyped-decorator]
-def _forward_shapes(
-    cell: str,
-    gates: Tensor,
-    w_hh: Tensor,  # noqa: ARG001 - the names are the schema's
-    b_hh: Tensor | None,  # noqa: ARG001
-    w_hr: Tensor | None,
-    h_0: Tensor | None,  # noqa: ARG001
-    c_0: Tensor | None,  # noqa: ARG001
-    lengths: Tensor | None,  # noqa: ARG001
-    resets: Tensor | None,  # noqa: ARG001
-    save: bool,
-    allow_tf32: bool,  # noqa: ARG001
-) -> tuple[Tensor, ...]:
-    spec = CELLS[cell]
+def _forward_shapes(cell: str, *given: Any) -> tuple[Tensor, ...]:
+    arguments, save = Arguments._make(given[:-2]), given[-2]
+    gates, w_hr, spec = arguments.gates, arguments.w_hr, CELLS[cell]
     time_steps, batch, directions, _, hidden_size = gates.shape
     width = hidden_size if w_hr is None else w_hr.shape[1]
     two_states = spec.states == 2
     sequence = (time_steps, batch, directions)
+    saved = spec.saved + (arguments.zoneout is not None) + (0 if arguments.norm is None else spec.gates)
     return (
         gates.new_empty((*sequence, width)),
         gates.new_empty((directions, batch, width)),
         gates.new_empty((directions, batch, hidden_size) if two_states else (0,)),
         gates.new_empty((*sequence, hidden_size) if save and two_states else (0,)),
-        gates.new_empty((*sequence, spec.saved, hidden_size) if save else (0,)),
+        gates.new_empty((*sequence, saved, hidden_size) if save else (0,)),
         gates.new_empty((*sequence, hidden_size) if save and w_hr is not None else (0,)),
     )
 
 
 @torch.library.register_fake("fused_rnn::backward")  # type: ignore[untyped-decorator]
-def _backward_shapes(
-    cell: str,
-    d_output: Tensor | None,  # noqa: ARG001
-    d_h_n: Tensor | None,  # noqa: ARG001
-    d_c_n: Tensor | None,  # noqa: ARG001
-    d_cells: Tensor | None,  # noqa: ARG001
-    w_hh: Tensor,  # noqa: ARG001
-    w_hr: Tensor | None,
-    output: Tensor,
-    cells: Tensor,  # noqa: ARG001
-    saved: Tensor,
-    h_0: Tensor | None,  # noqa: ARG001
-    c_0: Tensor | None,  # noqa: ARG001
-    lengths: Tensor | None,  # noqa: ARG001
-    resets: Tensor | None,  # noqa: ARG001
-    allow_tf32: bool,  # noqa: ARG001
-) -> tuple[Tensor, ...]:
+def _backward_shapes(cell: str, *given: Any) -> tuple[Tensor, ...]:
+    w_hr, output, _, saved, _, _, unit_weights, norm = given[5:13]
     spec = CELLS[cell]
     time_steps, batch, directions, _, hidden_size = saved.shape
     gates_shape = (time_steps, batch, directions, spec.gates, hidden_size)
+
+    def of_rows(parameters: Tensor | None) -> Tensor:
+        shape = (0,) if parameters is None else (directions, batch, *parameters.shape[1:])
+        result: Tensor = output.new_empty(shape)
+        return result
+
     return (
         output.new_empty(gates_shape),
-        output.new_empty(gates_shape if spec.split else (0,)),
+        output.new_empty(gates_shape if spec.split or norm is not None else (0,)),
         output.new_empty((directions, batch, output.shape[3])),
         output.new_empty((directions, batch, hidden_size) if spec.states == 2 else (0,)),
         output.new_empty(output.shape if w_hr is not None else (0,)),
+        of_rows(unit_weights),
+        of_rows(norm),
     )
 
 
@@ -206,6 +182,9 @@ class Sizes(NamedTuple):
     directions: int
     hidden_size: int
     proj_size: int
+    normalized: bool = False
+    zoneout: bool = False
+    recurrent_mask: bool = False
 
     def _named(self) -> dict[str, Any]:
         return {**self._asdict(), "dtype": str(self.dtype).removeprefix("torch.")}

@@ -1,7 +1,7 @@
 """The recurrence in plain torch, step by step, for what is differentiated more than once or in forward mode.
 
 It is slow, and differentiable as often as one likes, in every mode and under torch.func. Half types are computed in
-float32. Shapes are those of `_ops`; None stands for zero states, no bias and no projection.
+float32. Shapes are those of `_ops.Arguments`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fused_rnn import _ops
+from fused_rnn._norm import normalize_cell_state, normalize_recurrent
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -20,8 +23,19 @@ if TYPE_CHECKING:
 _HALF = (torch.bfloat16, torch.float16)
 
 
-def step(cell: str, from_x: Tensor, from_h: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    """New h (not yet projected) and c from the pre-activations [B, G, H]; without a cell state c passes through."""
+def step(
+    cell: str,
+    from_x: Tensor,
+    from_h: Tensor,
+    h: Tensor,
+    c: Tensor,
+    unit_weights: Tensor | None = None,
+    norm: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """New h (not yet projected) and c from the pre-activations [B, G, H]; without a cell state c passes through.
+
+    `unit_weights` [K, H] are those of a cell that has them; the last rows of `norm` [N, H] normalize c.
+    """
     if cell == "gru":
         (x_r, x_z, x_n), (h_r, h_z, h_n) = from_x.unbind(1), from_h.unbind(1)
         r, z = torch.sigmoid(x_r + h_r), torch.sigmoid(x_z + h_z)
@@ -31,7 +45,13 @@ def step(cell: str, from_x: Tensor, from_h: Tensor, h: Tensor, c: Tensor) -> tup
     if cell == "lstm":
         i, f, g, o = gates.unbind(1)
         c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-        return torch.sigmoid(o) * torch.tanh(c), c
+        return torch.sigmoid(o) * torch.tanh(c if norm is None else normalize_cell_state(c, norm)), c
+    if cell == "lstm_peephole":
+        i, f, g, o = gates.unbind(1)
+        p_i, p_f, p_o, limit = unit_weights  # type: ignore[misc]
+        c = torch.sigmoid(f + p_f * c) * c + torch.sigmoid(i + p_i * c) * torch.tanh(g)
+        c = torch.clamp(c, -limit.detach(), limit.detach())  # the limit is given, not trained
+        return torch.sigmoid(o + p_o * c) * torch.tanh(c), c
     activation = {"rnn_tanh": torch.tanh, "rnn_relu": torch.relu}[cell]
     return activation(gates[:, 0]), c
 
@@ -40,18 +60,23 @@ def recurrence(
     cell: str,
     gates: Tensor,
     w_hh: Tensor,
-    b_hh: Tensor | None,
-    w_hr: Tensor | None,
-    h_0: Tensor | None,
-    c_0: Tensor | None,
+    b_hh: Tensor | None = None,
+    w_hr: Tensor | None = None,
+    h_0: Tensor | None = None,
+    c_0: Tensor | None = None,
+    unit_weights: Tensor | None = None,
+    norm: Tensor | None = None,
     lengths: Tensor | None = None,
     resets: Tensor | None = None,
+    zoneout: Tensor | None = None,
+    recurrent_mask: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     """What `_ops.forward` returns that is differentiable: output, h_n, and for an LSTM c_n and cells."""
     dtype = w_hh.dtype
     if dtype in _HALF:
         gates, w_hh = gates.float(), w_hh.float()
         b_hh, w_hr, h_0, c_0 = (None if t is None else t.float() for t in (b_hh, w_hr, h_0, c_0))
+        unit_weights, norm = (None if t is None else t.float() for t in (unit_weights, norm))
     time_steps, batch, directions, gate_count, hidden_size = gates.shape
     if lengths is not None:  # there may be anything in the padding
         padding = torch.arange(time_steps, device=gates.device).unsqueeze(1) >= lengths
@@ -64,11 +89,19 @@ def recurrence(
         steps = []
         for t in range(time_steps) if d == 0 else reversed(range(time_steps)):
             h_before, c_before = (zero_where(None if resets is None else resets[t], state) for state in (h, c))
-            from_h = F.linear(h_before, w_hh[d], None if b_hh is None else b_hh[d])
+            vector = h_before if recurrent_mask is None else h_before * recurrent_mask[d]
+            from_h = F.linear(vector, w_hh[d], None if b_hh is None else b_hh[d])
             from_h = from_h.reshape(batch, gate_count, hidden_size)
-            h_after, c_after = step(cell, gates[t, :, d], from_h, h_before, c_before)
+            if norm is not None:
+                from_h = normalize_recurrent(cell, from_h, norm[d])
+            of_direction = (None if parameters is None else parameters[d] for parameters in (unit_weights, norm))
+            h_after, c_after = step(cell, gates[t, :, d], from_h, h_before, c_before, *of_direction)
             if w_hr is not None:
                 h_after = F.linear(h_after, w_hr[d])
+            if zoneout is not None:
+                h_after = torch.lerp(h_after, h_before, zoneout[t, :, d, 0].to(h_after.dtype))
+                if zoneout.shape[3] == 2:
+                    c_after = torch.lerp(c_after, c_before, zoneout[t, :, d, 1].to(c_after.dtype))
             inactive = None if lengths is None else t >= lengths
             steps.append((zero_where(inactive, h_after), zero_where(inactive, c_after)))
             if inactive is not None:  # the state passes through
@@ -82,59 +115,72 @@ def recurrence(
         results.append((output, h, c, cells))
     outputs, h_n, c_n, all_cells = zip(*results, strict=True)
     stacked = torch.stack(outputs, 2), torch.stack(h_n), torch.stack(c_n), torch.stack(all_cells, 2)
-    return tuple(each.to(dtype) for each in stacked[: 4 if cell == "lstm" else 2])
+    return tuple(each.to(dtype) for each in stacked[: 2 * _ops.CELLS[cell].states])
 
 
-def gates_of(
-    cell: str,
-    output: Tensor,
-    saved: Tensor,
-    w_hh: Tensor,
-    b_hh: Tensor | None,
-    h_0: Tensor | None,
-    lengths: Tensor | None = None,
-    resets: Tensor | None = None,
-) -> Tensor:
-    """The gate pre-activations [T, B, D, G, H] that a run of the operator started from, out of what it saved.
+def gates_of(cell: str, arguments: _ops.Arguments, output: Tensor, cells: Tensor, saved: Tensor) -> Tensor:
+    """The gate pre-activations [T, B, D, G, H] that a run of the operator started from, out of what it left.
 
-    They have the type that is computed in, float32 for half types.
+    They have the type that is computed in, float32 for half types; the gates among the arguments are not looked at.
     They repeat the saved activations up to rounding, which is all that derivatives depend on: where an activation is
     saturated, pre-activations far apart have the same one, and any of them does.
     """
     if output.dtype in _HALF:
-        output, saved, w_hh = output.float(), saved.float(), w_hh.float()
-        b_hh, h_0 = (None if t is None else t.float() for t in (b_hh, h_0))
-    before = [
-        _states_before(output[:, :, d], None if h_0 is None else h_0[d], d == 1, lengths, resets)
-        for d in range(output.shape[2])
-    ]
-    from_h = torch.stack([h @ w.mT for h, w in zip(before, w_hh.unbind(), strict=True)], 2)
-    if b_hh is not None:
-        from_h = from_h + b_hh
-    from_h = from_h.reshape(*from_h.shape[:3], from_h.shape[3] // saved.shape[4], saved.shape[4])
-    if cell == "lstm":
-        i, f, g, o = saved.unbind(3)
+        output, cells, saved = output.float(), cells.float(), saved.float()
+        numbers = (None if t is None else t.float() for t in arguments[: _ops.DIFFERENTIABLE])
+        arguments = _ops.Arguments(*numbers, *arguments[_ops.DIFFERENTIABLE :])  # type: ignore[arg-type]
+    spec = _ops.CELLS[cell]
+    made = None if arguments.zoneout is None else saved[:, :, :, spec.saved]  # the last state before zoneout
+    from_h = _from_h(cell, arguments, output)
+    if cell in ("lstm", "lstm_peephole"):
+        i, f, g, o = saved[:, :, :, :4].unbind(3)
         total = torch.stack([_logit(i), _logit(f), _atanh(g), _logit(o)], 3)
     elif cell == "gru":
-        r, z, n, h_n = saved.unbind(3)
+        r, z, n, h_n = saved[:, :, :, :4].unbind(3)
         total = torch.stack([_logit(r), _logit(z), _atanh(n) - r * h_n + from_h[:, :, :, 2]], 3)
     elif cell == "rnn_tanh":
-        total = _atanh(output).unsqueeze(3)
+        total = _atanh(output if made is None else made).unsqueeze(3)
     else:
-        total = torch.where(output > 0, output, -1.0).unsqueeze(3)
+        h = output if made is None else made
+        total = torch.where(h > 0, h, -1.0).unsqueeze(3)
+    if arguments.unit_weights is not None:
+        p_i, p_f, p_o, _ = arguments.unit_weights.unbind(1)
+        before = _states_before(cells, arguments.c_0, arguments)
+        current = cells if made is None else made
+        total = total - torch.stack([p_i * before, p_f * before, torch.zeros_like(before), p_o * current], 3)
     return total - from_h
 
 
-def _states_before(
-    output: Tensor, h_0: Tensor | None, backwards: bool, lengths: Tensor | None, resets: Tensor | None
-) -> Tensor:
-    """The hidden state before each step of one direction, from that after each step: both [T, B, P]."""
-    first = output.new_zeros(output.shape[1:]) if h_0 is None else h_0
-    before = torch.cat([output[1:], first[None]] if backwards else [first[None], output[:-1]])[: len(output)]
-    if backwards and lengths is not None:
-        starts = torch.arange(len(output), device=output.device).unsqueeze(1) == lengths - 1
+def _from_h(cell: str, arguments: _ops.Arguments, output: Tensor) -> Tensor:
+    """The recurrent pre-activations [T, B, D, G, H]."""
+    before = _states_before(output, arguments.h_0, arguments)
+    if arguments.recurrent_mask is not None:
+        before = before * arguments.recurrent_mask.transpose(0, 1)
+    from_h = torch.stack([h @ w.mT for h, w in zip(before.unbind(2), arguments.w_hh.unbind(), strict=True)], 2)
+    if arguments.b_hh is not None:
+        from_h = from_h + arguments.b_hh
+    gate_count = _ops.CELLS[cell].gates
+    from_h = from_h.reshape(*from_h.shape[:3], gate_count, from_h.shape[3] // gate_count)
+    return from_h if arguments.norm is None else normalize_recurrent(cell, from_h, arguments.norm)
+
+
+def _states_before(states: Tensor, initial: Tensor | None, arguments: _ops.Arguments) -> Tensor:
+    """The state before each step, from that after each step: both [T, B, D, units]; initial [D, B, units]."""
+    found = [
+        _states_before_of(states[:, :, d], None if initial is None else initial[d], d == 1, arguments)
+        for d in range(states.shape[2])
+    ]
+    return torch.stack(found, 2)
+
+
+def _states_before_of(states: Tensor, initial: Tensor | None, backwards: bool, arguments: _ops.Arguments) -> Tensor:
+    """The same for one direction: [T, B, units]."""
+    first = states.new_zeros(states.shape[1:]) if initial is None else initial
+    before = torch.cat([states[1:], first[None]] if backwards else [first[None], states[:-1]])[: len(states)]
+    if backwards and arguments.lengths is not None:
+        starts = torch.arange(len(states), device=states.device).unsqueeze(1) == arguments.lengths - 1
         before = torch.where(starts.unsqueeze(2), first, before)
-    return zero_where(resets, before)
+    return zero_where(arguments.resets, before)
 
 
 def zero_where(mask: Tensor | None, values: Tensor) -> Tensor:

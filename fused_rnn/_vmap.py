@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     Results = tuple[Tensor | None, ...]
 
 # The batch dimension of each argument; None for weights and for what is not a tensor. In every result it is 1.
-RECURRENCE = (None, 1, None, None, None, 1, 1, 0, 1)  # cell, gates, w_hh, b_hh, w_hr, h_0, c_0, lengths, resets
+_NUMBERS = (1, None, None, None, 1, 1, None, None)  # gates, w_hh, b_hh, w_hr, h_0, c_0, unit_weights, norm
+_OTHERS = (0, 1, 1, 1)  # lengths, resets, zoneout, recurrent_mask
+RECURRENCE = (None, *_NUMBERS, *_OTHERS)  # cell, ...
 _FORWARD = (*RECURRENCE, None)  # ..., save
-# cell, d_output ... d_cells, w_hh, w_hr, output, cells, saved, h_0, c_0, lengths, resets
-_BACKWARD = (None, 1, 1, 1, 1, None, None, 1, 1, 1, 1, 1, 0, 1)
+# cell, d_output ... d_cells, w_hh, w_hr, output, cells, saved, h_0, c_0, unit_weights, norm, ..., allow_tf32
+_BACKWARD = (None, 1, 1, 1, 1, None, None, 1, 1, 1, 1, 1, None, None, *_OTHERS, None)
 
 
 def batched(
@@ -77,14 +79,15 @@ def _absent(tensor: Tensor) -> bool:
     return tensor.shape == (0,)
 
 
-# The last argument of both operators, allow_tf32, is left out, since `_ops` finds it anew.
-
-
 @torch.library.register_vmap("fused_rnn::forward")  # type: ignore[untyped-decorator]
 def _forward(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Results, tuple[int | None, ...]]:
-    return batched(_ops.forward, _FORWARD, info.batch_size, in_dims[:-1], arguments[:-1])
+    def call(cell: str, *given: Any) -> _ops.ForwardResult:
+        *tensors, save = given
+        return _ops.forward(cell, _ops.Arguments._make(tensors), save)
+
+    return batched(call, _FORWARD, info.batch_size, in_dims[:-1], arguments[:-1])  # allow_tf32 is found anew
 
 
 @torch.library.register_vmap("fused_rnn::backward")  # type: ignore[untyped-decorator]
 def _backward(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Results, tuple[int | None, ...]]:
-    return batched(_ops.backward, _BACKWARD, info.batch_size, in_dims[:-1], arguments[:-1])
+    return batched(torch.ops.fused_rnn.backward, _BACKWARD, info.batch_size, in_dims, arguments)

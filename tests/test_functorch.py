@@ -152,10 +152,10 @@ def test_mapped_inputs_are_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
     batches = []
     forward = _ops.forward
 
-    def recorded(*arguments: Any) -> _ops.ForwardResult:
-        if not torch._C._functorch.is_batchedtensor(arguments[1]):
-            batches.append(arguments[1].shape[1])
-        return forward(*arguments)
+    def recorded(cell: str, arguments: _ops.Arguments, save: bool) -> _ops.ForwardResult:
+        if not torch._C._functorch.is_batchedtensor(arguments.gates):
+            batches.append(arguments.gates.shape[1])
+        return forward(cell, arguments, save)
 
     monkeypatch.setattr(_ops, "forward", recorded)
     module = make("GRU")

@@ -43,20 +43,18 @@ class Arguments:
     def tensors(self) -> list[Any]:
         return [self.gates, self.w_hh, self.b_hh, self.w_hr, self.h_0, self.c_0]
 
+    def given(self) -> _ops.Arguments:
+        return _ops.Arguments(*self.tensors(), **self.ends())
+
     def ends(self) -> dict[str, Any]:
         return {"lengths": self.lengths, "resets": self.resets}
 
     def call(self, *, save: bool = False) -> _ops.ForwardResult:
-        gates, w_hh, b_hh, w_hr, h_0, c_0 = self.tensors()
-        return _ops.forward(self.cell, gates, w_hh, b_hh, w_hr, h_0, c_0, self.lengths, self.resets, save)
+        return _ops.forward(self.cell, self.given(), save)
 
     def gradients(self, result: _ops.ForwardResult, *incoming: Tensor | None) -> _ops.BackwardResult:
         """From the gradients of output, h_n, c_n and cells."""
-        d_output, d_h_n, d_c_n, d_cells = incoming
-        return _ops.backward(
-            self.cell, d_output, d_h_n, d_c_n, d_cells, self.w_hh, self.w_hr, result.output, result.cells,
-            result.saved, self.h_0, self.c_0, self.lengths, self.resets,
-        )  # fmt: skip
+        return _ops.backward(self.cell, incoming, self.given(), result.output, result.cells, result.saved)
 
     def doubles(self) -> list[Any]:
         return [None if t is None else t.double().requires_grad_() for t in self.tensors()]
@@ -322,16 +320,14 @@ def test_opcheck_passes(cell: str, proj: int, directions: int, full: bool) -> No
     lengths, resets = ends if full else (None, None)
     arguments.lengths, arguments.resets = lengths, resets
     for save in (False, True):
-        torch.library.opcheck(
-            torch.ops.fused_rnn.forward.default, (cell, *arguments.tensors(), lengths, resets, save, False)
-        )
+        torch.library.opcheck(torch.ops.fused_rnn.forward.default, (cell, *arguments.given(), save, False))
     result = arguments.call(save=True)
     d_c_n, d_cells = (torch.randn_like(t) if full and cell == "lstm" else None for t in (result.c_n, result.cells))
     d_h_n = torch.randn_like(result.h_n) if full else None
     torch.library.opcheck(
         torch.ops.fused_rnn.backward.default,
         (cell, torch.randn_like(result.output), d_h_n, d_c_n, d_cells, arguments.w_hh, arguments.w_hr, result.output,
-         result.cells, result.saved, arguments.h_0, arguments.c_0, lengths, resets, False),
+         result.cells, result.saved, *arguments.given()[4:], False),
     )  # fmt: skip
 
 
@@ -351,7 +347,7 @@ def test_errors_name_the_argument() -> None:
 def test_an_unknown_cell_is_refused() -> None:
     arguments = draw("gru")
     with pytest.raises(RuntimeError, match="cell must be one of"):
-        _ops.forward("mlp", arguments.gates, arguments.w_hh, None, None, None, None, None, None, False)
+        _ops.forward("mlp", arguments.given(), False)
 
 
 def test_cell_counts_are_those_of_the_formulas() -> None:

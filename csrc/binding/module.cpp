@@ -51,23 +51,38 @@ py::dict cell_spec_dict(const std::string& name) {
   result["states"] = spec.states;
   result["saved"] = spec.saved;
   result["split"] = spec.split;
+  result["unit_weights"] = spec.unit_weights;
+  result["norm_groups"] = spec.norm_groups;
   return result;
 }
 
 Problem make_problem(const std::string& cell, const std::string& dtype, int64_t time_steps, int64_t batch,
-                     int64_t directions, int64_t hidden_size, int64_t proj_size) {
+                     int64_t directions, int64_t hidden_size, int64_t proj_size, bool normalized, bool zoneout,
+                     bool recurrent_mask) {
   if (time_steps < 0 || batch < 0 || hidden_size < 1 || proj_size < 0 || directions < 1 || directions > 2) {
     throw py::value_error("a plan needs time_steps, batch, proj_size >= 0; hidden_size >= 1; directions 1 or 2");
   }
   const int64_t output_size = proj_size > 0 ? proj_size : hidden_size;
-  return {spec_by_name(cell), type_by_name(dtype), time_steps, batch,        directions,
-          hidden_size,        output_size,         false,      proj_size > 0};
+  return {.cell = spec_by_name(cell),
+          .type = type_by_name(dtype),
+          .time_steps = time_steps,
+          .batch = batch,
+          .directions = directions,
+          .hidden_size = hidden_size,
+          .output_size = output_size,
+          .backward = false,
+          .projected = proj_size > 0,
+          .normalized = normalized,
+          .zoneout = zoneout,
+          .recurrent_mask = recurrent_mask};
 }
 
 py::dict plan_dict(const std::string& cell, const std::string& dtype, int64_t time_steps, int64_t batch,
-                   int64_t directions, int64_t hidden_size, int64_t proj_size, bool training, int threads) {
+                   int64_t directions, int64_t hidden_size, int64_t proj_size, bool normalized, bool zoneout,
+                   bool recurrent_mask, bool training, int threads) {
   if (threads < 1) throw py::value_error("a plan needs threads >= 1");
-  Problem problem = make_problem(cell, dtype, time_steps, batch, directions, hidden_size, proj_size);
+  Problem problem = make_problem(cell, dtype, time_steps, batch, directions, hidden_size, proj_size, normalized,
+                                 zoneout, recurrent_mask);
   const auto add = [&](py::dict& to, const char* key, const auto& schedule) {
     const Plan plan = schedule.plan(problem, threads);
     py::dict part;
@@ -81,7 +96,7 @@ py::dict plan_dict(const std::string& cell, const std::string& dtype, int64_t ti
     to[key] = part;
   };
   py::dict result;
-  result["schedule"] = "cpu_sweep";
+  result["schedule"] = is_variant(problem) ? "cpu_rows" : "cpu_sweep";
   result["instruction_set"] = active_cpu_instruction_set();
   add(result, "forward", active_cpu_unit().forward);
   problem.backward = true;
@@ -107,9 +122,10 @@ std::vector<cuda::Option> options_on(const Problem& problem, bool allow_tf32, co
 }
 
 py::list cuda_options(const std::string& cell, const std::string& dtype, int64_t time_steps, int64_t batch,
-                      int64_t directions, int64_t hidden_size, int64_t proj_size, bool backward, bool allow_tf32,
-                      const DeviceChoice& device) {
-  Problem problem = make_problem(cell, dtype, time_steps, batch, directions, hidden_size, proj_size);
+                      int64_t directions, int64_t hidden_size, int64_t proj_size, bool normalized, bool zoneout,
+                      bool recurrent_mask, bool backward, bool allow_tf32, const DeviceChoice& device) {
+  Problem problem = make_problem(cell, dtype, time_steps, batch, directions, hidden_size, proj_size, normalized,
+                                 zoneout, recurrent_mask);
   problem.backward = backward;
   std::vector<cuda::Option> options = options_on(problem, allow_tf32, device);
   if (const char* forced = std::getenv("FUSED_RNN_CUDA_SCHEDULE"); forced != nullptr && *forced != '\0') {
@@ -146,14 +162,16 @@ std::map<std::string, std::string> build_info() {
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Native part of fused_rnn: cells, plans and build information; the ops are in torch.ops.fused_rnn.";
+  m.attr("norm_epsilon") = fused_rnn::kNormEpsilon;
   m.def("cell_names", &fused_rnn::cell_names);
   m.def("cell_spec", &fused_rnn::cell_spec_dict, py::arg("name"));
   m.def("build_info", &fused_rnn::build_info);
   m.def("instruction_sets", &fused_rnn::cpu_instruction_sets);
   m.def("active_instruction_set", &fused_rnn::active_cpu_instruction_set);
   m.def("plan", &fused_rnn::plan_dict, py::arg("cell"), py::arg("dtype"), py::arg("time_steps"), py::arg("batch"),
-        py::arg("directions"), py::arg("hidden_size"), py::arg("proj_size"), py::arg("training"), py::arg("threads"));
+        py::arg("directions"), py::arg("hidden_size"), py::arg("proj_size"), py::arg("normalized"), py::arg("zoneout"),
+        py::arg("recurrent_mask"), py::arg("training"), py::arg("threads"));
   m.def("cuda_options", &fused_rnn::cuda_options, py::arg("cell"), py::arg("dtype"), py::arg("time_steps"),
-        py::arg("batch"), py::arg("directions"), py::arg("hidden_size"), py::arg("proj_size"), py::arg("backward"),
-        py::arg("allow_tf32"), py::arg("device"));
+        py::arg("batch"), py::arg("directions"), py::arg("hidden_size"), py::arg("proj_size"), py::arg("normalized"),
+        py::arg("zoneout"), py::arg("recurrent_mask"), py::arg("backward"), py::arg("allow_tf32"), py::arg("device"));
 }

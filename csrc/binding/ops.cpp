@@ -27,9 +27,17 @@ int known_cell(const std::string& name) {
   return index;
 }
 
-// The problem that w_hh [D, G*H, P], w_hr [D, P, H] and a [T, B, D, ...] sequence describe.
+// What a call has of the variants.
+struct Variant {
+  OptionalTensor unit_weights;    // [D, K, H]
+  OptionalTensor norm;            // [D, N, H]
+  OptionalTensor zoneout;         // [T, B, D, states, H]
+  OptionalTensor recurrent_mask;  // [D, B, P]
+};
+
+// The problem that w_hh [D, G*H, P], w_hr [D, P, H], a [T, B, D, ...] sequence and the variants describe.
 Problem describe_problem(const std::string& cell, const Tensor& sequence, const char* sequence_name, const Tensor& w_hh,
-                         const OptionalTensor& w_hr, DataType type, bool backward) {
+                         const OptionalTensor& w_hr, const Variant& variant, DataType type, bool backward) {
   const CellSpec spec = cell_spec(known_cell(cell));
   const Shape shape = shape_of(sequence);
   if (shape.size() < 4 || shape[2] < 1 || shape[2] > 2) {
@@ -45,7 +53,24 @@ Problem describe_problem(const std::string& cell, const Tensor& sequence, const 
     fail("w_hh must have shape [D, " + std::to_string(spec.gates) +
          "*H, H] = " + to_string({shape[2], weights[1], hidden_size}) + ", got " + to_string(weights));
   }
-  return {spec, type, shape[0], shape[1], shape[2], hidden_size, weights[2], backward, w_hr.has_value()};
+  const std::string of_cell = std::string(" for cell \"") + spec.name + "\"";
+  if (variant.unit_weights.has_value() != (spec.unit_weights > 0)) {
+    fail("unit_weights must be " + std::string(spec.unit_weights > 0 ? "given" : "None") + of_cell);
+  }
+  if (variant.norm.has_value() && spec.norm_groups == 0) fail("norm must be None" + of_cell);
+  if (variant.zoneout.has_value() && w_hr.has_value()) fail("zoneout must be None where there is a w_hr");
+  return {.cell = spec,
+          .type = type,
+          .time_steps = shape[0],
+          .batch = shape[1],
+          .directions = shape[2],
+          .hidden_size = hidden_size,
+          .output_size = weights[2],
+          .backward = backward,
+          .projected = w_hr.has_value(),
+          .normalized = variant.norm.has_value(),
+          .zoneout = variant.zoneout.has_value(),
+          .recurrent_mask = variant.recurrent_mask.has_value()};
 }
 
 void check_weights(const Checker& check, const Problem& p, const Tensor& w_hh, const OptionalTensor& w_hr) {
@@ -78,6 +103,20 @@ OptionalTensor set_ragged(Views& views, const Checker& check, const Problem& p, 
   return lengths;
 }
 
+// The result owns what the views point to.
+Variant set_variant(VariantViews& views, const Checker& check, const Problem& p, const Variant& given) {
+  check(given.unit_weights, "unit_weights", "[D, K, H]", {p.directions, p.cell.unit_weights, p.hidden_size});
+  check(given.norm, "norm", "[D, N, H]", {p.directions, norm_rows(p.cell), p.hidden_size});
+  check(given.zoneout, "zoneout", "[T, B, D, states, H]",
+        {p.time_steps, p.batch, p.directions, p.cell.states, p.hidden_size});
+  check(given.recurrent_mask, "recurrent_mask", "[D, B, P]", {p.directions, p.batch, p.output_size});
+  const Variant dense{with_dense_tail(given.unit_weights, 2), with_dense_tail(given.norm, 2),
+                      with_dense_tail(given.zoneout, 3), with_dense_tail(given.recurrent_mask, 2)};
+  views = {state_view(dense.unit_weights), state_view(dense.norm), sequence_view(dense.zoneout),
+           state_view(dense.recurrent_mask)};
+  return dense;
+}
+
 template <class Views>
 void run_on_cpu(const Schedule<Views>& schedule, const Problem& problem, const Views& views,
                 const Allocator& allocate) {
@@ -90,13 +129,16 @@ using ForwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>
 
 ForwardResult forward(const std::string& cell, const Tensor& gates_given, const Tensor& w_hh,
                       const OptionalTensor& b_hh, const OptionalTensor& w_hr, const OptionalTensor& h_0_given,
-                      const OptionalTensor& c_0_given, const OptionalTensor& lengths_given,
-                      const OptionalTensor& resets, bool save, bool allow_tf32) {
+                      const OptionalTensor& c_0_given, const OptionalTensor& unit_weights, const OptionalTensor& norm,
+                      const OptionalTensor& lengths_given, const OptionalTensor& resets, const OptionalTensor& zoneout,
+                      const OptionalTensor& recurrent_mask, bool save, bool allow_tf32) {
   const Checker check(gates_given, "gates");
-  const Problem p = describe_problem(cell, gates_given, "gates", w_hh, w_hr, check.type(), false);
+  const Variant given{unit_weights, norm, zoneout, recurrent_mask};
+  const Problem p = describe_problem(cell, gates_given, "gates", w_hh, w_hr, given, check.type(), false);
   check(gates_given, "gates", "[T, B, D, G, H]", {p.time_steps, p.batch, p.directions, p.cell.gates, p.hidden_size});
   check_weights(check, p, w_hh, w_hr);
   check(b_hh, "b_hh", "[D, G*H]", {p.directions, p.cell.gates * p.hidden_size});
+  if (p.normalized && b_hh.has_value()) fail("b_hh must be None where there is a norm, which has the biases");
   check_states(check, p, h_0_given, "h_0", c_0_given, "c_0");
   const Tensor gates = with_dense_tail(gates_given, 3);
   const OptionalTensor h_0 = with_dense_tail(h_0_given, 2), c_0 = with_dense_tail(c_0_given, 2);
@@ -108,11 +150,12 @@ ForwardResult forward(const std::string& cell, const Tensor& gates_given, const 
   const Tensor h_n = allocate(true, {p.directions, p.batch, p.output_size});
   const Tensor c_n = allocate(has_c, {p.directions, p.batch, p.hidden_size});
   const Tensor cells = allocate(save && has_c, units);
-  const Tensor saved = allocate(save, {p.time_steps, p.batch, p.directions, p.cell.saved, p.hidden_size});
+  const Tensor saved = allocate(save, {p.time_steps, p.batch, p.directions, saved_values(p), p.hidden_size});
   const Tensor hidden = allocate(save && p.projected, units);
 
   ForwardViews views;
   const OptionalTensor lengths = set_ragged(views, check, p, lengths_given, resets);
+  const Variant variant = set_variant(views.variant, check, p, given);
   views.gates = sequence_view<const void>(gates);
   views.w_hh = weight_view(w_hh);
   views.b_hh = weight_view(b_hh);
@@ -133,16 +176,19 @@ ForwardResult forward(const std::string& cell, const Tensor& gates_given, const 
   return {output, h_n, c_n, cells, saved, hidden};
 }
 
-using BackwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
+using BackwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 BackwardResult backward(const std::string& cell, const OptionalTensor& d_output_given,
                         const OptionalTensor& d_h_n_given, const OptionalTensor& d_c_n_given,
                         const OptionalTensor& d_cells_given, const Tensor& w_hh, const OptionalTensor& w_hr,
                         const Tensor& output_given, const Tensor& cells_given, const Tensor& saved_given,
                         const OptionalTensor& h_0_given, const OptionalTensor& c_0_given,
-                        const OptionalTensor& lengths_given, const OptionalTensor& resets, bool allow_tf32) {
+                        const OptionalTensor& unit_weights, const OptionalTensor& norm,
+                        const OptionalTensor& lengths_given, const OptionalTensor& resets,
+                        const OptionalTensor& zoneout, const OptionalTensor& recurrent_mask, bool allow_tf32) {
   const Checker check(output_given, "output");
-  const Problem p = describe_problem(cell, output_given, "output", w_hh, w_hr, check.type(), true);
+  const Variant given{unit_weights, norm, zoneout, recurrent_mask};
+  const Problem p = describe_problem(cell, output_given, "output", w_hh, w_hr, given, check.type(), true);
   const Shape units{p.time_steps, p.batch, p.directions, p.hidden_size};
   const Shape outputs{p.time_steps, p.batch, p.directions, p.output_size};
   const bool has_c = p.cell.states == 2;
@@ -155,7 +201,7 @@ BackwardResult backward(const std::string& cell, const OptionalTensor& d_output_
     check(cells_given, "cells", "[T, B, D, H]", units);
     check(d_cells_given, "d_cells", "[T, B, D, H]", units);
   }
-  check(saved_given, "saved", "[T, B, D, S, H]", {p.time_steps, p.batch, p.directions, p.cell.saved, p.hidden_size});
+  check(saved_given, "saved", "[T, B, D, S, H]", {p.time_steps, p.batch, p.directions, saved_values(p), p.hidden_size});
   const OptionalTensor d_output = with_dense_tail(d_output_given, 3), d_cells = with_dense_tail(d_cells_given, 3);
   const OptionalTensor d_h_n = with_dense_tail(d_h_n_given, 2), d_c_n = with_dense_tail(d_c_n_given, 2);
   const OptionalTensor h_0 = with_dense_tail(h_0_given, 2), c_0 = with_dense_tail(c_0_given, 2);
@@ -165,13 +211,17 @@ BackwardResult backward(const std::string& cell, const OptionalTensor& d_output_
   const Allocator allocate(output);
   const Shape gates{p.time_steps, p.batch, p.directions, p.cell.gates, p.hidden_size};
   const Tensor d_gates = allocate(true, gates);
-  const Tensor d_gates_h = allocate(p.cell.split, gates);
+  const Tensor d_gates_h = allocate(p.cell.split || p.normalized, gates);
   const Tensor d_h_0 = allocate(true, {p.directions, p.batch, p.output_size});
   const Tensor d_c_0 = allocate(has_c, {p.directions, p.batch, p.hidden_size});
   const Tensor d_projected = allocate(p.projected, outputs);
+  const Tensor d_unit_weights =
+      allocate(p.cell.unit_weights > 0, {p.directions, p.batch, p.cell.unit_weights, p.hidden_size});
+  const Tensor d_norm = allocate(p.normalized, {p.directions, p.batch, norm_rows(p.cell), p.hidden_size});
 
   BackwardViews views;
   const OptionalTensor lengths = set_ragged(views, check, p, lengths_given, resets);
+  const Variant variant = set_variant(views.variant, check, p, given);
   views.d_output = sequence_view(d_output);
   views.d_h_n = state_view(d_h_n);
   views.d_c_n = state_view(d_c_n);
@@ -188,12 +238,14 @@ BackwardResult backward(const std::string& cell, const OptionalTensor& d_output_
   views.d_h_0 = state_view<void>(d_h_0);
   views.d_c_0 = state_view<void>(d_c_0);
   views.d_projected = sequence_view<void>(d_projected);
+  views.d_unit_weights = rows_view(d_unit_weights);
+  views.d_norm = rows_view(d_norm);
   if (output.is_cpu()) {
     run_on_cpu(active_cpu_unit().backward, p, views, allocate);
   } else {
     run_on_cuda(p, views, allocate, w_hh, w_hr, allow_tf32);
   }
-  return {d_gates, d_gates_h, d_h_0, d_c_0, d_projected};
+  return {d_gates, d_gates_h, d_h_0, d_c_0, d_projected, d_unit_weights, d_norm};
 }
 
 }  // namespace
@@ -203,13 +255,15 @@ BackwardResult backward(const std::string& cell, const OptionalTensor& d_output_
 STABLE_TORCH_LIBRARY(fused_rnn, m) {
   m.def(
       "forward(str cell, Tensor gates, Tensor w_hh, Tensor? b_hh, Tensor? w_hr, Tensor? h_0, Tensor? c_0,"
-      " Tensor? lengths, Tensor? resets, bool save, bool allow_tf32)"
+      " Tensor? unit_weights, Tensor? norm, Tensor? lengths, Tensor? resets, Tensor? zoneout,"
+      " Tensor? recurrent_mask, bool save, bool allow_tf32)"
       " -> (Tensor output, Tensor h_n, Tensor c_n, Tensor cells, Tensor saved, Tensor hidden)");
   m.def(
       "backward(str cell, Tensor? d_output, Tensor? d_h_n, Tensor? d_c_n, Tensor? d_cells, Tensor w_hh, Tensor? w_hr,"
-      " Tensor output, Tensor cells, Tensor saved, Tensor? h_0, Tensor? c_0, Tensor? lengths, Tensor? resets,"
-      " bool allow_tf32)"
-      " -> (Tensor d_gates, Tensor d_gates_h, Tensor d_h_0, Tensor d_c_0, Tensor d_projected)");
+      " Tensor output, Tensor cells, Tensor saved, Tensor? h_0, Tensor? c_0, Tensor? unit_weights,"
+      " Tensor? norm, Tensor? lengths, Tensor? resets, Tensor? zoneout, Tensor? recurrent_mask, bool allow_tf32)"
+      " -> (Tensor d_gates, Tensor d_gates_h, Tensor d_h_0, Tensor d_c_0, Tensor d_projected,"
+      " Tensor d_unit_weights, Tensor d_norm)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fused_rnn, CPU, m) {

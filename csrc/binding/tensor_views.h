@@ -40,6 +40,12 @@ inline StateView<const void> state_view(const OptionalTensor& tensor) {
   return tensor.has_value() ? state_view<const void>(*tensor) : StateView<const void>{};
 }
 
+// [D, B, ...] as the only step of a sequence.
+inline SequenceView<void> rows_view(const Tensor& tensor) {
+  if (tensor.numel() == 0) return {};
+  return {tensor.mutable_data_ptr(), 0, tensor.stride(1), tensor.stride(0)};
+}
+
 inline WeightView weight_view(const OptionalTensor& tensor) {  // [D, rows] or [D, rows, columns]
   if (!tensor.has_value() || tensor->numel() == 0) return {};
   return {tensor->const_data_ptr(), tensor->stride(0), tensor->stride(1), tensor->dim() > 2 ? tensor->stride(2) : 0};

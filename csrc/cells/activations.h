@@ -22,4 +22,12 @@ FUSED_RNN_HD inline double relu(double x) { return x < 0.0 ? 0.0 : x; }
 FUSED_RNN_HD inline float where_positive(float y, float d) { return y <= 0.0f ? 0.0f : d; }
 FUSED_RNN_HD inline double where_positive(double y, double d) { return y <= 0.0 ? 0.0 : d; }
 
+// x, at most `limit` away from 0; a NaN stays a NaN.
+FUSED_RNN_HD inline float clip(float x, float limit) { return x > limit ? limit : x < -limit ? -limit : x; }
+FUSED_RNN_HD inline double clip(double x, double limit) { return x > limit ? limit : x < -limit ? -limit : x; }
+
+// d where clip leaves x as it is, else 0: the derivative of clip.
+FUSED_RNN_HD inline float where_within(float x, float limit, float d) { return x > limit || x < -limit ? 0.0f : d; }
+FUSED_RNN_HD inline double where_within(double x, double limit, double d) { return x > limit || x < -limit ? 0.0 : d; }
+
 }  // namespace fused_rnn

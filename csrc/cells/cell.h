@@ -8,6 +8,8 @@
 //   forward (from_x, from_h, state)            -> state', saved
 //   backward(saved, state, state', d_state')   -> d_from_x, d_from_h, d_state
 //
+// A cell with kUnitWeights > 0 also takes that many numbers of its unit, and returns their gradients.
+//
 // state[0] is h, state[1] (if any) is c. d_state[0] that backward returns is the *direct* part only: what reaches the
 // previous h through W_hh is the schedule's business.
 #pragma once
@@ -30,21 +32,57 @@ struct CellBackward {
   Pack<V, Cell::kGates> d_from_x;
   Pack<V, Cell::kGates> d_from_h;  // equals d_from_x unless Cell::kSplit
   Pack<V, Cell::kStates> d_state;
+  Pack<V, Cell::kUnitWeights> d_unit_weights;
 };
+
+// What a schedule calls: the cell's functions, with the unit's weights for those that have some.
+template <class Cell, class V>
+FUSED_RNN_HD inline CellForward<V, Cell> cell_forward(const Pack<V, Cell::kGates>& from_x,
+                                                      const Pack<V, Cell::kGates>& from_h,
+                                                      const Pack<V, Cell::kStates>& state,
+                                                      const Pack<V, Cell::kUnitWeights>& unit_weights) {
+  if constexpr (Cell::kUnitWeights > 0) {
+    return Cell::forward(from_x, from_h, state, unit_weights);
+  } else {
+    return Cell::forward(from_x, from_h, state);
+  }
+}
+
+template <class Cell, class V>
+FUSED_RNN_HD inline CellBackward<V, Cell> cell_backward(const Pack<V, Cell::kSaved>& saved,
+                                                        const Pack<V, Cell::kStates>& previous,
+                                                        const Pack<V, Cell::kStates>& current,
+                                                        const Pack<V, Cell::kStates>& d_current,
+                                                        const Pack<V, Cell::kUnitWeights>& unit_weights) {
+  if constexpr (Cell::kUnitWeights > 0) {
+    return Cell::backward(saved, previous, current, d_current, unit_weights);
+  } else {
+    return Cell::backward(saved, previous, current, d_current);
+  }
+}
+
+// Whether the normalized form of the cell also normalizes c where h is made of it.
+template <class Cell>
+inline constexpr bool has_normalized_c = Cell::kNormGroups > 0 && Cell::kStates == 2;
 
 template <class Cell>
 concept RecurrentCell =
-    requires(Pack<double, Cell::kGates> gates, Pack<double, Cell::kStates> state, Pack<double, Cell::kSaved> saved) {
+    requires(Pack<double, Cell::kGates> gates, Pack<double, Cell::kStates> state, Pack<double, Cell::kSaved> saved,
+             Pack<double, Cell::kUnitWeights> weights) {
       { Cell::kName } -> std::convertible_to<const char*>;
       { Cell::kSplit } -> std::convertible_to<bool>;        // d_from_h differs from d_from_x
       { Cell::kReadsHidden } -> std::convertible_to<bool>;  // needs h of its own unit; otherwise h may be a projection
-      { Cell::template forward<double>(gates, gates, state) } -> std::same_as<CellForward<double, Cell>>;
-      { Cell::template backward<double>(saved, state, state, state) } -> std::same_as<CellBackward<double, Cell>>;
-    } && (Cell::kGates >= 1) && (Cell::kStates == 1 || Cell::kStates == 2) && (Cell::kSaved >= 0);
+      { Cell::kNormGroups } -> std::convertible_to<int>;    // sets of gates that a layer norm joins; 0: no such form
+      { cell_forward<Cell, double>(gates, gates, state, weights) } -> std::same_as<CellForward<double, Cell>>;
+      { cell_backward<Cell, double>(saved, state, state, state, weights) } -> std::same_as<CellBackward<double, Cell>>;
+    } &&
+    (Cell::kGates >= 1) && (Cell::kStates == 1 || Cell::kStates == 2) && (Cell::kSaved >= 0);
 
 template <RecurrentCell Cell>
 constexpr CellSpec spec_of(int index) {
-  return {Cell::kName, index, Cell::kGates, Cell::kStates, Cell::kSaved, Cell::kSplit, !Cell::kReadsHidden};
+  return {Cell::kName,      index,        Cell::kGates,        Cell::kStates,
+          Cell::kSaved,     Cell::kSplit, !Cell::kReadsHidden, Cell::kUnitWeights,
+          Cell::kNormGroups};
 }
 
 }  // namespace fused_rnn

@@ -35,8 +35,9 @@ struct Relu {
 template <class Activation>
 struct ElmanCell {
   static constexpr const char* kName = Activation::kCellName;
-  static constexpr int kGates = 1, kStates = 1, kSaved = 0;
+  static constexpr int kGates = 1, kStates = 1, kSaved = 0, kUnitWeights = 0, kNormGroups = 1;
   static constexpr bool kSplit = false, kReadsHidden = true;
+  static constexpr int norm_group(int /*gate*/) { return 0; }
 
   template <class V>
   FUSED_RNN_HD static inline CellForward<V, ElmanCell> forward(const Pack<V, 1>& from_x, const Pack<V, 1>& from_h,
@@ -50,7 +51,7 @@ struct ElmanCell {
                                                                  const Pack<V, 1>& current,
                                                                  const Pack<V, 1>& d_current) {
     const Pack<V, 1> d_a{Activation::gradient(current[0], d_current[0])};
-    return {d_a, d_a, {V(0)}};
+    return {d_a, d_a, {V(0)}, {}};
   }
 };
 

@@ -12,8 +12,11 @@ namespace fused_rnn {
 
 struct GruCell {
   static constexpr const char* kName = "gru";
-  static constexpr int kGates = 3, kStates = 1, kSaved = 4;
+  static constexpr int kGates = 3, kStates = 1, kSaved = 4, kUnitWeights = 0;
   static constexpr bool kSplit = true, kReadsHidden = true;
+  // Norms: one over r and z together, one over n.
+  static constexpr int kNormGroups = 2;
+  static constexpr int norm_group(int gate) { return gate < 2 ? 0 : 1; }
 
   template <class V>
   FUSED_RNN_HD static inline CellForward<V, GruCell> forward(const Pack<V, 3>& from_x, const Pack<V, 3>& from_h,
@@ -33,7 +36,7 @@ struct GruCell {
     const V d_n = d_current[0] * (one - z) * (one - n * n);
     const V d_z = d_current[0] * (previous[0] - n) * (z * (one - z));
     const V d_r = d_n * h_n * (r * (one - r));
-    return {{d_r, d_z, d_n}, {d_r, d_z, d_n * r}, {d_current[0] * z}};
+    return {{d_r, d_z, d_n}, {d_r, d_z, d_n * r}, {d_current[0] * z}, {}};
   }
 };
 

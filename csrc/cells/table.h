@@ -6,11 +6,12 @@
 #include "cells/elman.h"
 #include "cells/gru.h"
 #include "cells/lstm.h"
+#include "cells/peephole_lstm.h"
 #include "core/visit.h"
 
 namespace fused_rnn {
 
-using Cells = TypeList<LstmCell, GruCell, ElmanCell<Tanh>, ElmanCell<Relu>>;
+using Cells = TypeList<LstmCell, GruCell, ElmanCell<Tanh>, ElmanCell<Relu>, PeepholeLstmCell>;
 
 // The position of the cell called `name` in Cells, or -1.
 inline int find_cell(std::string_view name) {

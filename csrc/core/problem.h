@@ -31,6 +31,8 @@ struct CellSpec {
   int saved;         // values per unit and step that backward needs besides the states
   bool split;        // d_gates_h differs from d_gates_x
   bool projectable;  // the update does not read h of its own unit, so h may be a projection
+  int unit_weights;  // trained or fixed numbers of every unit that enter the update
+  int norm_groups;   // sets of gates that a layer norm joins; 0: the cell has no normalized form
 };
 
 struct Problem {
@@ -42,14 +44,36 @@ struct Problem {
   int64_t hidden_size;  // H
   int64_t output_size;  // P: the projected size, or H
   bool backward;
-  bool projected;  // h is W_hr times what the cell makes
+  bool projected;               // h is W_hr times what the cell makes
+  bool normalized = false;      // layer norms stand before the recurrent gates, and before the c that h is made of
+  bool zoneout = false;         // a part of the state before the step stays
+  bool recurrent_mask = false;  // h is multiplied by a mask where it enters W_hh
 };
+
+// Whether the problem has something that the plain schedules do not know.
+constexpr bool is_variant(const Problem& p) {
+  return p.normalized || p.zoneout || p.recurrent_mask || p.cell.unit_weights > 0;
+}
+
+// What the forward pass saves per unit and step, in this order: the cell's own values; with zoneout the last state as
+// the cell made it; with norms the recurrent gates before theirs.
+constexpr int saved_values(const Problem& p) {
+  return p.cell.saved + (p.zoneout ? 1 : 0) + (p.normalized ? p.cell.gates : 0);
+}
+
+// Rows of the parameters of the norms: gain and bias of each recurrent gate, then, for cells with two states, of c.
+constexpr int norm_rows(const CellSpec& cell) { return 2 * cell.gates + (cell.states == 2 ? 2 : 0); }
+
+constexpr double kNormEpsilon = 1e-5;  // added to the variance, as in torch.nn.LayerNorm
 
 inline std::string to_string(const Problem& problem) {
   std::string text = problem.cell.name;
   text += " T=" + std::to_string(problem.time_steps) + " B=" + std::to_string(problem.batch);
   text += " D=" + std::to_string(problem.directions) + " H=" + std::to_string(problem.hidden_size);
   if (problem.projected) text += " P=" + std::to_string(problem.output_size);
+  if (problem.normalized) text += " layer_norm";
+  if (problem.zoneout) text += " zoneout";
+  if (problem.recurrent_mask) text += " recurrent_dropout";
   return text + " " + name_of(problem.type) + (problem.backward ? " backward" : " forward");
 }
 

@@ -51,6 +51,14 @@ struct ResetView {  // [T, B]
   explicit operator bool() const { return data != nullptr; }
 };
 
+// What only variants have; a schedule for the plain recurrence does not look at them.
+struct VariantViews {
+  StateView<const void> unit_weights;    // [D, K, H], for cells that have them
+  StateView<const void> norm;            // [D, N, H], N = norm_rows
+  SequenceView<const void> zoneout;      // [T, B, D, states, H] how much of each state before the step stays
+  StateView<const void> recurrent_mask;  // [D, B, P]
+};
+
 struct ForwardViews {
   SequenceView<const void> gates;    // [T, B, D, G, H] input projection, b_ih included
   WeightView w_hh;                   // [D, G*H, P]
@@ -66,6 +74,7 @@ struct ForwardViews {
   SequenceView<void> hidden;         // [T, B, D, H] h before projection, when training and projected
   const int64_t* lengths = nullptr;  // [B], optional: T; what lies outside [0, T] means the nearer end
   ResetView resets;                  // [T, B], optional: nowhere
+  VariantViews variant;
 };
 
 struct BackwardViews {
@@ -81,12 +90,15 @@ struct BackwardViews {
   StateView<const void> h_0;  // as in forward
   StateView<const void> c_0;
   SequenceView<void> d_gates;        // [T, B, D, G, H]
-  SequenceView<void> d_gates_h;      // [T, B, D, G, H], only for split cells
+  SequenceView<void> d_gates_h;      // [T, B, D, G, H] of W_hh h_{t-1}, only for split cells and with norms
   StateView<void> d_h_0;             // [D, B, P]
   StateView<void> d_c_0;             // [D, B, H], cells with two states
   SequenceView<void> d_projected;    // [T, B, D, P], only when projected
   const int64_t* lengths = nullptr;  // as in forward
   ResetView resets;
+  VariantViews variant;
+  SequenceView<void> d_unit_weights;  // [1, B, D, K, H] of each row, sums over time
+  SequenceView<void> d_norm;          // [1, B, D, N, H] likewise
 };
 
 // What a step is for one row of the batch, in either direction.

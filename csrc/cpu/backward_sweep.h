@@ -17,7 +17,7 @@
 
 #include "cells/cell.h"
 #include "core/views.h"
-#include "cpu/pack_weights.h"
+#include "cpu/packed_weights.h"
 #include "cpu/share.h"
 #include "cpu/state_buffer.h"
 #include "cpu/tile_vectors.h"
@@ -30,7 +30,7 @@ template <class Cell, class T>
 class BackwardSweep {
   using Real = RealOf<T>;
   using V = Vec<Real>;
-  using Units = Block<1, Real>;  // blocks of outputs of the transposed products: one column per vector of units
+  using Units = typename BackwardWeights<Cell, T>::Units;
   static constexpr int kLanes = V::kLanes;
 
  public:
@@ -47,30 +47,23 @@ class BackwardSweep {
         v_(views),
         barriers_(plan, arena),
         threads_(plan.threads()),
-        ragged_(v_.lengths != nullptr || v_.resets) {
+        ragged_(v_.lengths != nullptr || v_.resets),
+        weights_(problem, views, arena) {
     hidden_stride_ = Units::padded(p_.hidden_size);
     output_stride_ = Units::padded(p_.output_size);
-    output_blocks_ = Units::count(p_.output_size);
     gates_stride_ = Cell::kGates * hidden_stride_;
-    block_stride_ = gates_stride_ * Units::kUnits;
     const int64_t rows = p_.directions * p_.batch;
-    packed_ = arena.take<Real>(p_.directions * output_blocks_ * block_stride_);
     for (Real*& d_gates : d_gates_) d_gates = arena.take<Real>(rows * gates_stride_);
     carry_h_ = {arena.take<Real>(rows * output_stride_), p_.batch, output_stride_};
     if (Cell::kStates == 2) carry_c_ = {arena.take<Real>(rows * hidden_stride_), p_.batch, hidden_stride_};
-    if (projected()) {
-      hidden_blocks_ = Units::count(p_.hidden_size);
-      projection_stride_ = output_stride_ * Units::kUnits;
-      projection_ = arena.take<Real>(p_.directions * hidden_blocks_ * projection_stride_);
-      d_projected_ = arena.take<Real>(rows * output_stride_);
-    }
+    if (projected()) d_projected_ = arena.take<Real>(rows * output_stride_);
   }
 
   void before_team() const { barriers_.reset(); }
 
   void run(int thread) const {
     const Share share = barriers_.share_of(thread, p_.directions, p_.batch);
-    pack(thread);
+    weights_.pack(thread, threads_);
     for (int64_t d = share.directions.begin; d < share.directions.end; ++d) initialize(share, d);
     barriers_.wait_for_team();  // packed weights, zeroed padding and initial carries are complete
     for (int64_t d = share.directions.begin; d < share.directions.end; ++d) {
@@ -101,38 +94,6 @@ class BackwardSweep {
     return ragged_ && (row_step(v_, t, row) != RowStep::kPlain || (s > 0 && starts(d, s, t, row)));
   }
 
-  void pack(int thread) const {
-    const Range own = part_of({0, p_.directions * output_blocks_}, threads_, thread);
-    for (int64_t i = own.begin; i < own.end; ++i) {
-      const WeightView& w = v_.w_hh;
-      const PackSource<T> source{static_cast<const T*>(w.data) + i / output_blocks_ * w.direction_stride,
-                                 p_.output_size,
-                                 0,
-                                 w.column_stride,
-                                 Cell::kGates,
-                                 p_.hidden_size * w.row_stride,
-                                 w.row_stride,
-                                 p_.hidden_size,
-                                 hidden_stride_};
-      pack_block<1, Units::kVectors>(source, i % output_blocks_, packed_ + i * block_stride_);
-    }
-    if (!projected()) return;
-    const Range own_hidden = part_of({0, p_.directions * hidden_blocks_}, threads_, thread);
-    for (int64_t i = own_hidden.begin; i < own_hidden.end; ++i) {
-      const WeightView& w = v_.w_hr;
-      const PackSource<T> source{static_cast<const T*>(w.data) + i / hidden_blocks_ * w.direction_stride,
-                                 p_.hidden_size,
-                                 0,
-                                 w.column_stride,
-                                 1,
-                                 0,
-                                 w.row_stride,
-                                 p_.output_size,
-                                 output_stride_};
-      pack_block<1, Units::kVectors>(source, i % hidden_blocks_, projection_ + i * projection_stride_);
-    }
-  }
-
   // The carries start as the gradients of the final states. Both gate buffers and d_projected are zeroed, since the
   // products read their padding, which no step writes.
   void initialize(const Share& share, int64_t d) const {
@@ -151,9 +112,7 @@ class BackwardSweep {
 
   // W_hh^T times the gate gradients of the step after position s.
   Product<Real> recurrent(int64_t d, int64_t s) const {
-    const bool last = s == p_.time_steps - 1;
-    return {packed_ + d * output_blocks_ * block_stride_,         nullptr,       block_stride_,
-            d_gates_[(s + 1) & 1] + d * p_.batch * gates_stride_, gates_stride_, last ? 0 : gates_stride_};
+    return weights_.recurrent(d, d_gates_[(s + 1) & 1] + d * p_.batch * gates_stride_, s != p_.time_steps - 1);
   }
 
   // Whether that product is of use for a tile.
@@ -171,7 +130,7 @@ class BackwardSweep {
 
   void step(const Share& share, int64_t d, int64_t s) const {
     const int64_t t = time_of(d, s);
-    const Range output_blocks = share.blocks_of(output_blocks_);
+    const Range output_blocks = share.blocks_of(weights_.output_blocks());
     if (!projected()) {
       const auto announce = [&](const auto& tile) {
         if (is_active(tile, t)) prefetch_update(tile, d, t);
@@ -191,7 +150,7 @@ class BackwardSweep {
 
   void step_projected(const Share& share, int64_t d, int64_t s) const {
     const int64_t t = time_of(d, s);
-    const Range output_blocks = share.blocks_of(output_blocks_);
+    const Range output_blocks = share.blocks_of(weights_.output_blocks());
     const auto special = [&](int64_t row) { return is_special(d, s, t, row); };
     Real* d_projected = d_projected_ + d * p_.batch * output_stride_;
     const auto wanted = [&](const auto& tile) { return recurrent_is_wanted(tile, d, s); };
@@ -206,12 +165,7 @@ class BackwardSweep {
       });
     });
     share.wait();
-    const Product<Real> projection{projection_ + d * hidden_blocks_ * projection_stride_,
-                                   nullptr,
-                                   projection_stride_,
-                                   d_projected,
-                                   output_stride_,
-                                   output_stride_};
+    const Product<Real> projection = weights_.projection(d, d_projected);
     const auto announce = [&](const auto& tile) {
       const bool active = is_active(tile, t);
       if (active) prefetch_update(tile, d, t);
@@ -222,7 +176,8 @@ class BackwardSweep {
         update(where, d, s, t, column_of(tile, where, where.vector));
       });
     };
-    for_each_tile<Units::kColumns>(projection, share.rows, share.blocks_of(hidden_blocks_), announce, update_tile);
+    for_each_tile<Units::kColumns>(projection, share.rows, share.blocks_of(weights_.hidden_blocks()), announce,
+                                   update_tile);
     share.wait();
   }
 
@@ -349,7 +304,8 @@ class BackwardSweep {
         store_rows<T>(where, d_h, [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(v_.d_h_0, d, row); });
       });
     };
-    for_each_tile<Units::kColumns>(recurrent(d, -1), share.rows, share.blocks_of(output_blocks_), wanted, store_tile);
+    for_each_tile<Units::kColumns>(recurrent(d, -1), share.rows, share.blocks_of(weights_.output_blocks()), wanted,
+                                   store_tile);
     if (Cell::kStates == 2) store_state<T>(carry_c_, v_.d_c_0, p_.hidden_size, d, share.own_rows());
   }
 
@@ -358,11 +314,8 @@ class BackwardSweep {
   Barriers barriers_;
   int threads_;
   bool ragged_;  // there are lengths or resets
-  int64_t output_blocks_, hidden_blocks_ = 0;
-  int64_t block_stride_, projection_stride_ = 0;          // packed elements of one block
+  BackwardWeights<Cell, T> weights_;
   int64_t hidden_stride_, output_stride_, gates_stride_;  // padded sizes of one row
-  Real* packed_;                                          // [D, output blocks, G * hidden_stride, columns, lanes]
-  Real* projection_ = nullptr;                            // [D, hidden blocks, output_stride, columns, lanes]
   Real* d_gates_[2];                                      // [D, B, G, hidden_stride] of this step and the one after
   Real* d_projected_ = nullptr;                           // [D, B, output_stride]
   StateBuffer<Real> carry_h_{}, carry_c_{};               // gradients handed to the step before

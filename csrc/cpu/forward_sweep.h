@@ -13,7 +13,7 @@
 
 #include "cells/cell.h"
 #include "core/views.h"
-#include "cpu/pack_weights.h"
+#include "cpu/packed_weights.h"
 #include "cpu/share.h"
 #include "cpu/state_buffer.h"
 #include "cpu/tile_vectors.h"
@@ -26,8 +26,8 @@ template <class Cell, class T>
 class ForwardSweep {
   using Real = RealOf<T>;
   using V = Vec<Real>;
-  using Units = Block<Cell::kGates, Real>;  // blocks of hidden units, all their gates
-  using Outputs = Block<1, Real>;           // blocks of projected outputs
+  using Units = typename ForwardWeights<Cell, T>::Units;
+  using Outputs = typename ForwardWeights<Cell, T>::Outputs;
   static constexpr int kLanes = V::kLanes;
 
  public:
@@ -43,28 +43,20 @@ class ForwardSweep {
         v_(views),
         barriers_(plan, arena),
         threads_(plan.threads()),
-        ragged_(v_.lengths != nullptr || v_.resets) {
-    unit_blocks_ = Units::count(p_.hidden_size);
+        ragged_(v_.lengths != nullptr || v_.resets),
+        weights_(problem, views, arena) {
     hidden_stride_ = Units::padded(p_.hidden_size);
     output_stride_ = projected() ? Outputs::padded(p_.output_size) : hidden_stride_;
-    block_stride_ = p_.output_size * Units::kColumns * kLanes;
-    packed_ = arena.take<Real>(p_.directions * unit_blocks_ * block_stride_);
-    bias_ = arena.take<Real>(p_.directions * unit_blocks_ * Units::kColumns * kLanes);
     for (Real*& h : h_) h = arena.take<Real>(p_.directions * p_.batch * output_stride_);
     if (Cell::kStates == 2) c_ = arena.take<Real>(p_.directions * p_.batch * hidden_stride_);
-    if (projected()) {
-      output_blocks_ = Outputs::count(p_.output_size);
-      projection_stride_ = p_.hidden_size * Outputs::kColumns * kLanes;
-      projection_ = arena.take<Real>(p_.directions * output_blocks_ * projection_stride_);
-      hidden_ = arena.take<Real>(p_.directions * p_.batch * hidden_stride_);
-    }
+    if (projected()) hidden_ = arena.take<Real>(p_.directions * p_.batch * hidden_stride_);
   }
 
   void before_team() const { barriers_.reset(); }
 
   void run(int thread) const {
     const Share share = barriers_.share_of(thread, p_.directions, p_.batch);
-    pack(thread);
+    weights_.pack(thread, threads_);
     for (int64_t d = share.directions.begin; d < share.directions.end; ++d) load_initial(share, d);
     barriers_.wait_for_team();  // packed weights and initial states are complete
     for (int64_t d = share.directions.begin; d < share.directions.end; ++d) {
@@ -84,58 +76,6 @@ class ForwardSweep {
 
   RowStep row_step_at(int64_t t, int64_t row) const { return ragged_ ? row_step(v_, t, row) : RowStep::kPlain; }
 
-  void pack(int thread) const {
-    const Range own = part_of({0, p_.directions * unit_blocks_}, threads_, thread);
-    for (int64_t i = own.begin; i < own.end; ++i) {
-      const int64_t d = i / unit_blocks_, block = i % unit_blocks_;
-      const WeightView& w = v_.w_hh;
-      const PackSource<T> source{static_cast<const T*>(w.data) + d * w.direction_stride,
-                                 p_.hidden_size,
-                                 p_.hidden_size * w.row_stride,
-                                 w.row_stride,
-                                 1,
-                                 0,
-                                 w.column_stride,
-                                 p_.output_size,
-                                 p_.output_size};
-      pack_block<Cell::kGates, Units::kVectors>(source, block, packed_ + i * block_stride_);
-      pack_bias(d, block, bias_ + i * Units::kColumns * kLanes);
-    }
-    if (!projected()) return;
-    const Range own_outputs = part_of({0, p_.directions * output_blocks_}, threads_, thread);
-    for (int64_t i = own_outputs.begin; i < own_outputs.end; ++i) {
-      const WeightView& w = v_.w_hr;
-      const PackSource<T> source{static_cast<const T*>(w.data) + i / output_blocks_ * w.direction_stride,
-                                 p_.output_size,
-                                 0,
-                                 w.row_stride,
-                                 1,
-                                 0,
-                                 w.column_stride,
-                                 p_.hidden_size,
-                                 p_.hidden_size};
-      pack_block<1, Outputs::kVectors>(source, i % output_blocks_, projection_ + i * projection_stride_);
-    }
-  }
-
-  void pack_bias(int64_t d, int64_t block, Real* to) const {
-    const WeightView& b = v_.b_hh;
-    if (!b) {
-      for (int column = 0; column < Units::kColumns; ++column) V(0).store(to + column * kLanes);
-      return;
-    }
-    const PackSource<T> source{static_cast<const T*>(b.data) + d * b.direction_stride,
-                               p_.hidden_size,
-                               p_.hidden_size * b.row_stride,
-                               b.row_stride,
-                               1,
-                               0,
-                               0,
-                               1,
-                               1};
-    pack_block<Cell::kGates, Units::kVectors>(source, block, to);
-  }
-
   void load_initial(const Share& share, int64_t d) const {
     load_state<T>(v_.h_0, p_.output_size, {h_[0], p_.batch, output_stride_}, d, share.own_rows());
     if (Cell::kStates == 2) load_state<T>(v_.c_0, p_.hidden_size, {c_, p_.batch, hidden_stride_}, d, share.own_rows());
@@ -153,12 +93,7 @@ class ForwardSweep {
     const Real* h_previous = h_[s & 1] + first_row * output_stride_;
     Real* h_next = h_[(s + 1) & 1] + first_row * output_stride_;
     const bool from_zero = s == 0 && !v_.h_0;
-    const Product<Real> recurrent{packed_ + d * unit_blocks_ * block_stride_,
-                                  bias_ + d * unit_blocks_ * Units::kColumns * kLanes,
-                                  block_stride_,
-                                  h_previous,
-                                  output_stride_,
-                                  from_zero ? 0 : p_.output_size};
+    const Product<Real> recurrent = weights_.recurrent(d, h_previous, output_stride_, from_zero ? 0 : p_.output_size);
     Real* hidden = projected() ? hidden_ + first_row * hidden_stride_ : nullptr;
     const auto special = [&](int64_t row) { return row_step_at(t, row) != RowStep::kPlain; };
     const auto announce = [&](const auto& tile) {
@@ -172,7 +107,8 @@ class ForwardSweep {
         update(tile, where, d, t, h_previous, h_next, hidden);
       });
     };
-    for_each_tile<Units::kColumns>(recurrent, share.rows, share.blocks_of(unit_blocks_), announce, update_tile);
+    for_each_tile<Units::kColumns>(recurrent, share.rows, share.blocks_of(weights_.unit_blocks()), announce,
+                                   update_tile);
     share.wait();
     if constexpr (!Cell::kReadsHidden) {
       if (projected()) project(share, d, t, hidden, h_previous, h_next);
@@ -183,12 +119,7 @@ class ForwardSweep {
   void project(const Share& share, int64_t d, int64_t t, const Real* hidden, const Real* h_previous,
                Real* h_next) const {
     const auto inactive = [&](int64_t row) { return row_step_at(t, row) == RowStep::kInactive; };
-    const Product<Real> projection{projection_ + d * output_blocks_ * projection_stride_,
-                                   nullptr,
-                                   projection_stride_,
-                                   hidden,
-                                   hidden_stride_,
-                                   p_.hidden_size};
+    const Product<Real> projection = weights_.projection(d, hidden, hidden_stride_);
     const auto wanted = [&](const auto& tile) { return any_row(tile, [&](int64_t row) { return !inactive(row); }); };
     const auto update_tile = [&](const auto& tile) {
       for_each_vector<Outputs::kVectors>(
@@ -202,7 +133,8 @@ class ForwardSweep {
             store_rows<T>(where, h, [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(v_.output, t, row, d); });
           });
     };
-    for_each_tile<Outputs::kColumns>(projection, share.rows, share.blocks_of(output_blocks_), wanted, update_tile);
+    for_each_tile<Outputs::kColumns>(projection, share.rows, share.blocks_of(weights_.output_blocks()), wanted,
+                                     update_tile);
     share.wait();
   }
 
@@ -242,8 +174,8 @@ class ForwardSweep {
   template <class TileOf, class Where>
   FUSED_RNN_INLINE void forget(const TileOf& tile, const Where& where, int64_t d, Pack<V, Cell::kGates>& from_h,
                                Pack<V, Cell::kStates>& state) const {
-    const int64_t first = (d * unit_blocks_ + tile.block + where.b) * Units::kColumns + where.vector * Cell::kGates;
-    for (int g = 0; g < Cell::kGates; ++g) from_h[g] = V::load(bias_ + (first + g) * kLanes);
+    const Real* bias = weights_.bias(d, tile.block + where.b) + where.vector * Cell::kGates * kLanes;
+    for (int g = 0; g < Cell::kGates; ++g) from_h[g] = V::load(bias + g * kLanes);
     for (int k = 0; k < Cell::kStates; ++k) state[k] = V(0);
   }
 
@@ -286,15 +218,11 @@ class ForwardSweep {
   Barriers barriers_;
   int threads_;
   bool ragged_;  // there are lengths or resets
-  int64_t unit_blocks_, output_blocks_ = 0;
-  int64_t block_stride_, projection_stride_ = 0;  // packed elements of one block
-  int64_t hidden_stride_, output_stride_;         // padded sizes of one row of c and hidden, and of h
-  Real* packed_;                                  // [D, blocks, P, columns, lanes]
-  Real* bias_;                                    // [D, blocks, columns, lanes]
-  Real* projection_ = nullptr;                    // [D, output blocks, H, columns, lanes]
-  Real* h_[2];                                    // [D, B, output_stride] before and after the step, alternating
-  Real* c_ = nullptr;                             // [D, B, hidden_stride]
-  Real* hidden_ = nullptr;                        // [D, B, hidden_stride]
+  ForwardWeights<Cell, T> weights_;
+  int64_t hidden_stride_, output_stride_;  // padded sizes of one row of c and hidden, and of h
+  Real* h_[2];                             // [D, B, output_stride] before and after the step, alternating
+  Real* c_ = nullptr;                      // [D, B, hidden_stride]
+  Real* hidden_ = nullptr;                 // [D, B, hidden_stride]
 };
 
 }  // namespace FUSED_RNN_ISA

@@ -55,7 +55,8 @@ Plan make_plan(const Problem& problem, const Tiling& tiling, int threads) {
     const int most_rows =
         static_cast<int>(std::min<int64_t>(std::max<int64_t>(problem.batch, 1), threads / directions));
     for (int rows = 1; rows <= most_rows; ++rows) {
-      const int most_units = static_cast<int>(std::min<int64_t>(tiling.blocks, threads / directions / rows));
+      const int most_units =
+          tiling.whole_rows ? 1 : static_cast<int>(std::min<int64_t>(tiling.blocks, threads / directions / rows));
       for (int units = 1; units <= most_units; ++units) {
         Plan plan{directions, rows, units, 0};
         plan.step_cycles = step_cycles(problem, tiling, plan);

@@ -5,37 +5,61 @@
 #include "cpu/backward_sweep.h"
 #include "cpu/dispatch.h"
 #include "cpu/forward_sweep.h"
+#include "cpu/row_backward.h"
+#include "cpu/row_forward.h"
 
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {
 
 using DataTypes = TypeList<float, double, BFloat16, Float16>;  // in the order of DataType
 
-template <template <class, class> class Sweep, class Visitor>
+// The schedules of one pass: for the plain recurrence, and for its variants.
+struct ForwardSchedules {
+  using Views = ForwardViews;
+  template <class Cell, class T>
+  using Plain = ForwardSweep<Cell, T>;
+  template <class Cell, class T>
+  using Variant = RowForward<Cell, T>;
+};
+struct BackwardSchedules {
+  using Views = BackwardViews;
+  template <class Cell, class T>
+  using Plain = BackwardSweep<Cell, T>;
+  template <class Cell, class T>
+  using Variant = RowBackward<Cell, T>;
+};
+
+template <class Schedules, class Visitor>
 void visit_sweep(const Problem& problem, Visitor&& visitor) {
   visit_type(Cells{}, problem.cell.index, [&](auto cell) {
-    visit_type(DataTypes{}, static_cast<int>(problem.type),
-               [&](auto type) { visitor(Tag<Sweep<typename decltype(cell)::type, typename decltype(type)::type>>{}); });
+    visit_type(DataTypes{}, static_cast<int>(problem.type), [&](auto type) {
+      using Cell = typename decltype(cell)::type;
+      using T = typename decltype(type)::type;
+      if (is_variant(problem)) return visitor(Tag<typename Schedules::template Variant<Cell, T>>{});
+      if constexpr (Cell::kUnitWeights == 0) visitor(Tag<typename Schedules::template Plain<Cell, T>>{});
+    });
   });
 }
 
-template <template <class, class> class Sweep, class Views>
+template <class Schedules>
 struct Runner {
+  using Views = typename Schedules::Views;
+
   static Plan plan(const Problem& problem, int threads) {
     Plan result;
-    visit_sweep<Sweep>(
+    visit_sweep<Schedules>(
         problem, [&](auto sweep) { result = make_plan(problem, decltype(sweep)::type::tiling(problem), threads); });
     return result;
   }
 
   static size_t workspace_bytes(const Problem& problem, const Plan& plan) {
     Arena arena(nullptr);
-    visit_sweep<Sweep>(problem, [&](auto sweep) { typename decltype(sweep)::type(problem, Views{}, plan, arena); });
+    visit_sweep<Schedules>(problem, [&](auto sweep) { typename decltype(sweep)::type(problem, Views{}, plan, arena); });
     return arena.used();
   }
 
   static void run(const Problem& problem, const Views& views, const Plan& plan, void* workspace) {
-    visit_sweep<Sweep>(problem, [&](auto tag) {
+    visit_sweep<Schedules>(problem, [&](auto tag) {
       using SweepOf = typename decltype(tag)::type;
       Arena arena(workspace);
       const SweepOf sweep(problem, views, plan, arena);
@@ -57,8 +81,7 @@ struct Runner {
 // Named by dispatch.cpp.
 const CpuUnit& unit();
 const CpuUnit& unit() {
-  static constexpr CpuUnit kUnit{Runner<ForwardSweep, ForwardViews>::schedule(),
-                                 Runner<BackwardSweep, BackwardViews>::schedule()};
+  static constexpr CpuUnit kUnit{Runner<ForwardSchedules>::schedule(), Runner<BackwardSchedules>::schedule()};
   return kUnit;
 }
 

@@ -133,5 +133,16 @@ FUSED_RNN_INLINE Vec<Real, Parts> where_positive(Vec<Real, Parts> y, Vec<Real, P
   return y.map([](auto a, auto b, auto zero) { return a <= zero ? zero : b; }, y, d, Vec<Real, Parts>(0));
 }
 
+template <class Real, int Parts>
+FUSED_RNN_INLINE Vec<Real, Parts> clip(Vec<Real, Parts> x, Vec<Real, Parts> limit) {
+  return x.map([](auto a, auto most) { return a > most ? most : a < -most ? -most : a; }, x, limit);
+}
+
+template <class Real, int Parts>
+FUSED_RNN_INLINE Vec<Real, Parts> where_within(Vec<Real, Parts> x, Vec<Real, Parts> limit, Vec<Real, Parts> d) {
+  return x.map([](auto a, auto most, auto b, auto zero) { return a > most || a < -most ? zero : b; }, x, limit, d,
+               Vec<Real, Parts>(0));
+}
+
 }  // namespace FUSED_RNN_ISA
 }  // namespace fused_rnn

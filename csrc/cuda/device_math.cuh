@@ -43,4 +43,11 @@ FUSED_RNN_HD inline FastFloat where_positive(FastFloat y, FastFloat d) {
   return FastFloat(y.value <= 0.0f ? 0.0f : d.value);
 }
 
+FUSED_RNN_HD inline FastFloat clip(FastFloat x, FastFloat limit) {
+  return FastFloat(fused_rnn::clip(x.value, limit.value));
+}
+FUSED_RNN_HD inline FastFloat where_within(FastFloat x, FastFloat limit, FastFloat d) {
+  return FastFloat(fused_rnn::where_within(x.value, limit.value, d.value));
+}
+
 }  // namespace fused_rnn::cuda

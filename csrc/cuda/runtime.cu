@@ -46,8 +46,11 @@ int per_step_type(DataType type) {
 // Calls visitor(Tag<Cell>, Tag<T>).
 template <class Types, class Visitor>
 void visit_kernels(const Problem& problem, Types types, int type, Visitor&& visitor) {
-  visit_type(Cells{}, problem.cell.index,
-             [&](auto cell) { visit_type(types, type, [&](auto element) { visitor(cell, element); }); });
+  visit_type(Cells{}, problem.cell.index, [&](auto cell) {
+    if constexpr (decltype(cell)::type::kUnitWeights == 0) {
+      visit_type(types, type, [&](auto element) { visitor(cell, element); });
+    }
+  });
 }
 
 // How many groups of the option's blocks the current device can hold.

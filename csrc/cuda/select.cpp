@@ -57,6 +57,7 @@ std::vector<Option> feasible(const Rules& rules, const Problem& problem, bool tf
   };
   constexpr int64_t kMost = int64_t{1} << 24, kMostSteps = int64_t{1} << 30;
   if (problem.projected) return refuse("a projection needs a second product in each step");
+  if (is_variant(problem)) return refuse("there is no kernel for the variants");
   if (problem.type == DataType::kFloat64) return refuse("there is no float64 kernel");
   if (problem.hidden_size > kMost || problem.batch > kMost) return refuse("sizes beyond 2^24");
   if (problem.time_steps > kMostSteps) return refuse("more than 2^30 steps");
@@ -145,6 +146,7 @@ std::vector<Option> options(const Problem& problem, bool tfloat32, const Device&
     all.push_back(cheapest == found.end() ? best : *cheapest);
   }
   Option library{Schedule::kPerStep, "per_step", "", costs.library_step, costs.source};
+  if (is_variant(problem)) library.refusal = "there is no kernel for the variants";
   if (device.capability < 80) library.refusal = "the kernels are built for compute capability 8.0 and newer";
   all.push_back(library);
   sort_options(all);

@@ -1,0 +1,202 @@
+// The weights of one layer in packed form, as the products of the forward and of the backward pass read them.
+#pragma once
+
+#include "core/views.h"
+#include "cpu/arena.h"
+#include "cpu/pack_weights.h"
+#include "cpu/share.h"
+
+namespace fused_rnn {
+inline namespace FUSED_RNN_ISA {
+
+// Blocks of hidden units with all their gates (recurrent), and blocks of projected outputs (projection).
+template <class Cell, class T>
+class ForwardWeights {
+  using Real = RealOf<T>;
+
+ public:
+  using Units = Block<Cell::kGates, Real>;
+  using Outputs = Block<1, Real>;
+
+  ForwardWeights(const Problem& problem, const ForwardViews& views, Arena& arena) : p_(problem), v_(views) {
+    unit_blocks_ = Units::count(p_.hidden_size);
+    block_stride_ = p_.output_size * Units::kColumns * kLanes;
+    packed_ = arena.take<Real>(p_.directions * unit_blocks_ * block_stride_);
+    bias_ = arena.take<Real>(p_.directions * unit_blocks_ * Units::kColumns * kLanes);
+    if (!p_.projected) return;
+    output_blocks_ = Outputs::count(p_.output_size);
+    projection_stride_ = p_.hidden_size * Outputs::kColumns * kLanes;
+    projection_ = arena.take<Real>(p_.directions * output_blocks_ * projection_stride_);
+  }
+
+  int64_t unit_blocks() const { return unit_blocks_; }
+  int64_t output_blocks() const { return output_blocks_; }
+
+  // One thread's part of the packing.
+  void pack(int thread, int threads) const {
+    const Range own = part_of({0, p_.directions * unit_blocks_}, threads, thread);
+    for (int64_t i = own.begin; i < own.end; ++i) {
+      const int64_t d = i / unit_blocks_, block = i % unit_blocks_;
+      const WeightView& w = v_.w_hh;
+      const PackSource<T> source{static_cast<const T*>(w.data) + d * w.direction_stride,
+                                 p_.hidden_size,
+                                 p_.hidden_size * w.row_stride,
+                                 w.row_stride,
+                                 1,
+                                 0,
+                                 w.column_stride,
+                                 p_.output_size,
+                                 p_.output_size};
+      pack_block<Cell::kGates, Units::kVectors>(source, block, packed_ + i * block_stride_);
+      pack_bias(d, block, bias_ + i * Units::kColumns * kLanes);
+    }
+    if (!p_.projected) return;
+    const Range own_outputs = part_of({0, p_.directions * output_blocks_}, threads, thread);
+    for (int64_t i = own_outputs.begin; i < own_outputs.end; ++i) {
+      const WeightView& w = v_.w_hr;
+      const PackSource<T> source{static_cast<const T*>(w.data) + i / output_blocks_ * w.direction_stride,
+                                 p_.output_size,
+                                 0,
+                                 w.row_stride,
+                                 1,
+                                 0,
+                                 w.column_stride,
+                                 p_.hidden_size,
+                                 p_.hidden_size};
+      pack_block<1, Outputs::kVectors>(source, i % output_blocks_, projection_ + i * projection_stride_);
+    }
+  }
+
+  // b_hh + W_hh rows; `length` is P, or 0 where the rows are zeros.
+  Product<Real> recurrent(int64_t d, const Real* rows, int64_t row_stride, int64_t length) const {
+    return {packed_ + d * unit_blocks_ * block_stride_, bias(d, 0), block_stride_, rows, row_stride, length};
+  }
+
+  // W_hr rows.
+  Product<Real> projection(int64_t d, const Real* rows, int64_t row_stride) const {
+    return {projection_ + d * output_blocks_ * projection_stride_,
+            nullptr,
+            projection_stride_,
+            rows,
+            row_stride,
+            p_.hidden_size};
+  }
+
+  // b_hh of a block, [columns][lanes].
+  const Real* bias(int64_t d, int64_t block) const {
+    return bias_ + (d * unit_blocks_ + block) * Units::kColumns * kLanes;
+  }
+
+ private:
+  static constexpr int kLanes = Vec<Real>::kLanes;
+
+  void pack_bias(int64_t d, int64_t block, Real* to) const {
+    const WeightView& b = v_.b_hh;
+    if (!b) {
+      for (int column = 0; column < Units::kColumns; ++column) Vec<Real>(0).store(to + column * kLanes);
+      return;
+    }
+    const PackSource<T> source{static_cast<const T*>(b.data) + d * b.direction_stride,
+                               p_.hidden_size,
+                               p_.hidden_size * b.row_stride,
+                               b.row_stride,
+                               1,
+                               0,
+                               0,
+                               1,
+                               1};
+    pack_block<Cell::kGates, Units::kVectors>(source, block, to);
+  }
+
+  const Problem& p_;
+  const ForwardViews& v_;
+  int64_t unit_blocks_, output_blocks_ = 0;
+  int64_t block_stride_, projection_stride_ = 0;  // packed elements of one block
+  Real* packed_;                                  // [D, blocks, P, columns, lanes]
+  Real* bias_;                                    // [D, blocks, columns, lanes]
+  Real* projection_ = nullptr;                    // [D, output blocks, H, columns, lanes]
+};
+
+// The transposed weights: blocks of outputs (recurrent), and blocks of hidden units (projection).
+template <class Cell, class T>
+class BackwardWeights {
+  using Real = RealOf<T>;
+
+ public:
+  using Units = Block<1, Real>;  // one column per vector of units
+
+  BackwardWeights(const Problem& problem, const BackwardViews& views, Arena& arena) : p_(problem), v_(views) {
+    output_blocks_ = Units::count(p_.output_size);
+    hidden_stride_ = Units::padded(p_.hidden_size);
+    output_stride_ = Units::padded(p_.output_size);
+    block_stride_ = Cell::kGates * hidden_stride_ * Units::kUnits;
+    packed_ = arena.take<Real>(p_.directions * output_blocks_ * block_stride_);
+    if (!p_.projected) return;
+    hidden_blocks_ = Units::count(p_.hidden_size);
+    projection_stride_ = output_stride_ * Units::kUnits;
+    projection_ = arena.take<Real>(p_.directions * hidden_blocks_ * projection_stride_);
+  }
+
+  int64_t output_blocks() const { return output_blocks_; }
+  int64_t hidden_blocks() const { return hidden_blocks_; }
+
+  void pack(int thread, int threads) const {
+    const Range own = part_of({0, p_.directions * output_blocks_}, threads, thread);
+    for (int64_t i = own.begin; i < own.end; ++i) {
+      const WeightView& w = v_.w_hh;
+      const PackSource<T> source{static_cast<const T*>(w.data) + i / output_blocks_ * w.direction_stride,
+                                 p_.output_size,
+                                 0,
+                                 w.column_stride,
+                                 Cell::kGates,
+                                 p_.hidden_size * w.row_stride,
+                                 w.row_stride,
+                                 p_.hidden_size,
+                                 hidden_stride_};
+      pack_block<1, Units::kVectors>(source, i % output_blocks_, packed_ + i * block_stride_);
+    }
+    if (!p_.projected) return;
+    const Range own_hidden = part_of({0, p_.directions * hidden_blocks_}, threads, thread);
+    for (int64_t i = own_hidden.begin; i < own_hidden.end; ++i) {
+      const WeightView& w = v_.w_hr;
+      const PackSource<T> source{static_cast<const T*>(w.data) + i / hidden_blocks_ * w.direction_stride,
+                                 p_.hidden_size,
+                                 0,
+                                 w.column_stride,
+                                 1,
+                                 0,
+                                 w.row_stride,
+                                 p_.output_size,
+                                 output_stride_};
+      pack_block<1, Units::kVectors>(source, i % hidden_blocks_, projection_ + i * projection_stride_);
+    }
+  }
+
+  // W_hh^T rows, rows [G * padded H]; `present` where they are not all zeros.
+  Product<Real> recurrent(int64_t d, const Real* rows, bool present) const {
+    const int64_t size = Cell::kGates * hidden_stride_;
+    return {packed_ + d * output_blocks_ * block_stride_, nullptr, block_stride_, rows, size, present ? size : 0};
+  }
+
+  // W_hr^T rows, rows [padded P].
+  Product<Real> projection(int64_t d, const Real* rows) const {
+    return {projection_ + d * hidden_blocks_ * projection_stride_,
+            nullptr,
+            projection_stride_,
+            rows,
+            output_stride_,
+            output_stride_};
+  }
+
+ private:
+  const Problem& p_;
+  const BackwardViews& v_;
+  int64_t output_blocks_, hidden_blocks_ = 0;
+  int64_t block_stride_, projection_stride_ = 0;  // packed elements of one block
+  int64_t hidden_stride_, output_stride_;
+  Real* packed_;                // [D, output blocks, G * hidden_stride, columns, lanes]
+  Real* projection_ = nullptr;  // [D, hidden blocks, output_stride, columns, lanes]
+};
+
+}  // namespace FUSED_RNN_ISA
+}  // namespace fused_rnn

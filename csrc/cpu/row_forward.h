@@ -1,0 +1,298 @@
+// The CPU schedule of the forward pass of the variants: layer norms, zoneout, a recurrent mask, weights of single
+// units.
+//
+// As in the forward sweep every thread walks through time over its directions and rows, but never shares units: a norm
+// joins all of them, so a thread makes whole rows and waits for nobody. One step:
+//   product   sums = W_hh vector of all rows, where the vector is h, masked
+//   update    row by row: norm of the sums, the cell, norm of c, zoneout; writes h and the next vector
+// With a projection the update writes the unprojected h into `hidden_`, and a second product makes h from it.
+//
+// A reset row has its state cleared before the step. An inactive row is left out: its state stays, its results are 0.
+#pragma once
+
+#include "cells/cell.h"
+#include "core/views.h"
+#include "cpu/packed_weights.h"
+#include "cpu/row_norm.h"
+#include "cpu/share.h"
+#include "cpu/state_buffer.h"
+#include "cpu/tile_vectors.h"
+#include "cpu/vec_math.h"
+
+namespace fused_rnn {
+inline namespace FUSED_RNN_ISA {
+
+template <class Cell, class T>
+class RowForward {
+  using Real = RealOf<T>;
+  using V = Vec<Real>;
+  using Units = typename ForwardWeights<Cell, T>::Units;
+  using Outputs = typename ForwardWeights<Cell, T>::Outputs;
+  static constexpr int kLanes = V::kLanes, kStates = Cell::kStates;
+
+ public:
+  using Views = ForwardViews;
+
+  static Tiling tiling(const Problem& problem) {
+    return {.lanes = kLanes,
+            .block_units = Units::kUnits,
+            .columns = Units::kColumns,
+            .tile_rows = max_tile_rows(Units::kColumns),
+            .reduction = 1,
+            .blocks = Units::count(problem.hidden_size),
+            .whole_rows = true};
+  }
+
+  RowForward(const Problem& problem, const Views& views, const Plan& plan, Arena& arena)
+      : p_(problem), v_(views), barriers_(plan, arena), threads_(plan.threads()), weights_(problem, views, arena) {
+    const int64_t rows = p_.directions * p_.batch;
+    hidden_stride_ = Units::padded(p_.hidden_size);
+    output_stride_ = projected() ? Outputs::padded(p_.output_size) : hidden_stride_;
+    h_ = {arena.take<Real>(rows * output_stride_), p_.batch, output_stride_};
+    vector_ =
+        p_.recurrent_mask ? StateBuffer<Real>{arena.take<Real>(rows * output_stride_), p_.batch, output_stride_} : h_;
+    if (kStates == 2) c_ = {arena.take<Real>(rows * hidden_stride_), p_.batch, hidden_stride_};
+    sums_ = {arena.take<Real>(rows * Cell::kGates * hidden_stride_), p_.batch, Cell::kGates * hidden_stride_};
+    made_ = arena.take<Real>(threads_ * made_rows() * hidden_stride_);
+    const auto take = [&](int64_t count) {
+      return StateBuffer<Real>{arena.take<Real>(p_.directions * count * hidden_stride_), count, hidden_stride_};
+    };
+    if (Cell::kUnitWeights > 0) unit_weights_ = take(Cell::kUnitWeights);
+    if (p_.normalized) norm_ = take(norm_rows(p_.cell));
+    if (projected()) hidden_ = {arena.take<Real>(rows * hidden_stride_), p_.batch, hidden_stride_};
+  }
+
+  void before_team() const { barriers_.reset(); }
+
+  void run(int thread) const {
+    const Share share = barriers_.share_of(thread, p_.directions, p_.batch);
+    weights_.pack(thread, threads_);
+    if (thread == 0) load_unit_parameters();
+    Real* const made = made_ + thread * made_rows() * hidden_stride_;
+    for (int64_t d = share.directions.begin; d < share.directions.end; ++d) load_initial(share.rows, d);
+    barriers_.wait_for_team();  // packed weights are complete
+    for (int64_t d = share.directions.begin; d < share.directions.end; ++d) {
+      for (int64_t s = 0; s < p_.time_steps; ++s) step(share.rows, d, d == 0 ? s : p_.time_steps - 1 - s, made);
+      store_state<T>(h_, v_.h_n, p_.output_size, d, share.rows);
+      if (kStates == 2) store_state<T>(c_, v_.c_n, p_.hidden_size, d, share.rows);
+    }
+  }
+
+ private:
+  bool projected() const {
+    if constexpr (Cell::kReadsHidden) return false;
+    return p_.projected;
+  }
+  // Whether h is made of a normalized c, after the cell has made c for all units.
+  bool normalizes_c() const { return has_normalized_c<Cell> && p_.normalized; }
+
+  // What the cell made of one row, where h waits for the norm of c: its saved values and c.
+  int64_t made_rows() const { return normalizes_c() ? Cell::kSaved + 1 : 0; }
+
+  bool is_inactive(int64_t t, int64_t row) const { return row_step(v_, t, row) == RowStep::kInactive; }
+
+  void load_unit_parameters() const {
+    for (int64_t d = 0; d < p_.directions; ++d) {
+      if (Cell::kUnitWeights > 0)
+        load_state<T>(v_.variant.unit_weights, p_.hidden_size, unit_weights_, d, all_of(unit_weights_));
+      if (p_.normalized) load_state<T>(v_.variant.norm, p_.hidden_size, norm_, d, all_of(norm_));
+    }
+  }
+  static Range all_of(const StateBuffer<Real>& buffer) { return {0, buffer.batch}; }
+
+  void load_initial(Range rows, int64_t d) const {
+    load_state<T>(v_.h_0, p_.output_size, h_, d, rows);
+    if (kStates == 2) load_state<T>(v_.c_0, p_.hidden_size, c_, d, rows);
+    if (!p_.recurrent_mask) return;
+    for (int64_t row = rows.begin; row < rows.end; ++row) {
+      clear(vector_.row(d, row), output_stride_);
+      for_each_vector_of_row<Real>(p_.output_size, [&](int64_t unit, auto count) FUSED_RNN_INLINE_LAMBDA {
+        store_vector(d, row, unit, count, V::load(h_.row(d, row) + unit));
+      });
+    }
+  }
+
+  static void clear(Real* row, int64_t size) {
+    for (int64_t i = 0; i < size; i += kLanes) V(0).store(row + i);
+  }
+
+  // h of a few units, for the next product.
+  template <class Count>
+  FUSED_RNN_INLINE void store_vector(int64_t d, int64_t row, int64_t unit, Count count, V h) const {
+    if (!p_.recurrent_mask) return;  // the vector is h
+    (h * load<T>(at<T>(v_.variant.recurrent_mask, d, row) + unit, count)).store(vector_.row(d, row) + unit);
+  }
+
+  void step(Range rows, int64_t d, int64_t t, Real* made) const {
+    for (int64_t row = rows.begin; row < rows.end; ++row) {
+      if (row_step(v_, t, row) != RowStep::kReset) continue;
+      clear(h_.row(d, row), output_stride_);
+      clear(vector_.row(d, row), output_stride_);
+      if (kStates == 2) clear(c_.row(d, row), hidden_stride_);
+    }
+    const Product<Real> recurrent = weights_.recurrent(d, vector_.row(d, 0), output_stride_, p_.output_size);
+    const auto wanted = [&](const auto& tile) {
+      return any_row(tile, [&](int64_t row) { return !is_inactive(t, row); });
+    };
+    const auto store_sums = [&](const auto& tile) {
+      for_each_vector<Units::kVectors>(tile, p_.hidden_size, kNoRow, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
+        for (int g = 0; g < Cell::kGates; ++g) {
+          store_padded(where, column_of(tile, where, where.vector * Cell::kGates + g),
+                       sums_.row(d, 0) + g * hidden_stride_, sums_.stride);
+        }
+      });
+    };
+    for_each_tile<Units::kColumns>(recurrent, rows, {0, weights_.unit_blocks()}, wanted, store_sums);
+    for (int64_t row = rows.begin; row < rows.end; ++row) {
+      if (is_inactive(t, row)) {
+        store_nothing(d, t, row);
+      } else {
+        update(d, t, row, made);
+      }
+    }
+    if constexpr (!Cell::kReadsHidden) {
+      if (projected()) project(rows, d, t);
+    }
+  }
+
+  // The second stage of a step: h = W_hr hidden.
+  void project(Range rows, int64_t d, int64_t t) const {
+    const Product<Real> projection = weights_.projection(d, hidden_.row(d, 0), hidden_stride_);
+    const auto wanted = [](const auto& /*tile*/) { return true; };
+    for_each_tile<Outputs::kColumns>(projection, rows, {0, weights_.output_blocks()}, wanted, [&](const auto& tile) {
+      const auto alone = [](int64_t /*row*/) { return true; };
+      for_each_vector<Outputs::kVectors>(tile, p_.output_size, alone, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
+        if constexpr (where.kRows == 1) {
+          const bool inactive = is_inactive(t, where.row);
+          const V h = inactive ? V(0) : round_to<T>(column_of(tile, where, where.vector));
+          store<T>(at<T>(v_.output, t, where.row, d) + where.unit, h, where.count);
+          if (inactive) return;
+          h.store(h_.row(d, where.row) + where.unit);
+          store_vector(d, where.row, where.unit, where.count, h);
+        }
+      });
+    });
+  }
+
+  void update(int64_t d, int64_t t, int64_t row, Real* made) const {
+    Real* const sums = sums_.row(d, row);
+    Moments<Real> moments[Cell::kNormGroups + 1];
+    if constexpr (Cell::kNormGroups > 0) {
+      for (int group = 0; p_.normalized && group < Cell::kNormGroups; ++group) {
+        moments[group] = moments_of(sums, p_.hidden_size, Cell::kGates, hidden_stride_,
+                                    [&](int gate) { return Cell::norm_group(gate) == group; });
+      }
+    }
+    const Real* norm = norm_.row(d, 0);
+    for_each_vector_of_row<Real>(p_.hidden_size, [&](int64_t unit, auto count) FUSED_RNN_INLINE_LAMBDA {
+      Pack<V, Cell::kGates> from_x, from_h;
+      for (int g = 0; g < Cell::kGates; ++g) {
+        from_x[g] = load<T>(at<T>(v_.gates, t, row, d) + g * p_.hidden_size + unit, count);
+        from_h[g] = V::load(sums + g * hidden_stride_ + unit);
+        if constexpr (Cell::kNormGroups > 0) {
+          if (p_.normalized) {
+            const V gain = V::load(norm + 2 * g * hidden_stride_ + unit);
+            const V bias = V::load(norm + (2 * g + 1) * hidden_stride_ + unit);
+            from_h[g] = bias + gain * moments[Cell::norm_group(g)].normalized(from_h[g]);
+          }
+        }
+      }
+      Pack<V, kStates> state;
+      state[0] = Cell::kReadsHidden ? V::load(h_.row(d, row) + unit) : V(0);
+      if constexpr (kStates == 2) state[1] = V::load(c_.row(d, row) + unit);
+      Pack<V, Cell::kUnitWeights> weights;
+      for (int k = 0; k < Cell::kUnitWeights; ++k) {
+        weights[k] = V::load(unit_weights_.row(d, k) + unit);
+      }
+      const CellForward<V, Cell> result = cell_forward<Cell, V>(from_x, from_h, state, weights);
+      if (!normalizes_c()) return complete(d, t, row, unit, count, result);
+      for (int k = 0; k < Cell::kSaved; ++k) result.saved[k].store(made + k * hidden_stride_ + unit);
+      result.state[kStates - 1].store(made + Cell::kSaved * hidden_stride_ + unit);
+    });
+    if constexpr (has_normalized_c<Cell>) {
+      if (p_.normalized) make_h(d, t, row, made, norm);
+    }
+  }
+
+  // h = o tanh(norm(c)), from what the cell made of the row.
+  void make_h(int64_t d, int64_t t, int64_t row, const Real* made, const Real* norm) const
+    requires(has_normalized_c<Cell>)
+  {
+    const Real* const c = made + Cell::kSaved * hidden_stride_;
+    const Moments<Real> moments = moments_of(c, p_.hidden_size, 1, hidden_stride_, [](int) { return true; });
+    for_each_vector_of_row<Real>(p_.hidden_size, [&](int64_t unit, auto count) FUSED_RNN_INLINE_LAMBDA {
+      CellForward<V, Cell> result;
+      for (int k = 0; k < Cell::kSaved; ++k) result.saved[k] = V::load(made + k * hidden_stride_ + unit);
+      result.state[1] = V::load(c + unit);
+      const V gain = V::load(norm + 2 * Cell::kGates * hidden_stride_ + unit);
+      const V bias = V::load(norm + (2 * Cell::kGates + 1) * hidden_stride_ + unit);
+      result.state[0] = Cell::output(result.saved, tanh(bias + gain * moments.normalized(result.state[1])));
+      complete(d, t, row, unit, count, result);
+    });
+  }
+
+  // The end of an update: zoneout, the new state, and what a step leaves for the caller.
+  template <class Count>
+  FUSED_RNN_INLINE void complete(int64_t d, int64_t t, int64_t row, int64_t unit, Count count,
+                                 CellForward<V, Cell> result) const {
+    const V made = result.state[kStates - 1];
+    if (p_.zoneout) {
+      const T* stays = at<T>(v_.variant.zoneout, t, row, d) + unit;
+      for (int k = 0; k < kStates; ++k) {
+        const V part = load<T>(stays + k * p_.hidden_size, count);
+        const V before = V::load((k == 0 ? h_ : c_).row(d, row) + unit);
+        result.state[k] = result.state[k] * (V(1) - part) + before * part;
+      }
+    }
+    const V h = round_to<T>(result.state[0]);
+    if (projected()) {
+      h.store(hidden_.row(d, row) + unit);
+      if (v_.hidden) store<T>(at<T>(v_.hidden, t, row, d) + unit, h, count);
+    } else {
+      h.store(h_.row(d, row) + unit);
+      store<T>(at<T>(v_.output, t, row, d) + unit, h, count);
+      store_vector(d, row, unit, count, h);
+    }
+    if constexpr (kStates == 2) {
+      result.state[1].store(c_.row(d, row) + unit);
+      if (v_.cells) store<T>(at<T>(v_.cells, t, row, d) + unit, result.state[1], count);
+    }
+    if (!v_.saved) return;
+    T* saved = at<T>(v_.saved, t, row, d) + unit;
+    const auto save = [&](V value) {
+      store<T>(saved, value, count);
+      saved += p_.hidden_size;
+    };
+    for (int k = 0; k < Cell::kSaved; ++k) save(result.saved[k]);
+    if (p_.zoneout) save(made);
+    if (!p_.normalized) return;
+    for (int g = 0; g < Cell::kGates; ++g) save(V::load(sums_.row(d, row) + g * hidden_stride_ + unit));
+  }
+
+  // The results of an inactive row.
+  void store_nothing(int64_t d, int64_t t, int64_t row) const {
+    const auto zero = [&](const SequenceView<void>& view, int64_t size) {
+      if (!view || size == 0) return;
+      T* to = at<T>(view, t, row, d);
+      for_each_vector_of_row<Real>(size, [&](int64_t i, auto count) { store<T>(to + i, V(0), count); });
+    };
+    zero(v_.output, p_.output_size);
+    zero(v_.hidden, p_.hidden_size);
+    zero(v_.cells, p_.hidden_size);
+    zero(v_.saved, saved_values(p_) * p_.hidden_size);
+    if (projected()) clear(hidden_.row(d, row), hidden_stride_);
+  }
+
+  const Problem& p_;
+  const Views& v_;
+  Barriers barriers_;
+  int threads_;
+  ForwardWeights<Cell, T> weights_;
+  int64_t hidden_stride_, output_stride_;
+  Real* made_;                                                  // [threads, made rows, hidden_stride]
+  StateBuffer<Real> unit_weights_{}, norm_{};                   // [D, K or N, hidden_stride]
+  StateBuffer<Real> h_{}, vector_{}, c_{}, sums_{}, hidden_{};  // [D, B, ...]
+};
+
+}  // namespace FUSED_RNN_ISA
+}  // namespace fused_rnn
