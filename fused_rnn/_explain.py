@@ -112,7 +112,11 @@ def explain(layer: torch.nn.Module, x: Tensor, hx: Any = None, *, device: CudaDe
     directions = 2 if layer.bidirectional else 1
     inputs = [t for t in (sequence, h_0, c_0, *layer.parameters()) if t is not None]
     training = torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
-    sizes = _ops.Sizes(layer.cell, sequence.dtype, time_steps, batch, directions, layer.hidden_size, layer.proj_size)
+    variants = layer._variants()
+    sizes = _ops.Sizes(
+        layer.cell, sequence.dtype, time_steps, batch, directions, layer.hidden_size, layer.proj_size,
+        variants.layer_norm, any(variants.zoneouts), bool(variants.recurrent_dropout and layer.training),
+    )  # fmt: skip
     if device is not None or sequence.is_cuda:
         name, passes = _cuda_passes(sizes, training, sequence, device)
     else:

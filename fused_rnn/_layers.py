@@ -5,27 +5,35 @@ The input projection of all steps and directions is one matrix product; the recu
 
 from __future__ import annotations
 
+import math
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from fused_rnn._autograd import RecurrenceResult, recurrence
+from fused_rnn._ops import CELLS, Arguments
 from fused_rnn._packed import gather_steps, scatter_steps
+from fused_rnn._variants import (
+    NO_MASKS,
+    PLAIN,
+    Masks,
+    Variants,
+    draw_masks,
+    with_dropped_weights,
+    with_variants,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from fused_rnn._weights import DirectionWeights
 
 
-class DirectionWeights(NamedTuple):
-    """The parameters of one direction of one layer, in torch.nn's order."""
-
-    w_ih: Tensor  # [G*H, I]
-    w_hh: Tensor  # [G*H, P]
-    b_ih: Tensor | None = None  # [G*H]
-    b_hh: Tensor | None = None  # [G*H]
-    w_hr: Tensor | None = None  # [P, H], projection
+_SHORTEST_SEGMENT = 32  # steps; each segment packs the weights and starts the threads anew
 
 
 class Ragged(NamedTuple):
@@ -47,6 +55,7 @@ def run_layer(
     h_0: Tensor | None = None,
     c_0: Tensor | None = None,
     ragged: Ragged = REGULAR,
+    variants: Variants = PLAIN,
     *,
     keep_cells: bool = False,
 ) -> RecurrenceResult:
@@ -54,8 +63,32 @@ def run_layer(
 
     Without grad the result has cells only with `keep_cells`.
     """
+    if variants is PLAIN:
+        return _run(cell, weights, hidden_size, variants, x, h_0, c_0, ragged, keep_cells=keep_cells)
+    weights = with_dropped_weights(variants, weights)
+    masks = draw_masks(variants, x, weights, CELLS[cell].states)
+    run = partial(_run, cell, weights, hidden_size, variants)
+    if variants.recompute and torch.is_grad_enabled() and x.shape[0] > 0:
+        return _run_segments(run, x, h_0, c_0, ragged, masks, directions=len(weights))
+    return run(x, h_0, c_0, ragged, masks, keep_cells=keep_cells)
+
+
+def _run(
+    cell: str,
+    weights: Sequence[DirectionWeights],
+    hidden_size: int,
+    variants: Variants,
+    x: Tensor,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
+    ragged: Ragged,
+    masks: Masks = NO_MASKS,
+    *,
+    keep_cells: bool = False,
+) -> RecurrenceResult:
+    """Projection and recurrence."""
     if len(weights) == 1:
-        w_ih, w_hh, b_ih, b_hh, w_hr = weights[0]
+        w_ih, w_hh, b_ih, b_hh, w_hr = weights[0][:5]
         w_hh = w_hh.unsqueeze(0)
         b_hh = None if b_hh is None else b_hh.unsqueeze(0)
         w_hr = None if w_hr is None else w_hr.unsqueeze(0)
@@ -66,13 +99,49 @@ def run_layer(
         b_ih = None if first.b_ih is None else torch.cat([w.b_ih for w in weights if w.b_ih is not None])
         b_hh = None if first.b_hh is None else torch.stack([w.b_hh for w in weights if w.b_hh is not None])
         w_hr = None if first.w_hr is None else torch.stack([w.w_hr for w in weights if w.w_hr is not None])
+    if variants.layer_norm:
+        b_ih = b_hh = None  # they follow the norms
     gates = _project(x, w_ih, b_ih, (len(weights), w_hh.shape[1] // hidden_size, hidden_size))
     odd = any(t is not None and t.dtype != gates.dtype for t in (w_hh, h_0, c_0))
     if odd and torch.is_autocast_enabled(x.device.type):
         w_hh = w_hh.to(gates.dtype)  # the projection has autocast's type, and the rest follows it
         b_hh, w_hr, h_0, c_0 = (None if t is None else t.to(gates.dtype) for t in (b_hh, w_hr, h_0, c_0))
-    lengths, resets, _ = ragged
-    return recurrence(cell, gates, w_hh, b_hh, w_hr, h_0, c_0, lengths=lengths, resets=resets, keep_cells=keep_cells)
+    arguments = Arguments(gates, w_hh, b_hh, w_hr, h_0, c_0, lengths=ragged.lengths, resets=ragged.resets)
+    if variants is not PLAIN:
+        arguments = with_variants(variants, cell, arguments, weights, masks)
+    return recurrence(cell, **arguments._asdict(), keep_cells=keep_cells)
+
+
+def _run_segments(
+    run: Callable[..., RecurrenceResult],
+    x: Tensor,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
+    ragged: Ragged,
+    masks: Masks,
+    *,
+    directions: int,
+) -> RecurrenceResult:
+    """The same, segment by segment in time, keeping nothing of a segment but its input and results.
+
+    The backward pass runs a segment again when it comes to it. Two directions meet nowhere in time, so that there is
+    one segment for them.
+    """
+    time_steps = x.shape[0]
+    size = time_steps if directions > 1 else max(_SHORTEST_SEGMENT, math.isqrt(time_steps))
+    parts = []
+    for begin in range(0, time_steps, size):
+        steps = slice(begin, begin + size)
+        lengths = None if ragged.lengths is None else ragged.lengths - begin
+        resets = None if ragged.resets is None else ragged.resets[steps]
+        of_steps = Ragged(lengths, resets), masks.of_steps(steps)
+        part: RecurrenceResult = checkpoint(
+            run, x[steps], h_0, c_0, *of_steps, keep_cells=True, use_reentrant=False, preserve_rng_state=False
+        )
+        parts.append(part)
+        h_0, c_0 = part.h_n, part.c_n if part.c_n.dim() > 1 else None
+    outputs, _, _, cells = zip(*parts, strict=True)
+    return parts[-1]._replace(output=torch.cat(outputs), cells=torch.cat(cells))
 
 
 def run_stack(
@@ -84,6 +153,7 @@ def run_stack(
     c_0: Tensor | None = None,
     dropout: float = 0.0,
     ragged: Ragged = REGULAR,
+    variants: Variants = PLAIN,
     *,
     keep_cells: bool = False,
 ) -> RecurrenceResult:
@@ -94,7 +164,9 @@ def run_stack(
     [T, B, D*H], and without grad they are there only with `keep_cells`.
     """
     if len(layers) == 1:
-        output, h_n, c_n, cells = run_layer(cell, x, layers[0], hidden_size, h_0, c_0, ragged, keep_cells=keep_cells)
+        output, h_n, c_n, cells = run_layer(
+            cell, x, layers[0], hidden_size, h_0, c_0, ragged, variants, keep_cells=keep_cells
+        )
         return RecurrenceResult(output.flatten(2), h_n, c_n, _joined(cells))
     h_last, c_last = [], []
     for index, weights in enumerate(layers):
@@ -102,7 +174,7 @@ def run_stack(
         h_own, c_own = (None if state is None else state[own] for state in (h_0, c_0))
         last = index + 1 == len(layers)
         output, h_n, c_n, cells = run_layer(
-            cell, x, weights, hidden_size, h_own, c_own, ragged, keep_cells=keep_cells and last
+            cell, x, weights, hidden_size, h_own, c_own, ragged, variants, keep_cells=keep_cells and last
         )
         x = output.flatten(2)
         if dropout > 0.0 and not last:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from fused_rnn._layers import DirectionWeights, Ragged, run_layer, run_stack, zero_padding
+from fused_rnn._layers import Ragged, run_layer, run_stack, zero_padding
 from fused_rnn._packed import gather_steps, pad, permuted
 from fused_rnn._parameters import (
     check_cell_input,
@@ -29,6 +29,8 @@ from fused_rnn._parameters import (
     check_single_state,
     split_state,
 )
+from fused_rnn._variants import NAMES, PLAIN, Variants, parameters_of, take_variants
+from fused_rnn._weights import DirectionWeights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 Steps = TypeVar("Steps", Tensor, PackedSequence)  # the output is packed where the input is
 
 _CELL_OF_MODE = {"LSTM": "lstm", "GRU": "gru", "RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu"}
+_GATES_OF_MODE = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
 _CELL_OF_NONLINEARITY = {"tanh": "rnn_tanh", "relu": "rnn_relu"}
 _CELL_PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
@@ -56,6 +59,58 @@ def _held(module: torch.nn.Module, names: Sequence[str]) -> list[Any]:
 
 class RecurrentLayer(torch.nn.RNNBase):
     """What LSTM, GRU and RNN share: parameters by name, and the way from arguments to the stack of layers."""
+
+    # The class has the defaults, for modules that were pickled before there were variants.
+    layer_norm = peephole = recompute = False
+    zoneout: float | tuple[float, float] = 0.0
+    recurrent_dropout = weight_dropout = 0.0
+    cell_clip: float | None = None
+
+    def __init__(self, mode: str, *args: Any, **kwargs: Any) -> None:
+        variants = take_variants(type(self).__name__, kwargs, lstm=mode == "LSTM")
+        super().__init__(mode, *args, **kwargs)
+        if variants == PLAIN:
+            return
+        if any(variants.zoneouts) and self.proj_size:
+            raise ValueError(f"{type(self).__name__}: zoneout and proj_size together are not supported")
+        for name in NAMES:
+            setattr(self, name, getattr(variants, name))
+        weight = _held(self, self._all_weights[0][:1])[0]
+        for suffix in self._suffixes():
+            for name, (_, size) in self._variant_parameters().items():
+                self.register_parameter(name + suffix, torch.nn.Parameter(weight.new_empty(size)))
+        self.reset_parameters()
+
+    def _suffixes(self) -> list[str]:
+        """What the names of the parameters of each direction of each layer end with."""
+        return [names[0].removeprefix("weight_ih") for names in self._all_weights]
+
+    def _variants(self) -> Variants:
+        found = Variants(
+            self.layer_norm, self.zoneout, self.recurrent_dropout, self.weight_dropout, self.peephole, self.cell_clip,
+            self.recompute,
+        )  # fmt: skip
+        return PLAIN if found == PLAIN else found._replace(training=self.training)
+
+    def _variant_parameters(self) -> dict[str, tuple[str, int]]:
+        gates = _GATES_OF_MODE[self.mode]
+        return parameters_of(
+            self._variants(), gates=gates, hidden_size=self.hidden_size, lstm=self.mode == "LSTM", bias=self.bias
+        )
+
+    def reset_parameters(self) -> None:
+        """Draw weights and biases as torch.nn does; the gains of norms are 1, and the biases beside them 0."""
+        super().reset_parameters()
+        if not self.layer_norm:
+            return
+        for name, parameter in self.named_parameters():
+            if name.startswith(("gain_", "bias_")):
+                torch.nn.init.constant_(parameter, 1.0 if name.startswith("gain_") else 0.0)
+
+    def extra_repr(self) -> str:
+        """The arguments of the constructor that are not the defaults."""
+        pairs = zip(NAMES, self._variants(), PLAIN, strict=False)
+        return ", ".join((super().extra_repr(), *(f"{name}={value}" for name, value, plain in pairs if value != plain)))
 
     @property
     def _flat_weights(self) -> list[Any]:
@@ -80,8 +135,8 @@ class RecurrentLayer(torch.nn.RNNBase):
 
     @property
     def cell(self) -> str:
-        """The name of the cell in the compiled library: lstm, gru, rnn_tanh or rnn_relu."""
-        return _CELL_OF_MODE[self.mode]
+        """The name of the cell in the compiled library: lstm, lstm_peephole, gru, rnn_tanh or rnn_relu."""
+        return "lstm_peephole" if self._variants().unit_weights else _CELL_OF_MODE[self.mode]
 
     def _layers(self) -> list[list[DirectionWeights]]:
         """The parameters of every direction of every layer."""
@@ -91,6 +146,11 @@ class RecurrentLayer(torch.nn.RNNBase):
             if not self.bias:
                 tensors[2:2] = (None, None)
             directions.append(DirectionWeights(*tensors))
+        if self._variants() is not PLAIN:
+            fields = {name: field for name, (field, _) in self._variant_parameters().items()}
+            for index, suffix in enumerate(self._suffixes()):
+                values = _held(self, [name + suffix for name in fields])
+                directions[index] = directions[index]._replace(**dict(zip(fields.values(), values, strict=True)))
         step = 2 if self.bidirectional else 1
         return [directions[first : first + step] for first in range(0, len(directions), step)]
 
@@ -160,8 +220,9 @@ class RecurrentLayer(torch.nn.RNNBase):
         dropout = self.dropout if self.training else 0.0
         layers = self._layers()
         output, h_n, c_n, cells = run_stack(
-            self.cell, sequence, layers, self.hidden_size, h_0, c_0, dropout, ragged, keep_cells=return_cells
-        )
+            self.cell, sequence, layers, self.hidden_size, h_0, c_0, dropout, ragged, self._variants(),
+            keep_cells=return_cells,
+        )  # fmt: skip
         output = self._like_input(x, output, ragged.places)
         if return_cells:
             cells = self._like_input(x, cells, ragged.places)

@@ -1,0 +1,201 @@
+"""The variants of the layers: what a caller asks for, checked, and the tensors that it means for one layer.
+
+Where each one acts, for a step from h and c with the input x (G gates, their parameters stacked as in torch.nn):
+
+* layer_norm: W_ih x becomes b_ih + gain_ih norm(W_ih x), W_hh h becomes b_hh + gain_hh norm(W_hh h), and an LSTM's
+  h' = o tanh(c') becomes h' = o tanh(b_c + gain_c norm(c')), while c' itself goes on as it is. A norm is over all units
+  of all gates together, except that the GRU's n gate has one of its own.
+* zoneout: each unit of h' (and of c') keeps its value from before the step with a probability; in eval mode it is the
+  mean of the two that this gives. The h' of an LSTM comes from the c' before zoneout.
+* recurrent_dropout: h is multiplied by a mask where it enters W_hh, the same at every step of a sequence.
+* weight_dropout: entries of W_hh are dropped, the same at every step and for every row.
+* peephole: p_i c is added to the i gate, p_f c to the f gate, p_o c' to the o gate.
+* cell_clip: c' is clipped to [-cell_clip, cell_clip], before the o gate and h' see it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fused_rnn._norm import normalize_gates
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fused_rnn._ops import Arguments
+    from fused_rnn._weights import DirectionWeights
+
+
+class Variants(NamedTuple):
+    """What a layer has beyond torch.nn's; the values of the constructor, with `training` that of the call."""
+
+    layer_norm: bool = False
+    zoneout: float | tuple[float, float] = 0.0
+    recurrent_dropout: float = 0.0
+    weight_dropout: float = 0.0
+    peephole: bool = False
+    cell_clip: float | None = None
+    recompute: bool = False
+    training: bool = False
+
+    @property
+    def zoneouts(self) -> tuple[float, float]:
+        """The probabilities of h and of c."""
+        return self.zoneout if isinstance(self.zoneout, tuple) else (self.zoneout, self.zoneout)
+
+    @property
+    def unit_weights(self) -> bool:
+        """Whether the cell is the one with weights of single units."""
+        return self.peephole or self.cell_clip is not None
+
+
+PLAIN = Variants()
+NAMES = Variants._fields[:-1]
+
+
+def parameters_of(variants: Variants, *, gates: int, hidden_size: int, lstm: bool, bias: bool) -> dict[str, Any]:
+    """The variants' parameters of one direction: (field of DirectionWeights, name, size) by name."""
+    found = []
+    if variants.peephole:
+        found.append(("w_peephole", "weight_peephole", 3 * hidden_size))
+    if variants.layer_norm:
+        found += [("gain_ih", "gain_ih", gates * hidden_size), ("gain_hh", "gain_hh", gates * hidden_size)]
+        if lstm:
+            found.append(("gain_c", "gain_c", hidden_size))
+        if lstm and bias:
+            found.append(("b_c", "bias_c", hidden_size))
+    return {name: (field, size) for field, name, size in found}
+
+
+def take_variants(owner: str, keywords: dict[str, Any], *, lstm: bool) -> Variants:
+    """The variants among the keywords of a constructor, which are removed from there, checked."""
+    given: Any = {name: keywords.pop(name) for name in NAMES if name in keywords}
+    if isinstance(given.get("zoneout"), list):
+        given["zoneout"] = tuple(given["zoneout"])
+    variants = Variants(**given)
+    for name in ("layer_norm", "peephole", "recompute"):
+        value = getattr(variants, name)
+        if not isinstance(value, bool):
+            raise TypeError(f"{owner}: {name} should be of type bool, got: {type(value).__name__}")
+    for name in ("recurrent_dropout", "weight_dropout"):
+        _check_probability(owner, name, getattr(variants, name))
+    zoneout: Any = variants.zoneout
+    if isinstance(zoneout, tuple) and (not lstm or len(zoneout) != 2):
+        wanted = "a number, or one for h and one for c" if lstm else "a number, since there is no cell state"
+        raise ValueError(f"{owner}: zoneout should be {wanted}, got: {zoneout}")
+    for value in zoneout if isinstance(zoneout, tuple) else (zoneout,):
+        _check_probability(owner, "zoneout", value)
+    limit: Any = variants.cell_clip
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, (int, float)) or not limit > 0):
+        raise ValueError(f"{owner}: cell_clip should be a number above 0, or None, got: {limit!r}")
+    for name in ("peephole", "cell_clip"):
+        if getattr(variants, name) and not lstm:
+            raise ValueError(f"{owner}: {name} needs a cell state, which only the LSTM has")
+        if getattr(variants, name) and variants.layer_norm:
+            raise ValueError(f"{owner}: {name} and layer_norm together are not supported")
+    return variants
+
+
+def _check_probability(owner: str, name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise ValueError(f"{owner}: {name} should be a number in range [0, 1], a probability, got: {value!r}")
+
+
+def with_dropped_weights(variants: Variants, weights: Sequence[DirectionWeights]) -> Sequence[DirectionWeights]:
+    """The parameters after weight dropout."""
+    if not variants.weight_dropout or not variants.training:
+        return weights
+    return [w._replace(w_hh=F.dropout(w.w_hh, variants.weight_dropout)) for w in weights]
+
+
+def unit_weights_of(variants: Variants, weights: Sequence[DirectionWeights], like: Tensor) -> Tensor:
+    """The unit weights [D, 4, H] of the peephole cell; `like` has H last."""
+    limit = float("inf") if variants.cell_clip is None else variants.cell_clip
+    limits = like.new_full((1, like.shape[-1]), limit)
+    none = like.new_zeros(3, like.shape[-1])
+    each = [none if w.w_peephole is None else w.w_peephole.view(3, -1).to(like.dtype) for w in weights]
+    return torch.stack([torch.cat([peepholes, limits]) for peepholes in each])
+
+
+def norm_of(weights: Sequence[DirectionWeights], like: Tensor) -> Tensor:
+    """The parameters [D, N, H] of the recurrent norms; `like` is [..., G, H]."""
+    gates, hidden_size = like.shape[-2:]
+
+    def rows(gain: Tensor, bias: Tensor | None, count: int) -> Tensor:
+        """Gain and bias [count * H] in turns, [2 * count, H]."""
+        bias = torch.zeros_like(gain) if bias is None else bias
+        return torch.stack([gain.view(count, hidden_size), bias.view(count, hidden_size)], 1).flatten(0, 1)
+
+    each = []
+    for w in weights:
+        assert w.gain_hh is not None  # noqa: S101 - a layer with norms has it
+        parts = [rows(w.gain_hh, w.b_hh, gates)]
+        if w.gain_c is not None:
+            parts.append(rows(w.gain_c, w.b_c, 1))
+        each.append(torch.cat(parts))
+    return torch.stack(each).to(like.dtype)
+
+
+def normalize_projection(cell: str, gates: Tensor, weights: Sequence[DirectionWeights]) -> Tensor:
+    """The input projection W_ih x [T, B, D, G, H] after its norm."""
+    parts = []
+    for gates_of_direction, w in zip(gates.unbind(2), weights, strict=True):
+        assert w.gain_ih is not None  # noqa: S101 - a layer with norms has it
+        normalized = normalize_gates(cell, gates_of_direction) * w.gain_ih.view(gates.shape[3:])
+        parts.append(normalized if w.b_ih is None else normalized + w.b_ih.view(gates.shape[3:]))
+    return torch.stack(parts, 2).to(gates.dtype)
+
+
+class Masks(NamedTuple):
+    """What is drawn once for a layer and a call."""
+
+    zoneout: Tensor | None = None  # [T, B, D, states, H], how much of each state before the step stays
+    recurrent: Tensor | None = None  # [D, B, P], the factors of h where it enters W_hh
+
+    def of_steps(self, steps: slice) -> Masks:
+        """Those of some steps."""
+        return self._replace(zoneout=None if self.zoneout is None else self.zoneout[steps])
+
+
+NO_MASKS = Masks()
+
+
+def draw_masks(variants: Variants, x: Tensor, weights: Sequence[DirectionWeights], states: int) -> Masks:
+    """The masks of a layer with input x [T, B, I] and one or two states, from torch's generator."""
+    zoneout = recurrent = None
+    w_hh = weights[0].w_hh
+    width = w_hh.shape[1]  # H too where there is zoneout
+    probabilities = variants.zoneouts[:states]
+    if any(probabilities):
+        shape = (x.shape[0], x.shape[1], len(weights), states, width)
+        if not variants.training:
+            means = torch.tensor(probabilities, dtype=w_hh.dtype, device=w_hh.device)
+            zoneout = means.unsqueeze(1).expand(states, width).contiguous().expand(shape)
+        elif len(set(probabilities)) == 1:
+            zoneout = x.new_empty(shape, dtype=w_hh.dtype).bernoulli_(probabilities[0])
+        else:
+            zoneout = x.new_empty(shape, dtype=w_hh.dtype)
+            for state, probability in enumerate(probabilities):
+                zoneout.select(3, state).bernoulli_(probability)
+    if variants.recurrent_dropout and variants.training:
+        ones = x.new_ones(len(weights), x.shape[1], width, dtype=w_hh.dtype)
+        recurrent = F.dropout(ones, variants.recurrent_dropout)
+    return Masks(zoneout, recurrent)
+
+
+def with_variants(
+    variants: Variants, cell: str, arguments: Arguments, weights: Sequence[DirectionWeights], masks: Masks
+) -> Arguments:
+    """The arguments of the plain recurrence with all that the variants add."""
+    gates = arguments.gates
+    zoneout, recurrent = (None if mask is None else mask.to(gates.dtype) for mask in masks)
+    if variants.layer_norm:
+        gates = normalize_projection(cell, gates, weights)
+        arguments = arguments._replace(gates=gates, norm=norm_of(weights, gates))
+    if variants.unit_weights:
+        arguments = arguments._replace(unit_weights=unit_weights_of(variants, weights, gates))
+    return arguments._replace(zoneout=zoneout, recurrent_mask=recurrent)
