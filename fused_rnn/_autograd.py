@@ -17,12 +17,13 @@ from torch import Tensor
 from torch.autograd import Function, forward_ad
 
 from fused_rnn import _ops, _plain, _vmap
+from fused_rnn._tensors import DIFFERENTIABLE, Arguments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 _HALF = (torch.bfloat16, torch.float16)
-_NUMBERS, _ARGUMENTS = _ops.DIFFERENTIABLE, len(_ops.Arguments._fields)
+_NUMBERS, _ARGUMENTS = DIFFERENTIABLE, len(Arguments._fields)
 _NO_GRADIENT = (None,) * (_ARGUMENTS - _NUMBERS)  # of lengths and masks
 
 
@@ -52,11 +53,11 @@ def recurrence(
     recurrent_mask: Tensor | None = None,
     keep_cells: bool = False,
 ) -> RecurrenceResult:
-    """The recurrence of `_ops.Arguments`, differentiable in every tensor of numbers but the masks.
+    """The recurrence of `Arguments`, differentiable in every tensor of numbers but the masks.
 
     Nothing is saved without grad, except that `keep_cells` asks for the cells.
     """
-    arguments = _ops.Arguments(
+    arguments = Arguments(
         gates, w_hh, b_hh, w_hr, h_0, c_0, unit_weights, norm, lengths, resets, zoneout, recurrent_mask
     )
     function: type[Function] | None
@@ -101,7 +102,7 @@ class Recurrence(Function):
     @staticmethod
     def forward(cell: str, *arguments: Any) -> tuple[Tensor, ...]:
         """Run the operator and keep what backward needs."""
-        return tuple(_ops.forward(cell, _ops.Arguments._make(arguments), True))
+        return tuple(_ops.forward(cell, Arguments._make(arguments), True))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -221,7 +222,7 @@ class RecurrenceGradients(Function):
     def _in_plain_torch(ctx: Any) -> tuple[Callable[..., tuple[Tensor | None, ...]], tuple[Tensor | None, ...]]:
         """The same gradients as a function of what arrives and the numbers, and those: gates in place of anchor."""
         incoming, kept = ctx.saved_tensors[:4], ctx.saved_tensors[4:]
-        arguments, (output, cells, saved, _) = _ops.Arguments._make(kept[:_ARGUMENTS]), kept[_ARGUMENTS:]
+        arguments, (output, cells, saved, _) = Arguments._make(kept[:_ARGUMENTS]), kept[_ARGUMENTS:]
         with torch.no_grad():
             gates = _plain.gates_of(ctx.cell, arguments, output, cells, saved)
         numbers = arguments[1:_NUMBERS]
@@ -255,9 +256,9 @@ def _gradients(
     Incoming are d_output, d_h_n, d_c_n, d_cells; kept are the arguments (the gates may be anything), output, cells,
     saved, hidden.
     """
-    arguments, (output, cells, saved, hidden) = _ops.Arguments._make(kept[:_ARGUMENTS]), kept[_ARGUMENTS:]
+    arguments, (output, cells, saved, hidden) = Arguments._make(kept[:_ARGUMENTS]), kept[_ARGUMENTS:]
     result = _ops.backward(cell, incoming, arguments, output, cells, saved)
-    need: Any = _ops.Arguments(*needed)  # type: ignore[arg-type]
+    need: Any = Arguments(*needed)  # type: ignore[arg-type]
     d_gates_h = result.d_gates_h if result.d_gates_h.dim() == 5 else result.d_gates
     d_gates_h = d_gates_h.reshape(*d_gates_h.shape[:3], arguments.w_hh.shape[1])  # [T, B, D, G*H]
     return (
@@ -272,7 +273,7 @@ def _gradients(
     )
 
 
-def _w_hh_gradient(d_gates_h: Tensor, output: Tensor, arguments: _ops.Arguments) -> Tensor:
+def _w_hh_gradient(d_gates_h: Tensor, output: Tensor, arguments: Arguments) -> Tensor:
     """dW_hh [D, G*H, P] from d_gates_h [T, B, D, G*H] and output [T, B, D, P].
 
     Lengths matter only for where the reverse direction starts: gradients and outputs of inactive steps are zero.

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from fused_rnn._autograd import RecurrenceResult, recurrence
-from fused_rnn._ops import CELLS, Arguments
 from fused_rnn._packed import gather_steps, scatter_steps
+from fused_rnn._tensors import Arguments
 from fused_rnn._variants import (
     NO_MASKS,
     PLAIN,
@@ -30,7 +30,7 @@ from fused_rnn._variants import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from fused_rnn._weights import DirectionWeights
+    from fused_rnn._tensors import DirectionWeights
 
 
 _SHORTEST_SEGMENT = 32  # steps; each segment packs the weights and starts the threads anew
@@ -66,7 +66,7 @@ def run_layer(
     if variants is PLAIN:
         return _run(cell, weights, hidden_size, variants, x, h_0, c_0, ragged, keep_cells=keep_cells)
     weights = with_dropped_weights(variants, weights)
-    masks = draw_masks(variants, x, weights, CELLS[cell].states)
+    masks = draw_masks(variants, cell, x, weights)
     run = partial(_run, cell, weights, hidden_size, variants)
     if variants.recompute and torch.is_grad_enabled() and x.shape[0] > 0:
         return _run_segments(run, x, h_0, c_0, ragged, masks, directions=len(weights))

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch  # before the compiled module, whose symbols it provides
 from torch import Tensor
 
+from fused_rnn._tensors import Arguments
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -54,26 +56,6 @@ NORM_EPSILON: float = _C.norm_epsilon
 
 _forward = torch.ops.fused_rnn.forward.default
 _backward = torch.ops.fused_rnn.backward.default
-
-
-class Arguments(NamedTuple):
-    """What the recurrence of one layer is a function of; gradients exist for the first eight."""
-
-    gates: Tensor  # [T, B, D, G, H], the input projection with its bias
-    w_hh: Tensor  # [D, G*H, P]
-    b_hh: Tensor | None = None  # [D, G*H]
-    w_hr: Tensor | None = None  # [D, P, H]
-    h_0: Tensor | None = None  # [D, B, P], None: zero
-    c_0: Tensor | None = None  # [D, B, H], None: zero
-    unit_weights: Tensor | None = None  # [D, K, H], for cells that have them
-    norm: Tensor | None = None  # [D, N, H], gain and bias of the norm of each recurrent gate, then of c; b_hh is None
-    lengths: Tensor | None = None  # [B] int64
-    resets: Tensor | None = None  # [T, B] bool
-    zoneout: Tensor | None = None  # [T, B, D, states, H], how much of each state before the step stays
-    recurrent_mask: Tensor | None = None  # [D, B, P], factors of h where it enters W_hh
-
-
-DIFFERENTIABLE = 8
 
 
 class ForwardResult(NamedTuple):

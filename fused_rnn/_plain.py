@@ -1,7 +1,7 @@
 """The recurrence in plain torch, step by step, for what is differentiated more than once or in forward mode.
 
 It is slow, and differentiable as often as one likes, in every mode and under torch.func. Half types are computed in
-float32. Shapes are those of `_ops.Arguments`.
+float32. Shapes are those of `Arguments`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fused_rnn import _ops
 from fused_rnn._norm import normalize_cell_state, normalize_recurrent
+from fused_rnn._tensors import DIFFERENTIABLE, Arguments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -118,7 +119,7 @@ def recurrence(
     return tuple(each.to(dtype) for each in stacked[: 2 * _ops.CELLS[cell].states])
 
 
-def gates_of(cell: str, arguments: _ops.Arguments, output: Tensor, cells: Tensor, saved: Tensor) -> Tensor:
+def gates_of(cell: str, arguments: Arguments, output: Tensor, cells: Tensor, saved: Tensor) -> Tensor:
     """The gate pre-activations [T, B, D, G, H] that a run of the operator started from, out of what it left.
 
     They have the type that is computed in, float32 for half types; the gates among the arguments are not looked at.
@@ -127,8 +128,8 @@ def gates_of(cell: str, arguments: _ops.Arguments, output: Tensor, cells: Tensor
     """
     if output.dtype in _HALF:
         output, cells, saved = output.float(), cells.float(), saved.float()
-        numbers = (None if t is None else t.float() for t in arguments[: _ops.DIFFERENTIABLE])
-        arguments = _ops.Arguments(*numbers, *arguments[_ops.DIFFERENTIABLE :])  # type: ignore[arg-type]
+        numbers = (None if t is None else t.float() for t in arguments[:DIFFERENTIABLE])
+        arguments = Arguments(*numbers, *arguments[DIFFERENTIABLE:])  # type: ignore[arg-type]
     spec = _ops.CELLS[cell]
     made = None if arguments.zoneout is None else saved[:, :, :, spec.saved]  # the last state before zoneout
     from_h = _from_h(cell, arguments, output)
@@ -151,7 +152,7 @@ def gates_of(cell: str, arguments: _ops.Arguments, output: Tensor, cells: Tensor
     return total - from_h
 
 
-def _from_h(cell: str, arguments: _ops.Arguments, output: Tensor) -> Tensor:
+def _from_h(cell: str, arguments: Arguments, output: Tensor) -> Tensor:
     """The recurrent pre-activations [T, B, D, G, H]."""
     before = _states_before(output, arguments.h_0, arguments)
     if arguments.recurrent_mask is not None:
@@ -164,7 +165,7 @@ def _from_h(cell: str, arguments: _ops.Arguments, output: Tensor) -> Tensor:
     return from_h if arguments.norm is None else normalize_recurrent(cell, from_h, arguments.norm)
 
 
-def _states_before(states: Tensor, initial: Tensor | None, arguments: _ops.Arguments) -> Tensor:
+def _states_before(states: Tensor, initial: Tensor | None, arguments: Arguments) -> Tensor:
     """The state before each step, from that after each step: both [T, B, D, units]; initial [D, B, units]."""
     found = [
         _states_before_of(states[:, :, d], None if initial is None else initial[d], d == 1, arguments)
@@ -173,7 +174,7 @@ def _states_before(states: Tensor, initial: Tensor | None, arguments: _ops.Argum
     return torch.stack(found, 2)
 
 
-def _states_before_of(states: Tensor, initial: Tensor | None, backwards: bool, arguments: _ops.Arguments) -> Tensor:
+def _states_before_of(states: Tensor, initial: Tensor | None, backwards: bool, arguments: Arguments) -> Tensor:
     """The same for one direction: [T, B, units]."""
     first = states.new_zeros(states.shape[1:]) if initial is None else initial
     before = torch.cat([states[1:], first[None]] if backwards else [first[None], states[:-1]])[: len(states)]

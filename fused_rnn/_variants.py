@@ -22,12 +22,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fused_rnn._norm import normalize_gates
+from fused_rnn._ops import CELLS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fused_rnn._ops import Arguments
-    from fused_rnn._weights import DirectionWeights
+    from fused_rnn._tensors import Arguments, DirectionWeights
 
 
 class Variants(NamedTuple):
@@ -164,11 +164,12 @@ class Masks(NamedTuple):
 NO_MASKS = Masks()
 
 
-def draw_masks(variants: Variants, x: Tensor, weights: Sequence[DirectionWeights], states: int) -> Masks:
-    """The masks of a layer with input x [T, B, I] and one or two states, from torch's generator."""
+def draw_masks(variants: Variants, cell: str, x: Tensor, weights: Sequence[DirectionWeights]) -> Masks:
+    """The masks of a layer with input x [T, B, I], from torch's generator."""
     zoneout = recurrent = None
     w_hh = weights[0].w_hh
     width = w_hh.shape[1]  # H too where there is zoneout
+    states = CELLS[cell].states
     probabilities = variants.zoneouts[:states]
     if any(probabilities):
         shape = (x.shape[0], x.shape[1], len(weights), states, width)

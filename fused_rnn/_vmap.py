@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fused_rnn import _ops
+from fused_rnn._tensors import Arguments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -83,7 +84,7 @@ def _absent(tensor: Tensor) -> bool:
 def _forward(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Results, tuple[int | None, ...]]:
     def call(cell: str, *given: Any) -> _ops.ForwardResult:
         *tensors, save = given
-        return _ops.forward(cell, _ops.Arguments._make(tensors), save)
+        return _ops.forward(cell, Arguments._make(tensors), save)
 
     return batched(call, _FORWARD, info.batch_size, in_dims[:-1], arguments[:-1])  # allow_tf32 is found anew
 

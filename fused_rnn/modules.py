@@ -29,8 +29,8 @@ from fused_rnn._parameters import (
     check_single_state,
     split_state,
 )
+from fused_rnn._tensors import DirectionWeights
 from fused_rnn._variants import NAMES, PLAIN, Variants, parameters_of, take_variants
-from fused_rnn._weights import DirectionWeights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

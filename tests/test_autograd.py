@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from fused_rnn import _autograd, _ops
+from fused_rnn import _autograd, _ops, _tensors
 from fused_rnn._autograd import recurrence
 from tests import reference
 from tests.tolerances import TOLERANCES, relative_error
@@ -119,7 +119,7 @@ def test_only_the_gradients_asked_for_are_computed(wanted: str, monkeypatch: pyt
         tensor.requires_grad_(name == wanted)
     (alone,) = torch.autograd.grad(recurrence("lstm", **tensors).output.sum(), tensors[wanted])
     assert torch.equal(alone, full)
-    names = _ops.Arguments._fields[: _ops.DIFFERENTIABLE]
+    names = _tensors.Arguments._fields[: _tensors.DIFFERENTIABLE]
     assert [[gradient is not None for gradient in each] for each in computed] == [[name == wanted for name in names]]
 
 
@@ -127,7 +127,7 @@ def test_nothing_is_saved_without_grad(monkeypatch: pytest.MonkeyPatch) -> None:
     saves = []
     forward = _ops.forward
 
-    def recorded(cell: str, arguments: _ops.Arguments, save: bool) -> _ops.ForwardResult:
+    def recorded(cell: str, arguments: _tensors.Arguments, save: bool) -> _ops.ForwardResult:
         saves.append(save)
         return forward(cell, arguments, save)
 

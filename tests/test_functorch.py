@@ -11,7 +11,7 @@ from torch.autograd import forward_ad, functional
 from torch.func import functional_call, grad, jacfwd, jacrev, jvp, stack_module_state, vmap
 
 import fused_rnn
-from fused_rnn import _ops
+from fused_rnn import _ops, _tensors
 from fused_rnn._autograd import recurrence
 from tests.test_autograd import CELLS, differentiable, draw
 
@@ -152,7 +152,7 @@ def test_mapped_inputs_are_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
     batches = []
     forward = _ops.forward
 
-    def recorded(cell: str, arguments: _ops.Arguments, save: bool) -> _ops.ForwardResult:
+    def recorded(cell: str, arguments: _tensors.Arguments, save: bool) -> _ops.ForwardResult:
         if not torch._C._functorch.is_batchedtensor(arguments.gates):
             batches.append(arguments.gates.shape[1])
         return forward(cell, arguments, save)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fused_rnn._layers import run_layer, run_stack
-from fused_rnn._weights import DirectionWeights
+from fused_rnn._tensors import DirectionWeights
 from tests import reference
 from tests.tolerances import TOLERANCES, relative_error
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from fused_rnn import _ops
+from fused_rnn import _ops, _tensors
 from tests import reference
 from tests.tolerances import TOLERANCES, relative_error
 
@@ -43,8 +43,8 @@ class Arguments:
     def tensors(self) -> list[Any]:
         return [self.gates, self.w_hh, self.b_hh, self.w_hr, self.h_0, self.c_0]
 
-    def given(self) -> _ops.Arguments:
-        return _ops.Arguments(*self.tensors(), **self.ends())
+    def given(self) -> _tensors.Arguments:
+        return _tensors.Arguments(*self.tensors(), **self.ends())
 
     def ends(self) -> dict[str, Any]:
         return {"lengths": self.lengths, "resets": self.resets}

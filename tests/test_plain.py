@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from fused_rnn import _ops, _plain
+from fused_rnn import _ops, _plain, _tensors
 from tests.test_autograd import CELLS, draw
 from tests.tolerances import TOLERANCES, relative_error
 
@@ -22,7 +22,7 @@ def test_plain_torch_computes_what_the_operator_does(
         tensors = {name: t.detach() for name, t in draw(cell, time_steps, 3, 2, 5, proj, dtype).items()}
         names = ("gates", "w_hh", "b_hh", "w_hr", *(("h_0", "c_0") if with_state else ()))
         arguments: Any = [tensors.get(name) if name in names else None for name in (*names[:4], "h_0", "c_0")]
-        expected = _ops.forward(cell, _ops.Arguments(*arguments), True)
+        expected = _ops.forward(cell, _tensors.Arguments(*arguments), True)
         actual = _plain.recurrence(cell, *arguments)
         assert len(actual) == (4 if cell == "lstm" else 2)
         for one, other in zip(actual, expected, strict=False):
@@ -35,7 +35,7 @@ def test_plain_torch_computes_what_the_operator_does(
 def test_the_gates_come_back_from_what_was_saved(cell: str, dtype: torch.dtype) -> None:
     tensors = {name: t.detach() for name, t in draw(cell, 5, 3, 2, 7, dtype=dtype).items()}
     tensors["gates"][0] *= 100.0  # activations saturate: other gates give the same ones
-    arguments = _ops.Arguments(**tensors)
+    arguments = _tensors.Arguments(**tensors)
     result = _ops.forward(cell, arguments, True)
     gates = _plain.gates_of(cell, arguments, result.output, result.cells, result.saved)
     again = _ops.forward(cell, arguments._replace(gates=gates), True)
