@@ -15,17 +15,19 @@ from fused_rnn import _ops
 _GROUPS = {"gru": [2, 1]}
 
 
-def normalize_gates(cell: str, gates: Tensor) -> Tensor:
-    """Gates [..., G, H] with mean 0 and variance 1 over the units of each group."""
-    parts = torch.split(gates, _GROUPS.get(cell, [gates.shape[-2]]), -2)
-    normalized = [F.layer_norm(part, part.shape[-2:], eps=_ops.NORM_EPSILON) for part in parts]
+def normalize_gates(cell: str, gates: Tensor, gain: Tensor, bias: Tensor | None) -> Tensor:
+    """Gates [..., G, H] after their norms, with gain and bias [G, H]."""
+    sizes = _GROUPS.get(cell, [gates.shape[-2]])
+    biases = [None] * len(sizes) if bias is None else bias.split_with_sizes(sizes)
+    parts = zip(gates.split_with_sizes(sizes, -2), gain.split_with_sizes(sizes), biases, strict=True)
+    normalized = [F.layer_norm(part, part.shape[-2:], w, b, _ops.NORM_EPSILON) for part, w, b in parts]
     return normalized[0] if len(normalized) == 1 else torch.cat(normalized, -2)
 
 
 def normalize_recurrent(cell: str, gates: Tensor, norm: Tensor) -> Tensor:
     """The recurrent gates [..., G, H] after their norm, whose parameters are the first rows of `norm` [N, H]."""
     rows = 2 * gates.shape[-2]
-    return norm[1:rows:2] + norm[0:rows:2] * normalize_gates(cell, gates)
+    return normalize_gates(cell, gates, norm[0:rows:2], norm[1:rows:2])
 
 
 def normalize_cell_state(c: Tensor, norm: Tensor) -> Tensor:

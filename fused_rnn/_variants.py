@@ -145,9 +145,10 @@ def normalize_projection(cell: str, gates: Tensor, weights: Sequence[DirectionWe
     parts = []
     for gates_of_direction, w in zip(gates.unbind(2), weights, strict=True):
         assert w.gain_ih is not None  # noqa: S101 - a layer with norms has it
-        normalized = normalize_gates(cell, gates_of_direction) * w.gain_ih.view(gates.shape[3:])
-        parts.append(normalized if w.b_ih is None else normalized + w.b_ih.view(gates.shape[3:]))
-    return torch.stack(parts, 2).to(gates.dtype)
+        gain = w.gain_ih.view(gates.shape[3:]).to(gates.dtype)
+        bias = None if w.b_ih is None else w.b_ih.view(gates.shape[3:]).to(gates.dtype)
+        parts.append(normalize_gates(cell, gates_of_direction, gain, bias))
+    return (parts[0].unsqueeze(2) if len(parts) == 1 else torch.stack(parts, 2)).to(gates.dtype)
 
 
 class Masks(NamedTuple):
