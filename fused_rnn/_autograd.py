@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd import Function, forward_ad
 
 from fused_rnn import _ops, _plain, _vmap
+from fused_rnn._products import product
 from fused_rnn._tensors import DIFFERENTIABLE, Arguments
 
 if TYPE_CHECKING:
@@ -326,7 +327,8 @@ def _sum_of_outer_products(left: Tensor, right: Tensor, base: Tensor | None = No
     left, right = left.reshape(-1, left.shape[2]), right.reshape(-1, right.shape[2])
     if left.dtype in _HALF:
         left, right = left.float(), right.float()
-    return left.t() @ right if base is None else torch.addmm(base, left.t(), right)
+    result = product(left.t(), right)
+    return result if base is None else base + result
 
 
 def _stack(parts: list[Tensor], dtype: torch.dtype) -> Tensor:

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fused_rnn._autograd import RecurrenceResult, recurrence
 from fused_rnn._packed import gather_steps, scatter_steps
+from fused_rnn._products import linear
 from fused_rnn._tensors import Arguments
 from fused_rnn._variants import (
     NO_MASKS,
@@ -215,5 +216,5 @@ def _project(x: Tensor, w_ih: Tensor, b_ih: Tensor | None, unit_shape: tuple[int
             # copy of the gradient that the backward pass of the projection would make otherwise.
             x = x.contiguous()
         else:
-            return F.linear(x.transpose(0, 1), w_ih, b_ih).view(batch, time_steps, *unit_shape).transpose(0, 1)
-    return F.linear(x, w_ih, b_ih).view(time_steps, batch, *unit_shape)
+            return linear(x.transpose(0, 1), w_ih, b_ih).view(batch, time_steps, *unit_shape).transpose(0, 1)
+    return linear(x, w_ih, b_ih).view(time_steps, batch, *unit_shape)

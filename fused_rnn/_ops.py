@@ -194,6 +194,12 @@ def cuda_options(
     return found
 
 
+def is_amd_processor() -> bool:
+    """Whether this machine's processor is one of AMD."""
+    found: bool = _C.is_amd_processor()
+    return found
+
+
 def build_info() -> dict[str, str]:
     """How the compiled library was made."""
     info: dict[str, str] = _C.build_info()

@@ -146,6 +146,15 @@ py::list cuda_options(const std::string& cell, const std::string& dtype, int64_t
   return all;
 }
 
+// Whether MKL, which torch's products use on x86, finds itself on a processor of AMD, where it keeps to slower code.
+bool is_amd_processor() {
+#if defined(__x86_64__)
+  return __builtin_cpu_is("amd");
+#else
+  return false;
+#endif
+}
+
 std::map<std::string, std::string> build_info() {
   std::string sets;
   for (const std::string& name : cpu_instruction_sets()) sets += (sets.empty() ? "" : ", ") + name;
@@ -166,6 +175,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("cell_names", &fused_rnn::cell_names);
   m.def("cell_spec", &fused_rnn::cell_spec_dict, py::arg("name"));
   m.def("build_info", &fused_rnn::build_info);
+  m.def("is_amd_processor", &fused_rnn::is_amd_processor);
   m.def("instruction_sets", &fused_rnn::cpu_instruction_sets);
   m.def("active_instruction_set", &fused_rnn::active_cpu_instruction_set);
   m.def("plan", &fused_rnn::plan_dict, py::arg("cell"), py::arg("dtype"), py::arg("time_steps"), py::arg("batch"),
