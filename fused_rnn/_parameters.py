@@ -16,13 +16,44 @@ if TYPE_CHECKING:
 
 DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
 
+Forms = tuple[tuple[str, ...], tuple[str, ...]]  # the names of an input's dimensions, without and with a batch
+CELL_FORMS: Forms = (("input_size",), ("B", "input_size"))
+LAYER_FORMS: Forms = (("T", "input_size"), ("T", "B", "input_size"))
+BATCH_FIRST_FORMS: Forms = (("T", "input_size"), ("B", "T", "input_size"))
+PACKED_FORM = ("sum of lengths", "input_size")
+_STATE_FORM = ("num_layers * num_directions", "B")  # and the units
 
-def check_dimensions(owner: str, x: Any, allowed: tuple[int, int]) -> None:
-    """`x` is a plain tensor of one of two numbers of dimensions, unbatched or batched."""
+
+class ArgumentTypeError(TypeError, AttributeError):
+    """An argument of the wrong type; an AttributeError, too, which torch.nn raises where it asks a list for its dim."""
+
+
+def check_tensor(name: str, value: object, wanted: str = "a Tensor") -> Tensor:
+    """`value` is a dense tensor, whatever its type and shape, and is returned."""
+    if not isinstance(value, Tensor):
+        raise ArgumentTypeError(f"{name} must be {wanted}, got {type(value).__name__}")
+    if value.layout != torch.strided or value.is_nested or value.is_quantized:
+        kind = "nested" if value.is_nested else value.dtype if value.is_quantized else value.layout
+        raise NotImplementedError(f"{name} must be a dense tensor, got one that is {kind}")
+    return value
+
+
+def check_dimensions(owner: str, x: Any, forms: Forms) -> None:
+    """`x` is a plain tensor with the dimensions of one of the forms."""
     if isinstance(x, PackedSequence):
         raise NotImplementedError(f"{owner}: input is a PackedSequence, which the layers take but not the cells")
-    if x.dim() not in allowed:
-        raise ValueError(f"{owner}: Expected input to be {allowed[0]}D or {allowed[1]}D, got {x.dim()}D instead")
+    check_tensor(f"{owner}: input", x, "a Tensor" if forms is CELL_FORMS else "a Tensor or a PackedSequence")
+    fewest, most = map(len, forms)
+    if x.dim() not in (fewest, most):
+        raise ValueError(
+            f"{owner}: Expected input to be {fewest}D or {most}D, got {x.dim()}D instead: "
+            f"input must have shape {_shape(forms[0])} or {_shape(forms[1])}, got {list(x.shape)}"
+        )
+
+
+def _shape(names: Sequence[str]) -> str:
+    """A shape in words, e.g. (T, B, input_size)."""
+    return f"({', '.join(names)})"
 
 
 def check_kind(x: Tensor, weight: Tensor, mismatch: type[Exception]) -> None:
@@ -45,32 +76,30 @@ def check_kind(x: Tensor, weight: Tensor, mismatch: type[Exception]) -> None:
         raise NotImplementedError(f"input is on device {x.device}, which has no kernel; there are those for cpu")
 
 
-def check_layer_input(x: Tensor, weight: Tensor, input_size: int) -> None:
-    """The input of a layer, [T, B, I] or [B, T, I]."""
+def check_layer_input(x: Tensor, weight: Tensor, input_size: int, form: Sequence[str]) -> None:
+    """The input of a layer as it was given, with the features last."""
     check_kind(x, weight, ValueError)
-    if x.shape[2] != input_size:
+    if x.shape[-1] != input_size:
         raise RuntimeError(
-            f"input.size(-1) must be equal to input_size. Expected {input_size}, got {x.shape[2]} "
-            f"(input has shape {list(x.shape)})"
+            f"input.size(-1) must be equal to input_size. Expected {input_size}, got {x.shape[-1]}: "
+            f"input must have shape {_shape(form)}, got {list(x.shape)}"
         )
 
 
 def split_state(owner: str, hx: Any) -> tuple[Tensor, Tensor]:
     """(h_0, c_0) from what the caller gave as the state of an LSTM."""
-    if isinstance(hx, (tuple, list)):
-        if len(hx) != 2:
-            raise RuntimeError(f"{owner}: lstm expects two hidden states, hx = (h_0, c_0), got {len(hx)}")
-        for index, state in enumerate(hx):
-            if not isinstance(state, Tensor):
-                raise TypeError(f"{owner}: hx[{index}] must be a Tensor, got {type(state).__name__}")
-        return hx[0], hx[1]
-    raise TypeError(f"{owner}: hx must be a tuple (h_0, c_0) of two Tensors, got {type(hx).__name__}")
+    if not isinstance(hx, (tuple, list)):
+        raise ArgumentTypeError(f"{owner}: hx must be a tuple (h_0, c_0) of two Tensors, got {type(hx).__name__}")
+    if len(hx) != 2:
+        raise RuntimeError(f"{owner}: lstm expects two hidden states, hx = (h_0, c_0), got {len(hx)}")
+    for index, state in enumerate(hx):
+        check_tensor(f"{owner}: hx[{index}]", state)
+    return hx[0], hx[1]
 
 
 def check_single_state(owner: str, hx: Any) -> None:
     """The state of a GRU or an RNN is one tensor."""
-    if not isinstance(hx, Tensor):
-        raise TypeError(f"{owner}: hx must be a Tensor, got {type(hx).__name__}")
+    check_tensor(f"{owner}: hx", hx)
 
 
 def check_layer_state_dimensions(states: Sequence[Tensor], *, batched: bool) -> None:
@@ -79,39 +108,54 @@ def check_layer_state_dimensions(states: Sequence[Tensor], *, batched: bool) -> 
     if all(state.dim() == expected for state in states):
         return
     opening = "For batched 3-D input" if batched else "For unbatched 2-D input"
+    form = f"as in {_shape(_state_form('hidden_size', batched))}"
     if len(states) == 1:
-        raise RuntimeError(f"{opening}, hx should also be {expected}-D but got {states[0].dim()}-D tensor")
+        (state,) = states
+        raise RuntimeError(
+            f"{opening}, hx should also be {expected}-D but got {state.dim()}-D tensor: {form}, got {list(state.shape)}"
+        )
     given = ", ".join(f"{state.dim()}-D" for state in states)
-    raise RuntimeError(f"{opening}, hx and cx should also be {expected}-D but got ({given}) tensors")
+    shapes = " and ".join(str(list(state.shape)) for state in states)
+    raise RuntimeError(
+        f"{opening}, hx and cx should also be {expected}-D but got ({given}) tensors: {form}, got {shapes}"
+    )
+
+
+def _state_form(units: str, batched: bool) -> tuple[str, ...]:
+    """The names of the dimensions of a layer's state."""
+    return (*_STATE_FORM[: 1 + batched], units)
 
 
 def check_layer_state(
-    state: Tensor, name: str, label: str, expected: tuple[int, int, int], x: Tensor, *, batch_first: bool | None
+    state: Tensor, name: str, expected: tuple[int, int, int], units: str, x: Tensor, *, batch_first: bool | None
 ) -> None:
-    """A state [L*D, B, units] of a layer whose input is x [T, B, I]; `label` is torch.nn's word for it.
+    """A state [L*D, B, `units`] of a layer whose input is x [T, B, I]; both have B = 1 where no batch was given.
 
     `batch_first` is that of the layer, None for an input that has no such order.
     """
     if state.shape != expected:
+        label = name.replace("hx", "hidden")  # torch.nn's word for it
         swapped = state.shape == (expected[0], x.shape[0], expected[2])
         hint = _batch_hint(name, x, batch_first) if swapped and batch_first is not None else ""
-        raise RuntimeError(f"Expected {label} size {expected}, got {list(state.shape)}{hint}")
+        raise RuntimeError(
+            f"Expected {label} size {expected}, got {list(state.shape)}: "
+            f"{name} must have shape {_shape(_state_form(units, batched=True))}{hint}"
+        )
     check_state_kind(state, name, x)
 
 
 def _batch_hint(name: str, x: Tensor, batch_first: bool) -> str:
     """For an argument whose batch has as many rows as x [T, B, I] has steps."""
-    order = "[batch, time, feature]" if batch_first else "[time, batch, feature]"
+    order = _shape((BATCH_FIRST_FORMS if batch_first else LAYER_FORMS)[1])
     return (
         f". The batch of {name} is {x.shape[0]} and input is read as {order}: "
         f"did you mean batch_first={not batch_first}?"
     )
 
 
-def check_lengths(lengths: Any, x: Tensor, *, batched: bool, batch_first: bool) -> Tensor:
+def check_lengths(lengths: object, x: Tensor, *, batched: bool, batch_first: bool) -> Tensor:
     """`lengths` as int64 [B] on the device of the input x [T, B, I]."""
-    if not isinstance(lengths, Tensor):
-        raise TypeError(f"lengths must be a Tensor of integers, got {type(lengths).__name__}")
+    lengths = check_tensor("lengths", lengths, "a Tensor of integers")
     if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
         raise TypeError(f"lengths must have an integer dtype, got {lengths.dtype}")
     time_steps, batch = x.shape[:2]
@@ -120,6 +164,8 @@ def check_lengths(lengths: Any, x: Tensor, *, batched: bool, batch_first: bool) 
         swapped = batched and lengths.shape == (time_steps,)
         hint = _batch_hint("lengths", x, batch_first) if swapped else ""
         raise RuntimeError(f"lengths must have shape {wanted}, got {list(lengths.shape)}{hint}")
+    if lengths.is_meta and not x.is_meta:
+        raise RuntimeError(f"lengths is on device {lengths.device}, which holds no values, but input is on {x.device}")
     # Values on a device would have to be waited for; those that a compiler or torch.func passes have none to look at.
     symbolic = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
     if lengths.is_cpu and lengths.numel() > 0 and not symbolic:
@@ -130,10 +176,9 @@ def check_lengths(lengths: Any, x: Tensor, *, batched: bool, batch_first: bool) 
     return lengths.to(x.device, torch.int64).view(batch)
 
 
-def check_resets(resets: Any, x: Tensor, *, batched: bool, batch_first: bool) -> Tensor:
+def check_resets(resets: object, x: Tensor, *, batched: bool, batch_first: bool) -> Tensor:
     """`resets` as bool [T, B], for the input x [T, B, I]."""
-    if not isinstance(resets, Tensor):
-        raise TypeError(f"resets must be a Tensor of bool, got {type(resets).__name__}")
+    resets = check_tensor("resets", resets, "a Tensor of bool")
     if resets.dtype != torch.bool:
         raise TypeError(f"resets must have dtype torch.bool, got {resets.dtype}: give resets.bool()")
     time_steps, batch = x.shape[:2]
@@ -160,8 +205,12 @@ def check_packed(packed: PackedSequence, lengths: Any, resets: Any) -> None:
         raise ValueError("lengths must be None for a PackedSequence, which has its own")
     if resets is not None:
         raise ValueError("resets must be None for a PackedSequence: give padded input and lengths to have both")
+    check_tensor("input.data", packed.data)
     if packed.data.dim() != 2:
-        raise RuntimeError(f"input must have 2 dimensions, got {packed.data.dim()}")
+        raise RuntimeError(
+            f"input must have 2 dimensions, got {packed.data.dim()}: "
+            f"input.data must have shape {_shape(PACKED_FORM)}, got {list(packed.data.shape)}"
+        )
 
 
 def check_state_kind(state: Tensor, name: str, x: Tensor) -> None:
@@ -176,18 +225,36 @@ def check_cell_input(x: Tensor, weight: Tensor, input_size: int) -> None:
     """The input of a cell, [B, I]."""
     check_kind(x, weight, RuntimeError)
     if x.shape[1] != input_size:
-        raise RuntimeError(f"input has inconsistent input_size: got {x.shape[1]} expected {input_size}")
+        raise RuntimeError(
+            f"input has inconsistent input_size: got {x.shape[1]} expected {input_size}: "
+            f"input must have shape {_shape(CELL_FORMS[1])}, got {list(x.shape)}"
+        )
+
+
+def check_cell_state_dimensions(
+    owner: str, states: Sequence[Tensor], names: Sequence[str], labels: Sequence[str], x: Tensor
+) -> None:
+    """The states, which errors call by `names` and torch.nn's `labels`, have a batch where the input x has one."""
+    for state, label in zip(states, labels, strict=False):  # no state given: nothing to check
+        if state.dim() not in (1, 2):
+            raise ValueError(
+                f"{owner}: Expected {label} to be 1D or 2D, got {state.dim()}D instead: "
+                f"it must have shape (hidden_size) or (B, hidden_size), got {list(state.shape)}"
+            )
+    for state, name in zip(states, names, strict=False):
+        if state.dim() != x.dim():
+            form = "(hidden_size)" if x.dim() == 1 else "(B, hidden_size)"
+            raise RuntimeError(f"{name} must have shape {form} for a {x.dim()}D input, got {list(state.shape)}")
 
 
 def check_cell_state(state: Tensor, name: str, label: str, hidden_size: int, x: Tensor) -> None:
     """A state [B, H] of a cell whose input is x [B, I]; `label` is torch.nn's word for it."""
-    if state.dim() != 2:
+    batch = x.shape[0]
+    if state.shape != (batch, hidden_size):
+        form = f"{name} must have shape (B, hidden_size) = [{batch}, {hidden_size}], got {list(state.shape)}"
+        if state.shape[0] != batch:
+            raise RuntimeError(f"Input batch size {batch} doesn't match {label} batch size {state.shape[0]}: {form}")
         raise RuntimeError(
-            f"{name} must have as many dimensions as input: expected [{x.shape[0]}, {hidden_size}], "
-            f"got {list(state.shape)}"
+            f"{label} has inconsistent hidden_size: got {state.shape[1]}, expected {hidden_size}: {form}"
         )
-    if state.shape[0] != x.shape[0]:
-        raise RuntimeError(f"Input batch size {x.shape[0]} doesn't match {label} batch size {state.shape[0]}")
-    if state.shape[1] != hidden_size:
-        raise RuntimeError(f"{label} has inconsistent hidden_size: got {state.shape[1]}, expected {hidden_size}")
     check_state_kind(state, name, x)

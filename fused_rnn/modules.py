@@ -17,8 +17,13 @@ from torch.nn.utils.rnn import PackedSequence
 from fused_rnn._layers import Ragged, run_layer, run_stack, zero_padding
 from fused_rnn._packed import gather_steps, pad, permuted
 from fused_rnn._parameters import (
+    BATCH_FIRST_FORMS,
+    CELL_FORMS,
+    LAYER_FORMS,
+    PACKED_FORM,
     check_cell_input,
     check_cell_state,
+    check_cell_state_dimensions,
     check_dimensions,
     check_layer_input,
     check_layer_state,
@@ -166,10 +171,12 @@ class RecurrentLayer(torch.nn.RNNBase):
         if isinstance(x, PackedSequence):
             check_packed(x, lengths, resets)
             return self._prepare_packed(x, hx)
-        check_dimensions(type(self).__name__, x, (2, 3))
+        forms = BATCH_FIRST_FORMS if self.batch_first else LAYER_FORMS
+        check_dimensions(type(self).__name__, x, forms)
         batched = x.dim() == 3
         states = () if hx is None else self._states(hx)
         check_layer_state_dimensions(states, batched=batched)
+        check_layer_input(x, self._first_weight(), self.input_size, forms[batched])
         if not batched:
             x = x.unsqueeze(1)
             states = tuple(state.unsqueeze(1) for state in states)
@@ -186,9 +193,9 @@ class RecurrentLayer(torch.nn.RNNBase):
 
     def _prepare_packed(self, packed: PackedSequence, hx: Any) -> tuple[Tensor, Tensor | None, Tensor | None, Ragged]:
         """The same for a packed sequence, with its order of rows."""
-        x, lengths, places = pad(packed)
         states = () if hx is None else self._states(hx)
-        check_layer_state_dimensions(states, batched=True)
+        check_layer_input(packed.data, self._first_weight(), self.input_size, PACKED_FORM)
+        x, lengths, places = pad(packed)
         h_0, c_0 = self._checked(x, states, batch_first=None)
         h_0, c_0 = (None if state is None else permuted(state, packed.sorted_indices) for state in (h_0, c_0))
         return x, h_0, c_0, Ragged(lengths, places=places)
@@ -196,19 +203,24 @@ class RecurrentLayer(torch.nn.RNNBase):
     def _checked(
         self, x: Tensor, states: Sequence[Tensor], *, batch_first: bool | None
     ) -> tuple[Tensor | None, Tensor | None]:
-        """h_0 and c_0 from the states, which fit x [T, B, I], as x fits the layer."""
-        check_layer_input(x, _held(self, self._all_weights[0][:1])[0], self.input_size)
+        """h_0 and c_0 from the states, which fit x [T, B, I]."""
         if not states:
             return None, None
         rows = self.num_layers * (2 if self.bidirectional else 1)
         expected = (rows, x.shape[1], self.proj_size or self.hidden_size)
+        units = "proj_size" if self.proj_size else "hidden_size"
         if len(states) == 1:
-            check_layer_state(states[0], "hx", "hidden", expected, x, batch_first=batch_first)
+            check_layer_state(states[0], "hx", expected, units, x, batch_first=batch_first)
             return states[0], None
-        check_layer_state(states[0], "hx[0]", "hidden[0]", expected, x, batch_first=batch_first)
+        check_layer_state(states[0], "hx[0]", expected, units, x, batch_first=batch_first)
         expected = (rows, x.shape[1], self.hidden_size)
-        check_layer_state(states[1], "hx[1]", "hidden[1]", expected, x, batch_first=batch_first)
+        check_layer_state(states[1], "hx[1]", expected, "hidden_size", x, batch_first=batch_first)
         return states[0], states[1]
+
+    def _first_weight(self) -> Tensor:
+        """The weight that meets the input."""
+        weight: Tensor = _held(self, self._all_weights[0][:1])[0]
+        return weight
 
     def _run(
         self, x: Tensor | PackedSequence, hx: Any, lengths: Any, resets: Any, return_cells: bool
@@ -285,7 +297,7 @@ class LSTM(RecurrentLayer):
     Raises:
         ValueError, TypeError: an argument of the constructor, or the type or number of dimensions of the input.
         RuntimeError: sizes, devices and states that do not fit.
-        NotImplementedError: a device or dtype without kernels.
+        NotImplementedError: a device, layout or dtype without kernels.
 
     Differences from torch.nn.LSTM: T = 0 works (the output is empty, the final state is the initial one), it is not an
     instance of torch.nn.LSTM, and it is not scriptable by torch.jit.
@@ -385,7 +397,7 @@ class GRU(RecurrentLayer):
     Raises:
         ValueError, TypeError: an argument of the constructor, or the type or number of dimensions of the input.
         RuntimeError: sizes, devices and states that do not fit.
-        NotImplementedError: a device or dtype without kernels.
+        NotImplementedError: a device, layout or dtype without kernels.
 
     Differences from torch.nn.GRU: T = 0 works (the output is empty, the final state is the initial one), it is not an
     instance of torch.nn.GRU, and it is not scriptable by torch.jit.
@@ -467,7 +479,7 @@ class RNN(RecurrentLayer):
     Raises:
         ValueError, TypeError: an argument of the constructor, or the type or number of dimensions of the input.
         RuntimeError: sizes, devices and states that do not fit.
-        NotImplementedError: a device or dtype without kernels.
+        NotImplementedError: a device, layout or dtype without kernels.
 
     Differences from torch.nn.RNN: T = 0 works (the output is empty, the final state is the initial one), it is not an
     instance of torch.nn.RNN, and it is not scriptable by torch.jit.
@@ -539,10 +551,8 @@ class RecurrentCell(torch.nn.RNNCellBase):
     ) -> tuple[Tensor, Tensor]:
         """The next hidden state and cell state ([0] without one); errors call the states by `names` and `labels`."""
         owner = type(self).__name__
-        check_dimensions(owner, x, (1, 2))
-        for state, label in zip(states, labels, strict=False):  # no state given: nothing to check
-            if state.dim() not in (1, 2):
-                raise ValueError(f"{owner}: Expected {label} to be 1D or 2D, got {state.dim()}D instead")
+        check_dimensions(owner, x, CELL_FORMS)
+        check_cell_state_dimensions(owner, states, names, labels, x)
         batched = x.dim() == 2
         if not batched:
             x = x.unsqueeze(0)
@@ -578,7 +588,7 @@ class LSTMCell(RecurrentCell):
     Raises:
         ValueError, TypeError: wrong numbers of dimensions, or a state that is not a pair of tensors.
         RuntimeError: sizes, types, devices and states that do not fit.
-        NotImplementedError: a device or dtype without kernels.
+        NotImplementedError: a device, layout or dtype without kernels.
 
     Source: Hochreiter and Schmidhuber, "Long short-term memory", 1997; torch.nn.LSTMCell's documentation.
 
@@ -626,7 +636,7 @@ class GRUCell(RecurrentCell):
     Raises:
         ValueError, TypeError: wrong numbers of dimensions, or a state that is not a tensor.
         RuntimeError: sizes, types, devices and states that do not fit.
-        NotImplementedError: a device or dtype without kernels.
+        NotImplementedError: a device, layout or dtype without kernels.
 
     Source: Cho et al., 2014, in the variant of cuDNN and of torch.nn.GRUCell's documentation.
 
@@ -674,7 +684,7 @@ class RNNCell(RecurrentCell):
     Raises:
         ValueError, TypeError: wrong numbers of dimensions, or a state that is not a tensor.
         RuntimeError: an unknown nonlinearity; sizes, types, devices and states that do not fit.
-        NotImplementedError: a device or dtype without kernels.
+        NotImplementedError: a device, layout or dtype without kernels.
 
     Source: Elman, "Finding structure in time", 1990; torch.nn.RNNCell's documentation.
 

@@ -251,6 +251,16 @@ BAD_CALLS: tuple[tuple[dict[str, Any], type[Exception], str], ...] = (
     ({"lengths": torch.ones(6).int()}, RuntimeError, r"got \[6\]. The batch.*did you mean batch_first=True"),
     ({"lengths": LENGTHS + 1}, ValueError, "lengths must be from 0 to T = 6, got 7"),
     ({"lengths": LENGTHS - 1}, ValueError, "lengths must be from 0 to T = 6, got -1"),
+    (
+        {"lengths": LENGTHS.to("meta")},
+        RuntimeError,
+        "lengths is on device meta, which holds no values, but input is on",
+    ),
+    (
+        {"lengths": LENGTHS.to_sparse()},
+        RuntimeError,
+        "lengths must be a dense tensor, got one that is torch.sparse_coo",
+    ),
     ({"resets": [True]}, TypeError, "resets must be a Tensor of bool, got list"),
     ({"resets": torch.zeros(6, 4)}, TypeError, r"resets must have dtype torch.bool, got torch.float32"),
     ({"resets": torch.zeros(6).bool()}, RuntimeError, r"resets must have shape \(T, B\) = \[6, 4\], got \[6\]$"),

@@ -1,7 +1,6 @@
-"""The modules are drop-in: torch.nn's arguments, errors, parameters and results, and how they live inside torch.
+"""The modules are drop-in: torch.nn's arguments, parameters and results, and how they live inside torch.
 
-It is over 400 lines because torch.nn promises much; its parts are construction, calls, their errors,
-and life inside torch.
+Its parts are construction, calls, and life inside torch. Errors are in test_errors.py.
 """
 
 from __future__ import annotations
@@ -11,17 +10,13 @@ import inspect
 import io
 import pickle
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
 from torch.nn.utils import parametrizations
-from torch.nn.utils.rnn import pack_sequence
 
 import fused_rnn
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 LAYERS = ("LSTM", "GRU", "RNN")
 CELLS = ("LSTMCell", "GRUCell", "RNNCell")
@@ -58,20 +53,6 @@ def assert_same(actual: Any, expected: Any) -> None:
 def total(result: Any) -> Any:
     """The sum of all squares in a result, something to differentiate."""
     return torch.stack([tensor.square().sum() for tensor in flat(result)]).sum()
-
-
-def errors_of(call: Callable[[Any], Any]) -> tuple[Exception | None, Exception | None]:
-    """What a call raises with fused_rnn and with torch.nn, which must be the same."""
-    return error_of(lambda: call(fused_rnn)), error_of(lambda: call(torch.nn))
-
-
-def error_of(call: Callable[[], Any]) -> Exception | None:
-    """What a call raises."""
-    try:
-        call()
-    except Exception as error:  # noqa: BLE001 - the error is the result
-        return error
-    return None
 
 
 # --- Construction ---
@@ -121,35 +102,6 @@ def test_forward_arguments_have_the_names_of_torch(name: str) -> None:
     ours, theirs = (inspect.signature(getattr(each, name).forward).parameters for each in (fused_rnn, torch.nn))
     positional = [(p.name, p.default) for p in ours.values() if p.kind is not p.KEYWORD_ONLY]
     assert positional == [(p.name, p.default) for p in theirs.values()]
-
-
-BAD_CONSTRUCTIONS: tuple[tuple[tuple[Any, ...], dict[str, Any]], ...] = (
-    ((), {}),
-    ((3.0, 5), {}),
-    ((3, 5.0), {}),
-    ((0, 5), {}),
-    ((3, 0), {}),
-    ((3, 5, 0), {}),
-    ((3, 5), {"dropout": 2.0}),
-    ((3, 5), {"dropout": True}),
-    ((3, 5), {"dropout": "much"}),
-    ((3, 5), {"bias": 1}),
-    ((3, 5), {"batch_first": 1}),
-    ((3, 5), {"proj_size": 5}),
-    ((3, 5), {"proj_size": -1}),
-    ((3, 5), {"unknown": 1}),
-    ((3, 5), {"nonlinearity": "sin"}),
-)
-
-
-@pytest.mark.parametrize(("arguments", "options"), BAD_CONSTRUCTIONS, ids=str)
-@pytest.mark.parametrize("name", LAYERS)
-def test_bad_constructions_raise_what_torch_raises(
-    name: str, arguments: tuple[Any, ...], options: dict[str, Any]
-) -> None:
-    ours, theirs = errors_of(lambda namespace: make(namespace, name, *arguments, **options))
-    assert theirs is not None
-    assert (type(ours), str(ours)) == (type(theirs), str(theirs))
 
 
 def test_dropout_of_one_layer_warns_as_torch_does() -> None:
@@ -271,116 +223,6 @@ def test_an_empty_batch_returns_empty_tensors(name: str) -> None:
     ours, theirs = (make(each, name, 3, 5) for each in (fused_rnn, torch.nn))
     x = torch.randn(4, 0, 3)
     assert [t.shape for t in flat(ours(x))] == [t.shape for t in flat(theirs(x))]
-
-
-# --- Errors of calls ---
-
-
-def bad_layer_calls(name: str) -> dict[str, Callable[[Any], Any]]:
-    """Calls that a layer of input size 3 and hidden size 5 refuses, by what is wrong with them."""
-    x = torch.zeros(4, 2, 3)
-    return {
-        "one dimension": lambda layer: layer(x[0, 0]),
-        "four dimensions": lambda layer: layer(x[None]),
-        "no tensor": lambda layer: layer([1.0]),
-        "features": lambda layer: layer(torch.zeros(4, 2, 7)),
-        "dtype": lambda layer: layer(x.double()),
-        "integers": lambda layer: layer(x.int()),
-        "device": lambda layer: layer(x.to("meta")),
-        "state batch": lambda layer: layer(x, state_of(name, 1, 3, 5)),
-        "state units": lambda layer: layer(x, state_of(name, 1, 2, 4)),
-        "state layers": lambda layer: layer(x, state_of(name, 2, 2, 5)),
-        "state without batch": lambda layer: layer(x, state_of(name, 1, 5)),
-        "state with batch": lambda layer: layer(x[:, 0], state_of(name, 1, 1, 5)),
-        "state dtype": lambda layer: layer(x, state_of(name, 1, 2, 5, dtype=torch.float64)),
-        "one dimension, with state": lambda layer: layer(x[0, 0], state_of(name, 1, 2, 5)),
-        "dtype, with state": lambda layer: layer(x.double(), state_of(name, 1, 2, 5)),
-    }
-
-
-@pytest.mark.parametrize("case", bad_layer_calls("GRU"))
-@pytest.mark.parametrize("name", LAYERS)
-def test_bad_layer_calls_raise_the_types_of_torch(name: str, case: str) -> None:
-    call = bad_layer_calls(name)[case]
-    ours, theirs = errors_of(lambda namespace: call(make(namespace, name, 3, 5)))
-    assert theirs is not None
-    assert type(ours) is type(theirs), f"{ours!r} for {theirs!r}"
-
-
-@pytest.mark.parametrize(
-    "case", ["four dimensions", "features", "dtype", "device", "state batch", "state without batch"]
-)
-@pytest.mark.parametrize("name", ["LSTM", "GRU"])
-def test_messages_begin_as_those_of_torch(name: str, case: str) -> None:
-    call = bad_layer_calls(name)[case]
-    ours, theirs = errors_of(lambda namespace: call(make(namespace, name, 3, 5)))
-    assert str(ours).startswith(str(theirs))
-
-
-def bad_cell_calls(name: str) -> dict[str, Callable[[Any], Any]]:
-    """Calls that a cell of input size 3 and hidden size 5 refuses."""
-    x = torch.zeros(2, 3)
-    return {
-        "no dimension": lambda cell: cell(x[0, 0]),
-        "three dimensions": lambda cell: cell(x[None]),
-        "features": lambda cell: cell(torch.zeros(2, 7)),
-        "dtype": lambda cell: cell(x.double()),
-        "state batch": lambda cell: cell(x, state_of(name, 3, 5)),
-        "state units": lambda cell: cell(x, state_of(name, 2, 4)),
-        "state without batch": lambda cell: cell(x, state_of(name, 5)),
-        "state with batch": lambda cell: cell(x[0], state_of(name, 1, 5)),
-        "state dimensions": lambda cell: cell(x, state_of(name, 1, 2, 5)),
-        "state dtype": lambda cell: cell(x, state_of(name, 2, 5, dtype=torch.float64)),
-    }
-
-
-@pytest.mark.parametrize("case", bad_cell_calls("GRU"))
-@pytest.mark.parametrize("name", CELLS)
-def test_bad_cell_calls_raise_the_types_of_torch(name: str, case: str) -> None:
-    call = bad_cell_calls(name)[case]
-    ours, theirs = errors_of(lambda namespace: call(make(namespace, name, 3, 5)))
-    assert theirs is not None
-    assert type(ours) is type(theirs), f"{ours!r} for {theirs!r}"
-
-
-@pytest.mark.parametrize("name", LAYERS)
-def test_a_state_for_the_other_layout_hints_at_batch_first(name: str) -> None:
-    x = torch.zeros(4, 2, 3)
-    with pytest.raises(RuntimeError, match=r"did you mean batch_first=True\?"):
-        make(fused_rnn, name, 3, 5)(x, state_of(name, 1, 4, 5))
-    with pytest.raises(RuntimeError, match=r"did you mean batch_first=False\?"):
-        make(fused_rnn, name, 3, 5, batch_first=True)(x, state_of(name, 1, 2, 5))
-    error = error_of(lambda: make(fused_rnn, name, 3, 5)(x, state_of(name, 1, 3, 5)))
-    assert "batch_first" not in str(error)
-
-
-@pytest.mark.parametrize("name", [*LAYERS, *CELLS])
-def test_a_state_of_the_wrong_kind_is_named(name: str) -> None:
-    x = torch.zeros(4, 2, 3) if name in LAYERS else torch.zeros(2, 3)
-    single = torch.zeros(1, 2, 5) if name in LAYERS else torch.zeros(2, 5)
-    wrong = single if name.startswith("LSTM") else (single, single)
-    with pytest.raises(TypeError, match=f"{name}: hx must be a"):
-        make(fused_rnn, name, 3, 5)(x, wrong)
-    if name.startswith("LSTM"):
-        with pytest.raises(RuntimeError, match="expects two hidden states"):
-            make(fused_rnn, name, 3, 5)(x, (single,) * 3)
-        with pytest.raises(TypeError, match=r"hx\[1\] must be a Tensor, got NoneType"):
-            make(fused_rnn, name, 3, 5)(x, (single, None))
-
-
-@pytest.mark.parametrize("name", CELLS)
-def test_a_packed_sequence_is_refused_in_words(name: str) -> None:
-    packed = pack_sequence([torch.zeros(3, 3), torch.zeros(2, 3)])
-    with pytest.raises(NotImplementedError, match="PackedSequence"):
-        make(fused_rnn, name, 3, 5)(packed)
-
-
-def test_types_without_kernels_are_refused_in_words() -> None:
-    layer = fused_rnn.GRU(3, 5)
-    for parameter in layer.parameters():
-        parameter.data = parameter.data.to(torch.complex64)
-    with pytest.raises(NotImplementedError, match="complex64"):
-        layer(torch.zeros(4, 2, 3, dtype=torch.complex64))
 
 
 # --- Life inside torch ---

@@ -11,7 +11,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequen
 
 import fused_rnn
 from fused_rnn._packed import gather_steps, pad
-from tests.test_modules import LAYERS, assert_same, error_of, flat, make, state_of
+from tests.test_errors import error_of
+from tests.test_modules import LAYERS, assert_same, flat, make, state_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
