@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function, forward_ad
 
-from fused_rnn import _ops, _plain, _vmap
+from fused_rnn import _ops, _plain, _strict, _vmap
 from fused_rnn._products import product
 from fused_rnn._tensors import DIFFERENTIABLE, Arguments
 
@@ -70,6 +70,7 @@ def recurrence(
     elif _forward_modes() < 2:
         function = EagerRecurrence if _wants_gradient(arguments) or _hides_derivatives() else None
     else:  # torch's tangents of tangents are zero through any Function (pytorch issue 197867)
+        _strict.reference_path("tangents of tangents", "torch takes them for zero in a function with kernels")
         absent = gates.new_empty(0)
         return RecurrenceResult._make((*_plain.recurrence(cell, *arguments), absent, absent)[:4])
     if function is None:
@@ -145,7 +146,7 @@ class EagerRecurrence(Recurrence):
         cell, _, *arguments = inputs
         *results, anchor = output
         sequence, _, _, cells, saved, hidden = results
-        ctx.cell = cell
+        ctx.cell, ctx.strict = cell, _strict.active()
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*results[_differentiable(cell) :])
         ctx.save_for_backward(anchor, *arguments, sequence, cells, saved, hidden)
@@ -158,8 +159,11 @@ class EagerRecurrence(Recurrence):
         found: tuple[Tensor | None, ...] = (None,) * _NUMBERS
         if any(d is not None for d in incoming):
             arguments = (ctx.cell, *ctx.needs_input_grad[1 : 1 + _NUMBERS], *incoming, *ctx.saved_tensors)
-            again = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
-            found = (RecurrenceGradients.apply if again else RecurrenceGradients.forward)(*arguments)
+            if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+                with _strict.resumed(ctx.strict):
+                    found = RecurrenceGradients.apply(*arguments)  # type: ignore[no-untyped-call]
+            else:
+                found = RecurrenceGradients.forward(*arguments)
         d_gates, *others = found
         if d_anchor is not None:
             d_gates = d_anchor if d_gates is None else d_gates + d_anchor
@@ -168,6 +172,7 @@ class EagerRecurrence(Recurrence):
     @staticmethod
     def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
         """Tangents of the results; None for those that are not differentiable."""
+        _strict.reference_path("tangents (forward-mode derivatives)", "the kernels have gradients only")
         arguments, results = ctx.saved_tensors[:_ARGUMENTS], ctx.saved_tensors[_ARGUMENTS:]
         found = _plain.push(partial(_plain.recurrence, ctx.cell), arguments, tangents, results)
         anchor = torch.zeros_like(arguments[0]) if tangents[0] is None else tangents[0]
@@ -198,6 +203,7 @@ class RecurrenceGradients(Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor | None, ...]) -> None:  # noqa: ARG004
         """Save everything."""
         ctx.cell, ctx.needed, tensors = inputs[0], inputs[1 : 1 + _NUMBERS], inputs[1 + _NUMBERS :]
+        ctx.strict = _strict.active()
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
         ctx.save_for_forward(*tensors)
@@ -205,6 +211,7 @@ class RecurrenceGradients(Function):
     @staticmethod
     def backward(ctx: Any, *d_gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         """Gradients of what arrived and of the arguments."""
+        _strict.reference_path("second derivatives", "the kernels have first ones only", held=ctx.strict)
         function, variables = RecurrenceGradients._in_plain_torch(ctx)
         wanted = ctx.needs_input_grad[1 + _NUMBERS :][: len(variables)]
         found = _plain.pull(function, variables, wanted, d_gradients)
@@ -214,6 +221,7 @@ class RecurrenceGradients(Function):
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
         """Tangents of the gradients."""
+        _strict.reference_path("tangents of gradients", "the kernels have gradients only", held=ctx.strict)
         function, variables = RecurrenceGradients._in_plain_torch(ctx)
         numbers = ctx.saved_tensors[4:][:_NUMBERS]
         gradients = [t if need else None for t, need in zip(numbers, ctx.needed, strict=True)]

@@ -84,7 +84,8 @@ def explain(layer: torch.nn.Module, x: Tensor, hx: Any = None, *, device: CudaDe
     """Which schedule `layer(x, hx)` would run for each layer of its stack, and why; nothing is computed.
 
     The answer depends on the sizes, the type, the device (on CPU its threads) and on whether a gradient is wanted:
-    under torch.no_grad() it is that of inference.
+    under torch.no_grad() it is that of inference. Second derivatives and forward mode run in plain torch, of
+    which nothing is said here; `fused_rnn.strict()` makes errors of them.
 
     Args:
         layer: a fused_rnn.LSTM, GRU or RNN.

@@ -20,7 +20,7 @@ _WORTH_IT = 1 << 20  # multiplications; below, oneDNN's call costs more than it 
 
 
 def _onednn_is_faster() -> bool:
-    available = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    available = torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     return available and _ops.is_amd_processor()
 
 

@@ -35,7 +35,8 @@ PACKAGE_RULES: dict[str, set[str]] = {
     "_plain": {"_norm", "_ops", "_tensors"},
     "_vmap": {"_ops", "_tensors"},
     "_products": {"_ops"},
-    "_autograd": {"_ops", "_plain", "_products", "_tensors", "_vmap"},
+    "_strict": set(),
+    "_autograd": {"_ops", "_plain", "_products", "_strict", "_tensors", "_vmap"},
     "_packed": set(),
     "_variants": {"_norm", "_ops", "_tensors"},
     "_layers": {"_autograd", "_packed", "_products", "_tensors", "_variants"},
@@ -43,7 +44,7 @@ PACKAGE_RULES: dict[str, set[str]] = {
     "modules": {"_layers", "_packed", "_parameters", "_tensors", "_variants"},
     "convert": {"modules"},
     "_explain": {"_ops", "modules"},
-    "__init__": {"modules", "convert", "_explain"},
+    "__init__": {"modules", "convert", "_explain", "_strict"},
 }
 # Folder with Python outside the package: the top-level names of the project that it may import, besides fused_rnn.
 # `bench` imports itself only by relative imports, since it has another name once installed.
