@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TypeVar, cast
 
 import torch
@@ -23,6 +24,12 @@ _REPLACEMENTS: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
 _OWN = ("_parameters", "_buffers", "_non_persistent_buffers_set", "_modules")
 # What torch.nn's layers remember about their parameters and the replacement looks up instead.
 _FORGOTTEN = ("_flat_weights", "_flat_weight_refs")
+# What a class may have of its own while its instances behave as those of its base: how they are made, and what Python
+# writes into every class.
+_NO_BEHAVIOUR = frozenset(
+    {"__init__", "__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__annotate__",
+     "__annotate_func__", "__annotations_cache__", "__firstlineno__", "__static_attributes__"}
+)  # fmt: skip
 
 
 def convert(model: _Model) -> _Model:
@@ -30,8 +37,11 @@ def convert(model: _Model) -> _Model:
 
     The new layers hold the very same Parameter objects, so optimizers, tied weights and state dicts go on unchanged.
     The training flag, other attributes, hooks (with their handles) and parametrizations move along, and a layer that
-    occurs twice in the model stays one layer. Subclasses of torch.nn's layers, which may have a forward of their own,
-    are left as they are, and so is a reference that a model keeps outside of its submodules, for example in a list.
+    occurs twice in the model stays one layer.
+
+    A subclass of torch.nn's layers that adds nothing but a constructor is swapped, too. One that adds more, such as a
+    forward, would lose it: it is left as it is, with a warning; let its class derive from the fused one instead. Also
+    left is a reference that a model keeps outside of its submodules, for example in a list.
 
     Args:
         model: any module; a torch.nn recurrent layer itself, too.
@@ -42,6 +52,9 @@ def convert(model: _Model) -> _Model:
     Raises:
         TypeError: `model` is not a torch.nn.Module.
 
+    Warns:
+        UserWarning: layers with a behaviour of their own were left; it names them and what they have.
+
     Example::
 
         model = torch.nn.ModuleDict({"encoder": torch.nn.LSTM(16, 32)})
@@ -51,15 +64,34 @@ def convert(model: _Model) -> _Model:
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     replaced: dict[torch.nn.Module, torch.nn.Module] = {}
-    for module in list(model.modules()):
-        kind = _REPLACEMENTS.get(parametrize.type_before_parametrizations(module))
-        if kind is not None:
-            replaced[module] = _replacement(module, kind)
+    left = []
+    for path, module in model.named_modules():
+        base = next((each for each in _REPLACEMENTS if isinstance(module, each)), None)
+        if base is None:
+            continue
+        own = _own_behaviour(module, base)
+        if own:
+            kind = parametrize.type_before_parametrizations(module)
+            left.append(f"{path or 'the model itself'} ({kind.__name__} has its own {', '.join(own)})")
+        else:
+            replaced[module] = _replacement(module, _REPLACEMENTS[base])
+    if left:
+        warnings.warn(
+            f"fused_rnn.convert left {len(left)} recurrent layer(s) as they are: {'; '.join(left)}", stacklevel=2
+        )
     for module in list(model.modules()):
         for name, child in module._modules.items():
             if child in replaced:
                 module._modules[name] = replaced[child]
     return cast("_Model", replaced.get(model, model))
+
+
+def _own_behaviour(module: torch.nn.Module, base: type[torch.nn.Module]) -> list[str]:
+    """Names that the module's class or the module itself has, and that another class would lose."""
+    classes = [each for each in parametrize.type_before_parametrizations(module).__mro__ if each not in base.__mro__]
+    of_class = {name for each in classes for name in vars(each)} - _NO_BEHAVIOUR
+    of_itself = {name for name in vars(module) if callable(getattr(base, name, None))}  # a method set on the instance
+    return sorted(of_class | of_itself)
 
 
 def _replacement(module: torch.nn.Module, kind: type[torch.nn.Module]) -> torch.nn.Module:

@@ -44,11 +44,18 @@ class Own(torch.nn.GRU):
         return super().forward(2 * input, hx)
 
 
+def converted(model: Model) -> Model:
+    """The model, converted but for its subclass, which is reported."""
+    message = r"^fused_rnn.convert left 1 recurrent layer\(s\) as they are: own \(Own has its own forward\)$"
+    with pytest.warns(UserWarning, match=message):
+        return fused_rnn.convert(model)
+
+
 def test_a_converted_model_computes_the_same_with_the_same_parameters() -> None:
     model, x = Model(), torch.randn(4, 2, 3)
     expected, names = model(x), list(model.state_dict())
     parameters = dict(model.named_parameters())
-    assert fused_rnn.convert(model) is model
+    assert converted(model) is model
     torch.testing.assert_close(model(x), expected)
     assert list(model.state_dict()) == names
     found = dict(model.named_parameters())
@@ -56,8 +63,8 @@ def test_a_converted_model_computes_the_same_with_the_same_parameters() -> None:
     assert all(found[name] is parameters[name] for name in parameters)
 
 
-def test_every_kind_of_layer_is_swapped_and_subclasses_are_not() -> None:
-    modules = dict(fused_rnn.convert(Model()).named_modules())
+def test_every_kind_of_layer_is_swapped_and_a_subclass_with_a_forward_is_not() -> None:
+    modules = dict(converted(Model()).named_modules())
     expected = {
         "encoder": fused_rnn.LSTM,
         "heads.a": fused_rnn.GRU,
@@ -69,7 +76,7 @@ def test_every_kind_of_layer_is_swapped_and_subclasses_are_not() -> None:
 
 
 def test_a_layer_used_twice_stays_one_layer() -> None:
-    model = fused_rnn.convert(Model())
+    model = converted(Model())
     assert model.again is model.heads["a"]
 
 
@@ -89,7 +96,7 @@ def test_a_layer_itself_is_returned_converted(name: str) -> None:
 def test_an_optimizer_made_before_goes_on() -> None:
     model, x = Model(), torch.randn(4, 2, 3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    fused_rnn.convert(model)
+    converted(model)
     before = model.state_dict()["encoder.weight_hh_l0"].clone()
     model(x).sum().backward()
     optimizer.step()
@@ -145,10 +152,82 @@ def test_parametrizations_move_along(name: str) -> None:
 
 
 def test_converting_twice_changes_nothing_more() -> None:
-    model = fused_rnn.convert(Model())
+    model = converted(Model())
     encoder = model.encoder
-    fused_rnn.convert(model)
+    converted(model)
     assert model.encoder is encoder
+
+
+class Narrow(torch.nn.GRU):
+    """A subclass that only says how it is made."""
+
+    size: int
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size, size)
+        self.size = size
+
+
+class Narrower(Narrow):
+    """A subclass of that one."""
+
+
+class Tracing:
+    """A mixin with a behaviour of its own."""
+
+    def trace(self) -> str:
+        return "traced"
+
+
+class Mixed(Tracing, torch.nn.LSTMCell):
+    """A subclass with a method that torch.nn does not have."""
+
+
+class MixedBehind(torch.nn.LSTMCell, Tracing):
+    """The same with the bases in the other order."""
+
+
+@pytest.mark.parametrize("kind", [Narrow, Narrower])
+def test_a_subclass_with_only_a_constructor_is_swapped(kind: type[Narrow]) -> None:
+    layer, x = kind(3), torch.randn(4, 2, 3)
+    model = fused_rnn.convert(torch.nn.Sequential(layer))
+    assert type(model[0]) is fused_rnn.GRU
+    assert model[0].size == 3
+    torch.testing.assert_close(model(x), layer(x))
+    torch.testing.assert_close(copy.deepcopy(model)(x), layer(x))
+
+
+@pytest.mark.parametrize("kind", [Mixed, MixedBehind])
+def test_a_subclass_with_more_is_left(kind: type[torch.nn.LSTMCell]) -> None:
+    model = torch.nn.ModuleDict({"a": torch.nn.Sequential(kind(3, 5)), "b": torch.nn.LSTMCell(3, 5)})
+    with pytest.warns(UserWarning, match=rf"as they are: a\.0 \({kind.__name__} has its own trace\)$"):
+        fused_rnn.convert(model)
+    assert isinstance(model["b"], fused_rnn.LSTMCell)
+    layer = kind(3, 5)
+    with pytest.warns(UserWarning, match=r"as they are: the model itself \("):
+        assert fused_rnn.convert(layer) is layer
+
+
+def test_a_parametrized_subclass_is_known_by_its_own_class() -> None:
+    own = parametrizations.weight_norm(Own(3, 5), "weight_hh_l0")
+    with pytest.warns(UserWarning, match=r"\(Own has its own forward\)"):
+        assert fused_rnn.convert(own) is own
+    assert isinstance(fused_rnn.convert(parametrizations.weight_norm(Narrow(3), "weight_hh_l0")), fused_rnn.GRU)
+
+
+def test_a_method_set_on_a_layer_is_not_lost() -> None:
+    layer = torch.nn.GRU(3, 5)
+    plain = layer.forward
+    layer.forward = lambda *arguments: plain(*arguments)[0]  # type: ignore[assignment, method-assign]
+    with pytest.warns(UserWarning, match=r"\(GRU has its own forward\)"):
+        assert fused_rnn.convert(layer) is layer
+    assert isinstance(layer(torch.randn(4, 2, 3)), torch.Tensor)
+
+
+def test_the_warning_points_at_the_caller() -> None:
+    with pytest.warns(UserWarning, match="convert left") as found:
+        fused_rnn.convert(Model())
+    assert found[0].filename == __file__
 
 
 def test_only_modules_are_converted() -> None:
