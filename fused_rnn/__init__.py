@@ -1,6 +1,7 @@
 """torch.nn's recurrent layers and cells on hand-written fused kernels."""
 
 from fused_rnn._explain import CudaDevice, build_info, explain
+from fused_rnn._patch import patch
 from fused_rnn._strict import ReferencePathError, strict
 from fused_rnn.convert import convert
 from fused_rnn.modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
@@ -20,5 +21,6 @@ __all__ = [
     "build_info",
     "convert",
     "explain",
+    "patch",
     "strict",
 ]

@@ -129,6 +129,10 @@ class RecurrentLayer(torch.nn.RNNBase):
     def _flat_weights(self, value: list[Any]) -> None:
         """Store nothing: the names are enough."""
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Leave out the list in the state of a layer of torch.nn, which may be loaded as one of ours."""
+        super().__setstate__({name: value for name, value in state.items() if name != "_flat_weights"})  # type: ignore[no-untyped-call]
+
     def _init_flat_weights(self) -> None:
         self._flat_weight_refs = []
 

@@ -44,7 +44,8 @@ PACKAGE_RULES: dict[str, set[str]] = {
     "modules": {"_layers", "_packed", "_parameters", "_tensors", "_variants"},
     "convert": {"modules"},
     "_explain": {"_ops", "modules"},
-    "__init__": {"modules", "convert", "_explain", "_strict"},
+    "_patch": {"modules"},
+    "__init__": {"modules", "convert", "_explain", "_patch", "_strict"},
 }
 # Folder with Python outside the package: the top-level names of the project that it may import, besides fused_rnn.
 # `bench` imports itself only by relative imports, since it has another name once installed.
