@@ -53,13 +53,14 @@ def _multiply(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
 
 def product(left: Tensor, right: Tensor) -> Tensor:
     """Left [M, K] times right [K, N]; not differentiable where oneDNN runs."""
-    large = left.numel() * right.shape[1] >= _WORTH_IT
-    return _multiply(left, right.t()) if large and _takes(left, right) else left @ right
+    # Sizes are looked at last: a compiler takes a look for a condition.
+    large = _takes(left, right) and left.numel() * right.shape[1] >= _WORTH_IT
+    return _multiply(left, right.t()) if large else left @ right
 
 
 def linear(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
     """X [..., K] w [N, K]^T + b, differentiable."""
-    if x.numel() * w.shape[0] < _WORTH_IT or not _takes(x, w, b):
+    if not _takes(x, w, b) or x.numel() * w.shape[0] < _WORTH_IT:
         return F.linear(x, w, b)
     result: Tensor = _Linear.apply(x.reshape(-1, x.shape[-1]), w, b)  # type: ignore[no-untyped-call]
     return result.view(*x.shape[:-1], w.shape[0])
