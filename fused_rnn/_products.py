@@ -17,6 +17,7 @@ from torch.autograd import Function, forward_ad
 from fused_rnn import _ops
 
 _WORTH_IT = 1 << 20  # multiplications; below, oneDNN's call costs more than it gains
+_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def _onednn_is_faster() -> bool:
@@ -27,22 +28,25 @@ def _onednn_is_faster() -> bool:
 _ENABLED = _onednn_is_faster()
 
 
-def _takes(*tensors: Tensor | None) -> bool:
-    """Whether oneDNN takes these: plain float32 tensors on CPU, outside of transforms, autocast and compilers."""
+def _takes(columns: int, left: Tensor, *others: Tensor | None) -> bool:
+    """Whether oneDNN is to take a product with `left` that has so many columns.
+
+    It is for large products of plain float32 tensors on CPU, outside of compilers (which take a look at a size for a
+    condition), transforms and autocast.
+    """
     return (
         _ENABLED
         and not torch.compiler.is_compiling()
+        and left.numel() * columns >= _WORTH_IT
         and all(
-            t is None or (t.device.type == "cpu" and t.dtype == torch.float32 and type(t) in _PLAIN) for t in tensors
+            t is None or (t.device.type == "cpu" and t.dtype == torch.float32 and type(t) in _PLAIN)
+            for t in (left, *others)
         )
         and torch._C._get_mkldnn_enabled()
         and not torch.is_autocast_enabled("cpu")
         and not torch._C._are_functorch_transforms_active()
         and forward_ad._current_level < 0
     )
-
-
-_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def _multiply(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
@@ -53,14 +57,12 @@ def _multiply(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
 
 def product(left: Tensor, right: Tensor) -> Tensor:
     """Left [M, K] times right [K, N]; not differentiable where oneDNN runs."""
-    # Sizes are looked at last: a compiler takes a look for a condition.
-    large = _takes(left, right) and left.numel() * right.shape[1] >= _WORTH_IT
-    return _multiply(left, right.t()) if large else left @ right
+    return _multiply(left, right.t()) if _takes(right.shape[1], left, right) else left @ right
 
 
 def linear(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
     """X [..., K] w [N, K]^T + b, differentiable."""
-    if not _takes(x, w, b) or x.numel() * w.shape[0] < _WORTH_IT:
+    if not _takes(w.shape[0], x, w, b):
         return F.linear(x, w, b)
     result: Tensor = _Linear.apply(x.reshape(-1, x.shape[-1]), w, b)  # type: ignore[no-untyped-call]
     return result.view(*x.shape[:-1], w.shape[0])
