@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from fused_rnn import _onnx
 from fused_rnn._autograd import RecurrenceResult, recurrence
 from fused_rnn._packed import gather_steps, scatter_steps
 from fused_rnn._products import linear
@@ -23,6 +24,7 @@ from fused_rnn._variants import (
     PLAIN,
     Masks,
     Variants,
+    changing,
     draw_masks,
     with_dropped_weights,
     with_variants,
@@ -100,6 +102,9 @@ def _run(
         b_ih = None if first.b_ih is None else torch.cat([w.b_ih for w in weights if w.b_ih is not None])
         b_hh = None if first.b_hh is None else torch.stack([w.b_hh for w in weights if w.b_hh is not None])
         w_hr = None if first.w_hr is None else torch.stack([w.w_hr for w in weights if w.w_hr is not None])
+    if _onnx.exporting():
+        no_place = {"proj_size": w_hr, "resets": ragged.resets, "return_cells": keep_cells, **changing(variants)}
+        return _onnx.run_layer(cell, x, (w_ih, w_hh), (b_ih, b_hh), h_0, c_0, ragged.lengths, **no_place)
     if variants.layer_norm:
         b_ih = b_hh = None  # they follow the norms
     gates = _project(x, w_ih, b_ih, (len(weights), w_hh.shape[1] // hidden_size, hidden_size))

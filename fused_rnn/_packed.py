@@ -21,6 +21,10 @@ class Padded(NamedTuple):
 
 def pad(packed: PackedSequence) -> Padded:
     """The steps of a packed sequence; the sizes of its batch are on the CPU, so nothing waits for a device."""
+    if torch.compiler._is_exporting_flag:
+        raise NotImplementedError(
+            "a PackedSequence cannot be exported, since how many steps it has is data: give padded input and lengths"
+        )
     sizes, data = packed.batch_sizes, packed.data
     time_steps = sizes.shape[0]
     batch = int(sizes[0]) if time_steps > 0 else 0

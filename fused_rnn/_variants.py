@@ -105,6 +105,17 @@ def _check_probability(owner: str, name: str, value: Any) -> None:
         raise ValueError(f"{owner}: {name} should be a number in range [0, 1], a probability, got: {value!r}")
 
 
+def changing(variants: Variants) -> dict[str, bool]:
+    """By name, which variants make another recurrence of a call; weight dropout has other weights alone."""
+    return {
+        "layer_norm": variants.layer_norm,
+        "zoneout": any(variants.zoneouts),
+        "recurrent_dropout": variants.recurrent_dropout > 0 and variants.training,
+        "peephole": variants.peephole,
+        "cell_clip": variants.cell_clip is not None,
+    }
+
+
 def with_dropped_weights(variants: Variants, weights: Sequence[DirectionWeights]) -> Sequence[DirectionWeights]:
     """The parameters after weight dropout."""
     if not variants.weight_dropout or not variants.training:

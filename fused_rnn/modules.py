@@ -189,7 +189,7 @@ class RecurrentLayer(torch.nn.RNNBase):
         h_0, c_0 = self._checked(x, states, batch_first=self.batch_first)
         if lengths is not None:
             lengths = check_lengths(lengths, x, batched=batched, batch_first=self.batch_first)
-            if torch.is_grad_enabled():
+            if torch.is_grad_enabled() and not torch.compiler._is_exporting_flag:  # what is exported is only run
                 x = zero_padding(x, lengths)
         if resets is not None:
             resets = check_resets(resets, x, batched=batched, batch_first=self.batch_first)
