@@ -62,11 +62,10 @@ def recurrence(
         gates, w_hh, b_hh, w_hr, h_0, c_0, unit_weights, norm, lengths, resets, zoneout, recurrent_mask
     )
     function: type[Function] | None
-    if torch.compiler.is_compiling():
-        # What is exported is to be run, and shows the operator itself. In torch 2.11 the compiler takes is_exporting()
-        # for true, and gradients would be lost without a word; the flag behind it is right everywhere.
-        exporting = torch.compiler._is_exporting_flag
-        function = Recurrence if _wants_gradient(arguments) and not exporting else None
+    if only_run():
+        function = None
+    elif torch.compiler.is_compiling():
+        function = Recurrence if _wants_gradient(arguments) else None
     elif _forward_modes() < 2:
         function = EagerRecurrence if _wants_gradient(arguments) or _hides_derivatives() else None
     else:  # torch's tangents of tangents are zero through any Function (pytorch issue 197867)
@@ -76,6 +75,15 @@ def recurrence(
     if function is None:
         return RecurrenceResult._make(_ops.forward(cell, arguments, keep_cells)[:4])
     return RecurrenceResult._make(function.apply(cell, *arguments)[:4])  # type: ignore[no-untyped-call]
+
+
+def only_run() -> bool:
+    """Whether torch.export or torch.jit.trace records this call: the record holds the operator, without a gradient.
+
+    In torch 2.11 the compiler takes is_exporting() for true, and gradients would be lost without a word; the flag
+    behind it is right everywhere.
+    """
+    return torch.compiler._is_exporting_flag or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
 
 
 def _wants_gradient(tensors: Sequence[Tensor | None]) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from fused_rnn import _onnx
-from fused_rnn._autograd import RecurrenceResult, recurrence
+from fused_rnn._autograd import RecurrenceResult, only_run, recurrence
 from fused_rnn._packed import gather_steps, scatter_steps
 from fused_rnn._products import linear
 from fused_rnn._tensors import Arguments
@@ -190,12 +190,14 @@ def run_stack(
     return RecurrenceResult(x, torch.cat(h_last), torch.cat(c_last), _joined(cells))
 
 
-def zero_padding(x: Tensor, lengths: Tensor) -> Tensor:
-    """X [T, B, I] with zeros beyond the lengths.
+def without_padding(x: Tensor, lengths: Tensor) -> Tensor:
+    """X [T, B, I] with zeros beyond the lengths, where a gradient may be wanted.
 
     The layers ignore the padding, whatever it holds, but the weight gradient of the first projection is a product with
     all of x: there a NaN would outlive the zero that it meets.
     """
+    if only_run() or not torch.is_grad_enabled():
+        return x
     padding = torch.arange(x.shape[0], device=x.device).unsqueeze(1) >= lengths
     return x.masked_fill(padding.unsqueeze(2), 0.0)
 
@@ -216,7 +218,7 @@ def _project(x: Tensor, w_ih: Tensor, b_ih: Tensor | None, unit_shape: tuple[int
     """W_ih x + b_ih as gates [T, B, *unit_shape], from x [T, B, I]."""
     time_steps, batch = x.shape[0], x.shape[1]
     if not x.is_contiguous() and x.transpose(0, 1).is_contiguous():
-        if torch.is_grad_enabled() and (x.requires_grad or w_ih.requires_grad):
+        if torch.is_grad_enabled() and (x.requires_grad or w_ih.requires_grad) and not only_run():
             # The gradient of the gates comes with time first: x is copied to that order, which is less than the
             # copy of the gradient that the backward pass of the projection would make otherwise.
             x = x.contiguous()

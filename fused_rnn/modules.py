@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from fused_rnn._layers import Ragged, run_layer, run_stack, zero_padding
+from fused_rnn._layers import Ragged, run_layer, run_stack, without_padding
 from fused_rnn._packed import gather_steps, pad, permuted
 from fused_rnn._parameters import (
     BATCH_FIRST_FORMS,
@@ -62,7 +62,18 @@ def _held(module: torch.nn.Module, names: Sequence[str]) -> list[Any]:
     return [held[name] if name in held else getattr(module, name) for name in names]
 
 
-class RecurrentLayer(torch.nn.RNNBase):
+class _Unscriptable:
+    """Refuses torch.jit.script, which would fail at whatever piece of Python it cannot read first."""
+
+    def __prepare_scriptable__(self) -> None:
+        """torch.jit.script asks what to compile in place of the module."""
+        raise NotImplementedError(
+            f"{type(self).__name__}: torch.jit.script cannot read this module; "
+            "torch.jit.trace, torch.export and torch.compile take it"
+        )
+
+
+class RecurrentLayer(_Unscriptable, torch.nn.RNNBase):
     """What LSTM, GRU and RNN share: parameters by name, and the way from arguments to the stack of layers."""
 
     # The class has the defaults, for modules that were pickled before there were variants.
@@ -189,8 +200,7 @@ class RecurrentLayer(torch.nn.RNNBase):
         h_0, c_0 = self._checked(x, states, batch_first=self.batch_first)
         if lengths is not None:
             lengths = check_lengths(lengths, x, batched=batched, batch_first=self.batch_first)
-            if torch.is_grad_enabled() and not torch.compiler._is_exporting_flag:  # what is exported is only run
-                x = zero_padding(x, lengths)
+            x = without_padding(x, lengths)
         if resets is not None:
             resets = check_resets(resets, x, batched=batched, batch_first=self.batch_first)
         return x, h_0, c_0, Ragged(lengths, resets)
@@ -547,7 +557,7 @@ def _refuse_projection(arguments: dict[str, Any]) -> None:
         raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
 
 
-class RecurrentCell(torch.nn.RNNCellBase):
+class RecurrentCell(_Unscriptable, torch.nn.RNNCellBase):
     """What the three cells share: one step of a recurrence of one layer."""
 
     def _step(
