@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from fused_rnn import _onnx
+from fused_rnn import _autocast, _onnx
 from fused_rnn._autograd import RecurrenceResult, only_run, recurrence
 from fused_rnn._packed import gather_steps, scatter_steps
 from fused_rnn._products import linear
@@ -108,14 +108,19 @@ def _run(
     if variants.layer_norm:
         b_ih = b_hh = None  # they follow the norms
     gates = _project(x, w_ih, b_ih, (len(weights), w_hh.shape[1] // hidden_size, hidden_size))
-    odd = any(t is not None and t.dtype != gates.dtype for t in (w_hh, h_0, c_0))
-    if odd and torch.is_autocast_enabled(x.device.type):
-        w_hh = w_hh.to(gates.dtype)  # the projection has autocast's type, and the rest follows it
-        b_hh, w_hr, h_0, c_0 = (None if t is None else t.to(gates.dtype) for t in (b_hh, w_hr, h_0, c_0))
+    product = gates.dtype
+    odd = any(t is not None and t.dtype != product for t in (x, w_hh, h_0, c_0))
+    dtype = _autocast.recurrence_type(cell, x, h_0, c_0) if odd else None
+    if dtype is not None:
+        gates, w_hh = gates.to(dtype), w_hh.to(dtype)
+        b_hh, w_hr, h_0, c_0 = (None if t is None else t.to(dtype) for t in (b_hh, w_hr, h_0, c_0))
     arguments = Arguments(gates, w_hh, b_hh, w_hr, h_0, c_0, lengths=ragged.lengths, resets=ragged.resets)
     if variants is not PLAIN:
         arguments = with_variants(variants, cell, arguments, weights, masks)
-    return recurrence(cell, **arguments._asdict(), keep_cells=keep_cells)
+    result = recurrence(cell, **arguments._asdict(), keep_cells=keep_cells)
+    if w_hr is None or dtype in {None, product}:
+        return result
+    return result._replace(output=result.output.to(product), h_n=result.h_n.to(product))  # products, under autocast
 
 
 def _run_segments(
@@ -169,6 +174,10 @@ def run_stack(
     torch.nn draws them, so that the same seed gives the same ones. The cells are those of the last layer, as
     [T, B, D*H], and without grad they are there only with `keep_cells`.
     """
+    product = _autocast.product_type(x) if cell.startswith("lstm") and layers[0][0].w_hr is None else None
+    if product is not None:  # one type for the whole layer
+        x = x.to(product)
+        h_0, c_0 = (None if state is None else state.to(product) for state in (h_0, c_0))
     if len(layers) == 1:
         output, h_n, c_n, cells = run_layer(
             cell, x, layers[0], hidden_size, h_0, c_0, ragged, variants, keep_cells=keep_cells

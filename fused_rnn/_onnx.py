@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fused_rnn import _autocast
 from fused_rnn._autograd import RecurrenceResult
 
 
@@ -85,8 +86,7 @@ def run_layer(
     w_ih, w_hh = (_reordered(w.reshape(directions, -1, w.shape[-1]), operator.gates) for w in weights)
     bias = [_reordered(b.reshape(directions, -1), operator.gates) for b in biases if b is not None]
     operands = [x, w_ih, w_hh, torch.cat(bias, 1) if bias else None, lengths, h_0, c_0][: 5 + operator.states]
-    kind = x.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    dtype = _autocast.recurrence_type(cell, x, h_0, c_0) or x.dtype
     sequence, state = (time_steps, directions, batch, hidden_size), (directions, batch, hidden_size)
     output, *states = torch.onnx.ops.symbolic_multi_out(
         operator.name,

@@ -364,13 +364,3 @@ def test_training_follows_torch_step_by_step(name: str) -> None:
         losses.append(of_namespace)
     assert losses[0] == pytest.approx(losses[1], rel=1e-9)
     assert losses[0][-1] < losses[0][0]
-
-
-@pytest.mark.parametrize("name", LAYERS)
-def test_autocast_runs_the_layer_in_its_type(name: str) -> None:
-    layer, x = make(fused_rnn, name, 3, 5, num_layers=2, bidirectional=True), torch.randn(4, 2, 3)
-    for given in (x, x.bfloat16()):
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            output = layer(given, state_of(name, 4, 2, 5))[0]
-        assert output.dtype == torch.bfloat16
-        total(output.float()).backward()
