@@ -62,6 +62,8 @@ def recurrence(
         gates, w_hh, b_hh, w_hr, h_0, c_0, unit_weights, norm, lengths, resets, zoneout, recurrent_mask
     )
     function: type[Function] | None
+    if _lacks_kernel(arguments):
+        return _in_plain_torch("layer norms on a GPU", "there is no CUDA kernel with them", cell, arguments)
     if only_run():
         function = None
     elif torch.compiler.is_compiling():
@@ -69,12 +71,21 @@ def recurrence(
     elif _forward_modes() < 2:
         function = EagerRecurrence if _wants_gradient(arguments) or _hides_derivatives() else None
     else:  # torch's tangents of tangents are zero through any Function (pytorch issue 197867)
-        _strict.reference_path("tangents of tangents", "torch takes them for zero in a function with kernels")
-        absent = gates.new_empty(0)
-        return RecurrenceResult._make((*_plain.recurrence(cell, *arguments), absent, absent)[:4])
+        why = "torch takes them for zero in a function with kernels"
+        return _in_plain_torch("tangents of tangents", why, cell, arguments)
     if function is None:
         return RecurrenceResult._make(_ops.forward(cell, arguments, keep_cells)[:4])
     return RecurrenceResult._make(function.apply(cell, *arguments)[:4])  # type: ignore[no-untyped-call]
+
+
+def _lacks_kernel(arguments: Arguments) -> bool:
+    return arguments.norm is not None and arguments.gates.is_cuda
+
+
+def _in_plain_torch(what: str, why: str, cell: str, arguments: Arguments) -> RecurrenceResult:
+    _strict.reference_path(what, why)
+    absent = arguments.gates.new_empty(0)
+    return RecurrenceResult._make((*_plain.recurrence(cell, *arguments), absent, absent)[:4])
 
 
 def only_run() -> bool:

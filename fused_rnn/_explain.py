@@ -154,7 +154,14 @@ def _cuda_passes(
     for name in ("forward", "backward") if training else ("forward",):
         tf32 = sizes.dtype == torch.float32 and _ops.tf32_switch()
         options = _ops.cuda_options(sizes, name == "backward", tf32, where)
-        chosen = options.pop(0) if not options[0]["refused"] else {"schedule": "none", "why": "nothing can run it"}
+        chosen = {"schedule": "none", "why": "nothing can run it"}
+        if not options[0]["refused"]:
+            chosen = options.pop(0)
+        elif sizes.normalized:
+            chosen = {
+                "schedule": "plain_torch",
+                "why": "no kernel has layer norms, so that steps are torch's operations",
+            }
         details = {key: chosen[key] for key in ("blocks", "workspace_bytes") if chosen.get(key)}
         others = {str(option["schedule"]): str(option["why"]) for option in options}
         passes.append(PassPlan(name, str(chosen["schedule"]), str(chosen["why"]), details, others))

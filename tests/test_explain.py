@@ -64,3 +64,10 @@ def test_build_info_is_text_by_name() -> None:
     assert {"version", "compiler", "instruction_sets", "torch"} <= set(info)
     assert all(isinstance(value, str) for value in info.values())
     assert info["version"] == fused_rnn.__version__
+
+
+def test_layer_norms_on_a_gpu_are_said_to_run_in_plain_torch() -> None:
+    layer, h200 = fused_rnn.LSTM(8, 64, layer_norm=True), fused_rnn.CudaDevice(90, 132, 232448)
+    plan = fused_rnn.explain(layer, torch.randn(5, 3, 8), device=h200).layers[0].passes[0]
+    assert plan.schedule == "plain_torch"
+    assert set(plan.others) == {"one_block", "cluster", "grid", "per_step"}
