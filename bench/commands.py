@@ -5,12 +5,9 @@ Exit codes: 0 when all is well, 1 when a verification failed, 2 for a usage erro
 
 from __future__ import annotations
 
-import os
-import sys
 from contextlib import contextmanager
-from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 import torch
@@ -23,7 +20,19 @@ import fused_rnn
 from . import report
 from .charts import ratio_chart
 from .environment import describe
-from .problems import CELLS as PROBLEM_CELLS
+from .options import (
+    PROBLEM_HELP,
+    RATE,
+    Number,
+    OneLineErrors,
+    as_problem,
+    as_problems,
+    json_option,
+    new_file_option,
+    report_option,
+    seconds_option,
+    threads_option,
+)
 from .problems import SUITE_NAMES, Problem, suite
 from .runner import Row, geometric_means, run_problem, thread_count
 from .workloads import char_lm, corpus
@@ -32,106 +41,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 _PLAIN_WIDTH = 132  # columns of the tables where there is no terminal to ask
-_PROBLEM_HELP = (
-    "PROBLEM is a string such as lstm:t100,b16,i128,h128,f32,train: CELL:FIELDS, where CELL is "
-    f"{', '.join(PROBLEM_CELLS)}, and FIELDS are tN bN iN hN (time steps, batch, input and hidden size), one of "
-    "f32 f64 bf16 f16, train or infer, and optionally lN (layers), bi (bidirectional), pN (projection)."
-)
-
-
-class OneLineErrors(click.Group):
-    """A group whose errors are one line on stderr with exit code 2; a command returns its exit code, None for 0."""
-
-    def main(
-        self,
-        args: Sequence[str] | None = None,
-        prog_name: str | None = None,
-        complete_var: str | None = None,
-        standalone_mode: bool = True,
-        **extra: Any,
-    ) -> Any:
-        """Run the command line and exit."""
-        if not standalone_mode:
-            return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
-        try:
-            code = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
-        except click.ClickException as error:
-            click.echo(f"error: {' '.join(error.format_message().split())}", err=True)
-            sys.exit(2)
-        except click.Abort:
-            click.echo("stopped", err=True)
-            sys.exit(130)
-        sys.exit(code or 0)
-
-
-class Number(click.FloatRange):
-    """A finite number in a range."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """The number, or a usage error."""
-        number = float(super().convert(value, param, ctx))
-        if not isfinite(number):
-            self.fail(f"{value} is not a finite number.", param, ctx)
-        return number
-
-
-def _parse_problem(text: str) -> Problem:
-    try:
-        return Problem.parse(text)
-    except ValueError as error:
-        raise click.BadParameter(f"{error}.") from None
-
-
-def _as_problem(_context: click.Context, _parameter: click.Parameter, text: str) -> Problem:
-    return _parse_problem(text)
-
-
-def _as_problems(_context: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]) -> tuple[Problem, ...]:
-    problems = tuple(map(_parse_problem, texts))
-    for problem in problems:
-        if not problem.time_steps or not problem.batch:
-            raise click.BadParameter(f"problem {str(problem)!r} has nothing to time: t and b must be at least 1.")
-    return problems
-
-
-def _new_file(_context: click.Context, _parameter: click.Parameter, path: Path | None) -> Path | None:
-    """Check before a long run that its result can be written."""
-    if path is not None:
-        _make_folder(path.resolve().parent)
-    return path
-
-
-def _new_folder(_context: click.Context, _parameter: click.Parameter, path: Path | None) -> Path | None:
-    if path is not None:
-        _make_folder(path)
-    return path
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise click.BadParameter(f"cannot make the folder {str(path)!r}: {error.strerror}.") from None
-    if not os.access(path, os.W_OK):
-        raise click.BadParameter(f"cannot write into the folder {str(path)!r}.")
-
-
-_RATE = Number(0, 1e30, min_open=True)  # a step must fit float32
-_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
-_FOLDER = click.Path(file_okay=False, path_type=Path)
-_threads_option = click.option("--threads", type=click.IntRange(1, 1024), help="Threads of torch (default: its own).")
-
-
-def _report_option(default: str | None) -> Callable[[Any], Any]:
-    text = "Folder for report.md, JSON and charts."
-    return click.option(
-        "--report", "folder", type=_FOLDER, default=default, show_default=bool(default), callback=_new_folder, help=text
-    )
-
-
-def _seconds_option(default: float) -> Callable[[Any], Any]:
-    text = "Timing budget of each problem."
-    return click.option("--seconds", type=Number(0, min_open=True), default=default, show_default=True, help=text)
 
 
 def _console() -> Console:
@@ -181,16 +90,16 @@ def _show_run(console: Console, rows: Sequence[Row]) -> None:
         console.print(Text(line, style="bold red" if line.startswith("FAILED") else ""), soft_wrap=True)
 
 
-@cli.command("run", epilog=_PROBLEM_HELP)
-@click.argument("problems", nargs=-1, callback=_as_problems)
+@cli.command("run", epilog=PROBLEM_HELP)
+@click.argument("problems", nargs=-1, callback=as_problems)
 @click.option(
     "--suite", "suite_name", type=click.Choice(SUITE_NAMES), help="Named problems (default without PROBLEMS: quick)."
 )
-@_threads_option
-@_seconds_option(2.0)
-@click.option("--json", "json_path", type=_FILE, callback=_new_file, help="Write all figures and the environment.")
-@click.option("--chart", "chart_path", type=_FILE, callback=_new_file, help="Write a chart of the ratios (PNG).")
-@_report_option(None)
+@threads_option
+@seconds_option(2.0)
+@json_option
+@new_file_option("--chart", "chart_path", "Write a chart of the ratios (PNG).")
+@report_option(None)
 def run_command(
     problems: tuple[Problem, ...],
     suite_name: str | None,
@@ -222,9 +131,9 @@ def _say_where(path: Path) -> None:
     click.echo(f"report: {path}")
 
 
-@cli.command("explain", epilog=_PROBLEM_HELP)
-@click.argument("problem", callback=_as_problem)
-@_threads_option
+@cli.command("explain", epilog=PROBLEM_HELP)
+@click.argument("problem", callback=as_problem)
+@threads_option
 def explain_command(problem: Problem, threads: int | None) -> None:
     """Say how fused_rnn would run PROBLEM, and why."""
     with thread_count(threads), torch.set_grad_enabled(problem.training):
@@ -262,7 +171,7 @@ _default_sampling = char_lm.Sampling()
 )
 @click.option(
     "--learning-rate",
-    type=_RATE,
+    type=RATE,
     default=_defaults.learning_rate,
     show_default=True,
     help="Peak rate.",
@@ -283,8 +192,8 @@ _default_sampling = char_lm.Sampling()
     show_default=True,
     help="Characters to write.",
 )
-@_threads_option
-@_report_option(None)
+@threads_option
+@report_option(None)
 def char_lm_command(
     cell: str,
     impl: str,
@@ -349,9 +258,9 @@ def _run_char_lm(
 
 
 @cli.command("all")
-@_report_option("bench-report")
-@_threads_option
-@_seconds_option(2.0)
+@report_option("bench-report")
+@threads_option
+@seconds_option(2.0)
 @click.option(
     "--workload-seconds",
     type=Number(0, min_open=True),

@@ -1,0 +1,129 @@
+"""What the commands share of the command line: errors of one line, types of arguments, and common options."""
+
+from __future__ import annotations
+
+import os
+import sys
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .problems import CELLS, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+PROBLEM_HELP = (
+    "PROBLEM is a string such as lstm:t100,b16,i128,h128,f32,train: CELL:FIELDS, where CELL is "
+    f"{', '.join(CELLS)}, and FIELDS are tN bN iN hN (time steps, batch, input and hidden size), one of "
+    "f32 f64 bf16 f16, train or infer, and optionally lN (layers), bi (bidirectional), pN (projection)."
+)
+
+
+class OneLineErrors(click.Group):
+    """A group whose errors are one line on stderr with exit code 2; a command returns its exit code, None for 0."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run the command line and exit."""
+        if not standalone_mode:
+            return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        try:
+            code = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        except click.ClickException as error:
+            click.echo(f"error: {' '.join(error.format_message().split())}", err=True)
+            sys.exit(2)
+        except click.Abort:
+            click.echo("stopped", err=True)
+            sys.exit(130)
+        sys.exit(code or 0)
+
+
+class Number(click.FloatRange):
+    """A finite number in a range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number, or a usage error."""
+        number = float(super().convert(value, param, ctx))
+        if not isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
+def _parse_problem(text: str) -> Problem:
+    try:
+        return Problem.parse(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{error}.") from None
+
+
+def as_problem(_context: click.Context, _parameter: click.Parameter, text: str) -> Problem:
+    """The problem that a string names, or a usage error."""
+    return _parse_problem(text)
+
+
+def as_problems(_context: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]) -> tuple[Problem, ...]:
+    """The problems that strings name, each with something to time, or a usage error."""
+    problems = tuple(map(_parse_problem, texts))
+    for problem in problems:
+        if not problem.time_steps or not problem.batch:
+            raise click.BadParameter(f"problem {str(problem)!r} has nothing to time: t and b must be at least 1.")
+    return problems
+
+
+def _new_file(_context: click.Context, _parameter: click.Parameter, path: Path | None) -> Path | None:
+    """Check before a long run that its result can be written."""
+    if path is not None:
+        _make_folder(path.resolve().parent)
+    return path
+
+
+def _new_folder(_context: click.Context, _parameter: click.Parameter, path: Path | None) -> Path | None:
+    if path is not None:
+        _make_folder(path)
+    return path
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise click.BadParameter(f"cannot make the folder {str(path)!r}: {error.strerror}.") from None
+    if not os.access(path, os.W_OK):
+        raise click.BadParameter(f"cannot write into the folder {str(path)!r}.")
+
+
+RATE = Number(0, 1e30, min_open=True)  # a step must fit float32
+_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+threads_option = click.option("--threads", type=click.IntRange(1, 1024), help="Threads of torch (default: its own).")
+
+
+def new_file_option(name: str, variable: str, text: str) -> Callable[[Any], Any]:
+    """An option for a file to write, whose folder is made."""
+    return click.option(name, variable, type=_FILE, callback=_new_file, help=text)
+
+
+json_option = new_file_option("--json", "json_path", "Write all figures and the environment.")
+
+
+def report_option(default: str | None) -> Callable[[Any], Any]:
+    """--report: the folder of the report, which is made."""
+    text = "Folder for report.md, JSON and charts."
+    return click.option(
+        "--report", "folder", type=_FOLDER, default=default, show_default=bool(default), callback=_new_folder, help=text
+    )
+
+
+def seconds_option(default: float, name: str = "--seconds", what: str = "problem") -> Callable[[Any], Any]:
+    """How long each problem is timed."""
+    text = f"Timing budget of each {what}."
+    return click.option(name, type=Number(0, min_open=True), default=default, show_default=True, help=text)
