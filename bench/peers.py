@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -10,7 +12,7 @@ import torch
 import fused_rnn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from types import ModuleType
 
     from .problems import Problem
@@ -60,8 +62,7 @@ class Case:
 
     @classmethod
     def _draw(cls, problem: Problem, seed: int) -> Case:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with fixed_seed(seed):
             weights = problem.make_layer(torch.nn).state_dict()
 
             def normal(*shape: int) -> torch.Tensor:
@@ -88,6 +89,14 @@ class Case:
         )
 
 
+@contextmanager
+def fixed_seed(seed: int = 0) -> Iterator[None]:
+    """The same random numbers inside every time, and none taken from those outside."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
 class Prepared(Protocol):
     """A peer's layer, ready to run one case."""
 
@@ -101,30 +110,42 @@ class Prepared(Protocol):
 class ModuleRun:
     """A layer with torch.nn's interface on one case.
 
-    Training differentiates sum(output * d_output) for a fixed random d_output, by handing d_output to the backward
-    pass.
+    `options` are further arguments of its constructor, `arguments` those of each call. Training differentiates
+    sum(output * d_output) for a fixed random d_output, by handing d_output to the backward pass.
     """
 
-    def __init__(self, namespace: ModuleType, case: Case) -> None:
+    def __init__(
+        self,
+        namespace: ModuleType,
+        case: Case,
+        options: Mapping[str, Any] = MappingProxyType({}),
+        arguments: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         self._case = case
         self._training = case.problem.training
-        self._layer = case.problem.make_layer(namespace)
+        self._layer = case.problem.make_layer(namespace, **options)
         self._layer.load_state_dict(dict(case.weights))
+        self._arguments = arguments
         self._x = case.x.clone().requires_grad_(self._training)
+
+    def call(self, state: Any = None) -> tuple[torch.Tensor, Any]:
+        """Output and final state."""
+        output, last = self._layer(self._x, state, **self._arguments)
+        return output, last
 
     def step(self) -> None:
         """One timed call."""
         if not self._training:
             with torch.no_grad():
-                self._layer(self._x)
+                self.call()
             return
         self._layer.zero_grad(set_to_none=True)
         self._x.grad = None
-        output, _ = self._layer(self._x)
+        output, _ = self.call()
         torch.autograd.backward(output, self._case.d_output)
 
     def results(self, *, with_state: bool) -> Results:
-        """All results by name."""
+        """All results by name; what a layer draws at random is the same in every call."""
         case = self._case
         lstm = case.problem.cell == "lstm"
         leaves = {"x": self._x}
@@ -135,8 +156,8 @@ class ModuleRun:
             if lstm:
                 leaves["c_0"] = case.c_0.clone().requires_grad_(self._training)
                 state = (leaves["h_0"], leaves["c_0"])
-        with torch.set_grad_enabled(self._training):
-            output, last = self._layer(self._x, state)
+        with torch.set_grad_enabled(self._training), fixed_seed():
+            output, last = self.call(state)
         found = {"output": output, "h_n": last[0] if lstm else last}
         gradients = {"output": case.d_output, "h_n": case.d_h_n}
         if lstm:
@@ -151,6 +172,11 @@ class ModuleRun:
         return results
 
 
+def oracle(case: Case, *, with_state: bool) -> Results:
+    """The results in float64, by torch.nn."""
+    return ModuleRun(torch.nn, case.double()).results(with_state=with_state)
+
+
 @dataclass(frozen=True)
 class Peer:
     """One implementation: what it is, and how to get it ready for a case (an exception leaves it out of a problem)."""
@@ -158,6 +184,8 @@ class Peer:
     name: str
     what: str
     prepare: Callable[[Case], Prepared]
+    exact: Callable[..., Results] = oracle  # what its results should be, called as `oracle` is
+    own: bool = False  # it runs fused_rnn too, where the subject does: then it must be as accurate
 
 
 PEERS: Mapping[str, Peer] = {
@@ -167,11 +195,6 @@ PEERS: Mapping[str, Peer] = {
         Peer(SUBJECT, f"fused_rnn {fused_rnn.__version__}", lambda case: ModuleRun(fused_rnn, case)),
     )
 }
-
-
-def oracle(case: Case, *, with_state: bool) -> Results:
-    """The results in float64, by torch.nn."""
-    return ModuleRun(torch.nn, case.double()).results(with_state=with_state)
 
 
 def _distance_from_kinks(case: Case) -> float:

@@ -147,10 +147,14 @@ class Problem:
         """Shape of c_0 and c_n of an LSTM: [layers * D, B, H]"""
         return self.layers * self.directions, self.batch, self.hidden_size
 
-    def make_layer(self, namespace: ModuleType) -> torch.nn.Module:
-        """The layer, from torch.nn or any module with the same classes, in training or evaluation mode."""
+    def make_layer(self, namespace: ModuleType, **further: Any) -> torch.nn.Module:
+        """The layer, from torch.nn or any module with the same classes, in training or evaluation mode.
+
+        `further` are arguments that the problem does not name.
+        """
         name = {"lstm": "LSTM", "gru": "GRU"}.get(self.cell, "RNN")
         options: dict[str, Any] = {"num_layers": self.layers, "bidirectional": self.bidirectional, "dtype": self.dtype}
+        options |= further
         if self.cell.startswith("rnn_"):
             options["nonlinearity"] = self.cell.removeprefix("rnn_")
         if self.proj:

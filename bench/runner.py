@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .peers import BASELINE, PEERS, SUBJECT, Case, Peer, Prepared, oracle
+from .peers import BASELINE, PEERS, SUBJECT, Case, Peer, Prepared
 from .timing import Timing, geometric_mean, measure
 from .verify import Errors, failures
 
@@ -97,7 +97,10 @@ def _run_problem(problem: Problem, seconds: float, peers: Mapping[str, Peer], se
     row = Row(problem, torch.get_num_threads())
     try:
         case = Case.draw(problem, seed)
-        exact = {with_state: oracle(case, with_state=with_state) for with_state in (True, False)}
+        exact = {  # once for all peers that should have the same results
+            of_peer: {with_state: of_peer(case, with_state=with_state) for with_state in (True, False)}
+            for of_peer in dict.fromkeys(peer.exact for peer in peers.values())
+        }
     except Exception as error:  # noqa: BLE001 - a problem too large for the memory must not end the run
         row.failures.append(f"cannot make the case: {_one_line(error)}")
         return row
@@ -106,18 +109,32 @@ def _run_problem(problem: Problem, seconds: float, peers: Mapping[str, Peer], se
         try:
             prepared = peer.prepare(case)
             errors = Errors()
-            for with_state, values in exact.items():
+            for with_state, values in exact[peer.exact].items():
                 errors.add(prepared.results(with_state=with_state), values)
         except Exception as error:  # noqa: BLE001 - reported in the row
-            lines = row.failures if name == SUBJECT else row.notes
-            lines.append(f"{name} cannot run it: {_one_line(error)}")
+            lines = row.failures if judged(name, peer) else row.notes
+            lines.append(f"{peer.name} cannot run it: {_one_line(error)}")
             continue
         ready[name], row.errors[name] = prepared, errors
-    if SUBJECT in ready:
-        row.failures += failures(row.errors[SUBJECT], row.errors.get(BASELINE), problem.dtype)
+    for name in filter(lambda name: judged(name, peers[name]), ready):
+        lines = failures(row.errors[name], _comparable(row, peers, name), problem.dtype)
+        row.failures += [line if name == SUBJECT else f"{peers[name].name}: {line}" for line in lines]
     if row.verified:
         row.timings = measure({name: prepared.step for name, prepared in ready.items()}, seconds)
     return row
+
+
+def judged(name: str, peer: Peer) -> bool:
+    """Whether the peer is fused_rnn, so that its errors fail a problem."""
+    return name == SUBJECT or peer.own
+
+
+def _comparable(row: Row, peers: Mapping[str, Peer], name: str) -> Errors | None:
+    """The errors of the baseline, where it is not ours and should have the same results as the named peer."""
+    baseline = peers.get(BASELINE)
+    if baseline is None or baseline.own or baseline.exact != peers[name].exact:
+        return None
+    return row.errors.get(BASELINE)
 
 
 def _one_line(error: Exception) -> str:

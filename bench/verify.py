@@ -73,5 +73,6 @@ def failures(errors: Errors, baseline: Errors | None, dtype: torch.dtype) -> lis
         allowed = TOLERANCES[dtype][is_gradient(name)]
         theirs = baseline.by_name.get(name, 0.0) if baseline else 0.0
         if not error <= max(allowed, 2.0 * theirs if math.isfinite(theirs) else 0.0):
-            lines.append(f"{name}: error {error:.1e}, allowed {allowed:.1e} ({BASELINE}: {theirs:.1e})")
+            compared = f" ({BASELINE}: {theirs:.1e})" if baseline else ""
+            lines.append(f"{name}: error {error:.1e}, allowed {allowed:.1e}{compared}")
     return lines
