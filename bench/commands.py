@@ -1,13 +1,14 @@
-"""The command line: run, explain, workload and all.
+"""The command line: run, features, explain, workload and all.
 
-Exit codes: 0 when all is well, 1 when a verification failed, 2 for a usage error, which is one line on stderr.
+Exit codes: 0 when all is well, 1 when a verification failed, 2 for a usage error, which is one line on stderr. A missed
+bar is shown, but the code stays 0: what else the machine does can make one missed.
 """
 
 from __future__ import annotations
 
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 import torch
@@ -20,6 +21,7 @@ import fused_rnn
 from . import report
 from .charts import ratio_chart
 from .environment import describe
+from .features import BAD_VERDICTS, FEATURE_NAMES, FEATURES, FeatureRow, run_feature
 from .options import (
     PROBLEM_HELP,
     RATE,
@@ -39,6 +41,9 @@ from .workloads import char_lm, corpus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+Item = TypeVar("Item")
+Found = TypeVar("Found")
 
 _PLAIN_WIDTH = 132  # columns of the tables where there is no terminal to ask
 
@@ -75,19 +80,28 @@ def _print(console: Console, *tables: report.Table) -> None:
                 console.print(Text(table.note + "\n", style="dim"), soft_wrap=True)
 
 
-def _measure(problems: Sequence[Problem], seconds: float) -> list[Row]:
-    rows = []
-    with _progress(len(problems)) as show:
-        for done, problem in enumerate(problems):
-            show(done, str(problem))
-            rows.append(run_problem(problem, seconds))
-    return rows
+def _measure(items: Sequence[Item], run: Callable[[Item, float], Found], seconds: float) -> list[Found]:
+    found = []
+    with _progress(len(items)) as show:
+        for done, item in enumerate(items):
+            show(done, str(item))
+            found.append(run(item, seconds))
+    return found
 
 
 def _show_run(console: Console, rows: Sequence[Row]) -> None:
     _print(console, report.parity_table(rows), report.speed_table(rows), report.means_table(geometric_means(rows)))
-    for line in report.problem_lines(rows):
-        console.print(Text(line, style="bold red" if line.startswith("FAILED") else ""), soft_wrap=True)
+    _print_lines(console, report.problem_lines(rows))
+
+
+def _show_features(console: Console, rows: Sequence[FeatureRow]) -> None:
+    _print(console, report.features_table(rows))
+    _print_lines(console, report.feature_lines(rows))
+
+
+def _print_lines(console: Console, lines: Sequence[str]) -> None:
+    for line in lines:
+        console.print(Text(line, style="bold red" if line.startswith(BAD_VERDICTS) else ""), soft_wrap=True)
 
 
 @cli.command("run", epilog=PROBLEM_HELP)
@@ -116,7 +130,7 @@ def run_command(
     with thread_count(threads):
         environment = describe()
         _print(console, report.environment_table(environment))
-        rows = _measure(tuple(dict.fromkeys(problems)), seconds)
+        rows = _measure(tuple(dict.fromkeys(problems)), run_problem, seconds)
     _show_run(console, rows)
     if json_path:
         report.write_json(json_path, report.run_json(environment, rows, seconds))
@@ -125,6 +139,30 @@ def run_command(
     if folder:
         _say_where(report.write_report(folder, environment, rows, seconds))
     return 0 if all(row.verified for row in rows) else 1
+
+
+@cli.command("features", epilog=f"NAMES are among {', '.join(FEATURE_NAMES)}.")
+@click.argument("names", nargs=-1, type=click.Choice(FEATURE_NAMES), metavar="[NAMES]...")
+@threads_option
+@seconds_option(2.0, what="row")
+@json_option
+@report_option(None)
+def features_command(
+    names: tuple[str, ...], threads: int | None, seconds: float, json_path: Path | None, folder: Path | None
+) -> int:
+    """Verify and time what torch.nn's kernels refuse (all, or NAMES), each against a bar."""
+    console = _console()
+    with thread_count(threads):
+        environment = describe()
+        _print(console, report.environment_table(environment))
+        chosen = [feature for feature in FEATURES if not names or feature.name in names]
+        rows = _measure(chosen, run_feature, seconds)
+    _show_features(console, rows)
+    if json_path:
+        report.write_json(json_path, report.features_json(environment, rows, seconds))
+    if folder:
+        _say_where(report.write_report(folder, environment, features=rows, feature_seconds=seconds))
+    return 0 if all(found.row.verified for found in rows) else 1
 
 
 def _say_where(path: Path) -> None:
@@ -261,6 +299,7 @@ def _run_char_lm(
 @report_option("bench-report")
 @threads_option
 @seconds_option(2.0)
+@seconds_option(0.5, "--feature-seconds", "row of the features")
 @click.option(
     "--workload-seconds",
     type=Number(0, min_open=True),
@@ -268,18 +307,22 @@ def _run_char_lm(
     show_default=True,
     help="Training time.",
 )
-def all_command(folder: Path, threads: int | None, seconds: float, workload_seconds: float) -> int:
-    """Environment, parity, speed over the quick suite, and the char_lm workload: one report, in under five minutes."""
+def all_command(
+    folder: Path, threads: int | None, seconds: float, feature_seconds: float, workload_seconds: float
+) -> int:
+    """Environment, parity, speed over the quick suite, the features and char_lm: one report, in about five minutes."""
     console = _console()
     settings = char_lm.Settings(seconds=workload_seconds)
     with thread_count(threads):
         environment = describe()
         _print(console, report.environment_table(environment))
-        rows = _measure(suite("quick"), seconds)
+        rows = _measure(suite("quick"), run_problem, seconds)
         _show_run(console, rows)
+        features = _measure(FEATURES, run_feature, feature_seconds)
+        _show_features(console, features)
         outcome = _run_char_lm(console, list(char_lm.IMPLEMENTATIONS), None, settings, char_lm.Sampling())
-    path = report.write_report(folder, environment, rows, seconds, outcome)
-    verified = all(row.verified for row in rows) and _agree(outcome)
+    path = report.write_report(folder, environment, rows, seconds, outcome, features, feature_seconds)
+    verified = all(row.verified for row in (*rows, *(found.row for found in features))) and _agree(outcome)
     click.echo()
     if not verified:
         click.echo("verification FAILED: see above")

@@ -12,6 +12,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from .charts import loss_chart, ratio_chart
+from .features import BAD_VERDICTS
 from .peers import BASELINE, PEERS, SUBJECT
 from .runner import Mean, Row, geometric_means
 from .verify import TOLERANCES, Errors
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from .features import FeatureRow
     from .workloads.char_lm import Outcome
 
 _CURVE_ROWS = 12
@@ -127,6 +129,39 @@ def _ratio(ratio: float | None) -> str:
     return "-" if ratio is None else f"{ratio:.2f}x"
 
 
+def features_table(rows: Sequence[FeatureRow]) -> Table:
+    """What each feature costs or gains beside the other run, and whether its bar is met."""
+    cells = []
+    for found in rows:
+        feature, timings = found.feature, [found.row.timings.get(name) for name in (SUBJECT, BASELINE)]
+        times = [f"{_milliseconds(t.minimum)} / {_milliseconds(t.median)}" if t else "-" for t in timings]
+        ratios = f"{_ratio(found.ratio_minimum)} / {_ratio(found.ratio_median)}"
+        line = (feature.name, str(feature.problem), feature.other.name, *times, ratios)
+        cells.append((*line, str(feature.bar), found.verdict))
+    threads = ", ".join(sorted({str(found.row.threads) for found in rows}))
+    return Table(
+        f"Features: minimum / median, {threads} thread{'' if threads == '1' else 's'}",
+        ("feature", "problem", "against", "ours ms", "other ms", "ratio", "bar", "verdict"),
+        cells,
+        left=3,
+        bad=frozenset(index for index, found in enumerate(rows) if found.verdict in BAD_VERDICTS),
+        note="ratio: how many times faster we are than the other run; for a bar with `time`, and without a bar, our "
+        "time over the other's. The bar is held against the minimums. torch: torch.nn; plain: our layer without it.",
+    )
+
+
+def feature_lines(rows: Sequence[FeatureRow]) -> list[str]:
+    """What went wrong, one line each."""
+    lines = []
+    for found in rows:
+        lines += [f"FAILED {found.feature}: {failure}" for failure in found.row.failures]
+        lines += [f"note {found.feature}: {note}" for note in found.row.notes]
+        if found.met is False and found.ratio_minimum is not None:
+            lines.append(f"MISSED {found.feature}: {found.ratio_minimum:.2f}x, {found.feature.bar}")
+    met = [found.met for found in rows]
+    return [*lines, f"bars: {met.count(True)} met, {met.count(False)} missed"]
+
+
 def means_table(means: Sequence[Mean]) -> Table:
     """The geometric means of the regimes."""
     cells = [(mean.regime, str(mean.problems), _ratio(mean.ratio_minimum), _ratio(mean.ratio_median)) for mean in means]
@@ -199,6 +234,15 @@ def run_json(environment: Environment, rows: Sequence[Row], seconds: float) -> d
     }
 
 
+def features_json(environment: Environment, rows: Sequence[FeatureRow], seconds: float) -> dict[str, Any]:
+    """Everything about a run of the features."""
+    return {
+        "environment": environment,
+        "seconds_per_feature": seconds,
+        "features": [row.to_json() for row in rows],
+    }
+
+
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Readable JSON."""
     path.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
@@ -215,6 +259,8 @@ def write_report(
     rows: Sequence[Row] = (),
     seconds: float = 0.0,
     outcome: Outcome | None = None,
+    features: Sequence[FeatureRow] = (),
+    feature_seconds: float = 0.0,
 ) -> Path:
     """Write report.md with its tables, and the JSON and charts of what was run, into an existing folder."""
     parts = ["# fused_rnn against torch.nn", environment_table(environment).to_markdown()]
@@ -225,6 +271,11 @@ def write_report(
             parts += [f"## {table.title}", table.to_markdown()]
         parts += [f"- {line}" for line in problem_lines(rows)]
         parts += ["![How many times faster than torch.nn](speed.png)", "All figures: [results.json](results.json)"]
+    if features:
+        write_json(folder / "features.json", features_json(environment, features, feature_seconds))
+        parts += ["## What torch.nn's kernels refuse", features_table(features).to_markdown()]
+        parts += [f"- {line}" for line in feature_lines(features)]
+        parts += ["All figures: [features.json](features.json)"]
     if outcome:
         write_json(folder / "char_lm.json", {"environment": environment, **outcome.to_json()})
         loss_chart(outcome.curves, folder / "char_lm.png", outcome.title)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from click.testing import CliRunner, Result
 
 import bench.__main__ as entry
 from bench.commands import cli
+from bench.features import FEATURES
 from bench.peers import PEERS, Case, ModuleRun, Peer
 from bench.problems import Problem
 from bench.runner import thread_count
@@ -87,7 +89,7 @@ def test_the_bare_command_and_help_list_the_commands() -> None:
     for arguments in ((), ("--help",), ("-h",)):
         result = invoke(*arguments)
         assert result.exit_code == 0
-        assert all(name in result.stdout for name in ("run", "explain", "workload", "all"))
+        assert all(name in result.stdout for name in ("run", "features", "explain", "workload", "all"))
 
 
 @pytest.mark.parametrize(
@@ -104,6 +106,8 @@ def test_the_bare_command_and_help_list_the_commands() -> None:
         (("run", TINY, "--nope"), "--nope"),
         (("run", TINY, "--report", "/dev/null/folder"), "cannot make the folder"),
         (("run", TINY, "--json", "/dev/null/out.json"), "cannot make the folder"),
+        (("features", "lengthz"), "'lengthz' is not one of"),
+        (("features", "--seconds", "0"), "--seconds"),
         (("explain", "gru"), "has no ':'"),
         (("explain",), "PROBLEM"),
         (("nonsense",), "nonsense"),
@@ -170,11 +174,14 @@ def test_all_makes_one_report_of_everything(tmp_path: Path, monkeypatch: pytest.
     text = "The quick brown fox jumps over the lazy dog. " * 100
     monkeypatch.setattr(corpus, "load", lambda _path: corpus.Corpus.from_text(text, "fox"))
     monkeypatch.setattr(commands, "suite", lambda _name: (Problem.parse(TINY),))
+    monkeypatch.setattr(commands, "FEATURES", (replace(FEATURES[0], problem=Problem.parse(TINY)),))
     folder = tmp_path / "report"
-    result = invoke("all", "--report", str(folder), "--seconds", "0.001", "--workload-seconds", "0.001")
+    seconds = [f"--{what}seconds=0.001" for what in ("", "feature-", "workload-")]
+    result = invoke("all", "--report", str(folder), *seconds)
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines()[-1] == f"report: {folder / 'report.md'}"
     assert {path.name for path in folder.iterdir()} == {
+        "features.json",
         "report.md",
         "results.json",
         "speed.png",
