@@ -1,7 +1,7 @@
 # The project's commands. With Python >= 3.10 (and venv) and a C++20 compiler, `make bench` and `make test` need nothing else:
 # they make a virtual environment, install torch and the package into it (once), and run.
 #
-#   make bench    set up; parity and speed against torch.nn, the character language model; report in build/report
+#   make bench    set up; parity and speed against torch.nn, the features, the character language model; report in build/report
 #   make test     set up; all tests          make native   the torch-free C++ tests alone
 #   make lint     formatters, linters, types make format   rewrite the sources in the project's layout
 #   make build    compile what changed       make clean    remove what was built (the virtual environment stays)
