@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 Found = TypeVar("Found")
 
-_PLAIN_WIDTH = 132  # columns of the tables where there is no terminal to ask
+_PLAIN_WIDTH = 144  # columns of the tables where there is no terminal to ask
 
 
 def _console() -> Console:

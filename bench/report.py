@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from rich.console import JustifyMethod
+
     from .features import FeatureRow
     from .workloads.char_lm import Outcome
 
@@ -46,7 +48,8 @@ class Table:
             title=Text(self.title), box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False
         )
         for index, column in enumerate(self.columns):
-            table.add_column(Text(column), justify="left" if index < self.left else "right", no_wrap=index == 0)
+            justify: JustifyMethod = "left" if index < self.left else "right"
+            table.add_column(Text(column), justify=justify, no_wrap=index == 0, overflow="fold")
         for index, row in enumerate(self.rows):
             table.add_row(*map(Text, row), style="bold red" if index in self.bad else None)
         return table
