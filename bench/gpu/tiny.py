@@ -34,9 +34,10 @@ def run_ops(cell: str, dtype: torch.dtype, shape: tuple[int, int, int, int], dev
     c_0 = draw(directions, batch, hidden) if cell == "lstm" else None
     from_x = draw(time_steps, batch, directions, gates, hidden)
     ops = torch.ops.fused_rnn
-    output, _, _, cells, saved, _ = ops.forward(cell, from_x, w_hh, b_hh, None, h_0, c_0, None, None, True, True)
+    none = (None,) * 6  # no variants, lengths and resets
+    output, _, _, cells, saved, _ = ops.forward(cell, from_x, w_hh, b_hh, None, h_0, c_0, *none, True, True)
     d_output = draw(time_steps, batch, directions, hidden)
-    ops.backward(cell, d_output, None, None, None, w_hh, None, output, cells, saved, h_0, c_0, None, None, True)
+    ops.backward(cell, d_output, None, None, None, w_hh, None, output, cells, saved, h_0, c_0, *none, True)
 
 
 def main(device: str = "cuda") -> int:
