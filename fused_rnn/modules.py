@@ -91,11 +91,13 @@ class RecurrentLayer(_Unscriptable, torch.nn.RNNBase):
             raise ValueError(f"{type(self).__name__}: zoneout and proj_size together are not supported")
         for name in NAMES:
             setattr(self, name, getattr(variants, name))
+        sizes = {name: size for name, (_, size) in self._variant_parameters().items()}
         weight = _held(self, self._all_weights[0][:1])[0]
         for suffix in self._suffixes():
-            for name, (_, size) in self._variant_parameters().items():
+            for name, size in sizes.items():
                 self.register_parameter(name + suffix, torch.nn.Parameter(weight.new_empty(size)))
-        self.reset_parameters()
+        if sizes:  # the others have been drawn, and the same seed is to give those of torch.nn
+            self.reset_parameters()
 
     def _suffixes(self) -> list[str]:
         """What the names of the parameters of each direction of each layer end with."""
