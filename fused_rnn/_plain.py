@@ -162,7 +162,10 @@ def _from_h(cell: str, arguments: Arguments, output: Tensor) -> Tensor:
         from_h = from_h + arguments.b_hh
     gate_count = _ops.CELLS[cell].gates
     from_h = from_h.reshape(*from_h.shape[:3], gate_count, from_h.shape[3] // gate_count)
-    return from_h if arguments.norm is None else normalize_recurrent(cell, from_h, arguments.norm)
+    if arguments.norm is None:
+        return from_h
+    directions = zip(from_h.unbind(2), arguments.norm.unbind(), strict=True)
+    return torch.stack([normalize_recurrent(cell, gates, norm) for gates, norm in directions], 2)
 
 
 def _states_before(states: Tensor, initial: Tensor | None, arguments: Arguments) -> Tensor:
