@@ -136,12 +136,15 @@ def _run_segments(
     """The same, segment by segment in time, keeping nothing of a segment but its input and results.
 
     The backward pass runs a segment again when it comes to it. Two directions meet nowhere in time, so that there is
-    one segment for them.
+    one segment for them; and a compiler, which may not know the number of steps, would write out each segment.
     """
-    time_steps = x.shape[0]
-    size = time_steps if directions > 1 else max(_SHORTEST_SEGMENT, math.isqrt(time_steps))
+    time_steps, starts = x.shape[0], [0]
+    size = time_steps
+    if directions == 1 and not torch.compiler.is_compiling():
+        size = max(_SHORTEST_SEGMENT, math.isqrt(time_steps))
+        starts = list(range(0, time_steps, size))
     parts = []
-    for begin in range(0, time_steps, size):
+    for begin in starts:
         steps = slice(begin, begin + size)
         lengths = None if ragged.lengths is None else ragged.lengths - begin
         resets = None if ragged.resets is None else ragged.resets[steps]
