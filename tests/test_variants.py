@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 
 RELU = {"nonlinearity": "relu"}
 LAYERS: tuple[tuple[str, dict[str, Any]], ...] = (("LSTM", {}), ("GRU", {}), ("RNN", {}), ("RNN", RELU))
-ALL = {"layer_norm": True, "zoneout": 0.3, "recurrent_dropout": 0.25, "weight_dropout": 0.4, "dropout": 0.5}
+ALL: dict[str, Any] = {
+    "layer_norm": True,
+    "zoneout": 0.3,
+    "recurrent_dropout": 0.25,
+    "weight_dropout": 0.4,
+    "dropout": 0.5,
+}
 # 0.2: about half of the cells are clipped (asserted below).
 CASES: tuple[tuple[str, dict[str, Any]], ...] = (
     *((name, {**kind, **variant}) for name, kind in LAYERS for variant in (
