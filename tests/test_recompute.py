@@ -142,6 +142,12 @@ def test_second_derivatives_are_those_without_recomputation() -> None:
         torch.testing.assert_close(one, other)
 
 
+def test_gradients_of_torch_func_are_refused() -> None:
+    layer, x = make("GRU", 3, 5, recompute=True), torch.randn(4, 2, 3, dtype=torch.float64)
+    with pytest.raises(RuntimeError, match="don't yet support saved tensor hooks"):
+        torch.func.grad(lambda x: total(layer(x)))(x)
+
+
 def test_autocast_is_that_of_the_first_run() -> None:
     layer = make("LSTM", 3, 5, dtype=torch.float32, recompute=True, layer_norm=True)
     plain = make("LSTM", 3, 5, dtype=torch.float32, layer_norm=True)

@@ -227,7 +227,7 @@ def test_samples_with_masks_of_their_own_have_gradients(name: str, options: dict
     layer = make(name, 3, 20, **{each: value for each, value in options.items() if each != "weight_dropout"})
     parameters = {key: t.detach() for key, t in layer.named_parameters()}
 
-    def loss(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+    def loss(parameters: dict[str, Tensor], x: Tensor) -> Any:
         return total(functional_call(layer, parameters, (x,)))
 
     samples = torch.randn(1, 6, 3, dtype=torch.float64).expand(8, 6, 3)

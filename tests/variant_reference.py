@@ -1,6 +1,6 @@
 """The truth about the variants: one row's step after the other, in plain torch, from the formulas of the papers.
 
-Layer norm: Ba, Kiros and Hinton 2016, eq. 20 to 22 (LSTM). Zoneout: Krueger et al. 2017, eq. 5. Recurrent dropout: Gal
+Layer norm: Ba, Kiros and Hinton 2016, eq. 20 to 22 (LSTM). Zoneout: Krueger et al. 2017. Recurrent dropout: Gal
 and Ghahramani 2016, one mask a sequence. Weight dropout: Merity, Keskar and Socher 2018. Peepholes: Gers, Schraudolph
 and Schmidhuber 2002. It shares nothing with the kernels and no code with the package: parameters come by their names in
 a state dict, whose presence says what a layer has, and what was drawn at random is given.
