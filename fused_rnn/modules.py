@@ -283,7 +283,8 @@ class LSTM(RecurrentLayer):
         c' = f * c + i * g                                     h' = o * tanh(c')
 
     With `proj_size` > 0 the state is W_hr h' instead of h'. P is `proj_size` or else `hidden_size` (H), D is 2 when
-    bidirectional and 1 otherwise, L is `num_layers`.
+    bidirectional and 1 otherwise, L is `num_layers`. The arguments from `layer_norm` on are keywords that torch.nn does
+    not have; their formulas are in docs/design.md, their parameters are called as all others (`gain_ih_l0_reverse`).
 
     Args:
         input_size: features I of the input.
@@ -296,6 +297,20 @@ class LSTM(RecurrentLayer):
         proj_size: width of the projected hidden state, smaller than `hidden_size`; 0 for none.
         device: where the parameters are.
         dtype: type of the parameters: float32, float64, bfloat16 or float16.
+        layer_norm: norms of W_ih x, of W_hh h and of c' where h' is made of it (Ba et al., 2016), each over all units
+            of a row and step, with parameters `gain_ih`, `gain_hh` [4*H] (the biases follow the norms), `gain_c` and
+            `bias_c` [H]. Not beside `peephole` and `cell_clip`.
+        zoneout: probability with which a unit of h and of c keeps its value at a step (Krueger et al., 2017), or one
+            for h and one for c; in evaluation mode the state is the mean. Not beside `proj_size`.
+        recurrent_dropout: probability of dropping a unit of h where it enters W_hh, the same ones at all steps of a
+            sequence (Gal and Ghahramani, 2016); in training mode.
+        weight_dropout: probability of dropping an entry of W_hh, for all steps and rows of a call (Merity et al.,
+            2018); in training mode.
+        peephole: i and f also see c, and o sees c' (Gers et al., 2002), each unit its own, with the parameter
+            `weight_peephole` [3*H] in the order i, f, o.
+        cell_clip: c' is clipped to [-cell_clip, cell_clip] before o and h' see it; None for no limit.
+        recompute: keep little for the backward pass, which runs the sequence again, in segments of the square root of T
+            (at least 32 steps) where there is one direction. Not under the gradients of torch.func.
 
     Called with:
         input: [T, B, I] ([B, T, I] with `batch_first`), [T, I] without a batch, or a PackedSequence.
@@ -340,6 +355,14 @@ class LSTM(RecurrentLayer):
         proj_size: int = 0,
         device: Device = None,
         dtype: DType = None,
+        *,
+        layer_norm: bool = False,
+        zoneout: float | tuple[float, float] = 0.0,
+        recurrent_dropout: float = 0.0,
+        weight_dropout: float = 0.0,
+        peephole: bool = False,
+        cell_clip: float | None = None,
+        recompute: bool = False,
     ) -> None: ...
 
     @overload
@@ -397,6 +420,9 @@ class GRU(RecurrentLayer):
         bidirectional: a second direction reads the sequence from its end; outputs are concatenated.
         device: where the parameters are.
         dtype: type of the parameters: float32, float64, bfloat16 or float16.
+        layer_norm: as of `LSTM`, with `gain_ih` and `gain_hh` [3*H]; r and z are normalized together, n alone.
+        zoneout: as of `LSTM`, one probability.
+        recurrent_dropout, weight_dropout, recompute: as of `LSTM`; they are keywords, too.
 
     Called with:
         input: [T, B, I] ([B, T, I] with `batch_first`), [T, I] without a batch, or a PackedSequence.
@@ -439,6 +465,12 @@ class GRU(RecurrentLayer):
         bidirectional: bool = False,
         device: Device = None,
         dtype: DType = None,
+        *,
+        layer_norm: bool = False,
+        zoneout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        weight_dropout: float = 0.0,
+        recompute: bool = False,
     ) -> None: ...
 
     @overload
@@ -479,6 +511,9 @@ class RNN(RecurrentLayer):
         bidirectional: a second direction reads the sequence from its end; outputs are concatenated.
         device: where the parameters are.
         dtype: type of the parameters: float32, float64, bfloat16 or float16.
+        layer_norm: as of `LSTM`, with `gain_ih` and `gain_hh` [H].
+        zoneout: as of `LSTM`, one probability.
+        recurrent_dropout, weight_dropout, recompute: as of `LSTM`; they are keywords, too.
 
     Called with:
         input: [T, B, I] ([B, T, I] with `batch_first`), [T, I] without a batch, or a PackedSequence.
@@ -523,6 +558,12 @@ class RNN(RecurrentLayer):
         bidirectional: bool = False,
         device: Device = None,
         dtype: DType = None,
+        *,
+        layer_norm: bool = False,
+        zoneout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        weight_dropout: float = 0.0,
+        recompute: bool = False,
     ) -> None: ...
 
     @overload
