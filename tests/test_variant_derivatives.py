@@ -156,6 +156,33 @@ def test_plain_torch_computes_what_the_operator_does(cell: str, kind: str, dtype
         assert relative_error(one, other.double()) <= 64 * torch.finfo(dtype).eps
 
 
+@each_kind
+def test_results_depend_neither_on_threads_nor_on_the_batch(cell: str, kind: str) -> None:
+    tensors, others = draw(cell, kind, sizes=(3, 40, 33), dtype=torch.float32)  # enough for two threads
+    others["lengths"] = torch.arange(40) % 4
+    function, by_row = function_of(cell, kind, list(tensors), others), ("gates", "h_0", "c_0")
+    wanted = [name for name in tensors if name not in ("w_hh", "w_hr", "b_hh")]  # their gradients are torch's products
+    incoming: list[Tensor] = []
+    found = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        results = function(*tensors.values())
+        incoming = incoming or [torch.randn_like(each) for each in results]
+        found.append([*results, *torch.autograd.grad(results, [tensors[name] for name in wanted], incoming)])
+    assert all(map(torch.equal, *found))
+    rows = slice(3, 5)
+    part = {name: t.detach()[:, rows].requires_grad_() if name in by_row else t for name, t in tensors.items()}
+    cut = {name: t[rows] if name == "lengths" else t[:, rows] for name, t in others.items()}
+    results = function_of(cell, kind, list(part), cut)(*part.values())
+    given = [name for name in wanted if name in by_row]
+    gradients = torch.autograd.grad(results, [part[name] for name in given], [d[:, rows] for d in incoming])
+    expected = dict(zip(wanted, found[0][len(results) :], strict=True))
+    for one, other in zip(
+        [*results, *gradients], [*found[0][: len(results)], *(expected[name] for name in given)], strict=True
+    ):
+        assert torch.equal(one, other[:, rows])
+
+
 # --- Through the layers ---
 
 MODULES: tuple[tuple[str, dict[str, Any]], ...] = (
