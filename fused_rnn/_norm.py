@@ -23,7 +23,10 @@ def normalize_gates(cell: str, gates: Tensor, gain: Tensor, bias: Tensor | None)
     sizes = _GROUPS.get(cell, [gates.shape[-2]])
     biases = [None] * len(sizes) if bias is None else bias.split_with_sizes(sizes)
     parts = zip(gates.split_with_sizes(sizes, -2), gain.split_with_sizes(sizes), biases, strict=True)
-    normalized = [_normalize(part.flatten(-2), w.flatten(), b).view(part.shape) for part, w, b in parts]
+    normalized = [
+        _normalize(part.flatten(-2), w.flatten(), None if b is None else b.flatten()).view(part.shape)
+        for part, w, b in parts
+    ]
     return normalized[0] if len(normalized) == 1 else torch.cat(normalized, -2)
 
 
@@ -44,7 +47,7 @@ def _normalize(values: Tensor, gain: Tensor, bias: Tensor | None) -> Tensor:
     Of torch's layer_norm, third derivatives and tangents of tangents are wrong (torch 2.13; pytorch issues 175754 and
     196700). So it computes values and first derivatives alone, three times as fast as single operations do.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[no-untyped-call]
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return F.layer_norm(values, values.shape[-1:], gain, bias, _ops.NORM_EPSILON)
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         hat, _ = _hat_of(values)

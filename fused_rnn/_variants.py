@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fused_rnn import _norm
+from fused_rnn._norm import normalize_gates
 from fused_rnn._ops import CELLS
 
 if TYPE_CHECKING:
