@@ -361,11 +361,13 @@ def test_half_types_and_autocast_give_their_types(name: str, options: dict[str, 
     assert [each.dtype for each in found] == [each.dtype for each in expected]
     gradients = torch.autograd.grad(total([each.float() for each in found]), [*call.inputs, *layer.parameters()])
     assert all(each.dtype == torch.float32 and each.isfinite().all() for each in gradients)
+    # The input and the parameters are rounded too, and a norm multiplies what they carry into it.
+    allowed = (3 if "layer_norm" in options else 2) * TOLERANCES[dtype].outputs
     for one, other in zip(found, exact_results, strict=True):
-        assert relative_error(one, other.double()) <= 2 * TOLERANCES[dtype].outputs  # x and parameters are rounded too
+        assert relative_error(one, other.double()) <= allowed
     layer.to(dtype)
     hx = None if call.hx is None else [state.to(dtype) for state in flat(call.hx)]
     half = call._replace(x=call.x.to(dtype), hx=hx[0] if hx is not None and len(hx) == 1 else hx)
     for one, other in zip(run(layer, half), exact_results, strict=True):
         assert one.dtype == dtype
-        assert relative_error(one, other.double()) <= 2 * TOLERANCES[dtype].outputs
+        assert relative_error(one, other.double()) <= allowed
