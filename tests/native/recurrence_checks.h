@@ -45,20 +45,47 @@ ResetView reset_view(const Inputs<T>& in) {
 
 template <class T>
 ForwardViews forward_views(const Inputs<T>& in, Results<T>& out) {
-  return {in.gates.sequence(), in.w_hh.view(),       optional_view(in.b_hh), optional_view(in.w_hr),
-          in.h_0.state(),      in.c_0.state(),       out.output.sequence(),  out.h_n.state(),
-          out.c_n.state(),     out.cells.sequence(), out.saved.sequence(),   out.hidden.sequence(),
-          lengths_of(in),      reset_view(in)};
+  return {.gates = in.gates.sequence(),
+          .w_hh = in.w_hh.view(),
+          .b_hh = optional_view(in.b_hh),
+          .w_hr = optional_view(in.w_hr),
+          .h_0 = in.h_0.state(),
+          .c_0 = in.c_0.state(),
+          .output = out.output.sequence(),
+          .h_n = out.h_n.state(),
+          .c_n = out.c_n.state(),
+          .cells = out.cells.sequence(),
+          .saved = out.saved.sequence(),
+          .hidden = out.hidden.sequence(),
+          .lengths = lengths_of(in),
+          .resets = reset_view(in),
+          .variant = {}};
 }
 
 template <class T>
 BackwardViews backward_views(const Inputs<T>& in, Results<T>& out) {
   const Results<T>& made = out;
-  return {in.d_output.sequence(),   in.d_h_n.state(),       in.d_c_n.state(),       in.d_cells.sequence(),
-          in.w_hh.view(),           optional_view(in.w_hr), made.output.sequence(), made.cells.sequence(),
-          made.saved.sequence(),    in.h_0.state(),         in.c_0.state(),         out.d_gates.sequence(),
-          out.d_gates_h.sequence(), out.d_h_0.state(),      out.d_c_0.state(),      out.d_projected.sequence(),
-          lengths_of(in),           reset_view(in)};
+  return {.d_output = in.d_output.sequence(),
+          .d_h_n = in.d_h_n.state(),
+          .d_c_n = in.d_c_n.state(),
+          .d_cells = in.d_cells.sequence(),
+          .w_hh = in.w_hh.view(),
+          .w_hr = optional_view(in.w_hr),
+          .output = made.output.sequence(),
+          .cells = made.cells.sequence(),
+          .saved = made.saved.sequence(),
+          .h_0 = in.h_0.state(),
+          .c_0 = in.c_0.state(),
+          .d_gates = out.d_gates.sequence(),
+          .d_gates_h = out.d_gates_h.sequence(),
+          .d_h_0 = out.d_h_0.state(),
+          .d_c_0 = out.d_c_0.state(),
+          .d_projected = out.d_projected.sequence(),
+          .lengths = lengths_of(in),
+          .resets = reset_view(in),
+          .variant = {},
+          .d_unit_weights = {},
+          .d_norm = {}};
 }
 
 // Calls visit(name, buffer of a, buffer of b) for every buffer of two results.
