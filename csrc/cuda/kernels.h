@@ -1,7 +1,7 @@
 // What the instantiations (instantiate/*.cu) offer: the kernels of one cell in one type, forward and backward.
 //
-// Declared here for every cell of cells/table.h and every type, defined by one file for each pair: a pair without its
-// file does not link.
+// Declared here for every cell of cells/table.h and every type: PerStepKernels are defined by one file for each cell,
+// PersistentKernels by one for each pair of a cell that has them and a type. What has not its file does not link.
 #pragma once
 
 #include "core/visit.h"
@@ -13,6 +13,10 @@ namespace fused_rnn::cuda {
 // The type in which a problem's elements are multiplied.
 using PersistentTypes = TypeList<float, TFloat32, BFloat16, Float16>;
 using PerStepTypes = TypeList<float, double, BFloat16, Float16>;
+
+// Weights of single units are the per-step schedule's alone.
+template <class Cell>
+inline constexpr bool kHasPersistentKernels = Cell::kUnitWeights == 0;
 
 template <class Cell, class T>
 struct PersistentKernels {

@@ -7,7 +7,10 @@
 //   forward   h (1 value a unit)       W_hh h: G results    cell.forward, stores h, c, what is saved
 //   backward  d_from_h (G a unit)      W_hh^T d: 1 result   cell.backward, stores d_gates
 //
-// State is what a unit keeps for itself between steps, in the compute type: h and c, or their gradients.
+// State is what a unit keeps for itself between steps, in the compute type: h and c, or their gradients. Backward's has
+// also the sums over time of the gradients of the unit's weights, which 16 bits would not hold.
+//
+// `Zoneout` compiles in zoneout, where a part of the state before the step stays; without it no register waits for it.
 //
 // Rows end and start anew by predicates (row_step of core/views.h). What a step gives to the next one, state and
 // vector, is zero where the next step of the row in forward's order is a reset: forward clears after the step before,
@@ -45,7 +48,27 @@ FUSED_RNN_DEVICE auto to_values(const Pack<RealOf<T>, N>& reals) {
   return values;
 }
 
-template <class CellType, class ElementType, class Index>
+// The numbers of a unit that enter its update.
+template <class Cell, class T, class Index, class Views>
+FUSED_RNN_DEVICE Pack<ValueOf<T>, Cell::kUnitWeights> unit_weights_of(const Views& views, const Element& e) {
+  Pack<ValueOf<T>, Cell::kUnitWeights> weights{};
+  for (int k = 0; k < Cell::kUnitWeights; ++k) {
+    const Element kth{k, e.direction, e.unit};
+    weights[k] = ValueOf<T>(to_real(*element_at<T, Index>(views.variant.unit_weights, kth)));
+  }
+  return weights;
+}
+
+// How much of each state before the step stays.
+template <class T, class Index, int kStates, class Views>
+FUSED_RNN_DEVICE Pack<RealOf<T>, kStates> staying(const Views& views, const Element& e, int64_t time, int size) {
+  Pack<RealOf<T>, kStates> stays;
+  const T* from = element_at<T, Index>(views.variant.zoneout, time, e);
+  for (int s = 0; s < kStates; ++s) stays[s] = to_real(from[static_cast<Index>(s) * size]);
+  return stays;
+}
+
+template <class CellType, class ElementType, class Index, bool Zoneout>
 struct ForwardPass {
   using Cell = CellType;
   using T = ElementType;
@@ -97,19 +120,29 @@ struct ForwardPass {
                                                      const Pack<Real, kStates>& state, Pack<Real, kVectors>& vector) {
     Pack<Real, kStates> after = state;
     Pack<T, Cell::kSaved> saved{};
-    T h{}, c{};
+    T h{}, c{}, made{};  // made: the last state as the cell made it
     if (row_step(views, now.time, e.row) != RowStep::kInactive) {
       Pack<Value, kResults> from_x;
       for (int g = 0; g < kResults; ++g) from_x[g] = Value(to_real(in.gates[g]));
-      const auto next = Cell::forward(from_x, to_values<T>(from_h), to_values<T>(state));
+      const auto result = cell_forward<Cell, Value>(from_x, to_values<T>(from_h), to_values<T>(state),
+                                                    unit_weights_of<Cell, T, Index>(views, e));
+      Pack<Real, kStates> next;
+      for (int s = 0; s < kStates; ++s) next[s] = raw(result.state[s]);
+      if constexpr (Zoneout) {
+        if (has(views.variant.zoneout)) {
+          made = from_real<T>(next[kStates - 1]);
+          const auto stays = staying<T, Index, kStates>(views, e, now.time, size);
+          for (int s = 0; s < kStates; ++s) next[s] = next[s] * (Real(1) - stays[s]) + state[s] * stays[s];
+        }
+      }
       // h goes on as it is stored.
-      h = from_real<T>(raw(next.state[0]));
+      h = from_real<T>(next[0]);
       after[0] = to_real(h);
       if constexpr (kStates == 2) {
-        after[1] = raw(next.state[1]);
+        after[1] = next[1];
         c = from_real<T>(after[1]);
       }
-      for (int k = 0; k < Cell::kSaved; ++k) saved[k] = from_real<T>(raw(next.saved[k]));
+      for (int k = 0; k < Cell::kSaved; ++k) saved[k] = from_real<T>(raw(result.saved[k]));
     }
     *element_at<T, Index>(views.output, now.time, e) = h;
     if constexpr (kStates == 2) {
@@ -118,13 +151,14 @@ struct ForwardPass {
     if (has(views.saved)) {
       T* to = element_at<T, Index>(views.saved, now.time, e);
       for (int k = 0; k < Cell::kSaved; ++k) to[static_cast<Index>(k) * size] = saved[k];
+      if (Zoneout && has(views.variant.zoneout)) to[static_cast<Index>(Cell::kSaved) * size] = made;
     }
     if (!now.is_last && starts_anew(views, now.time_after, e.row)) after = {};
     vector[0] = after[0];
     return after;
   }
 
-  FUSED_RNN_DEVICE static void end(const Views& views, const Element& e, const Pack<Real, kStates>& state,
+  FUSED_RNN_DEVICE static void end(const Views& views, const Element& e, int /*size*/, const Pack<Real, kStates>& state,
                                    const Pack<Real, kResults>& /*from_h*/) {
     if (has(views.h_n)) *element_at<T, Index>(views.h_n, e) = from_real<T>(state[0]);
     if constexpr (kStates == 2) *element_at<T, Index>(views.c_n, e) = from_real<T>(state[1]);
@@ -136,7 +170,7 @@ struct ForwardPass {
   }
 };
 
-template <class CellType, class ElementType, class Index>
+template <class CellType, class ElementType, class Index, bool Zoneout>
 struct BackwardPass {
   using Cell = CellType;
   using T = ElementType;
@@ -144,10 +178,11 @@ struct BackwardPass {
   using Value = ValueOf<T>;
   using Views = BackwardViews;
   static constexpr bool kBackward = true;
-  static constexpr int kResults = 1, kVectors = Cell::kGates, kStates = Cell::kStates;
+  static constexpr int kResults = 1, kVectors = Cell::kGates, kStates = Cell::kStates + Cell::kUnitWeights;
 
   struct Inputs {
-    T d_output, saved[Cell::kSaved > 0 ? Cell::kSaved : 1], before[kStates], after[kStates];
+    // after: as the cell made it
+    T d_output, saved[Cell::kSaved > 0 ? Cell::kSaved : 1], before[Cell::kStates], after[Cell::kStates];
   };
 
   FUSED_RNN_DEVICE static T weight(const Views& views, int direction, int gate, int unit, int hidden, int size) {
@@ -157,9 +192,9 @@ struct BackwardPass {
   FUSED_RNN_DEVICE static Real first_vector(const Views&, const Element&, int64_t) { return Real(0); }
   FUSED_RNN_DEVICE static Pack<Real, kStates> first_state(const Views& views, const Element& e,
                                                           int64_t /*time_steps*/) {
-    Pack<Real, kStates> state;
+    Pack<Real, kStates> state{};
     state[0] = given(views.d_h_n, e);
-    if constexpr (kStates == 2) state[1] = given(views.d_c_n, e);
+    if constexpr (Cell::kStates == 2) state[1] = given(views.d_c_n, e);
     return state;
   }
   FUSED_RNN_HD static int position(int step, int time_steps) { return time_steps - 1 - step; }
@@ -173,13 +208,19 @@ struct BackwardPass {
       if (!anew) in.before[0] = state_before(views.output, views.h_0, e, now);
       in.after[0] = *element_at<T, Index>(views.output, now.time, e);
     }
-    if constexpr (kStates == 2) {
+    if constexpr (Cell::kStates == 2) {
       if (!anew) in.before[1] = state_before(views.cells, views.c_0, e, now);
       in.after[1] = *element_at<T, Index>(views.cells, now.time, e);
     }
     if constexpr (Cell::kSaved > 0) {
       const T* saved = element_at<T, Index>(views.saved, now.time, e);
       for (int k = 0; k < Cell::kSaved; ++k) in.saved[k] = saved[static_cast<Index>(k) * size];
+    }
+    if constexpr (Zoneout) {
+      if (has(views.variant.zoneout)) {
+        in.after[Cell::kStates - 1] =
+            element_at<T, Index>(views.saved, now.time, e)[static_cast<Index>(Cell::kSaved) * size];
+      }
     }
     return in;
   }
@@ -188,7 +229,7 @@ struct BackwardPass {
     if constexpr (Cell::kReadsHidden) {
       prefetch(element_at<T, Index>(views.output, now.time_before, e));
     }
-    if constexpr (kStates == 2) prefetch(element_at<T, Index>(views.cells, now.time_before, e));
+    if constexpr (Cell::kStates == 2) prefetch(element_at<T, Index>(views.cells, now.time_before, e));
     const T* saved = element_at<T, Index>(views.saved, now.time, e);
     for (int k = 0; k < Cell::kSaved; ++k) prefetch(saved + static_cast<Index>(k) * size);
   }
@@ -203,24 +244,38 @@ struct BackwardPass {
     if (kind != RowStep::kInactive) {
       Pack<Value, Cell::kSaved> saved;
       for (int k = 0; k < Cell::kSaved; ++k) saved[k] = Value(to_real(in.saved[k]));
-      Pack<Value, kStates> before, after, d_after;
-      for (int s = 0; s < kStates; ++s) {
+      Pack<Value, Cell::kStates> before, after;
+      for (int s = 0; s < Cell::kStates; ++s) {
         before[s] = Value(to_real(in.before[s]));
         after[s] = Value(to_real(in.after[s]));
       }
-      d_after[0] = Value(to_real(in.d_output) + d_before[0]);
-      if constexpr (kStates == 2) {
-        Real d_c = state[1];
+      Pack<Real, Cell::kStates> d_after, d_past{};  // d_past: what goes past the cell
+      d_after[0] = to_real(in.d_output) + d_before[0];
+      if constexpr (Cell::kStates == 2) {
+        d_after[1] = state[1];
         // Seldom given, so no register waits for it.
-        if (has(views.d_cells)) d_c += to_real(*element_at<T, Index>(views.d_cells, now.time, e));
-        d_after[1] = Value(d_c);
+        if (has(views.d_cells)) d_after[1] += to_real(*element_at<T, Index>(views.d_cells, now.time, e));
       }
-      const auto gradient = Cell::backward(saved, before, after, d_after);
+      if constexpr (Zoneout) {
+        if (has(views.variant.zoneout)) {
+          const auto stays = staying<T, Index, Cell::kStates>(views, e, now.time, size);
+          for (int s = 0; s < Cell::kStates; ++s) {
+            d_past[s] = d_after[s] * stays[s];
+            d_after[s] *= Real(1) - stays[s];
+          }
+        }
+      }
+      const auto gradient = cell_backward<Cell, Value>(saved, before, after, to_values<T>(d_after),
+                                                       unit_weights_of<Cell, T, Index>(views, e));
       for (int g = 0; g < Cell::kGates; ++g) {
         d_from_x[g] = raw(gradient.d_from_x[g]);
         d_from_h[g] = raw(gradient.d_from_h[g]);
       }
-      for (int s = 0; s < kStates; ++s) d_before[s] = raw(gradient.d_state[s]);
+      for (int s = 0; s < Cell::kStates; ++s) {
+        d_before[s] = raw(gradient.d_state[s]);
+        if constexpr (Zoneout) d_before[s] += d_past[s];
+      }
+      for (int k = 0; k < Cell::kUnitWeights; ++k) d_before[Cell::kStates + k] += raw(gradient.d_unit_weights[k]);
     }
     T* d_gates = element_at<T, Index>(views.d_gates, now.time, e);
     for (int g = 0; g < Cell::kGates; ++g) d_gates[static_cast<Index>(g) * size] = from_real<T>(d_from_x[g]);
@@ -230,16 +285,24 @@ struct BackwardPass {
     }
     if (kind == RowStep::kReset) {
       vector = {};
-      return {};
+      Pack<Real, kStates> sums{};
+      for (int k = Cell::kStates; k < kStates; ++k) sums[k] = d_before[k];
+      return sums;
     }
     vector = d_from_h;
     return d_before;
   }
 
-  FUSED_RNN_DEVICE static void end(const Views& views, const Element& e, const Pack<Real, kStates>& state,
+  FUSED_RNN_DEVICE static void end(const Views& views, const Element& e, int size, const Pack<Real, kStates>& state,
                                    const Pack<Real, kResults>& from_h) {
     if (has(views.d_h_0)) *element_at<T, Index>(views.d_h_0, e) = from_real<T>(from_h[0] + state[0]);
-    if constexpr (kStates == 2) *element_at<T, Index>(views.d_c_0, e) = from_real<T>(state[1]);
+    if constexpr (Cell::kStates == 2) *element_at<T, Index>(views.d_c_0, e) = from_real<T>(state[1]);
+    if constexpr (Cell::kUnitWeights > 0) {
+      T* to = element_at<T, Index>(views.d_unit_weights, 0, e);
+      for (int k = 0; k < Cell::kUnitWeights; ++k) {
+        to[static_cast<Index>(k) * size] = from_real<T>(state[Cell::kStates + k]);
+      }
+    }
   }
 
  private:

@@ -49,7 +49,7 @@ struct StepKernel {
       if (product != nullptr) results[r] += to_real(product[(row * Pass::kResults + r) * hidden_size + e.unit]);
     }
     if (last) {
-      Pass::end(views, e, state, results);
+      Pass::end(views, e, hidden_size, state, results);
       return;
     }
     const Moment now = moment_at(position, e.direction, time_steps);

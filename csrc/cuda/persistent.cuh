@@ -137,7 +137,7 @@ struct PersistentKernel {
           State state;
           for (int s = 0; s < Pass::kStates; ++s) state[s] = state_at(turn, i, s);
           if (step == steps) {
-            if (exists(e)) Pass::end(views, e, state, results);
+            if (exists(e)) Pass::end(views, e, shape.hidden_size, state, results);
             continue;
           }
           Pack<float, Pass::kVectors> vector{};
@@ -164,7 +164,7 @@ struct PersistentKernel {
         for (int i = 0; i < at_once; ++i) {
           State state;
           for (int s = 0; s < Pass::kStates; ++s) state[s] = state_at(turn, i, s);
-          if (exists(next_to(first, i))) Pass::end(views, next_to(first, i), state, {});
+          if (exists(next_to(first, i))) Pass::end(views, next_to(first, i), shape.hidden_size, state, {});
         }
       }
     }

@@ -43,12 +43,24 @@ int per_step_type(DataType type) {
   }
 }
 
-// Calls visitor(Tag<Cell>, Tag<T>).
-template <class Types, class Visitor>
-void visit_kernels(const Problem& problem, Types types, int type, Visitor&& visitor) {
+// Calls visitor(Tag<PerStepKernels<Cell, T>>).
+template <class Visitor>
+void visit_per_step(const Problem& problem, Visitor&& visitor) {
   visit_type(Cells{}, problem.cell.index, [&](auto cell) {
-    if constexpr (decltype(cell)::type::kUnitWeights == 0) {
-      visit_type(types, type, [&](auto element) { visitor(cell, element); });
+    visit_type(PerStepTypes{}, per_step_type(problem.type), [&](auto element) {
+      visitor(Tag<PerStepKernels<typename decltype(cell)::type, typename decltype(element)::type>>{});
+    });
+  });
+}
+
+// Calls visitor(Tag<PersistentKernels<Cell, T>>); not for cells without them, which the choice refuses.
+template <class Visitor>
+void visit_persistent(const Problem& problem, bool tfloat32, Visitor&& visitor) {
+  visit_type(Cells{}, problem.cell.index, [&](auto cell) {
+    using Cell = typename decltype(cell)::type;
+    if constexpr (kHasPersistentKernels<Cell>) {
+      visit_type(PersistentTypes{}, persistent_type(problem.type, tfloat32),
+                 [&](auto element) { visitor(Tag<PersistentKernels<Cell, typename decltype(element)::type>>{}); });
     }
   });
 }
@@ -56,10 +68,8 @@ void visit_kernels(const Problem& problem, Types types, int type, Visitor&& visi
 // How many groups of the option's blocks the current device can hold.
 int resident_groups(const Problem& problem, bool tfloat32, const Option& option) {
   int groups = 0;
-  visit_kernels(problem, PersistentTypes{}, persistent_type(problem.type, tfloat32), [&](auto cell, auto element) {
-    using Kernels = PersistentKernels<typename decltype(cell)::type, typename decltype(element)::type>;
-    groups = Kernels::resident_groups(option, problem.backward);
-  });
+  visit_persistent(problem, tfloat32,
+                   [&](auto kernels) { groups = decltype(kernels)::type::resident_groups(option, problem.backward); });
   return groups;
 }
 
@@ -82,16 +92,12 @@ template <class Views>
 void run_option(const Problem& problem, bool tfloat32, const Option& option, const Views& views, Products& products,
                 void* workspace, void* stream) {
   if (option.schedule == Schedule::kPerStep) {
-    visit_kernels(problem, PerStepTypes{}, per_step_type(problem.type), [&](auto cell, auto element) {
-      using Kernels = PerStepKernels<typename decltype(cell)::type, typename decltype(element)::type>;
-      Kernels::run(problem, views, products, workspace, stream);
-    });
+    visit_per_step(problem,
+                   [&](auto kernels) { decltype(kernels)::type::run(problem, views, products, workspace, stream); });
     return;
   }
-  visit_kernels(problem, PersistentTypes{}, persistent_type(problem.type, tfloat32), [&](auto cell, auto element) {
-    using Kernels = PersistentKernels<typename decltype(cell)::type, typename decltype(element)::type>;
-    Kernels::run(option, views, workspace, stream);
-  });
+  visit_persistent(problem, tfloat32,
+                   [&](auto kernels) { decltype(kernels)::type::run(option, views, workspace, stream); });
 }
 
 }  // namespace
@@ -111,10 +117,8 @@ std::vector<Option> options_here(const Problem& problem, bool tfloat32) {
   std::vector<Option> all = options(problem, tfloat32, device);
   for (Option& option : all) {
     if (option.schedule == Schedule::kPerStep) {
-      visit_kernels(problem, PerStepTypes{}, per_step_type(problem.type), [&](auto cell, auto element) {
-        using Kernels = PerStepKernels<typename decltype(cell)::type, typename decltype(element)::type>;
-        option.workspace_bytes = Kernels::workspace_bytes(problem);
-      });
+      visit_per_step(problem,
+                     [&](auto kernels) { option.workspace_bytes = decltype(kernels)::type::workspace_bytes(problem); });
     } else if (option.refusal.empty()) {
       option = resident(problem, tfloat32, device, option);
     }

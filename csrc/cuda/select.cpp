@@ -46,6 +46,9 @@ double model_step_us(const Rules& rules, const Problem& problem, bool tfloat32, 
                   rules.exchange_us(costs, received_kb));
 }
 
+constexpr const char* kNormRefusal =
+    "a layer norm joins all units of a row, which no CUDA kernel does: plain torch operations run such layers";
+
 bool fits(int64_t elements) { return elements < (int64_t{1} << 31); }
 
 // Every shape of a schedule that fits; where there is none, `refusal` says what stands against it.
@@ -56,8 +59,11 @@ std::vector<Option> feasible(const Rules& rules, const Problem& problem, bool tf
     return std::vector<Option>{};
   };
   constexpr int64_t kMost = int64_t{1} << 24, kMostSteps = int64_t{1} << 30;
+  if (problem.normalized) return refuse(kNormRefusal);
   if (problem.projected) return refuse("a projection needs a second product in each step");
-  if (is_variant(problem)) return refuse("there is no kernel for the variants");
+  if (problem.zoneout) return refuse("only per_step has zoneout");
+  if (problem.recurrent_mask) return refuse("there is no kernel with a recurrent mask");
+  if (problem.cell.unit_weights > 0) return refuse("only per_step has weights of single units");
   if (problem.type == DataType::kFloat64) return refuse("there is no float64 kernel");
   if (problem.hidden_size > kMost || problem.batch > kMost) return refuse("sizes beyond 2^24");
   if (problem.time_steps > kMostSteps) return refuse("more than 2^30 steps");
@@ -146,7 +152,8 @@ std::vector<Option> options(const Problem& problem, bool tfloat32, const Device&
     all.push_back(cheapest == found.end() ? best : *cheapest);
   }
   Option library{Schedule::kPerStep, "per_step", "", costs.library_step, costs.source};
-  if (is_variant(problem)) library.refusal = "there is no kernel for the variants";
+  if (problem.normalized) library.refusal = kNormRefusal;
+  if (problem.recurrent_mask) library.refusal = "there is no kernel with a recurrent mask";
   if (device.capability < 80) library.refusal = "the kernels are built for compute capability 8.0 and newer";
   all.push_back(library);
   sort_options(all);

@@ -80,18 +80,18 @@ struct Workspace {
   std::unique_ptr<void, void (*)(void*)> data;
 };
 
-template <template <class, class, class> class PassOf, class Cell, class T, class Views>
+template <template <class, class, class, bool> class PassOf, class Cell, class T, class Views>
 void run_pass(const Shape& s, const Problem& problem, const cuda::Option& option, const Inputs<T>& in,
               const Views& views) {
   check(cuda::offsets_fit(problem, views), "offsets fit");
   if (option.schedule == cuda::Schedule::kPerStep) {
-    using PerStep = cuda::PerStep<PassOf<Cell, T, int64_t>>;
+    using PerStep = cuda::PerStep<PassOf<Cell, T, int64_t, true>>;
     const Workspace workspace(PerStep::workspace_bytes(problem));
     PlainProducts<T> products(s, in, problem.backward);
     PerStep(problem, views, products, workspace.data.get(), nullptr).run();
   } else if constexpr (!std::is_same_v<T, double>) {
     const Workspace workspace(option.workspace_bytes);
-    cuda::run_persistent<PassOf<Cell, T, int>>(option, views, workspace.data.get(), nullptr);
+    cuda::run_persistent<PassOf<Cell, T, int, false>>(option, views, workspace.data.get(), nullptr);
   }
 }
 
