@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
 import fused_rnn
-from fused_rnn import CudaDevice
+from fused_rnn import CudaDevice, _ops
 
 if TYPE_CHECKING:
     from fused_rnn._explain import PassPlan
@@ -51,6 +51,36 @@ def test_every_refusal_says_what_stands_against_it() -> None:
     assert "projection" in plan(64, proj_size=8)[0].others["cluster"]
     assert "float64" in plan(64, dtype=torch.float64)[0].others["one_block"]
     assert "empty" in plan(64, batch=0)[0].others["grid"]
+
+
+def options(*, backward: bool, **variant: Any) -> list[dict[str, Any]]:
+    """Of a problem that a block could run if it were no variant."""
+    sizes = _ops.Sizes("lstm", torch.float32, 10, 8, 1, 64, 0)._replace(**variant)
+    return _ops.cuda_options(sizes, backward, False, (90, 132, 232448))
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize(
+    ("variant", "reason"),
+    [
+        ({"zoneout": True}, "zoneout"),
+        ({"recurrent_mask": True}, "a recurrent mask"),
+        ({"cell": "lstm_peephole"}, "weights of single units"),
+    ],
+)
+def test_variants_run_step_by_step(variant: dict[str, Any], reason: str, backward: bool) -> None:
+    chosen, *others = options(backward=backward, **variant)
+    assert (chosen["schedule"], chosen["refused"]) == ("per_step", False)
+    assert {each["schedule"]: each["why"] for each in others} == dict.fromkeys(
+        ["one_block", "cluster", "grid"], f"only per_step has {reason}"
+    )
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_layer_norms_are_refused_by_every_schedule(backward: bool) -> None:
+    refused = options(backward=backward, normalized=True, proj_size=8)
+    assert {each["schedule"] for each in refused} == {"one_block", "cluster", "grid", "per_step"}
+    assert all(each["refused"] and "a layer norm joins all units of a row" in each["why"] for each in refused)
 
 
 def test_a_schedule_that_was_not_chosen_shows_its_estimate_and_where_the_estimate_is_from() -> None:

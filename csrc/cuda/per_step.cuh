@@ -1,11 +1,14 @@
 // per_step: a matrix product of the caller's and one element-wise kernel for each step.
 //
-// Runs every problem on every architecture: any size, float64, projections. The fallback and the reference of the
-// persistent schedules, with the same update (pass.cuh). State stays in the compute type in the workspace, and so does
-// the vector that the next product takes, in the tensors' type.
+// Runs every problem but layer norms on every architecture: any size, float64, projections, zoneout, a recurrent mask,
+// weights of single units. The fallback and the reference of the persistent schedules, with the same update (pass.cuh).
+// State stays in the compute type in the workspace, and so does the vector that the next product takes, in the tensors'
+// type.
 //
 //   forward    product = W_hh h          update -> h         (projected: -> hidden, then h = W_hr hidden)
 //   backward   product = W_hh^T d_from_h update -> d_from_h  (projected: first d_hidden = W_hr^T (d_output + product))
+//
+// A recurrent mask is a factor of h on its way into the forward product and of what backward's returns.
 #pragma once
 
 #include "cuda/launch.h"
@@ -13,6 +16,12 @@
 #include "cuda/products.h"
 
 namespace fused_rnn::cuda {
+
+// h on its way into the product with W_hh, or its gradient on the way back.
+template <class T, class Views>
+FUSED_RNN_DEVICE RealOf<T> masked(const Views& views, const Element& e, RealOf<T> h) {
+  return has(views.variant.recurrent_mask) ? h * to_real(*element_at<T, int64_t>(views.variant.recurrent_mask, e)) : h;
+}
 
 // One thread for each unit of each row: the update of a step, or what follows the last one.
 template <class Pass>
@@ -47,6 +56,7 @@ struct StepKernel {
     for (int r = 0; r < Pass::kResults; ++r) {
       results[r] = Pass::bias(views, e.direction, r, e.unit, hidden_size);
       if (product != nullptr) results[r] += to_real(product[(row * Pass::kResults + r) * hidden_size + e.unit]);
+      if (Pass::kBackward) results[r] = masked<T>(views, e, results[r]);
     }
     if (last) {
       Pass::end(views, e, hidden_size, state, results);
@@ -57,7 +67,8 @@ struct StepKernel {
     state = Pass::update(views, e, now, hidden_size, Pass::load(views, e, now, hidden_size), results, state, vector);
     for (int s = 0; s < Pass::kStates; ++s) own[s * apart] = state[s];
     for (int v = 0; vectors != nullptr && v < Pass::kVectors; ++v) {
-      vectors[(row * Pass::kVectors + v) * hidden_size + e.unit] = from_real<T>(vector[v]);
+      const Real value = Pass::kBackward ? vector[v] : masked<T>(views, e, vector[v]);
+      vectors[(row * Pass::kVectors + v) * hidden_size + e.unit] = from_real<T>(value);
     }
   }
 };
@@ -73,7 +84,8 @@ struct ProjectionKernel {
   int64_t time_steps, position, batch;
   int width;
   const T* product;  // [D, B, P]: forward: W_hr hidden; backward: W_hh^T d_from_h, or null for zero
-  T* carried;        // [D, B, P]: forward: h; backward: the gradient of h of rows that have ended
+  T* carried;        // [D, B, P], where h is a projection: forward: h; backward: its gradient of rows that have ended
+  T* vectors;        // [D, B, P], forward: what the next product takes
   bool start, end;   // before the first step, after the last one
 
   FUSED_RNN_DEVICE void operator()() const {
@@ -84,7 +96,7 @@ struct ProjectionKernel {
     const Moment now = moment_at(position, e.direction, time_steps);
     const bool active = !start && !end && row_step(views, now.time, e.row) != RowStep::kInactive;
     if constexpr (Pass::kBackward) {
-      const RealOf<T> from_h = product != nullptr ? to_real(product[own]) : 0;
+      const RealOf<T> from_h = product != nullptr ? masked<T>(views, e, to_real(product[own])) : RealOf<T>(0);
       if (start) {
         carried[own] = has(views.d_h_n) ? *element_at<T, int64_t>(views.d_h_n, e) : T{};
       } else if (end) {
@@ -97,14 +109,21 @@ struct ProjectionKernel {
         carried[own] = active ? T{} : from_real<T>(d_h);
       }
     } else {
+      const auto hand_on = [&](T h) {
+        if (carried != nullptr) carried[own] = h;
+        vectors[own] = from_real<T>(masked<T>(views, e, to_real(h)));
+      };
       if (start) {
-        carried[own] = from_real<T>(Pass::first_vector(views, e, time_steps));
+        hand_on(from_real<T>(Pass::first_vector(views, e, time_steps)));
       } else if (end) {
         *element_at<T, int64_t>(views.h_n, e) = carried[own];
       } else {
         *element_at<T, int64_t>(views.output, now.time, e) = active ? product[own] : T{};
-        if (active) carried[own] = product[own];
-        if (!now.is_last && starts_anew(views, now.time_after, e.row)) carried[own] = T{};
+        if (!now.is_last && starts_anew(views, now.time_after, e.row)) {
+          hand_on(T{});
+        } else if (active) {
+          hand_on(product[own]);
+        }
       }
     }
   }
@@ -188,9 +207,9 @@ class PerStep {
         problem_.hidden_size);
   }
   void launch_projection(int64_t position, const T* product, bool start, bool end) {
-    T* const carried = Pass::kBackward ? carried_ : vectors_;
     launch_rows(ProjectionKernel<Pass>{views_, problem_.time_steps, position, problem_.batch,
-                                       static_cast<int>(problem_.output_size), product, carried, start, end},
+                                       static_cast<int>(problem_.output_size), product,
+                                       problem_.projected ? carried_ : nullptr, vectors_, start, end},
                 problem_.output_size);
   }
   void multiply(Factor factor, const StateView<const void>& from, T* to, int64_t width) {
@@ -205,6 +224,7 @@ class PerStep {
       views.output = has(views_.hidden) ? views_.hidden : SequenceView<void>{hidden_, 0, width, problem_.batch * width};
       views.h_n = {};
       views.h_0 = {};
+      views.variant.recurrent_mask = {};
     }
     launch_projection(0, nullptr, true, false);  // h_0, or zero
     for (int64_t step = 0; step < problem_.time_steps; ++step) {
@@ -222,10 +242,11 @@ class PerStep {
   void backward() {
     Views views = views_;
     if (problem_.projected) {
-      // Both are gradients of the projected h.
+      // All are of the projected h.
       views.d_output = {};
       views.d_h_n = {};
       views.d_h_0 = {};
+      views.variant.recurrent_mask = {};
       launch_projection(0, nullptr, true, false);
     }
     const StateView<const void> vectors = reading(dense(vectors_, vector_width(problem_)));

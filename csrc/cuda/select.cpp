@@ -62,7 +62,7 @@ std::vector<Option> feasible(const Rules& rules, const Problem& problem, bool tf
   if (problem.normalized) return refuse(kNormRefusal);
   if (problem.projected) return refuse("a projection needs a second product in each step");
   if (problem.zoneout) return refuse("only per_step has zoneout");
-  if (problem.recurrent_mask) return refuse("there is no kernel with a recurrent mask");
+  if (problem.recurrent_mask) return refuse("only per_step has a recurrent mask");
   if (problem.cell.unit_weights > 0) return refuse("only per_step has weights of single units");
   if (problem.type == DataType::kFloat64) return refuse("there is no float64 kernel");
   if (problem.hidden_size > kMost || problem.batch > kMost) return refuse("sizes beyond 2^24");
@@ -153,7 +153,6 @@ std::vector<Option> options(const Problem& problem, bool tfloat32, const Device&
   }
   Option library{Schedule::kPerStep, "per_step", "", costs.library_step, costs.source};
   if (problem.normalized) library.refusal = kNormRefusal;
-  if (problem.recurrent_mask) library.refusal = "there is no kernel with a recurrent mask";
   if (device.capability < 80) library.refusal = "the kernels are built for compute capability 8.0 and newer";
   all.push_back(library);
   sort_options(all);
