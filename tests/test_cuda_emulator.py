@@ -27,6 +27,7 @@ PROGRAMS = {
     "rnn_relu": ("test_schedules.cpp", ["-DFUSED_RNN_TEST_CELL=ElmanCell<Relu>"]),
     "gru": ("test_schedules.cpp", ["-DFUSED_RNN_TEST_CELL=GruCell"]),
     "lstm": ("test_schedules.cpp", ["-DFUSED_RNN_TEST_CELL=LstmCell"]),
+    "variants-sanitized": ("test_variants.cpp", SANITIZERS),
     "gru-edges-sanitized": (
         "test_schedules.cpp",
         ["-DFUSED_RNN_TEST_CELL=GruCell", "-DFUSED_RNN_TEST_EDGES", *SANITIZERS],

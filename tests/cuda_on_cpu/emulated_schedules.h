@@ -40,6 +40,19 @@ inline constexpr DataType kTypeOf<cuda::Float16> = DataType::kFloat16;
 template <class T>
 inline constexpr bool kIsTFloat32 = std::is_same_v<T, cuda::TFloat32>;
 
+// docs/design.md, section 5; TF32 rounds factors as float16 does.
+struct Tolerance {
+  double outputs, gradients;
+};
+template <class T>
+constexpr Tolerance kTolerance{3e-3, 2e-2};
+template <>
+inline constexpr Tolerance kTolerance<float>{2e-6, 5e-6};
+template <>
+inline constexpr Tolerance kTolerance<double>{1e-13, 1e-12};
+template <>
+inline constexpr Tolerance kTolerance<cuda::BFloat16>{2e-2, 1e-1};
+
 // The products of per_step as plain loops.
 template <class T>
 class PlainProducts : public cuda::Products {
@@ -81,14 +94,19 @@ struct Workspace {
 };
 
 template <template <class, class, class, bool> class PassOf, class Cell, class T, class Views>
+void run_per_step(const Shape& s, const Problem& problem, const Inputs<T>& in, const Views& views) {
+  using PerStep = cuda::PerStep<PassOf<Cell, T, int64_t, true>>;
+  const Workspace workspace(PerStep::workspace_bytes(problem));
+  PlainProducts<T> products(s, in, problem.backward);
+  PerStep(problem, views, products, workspace.data.get(), nullptr).run();
+}
+
+template <template <class, class, class, bool> class PassOf, class Cell, class T, class Views>
 void run_pass(const Shape& s, const Problem& problem, const cuda::Option& option, const Inputs<T>& in,
               const Views& views) {
   check(cuda::offsets_fit(problem, views), "offsets fit");
   if (option.schedule == cuda::Schedule::kPerStep) {
-    using PerStep = cuda::PerStep<PassOf<Cell, T, int64_t, true>>;
-    const Workspace workspace(PerStep::workspace_bytes(problem));
-    PlainProducts<T> products(s, in, problem.backward);
-    PerStep(problem, views, products, workspace.data.get(), nullptr).run();
+    run_per_step<PassOf, Cell>(s, problem, in, views);
   } else if constexpr (!std::is_same_v<T, double>) {
     const Workspace workspace(option.workspace_bytes);
     cuda::run_persistent<PassOf<Cell, T, int, false>>(option, views, workspace.data.get(), nullptr);

@@ -14,19 +14,6 @@ using cuda::Schedule;
 using cuda::TFloat32;
 using Cell = FUSED_RNN_TEST_CELL;
 
-// docs/design.md, section 5; TF32 rounds factors as float16 does.
-struct Tolerance {
-  double outputs, gradients;
-};
-template <class T>
-constexpr Tolerance kTolerance{3e-3, 2e-2};
-template <>
-constexpr Tolerance kTolerance<float>{2e-6, 5e-6};
-template <>
-constexpr Tolerance kTolerance<double>{1e-13, 1e-12};
-template <>
-constexpr Tolerance kTolerance<BFloat16>{2e-2, 1e-1};
-
 uint64_t seed = 1;
 
 template <class T>
