@@ -13,6 +13,7 @@ import torch
 
 import fused_rnn
 from bench.verify import TOLERANCES
+from fused_rnn import _autograd, _ops
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,6 +58,41 @@ def test_a_schedule_agrees_with_float64_on_the_cpu(
         assert (found - wanted).abs().max() <= limit * wanted.abs().max()
         if index == 0:
             assert torch.equal(found, repeated)
+
+
+def variant_results(cell: str, given: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    """Output and every gradient of a recurrence, as float64 on the CPU."""
+    constants = {"zoneout", "recurrent_mask"}
+    given = {name: t.detach().clone().requires_grad_(name not in constants) for name, t in given.items()}
+    output = _autograd.recurrence(cell, **given).output  # type: ignore[arg-type]
+    torch.autograd.backward(output.double().square().sum())
+    found = [output, *(t.grad for t in given.values() if t.grad is not None)]
+    return [t.detach().double().cpu() for t in found]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh", "lstm_peephole"])
+def test_variants_agree_with_float64_on_the_cpu(cell: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", "ieee")
+    torch.manual_seed(0)
+    spec = _ops.CELLS[cell]
+    time_steps, batch, directions, size = 6, 11, 2, 37
+    given = {
+        "gates": torch.randn(time_steps, batch, directions, spec.gates, size),
+        "w_hh": torch.randn(directions, spec.gates * size, size) / size**0.5,
+        "zoneout": torch.rand(time_steps, batch, directions, spec.states, size),
+        "recurrent_mask": torch.bernoulli(torch.full((directions, batch, size), 0.75)) / 0.75,
+    }
+    if spec.unit_weights > 0:
+        given["unit_weights"] = torch.randn(directions, spec.unit_weights, size) / 4
+        given["unit_weights"][:, -1] = torch.inf  # nothing is clipped, so that rounding turns nothing around
+    given = {name: t.to(dtype) for name, t in given.items()}
+    expected = variant_results(cell, {name: t.double() for name, t in given.items()})
+    actual = variant_results(cell, {name: t.cuda() for name, t in given.items()})
+    tolerance = TOLERANCES[dtype]
+    for index, (found, wanted) in enumerate(zip(actual, expected, strict=True)):
+        limit = tolerance.outputs if index == 0 else tolerance.gradients
+        assert (found - wanted).abs().max() <= limit * wanted.abs().max()
 
 
 def test_what_a_forced_schedule_cannot_run_is_an_error_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
