@@ -12,7 +12,7 @@ namespace fused_rnn::test {
 // h' = x + r with r = from_h: the activation of an Elman cell replaced by the identity.
 struct IdentityCell {
   static constexpr const char* kName = "identity";
-  static constexpr int kGates = 1, kStates = 1, kSaved = 0;
+  static constexpr int kGates = 1, kStates = 1, kSaved = 0, kUnitWeights = 0, kNormGroups = 0;
   static constexpr bool kSplit = false, kReadsHidden = true;
 
   template <class V>
@@ -22,14 +22,14 @@ struct IdentityCell {
   template <class V>
   static CellBackward<V, IdentityCell> backward(const Pack<V, 0>& /*saved*/, const Pack<V, 1>& /*previous*/,
                                                 const Pack<V, 1>& /*current*/, const Pack<V, 1>& d) {
-    return {{d[0]}, {d[0]}, {V(0)}};
+    return {{d[0]}, {d[0]}, {V(0)}, {}};
   }
 };
 
 // One state, three gates:  h' = x0 + r0 / 2 - x1 + r1 / 4 + x2 r2 + h / 8 + x0 h.
 struct BilinearCell {
   static constexpr const char* kName = "bilinear";
-  static constexpr int kGates = 3, kStates = 1, kSaved = 3;
+  static constexpr int kGates = 3, kStates = 1, kSaved = 3, kUnitWeights = 0, kNormGroups = 0;
   static constexpr bool kSplit = true, kReadsHidden = true;
 
   template <class V>
@@ -42,7 +42,8 @@ struct BilinearCell {
   static CellBackward<V, BilinearCell> backward(const Pack<V, 3>& saved, const Pack<V, 1>& previous,
                                                 const Pack<V, 1>& /*current*/, const Pack<V, 1>& d) {
     const V h = previous[0], x0 = saved[0], x2 = saved[1], r2 = saved[2];
-    return {{d[0] + d[0] * h, -d[0], d[0] * r2}, {d[0] / V(2), d[0] / V(4), d[0] * x2}, {d[0] * (V(1) / V(8) + x0)}};
+    return {
+        {d[0] + d[0] * h, -d[0], d[0] * r2}, {d[0] / V(2), d[0] / V(4), d[0] * x2}, {d[0] * (V(1) / V(8) + x0)}, {}};
   }
 };
 
@@ -50,7 +51,7 @@ struct BilinearCell {
 //   c' = c / 2 + x0 + r0 / 4 + x0 c      h' = c' + x1 + r1 / 4 + c' c' / 16
 struct TwoStateCell {
   static constexpr const char* kName = "two_state";
-  static constexpr int kGates = 2, kStates = 2, kSaved = 1;
+  static constexpr int kGates = 2, kStates = 2, kSaved = 1, kUnitWeights = 0, kNormGroups = 0;
   static constexpr bool kSplit = true, kReadsHidden = false;
 
   template <class V>
@@ -62,7 +63,7 @@ struct TwoStateCell {
   static CellBackward<V, TwoStateCell> backward(const Pack<V, 1>& saved, const Pack<V, 2>& previous,
                                                 const Pack<V, 2>& current, const Pack<V, 2>& d) {
     const V d_c = d[1] + d[0] + d[0] * current[1] / V(8);
-    return {{d_c + d_c * previous[1], d[0]}, {d_c / V(4), d[0] / V(4)}, {V(0), d_c * (V(1) / V(2) + saved[0])}};
+    return {{d_c + d_c * previous[1], d[0]}, {d_c / V(4), d[0] / V(4)}, {V(0), d_c * (V(1) / V(2) + saved[0])}, {}};
   }
 };
 

@@ -1,4 +1,5 @@
-// Tests exp, sigmoid and tanh of a Vec against long double, in units in the last place, and at the edges.
+// Tests exp, sigmoid, tanh and the selections of a Vec: against long double in units in the last place, and at the
+// edges.
 #include "isa.h"
 // (first: what follows needs its names)
 #include "cpu/vec_math.h"
@@ -121,6 +122,19 @@ void check_edges() {
   check_near(in_every_lane(gate, Real(1)), 3.0, 0.0, "where_positive of a positive result");
   check_near(in_every_lane(gate, Real(0)), 0.0, 0.0, "where_positive of 0");
   check_near(in_every_lane(gate, nan), 3.0, 0.0, "where_positive of nan");
+  const auto clip_at = [](Real limit) { return [limit](auto x) { return clip(x, decltype(x)(limit)); }; };
+  const auto within = [](Real limit) {
+    return [limit](auto x) { return where_within(x, decltype(x)(limit), decltype(x)(3)); };
+  };
+  for (const Real x : {Real(0), Real(-0.0), Real(1.5), Real(-1.5), Real(2), Real(-2), Real(2.5), Real(-2.5), tiny, huge,
+                       -huge, infinity, -infinity, nan}) {
+    for (const Real limit : {Real(0), Real(2), infinity}) {
+      const std::string at = " of " + std::to_string(x) + " at " + std::to_string(limit);
+      const Real expected = std::isnan(x) ? x : std::min(std::max(x, -limit), limit);
+      check_near(in_every_lane(clip_at(limit), x), expected, 0.0, "clip" + at);
+      check_near(in_every_lane(within(limit), x), std::abs(x) > limit ? 0.0 : 3.0, 0.0, "where_within" + at);
+    }
+  }
 }
 
 void edges_have_their_limits_and_keep_nan() {
@@ -147,6 +161,30 @@ void tanh_is_odd_and_results_stay_in_range() {
   check_symmetry_and_range<double>();
 }
 
+// Each lane on its own side of its own limit, in two registers.
+void every_lane_is_clipped_at_its_own_limit() {
+  constexpr int kLanes = Vec<float>::kLanes;
+  Vec<float, 2> x, limit, d;
+  const auto lane_of = [](int part, int lane) { return part * kLanes + lane; };
+  for (int part = 0; part < 2; ++part) {
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const int i = lane_of(part, lane);
+      x.parts[part][lane] = i % 3 == 0 ? 2.0f : i % 3 == 1 ? -2.0f : 0.5f;
+      limit.parts[part][lane] = 1.0f + float(i % 5);
+      d.parts[part][lane] = float(i + 1);
+    }
+  }
+  const auto clipped = clip(x, limit), kept = where_within(x, limit, d);
+  for (int part = 0; part < 2; ++part) {
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const float value = x.parts[part][lane], most = limit.parts[part][lane];
+      const std::string where = "lane " + std::to_string(lane_of(part, lane));
+      check_near(clipped.parts[part][lane], std::min(std::max(value, -most), most), 0.0, where);
+      check_near(kept.parts[part][lane], std::abs(value) > most ? 0.0f : d.parts[part][lane], 0.0, where);
+    }
+  }
+}
+
 void one_bad_lane_leaves_the_others_alone() {
   float x[Vec<float>::kLanes], clean[Vec<float>::kLanes], mixed[Vec<float>::kLanes];
   for (int lane = 0; lane < Vec<float>::kLanes; ++lane) x[lane] = 0.25f * float(lane) - 1.0f;
@@ -166,6 +204,7 @@ int main() {
       {"double errors are a few units in the last place", double_errors_are_a_few_units_in_the_last_place},
       {"edges have their limits and keep NaN", edges_have_their_limits_and_keep_nan},
       {"tanh is odd and results stay in range", tanh_is_odd_and_results_stay_in_range},
+      {"every lane is clipped at its own limit", every_lane_is_clipped_at_its_own_limit},
       {"one bad lane leaves the others alone", one_bad_lane_leaves_the_others_alone},
   });
 }
