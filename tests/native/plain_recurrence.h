@@ -1,221 +1,52 @@
 // The recurrence and its gradient as plain loops over double: what every schedule must compute, in the slowest way.
 //
-// Also holds the buffers of a test: rounded to the type under test, with strides and gaps that nobody may write to.
+// A step of a row, with all variants; what a problem does not have drops out:
+//   sums = b_hh + W_hh (mask h)             from_h = norm of the sums, gain and bias
+//   made = cell(gates, from_h, h, c)        with norms, made h = output(tanh(norm of made c))
+//   h = zoneout of h and made h             c = zoneout of c and made c
+// With a projection, made h goes through W_hr. Backward takes the same stages from the last to the first, each with its
+// Jacobian written out; the finite differences of test_plain_recurrence.cpp hold it to the forward pass.
 #pragma once
 
 #include <cmath>
-#include <functional>
-#include <memory>
 #include <vector>
 
+#include "buffers.h"
 #include "cells/cell.h"
-#include "check.h"
-#include "core/views.h"
 
 namespace fused_rnn::test {
 
-struct Shape {
-  int64_t time_steps, batch, directions, hidden_size, output_size;
-  bool initial = true;      // h_0 and c_0 are given
-  bool bias = true;         // b_hh is given
-  bool transposed = false;  // W_hh and W_hr lie column by column
-  bool lengths = false;     // rows end where they like, one beyond the sequence and one before it included
-  bool resets = false;      // some steps start from the zero state
-};
+using Vector = std::vector<double>;
 
-// How a test converts a type; storage types bring a specialisation of their own.
-template <class T>
-struct Number {
-  static double to_double(T x) { return x; }
-  static T from_double(double x) { return static_cast<T>(x); }
-};
-template <class T>
-double to_double(T x) {
-  return Number<T>::to_double(x);
-}
-template <class T>
-T from_double(double x) {
-  return Number<T>::from_double(x);
-}
-
-// [T, B, D, N], or [D, B, 1, N] for a state, with a gap after each row and each step that holds a fixed number.
-template <class T>
-class Buffer {
+// The layer norm of some values, before gain and bias.
+class PlainNorm {
  public:
-  static constexpr int64_t kGap = 3;
-  static constexpr double kGapValue = -77.0;
-
-  Buffer() = default;
-  Buffer(int64_t first, int64_t batch, int64_t inner, int64_t size)
-      : first(first),
-        batch(batch),
-        inner(inner),
-        size(size),
-        row_stride(inner * size + kGap),
-        first_stride(batch * row_stride + kGap),
-        data(first * first_stride, from_double<T>(kGapValue)) {}
-
-  T& at(int64_t i, int64_t b, int64_t d, int64_t u) { return data[i * first_stride + b * row_stride + d * size + u]; }
-  double get(int64_t i, int64_t b, int64_t d, int64_t u) const {
-    return to_double(data[i * first_stride + b * row_stride + d * size + u]);
+  explicit PlainNorm(const Vector& values) : hats(values) {
+    const double n = static_cast<double>(values.size());
+    double mean = 0.0, variance = 0.0;
+    for (const double value : values) mean += value / n;
+    for (const double value : values) variance += (value - mean) * (value - mean) / n;
+    scale_ = 1.0 / std::sqrt(variance + kNormEpsilon);
+    for (double& hat : hats) hat = (hat - mean) * scale_;
   }
-  void for_each(const std::function<void(int64_t, int64_t, int64_t, int64_t)>& visit) const {
-    for (int64_t i = 0; i < first; ++i) {
-      for (int64_t b = 0; b < batch; ++b) {
-        for (int64_t d = 0; d < inner; ++d) {
-          for (int64_t u = 0; u < size; ++u) visit(i, b, d, u);
-        }
+
+  // The gradient of the values from that of the hats: d hat_i / d value_j = scale ((i = j) - (1 + hat_i hat_j) / n).
+  Vector backward(const Vector& d_hats) const {
+    const double n = static_cast<double>(hats.size());
+    Vector d_values(hats.size());
+    for (size_t j = 0; j < hats.size(); ++j) {
+      for (size_t i = 0; i < hats.size(); ++i) {
+        d_values[j] += d_hats[i] * scale_ * ((i == j ? 1.0 : 0.0) - (1.0 + hats[i] * hats[j]) / n);
       }
     }
-  }
-  void fill(Random& random, double range) {
-    for_each(
-        [&](int64_t i, int64_t b, int64_t d, int64_t u) { at(i, b, d, u) = from_double<T>(random(-range, range)); });
-  }
-  bool gaps_are_intact() const {
-    for (int64_t i = 0; i < first; ++i) {
-      for (int64_t b = 0; b < batch; ++b) {
-        for (int64_t k = 0; k < kGap; ++k) {
-          if (get(i, b, inner, k) != kGapValue) return false;
-        }
-      }
-      for (int64_t k = 0; k < kGap; ++k) {
-        if (get(i, batch, 0, k) != kGapValue) return false;
-      }
-    }
-    return true;
+    return d_values;
   }
 
-  SequenceView<void> sequence() { return {data.data(), first_stride, row_stride, size}; }
-  SequenceView<const void> sequence() const { return {data.data(), first_stride, row_stride, size}; }
-  StateView<void> state() { return {data.data(), first_stride, row_stride}; }
-  StateView<const void> state() const { return {data.data(), first_stride, row_stride}; }
+  Vector hats;
 
-  int64_t first = 0, batch = 0, inner = 0, size = 0, row_stride = 0, first_stride = 0;
-  std::vector<T> data;
+ private:
+  double scale_ = 0.0;
 };
-
-// [D, rows, columns], row by row or column by column.
-template <class T>
-struct Matrix {
-  Matrix() = default;
-  Matrix(int64_t directions, int64_t rows, int64_t columns, bool transposed)
-      : rows(rows),
-        columns(columns),
-        row_stride(transposed ? 1 : columns),
-        column_stride(transposed ? rows : 1),
-        data(directions * rows * columns) {}
-  T& at(int64_t d, int64_t r, int64_t c) { return data[d * rows * columns + r * row_stride + c * column_stride]; }
-  double get(int64_t d, int64_t r, int64_t c) const {
-    return to_double(data[d * rows * columns + r * row_stride + c * column_stride]);
-  }
-  // Each row has one large element, so that errors are carried on, and small ones; the product stays a contraction.
-  void fill(Random& random, int64_t directions) {
-    for (int64_t d = 0; d < directions; ++d) {
-      for (int64_t r = 0; r < rows; ++r) {
-        for (int64_t c = 0; c < columns; ++c) {
-          const double small = random(-0.1, 0.1) / static_cast<double>(columns);
-          at(d, r, c) = from_double<T>(small + (c == (r * 7 + 3) % columns ? 0.75 : 0.0));
-        }
-      }
-    }
-  }
-  WeightView view() const { return {data.data(), rows * columns, row_stride, column_stride}; }
-
-  int64_t rows = 0, columns = 0, row_stride = 0, column_stride = 0;
-  std::vector<T> data;
-};
-
-template <class T>
-struct Inputs {
-  Buffer<T> gates, h_0, c_0;                  // forward
-  Buffer<T> d_output, d_h_n, d_c_n, d_cells;  // backward
-  Matrix<T> w_hh, b_hh, w_hr;
-  std::vector<int64_t> lengths;    // empty: all T
-  std::shared_ptr<bool[]> resets;  // [B, T]; null: none
-
-  bool active(int64_t t, int64_t b) const { return lengths.empty() || t < lengths[b]; }
-  bool reset(int64_t t, int64_t b) const { return resets && resets[b * gates.first + t]; }
-};
-
-// What inactive steps hold that nobody may read.
-template <class T>
-void poison_padding(Inputs<T>& in, Buffer<T>& sequence) {
-  sequence.for_each([&](int64_t t, int64_t b, int64_t d, int64_t u) {
-    if (!in.active(t, b)) sequence.at(t, b, d, u) = from_double<T>(NAN);
-  });
-}
-
-template <class T>
-struct Results {
-  Buffer<T> output, h_n, c_n, cells, saved, hidden;         // of forward
-  Buffer<T> d_gates, d_gates_h, d_h_0, d_c_0, d_projected;  // of backward
-};
-
-template <class Cell, class T>
-Inputs<T> random_inputs(const Shape& s, uint64_t seed) {
-  Random random(seed);
-  const int64_t gate_rows = Cell::kGates * s.hidden_size;
-  const bool projected = s.output_size != s.hidden_size;
-  Inputs<T> in;
-  const auto buffer = [&](Buffer<T>& to, int64_t first, int64_t inner, int64_t size, double range) {
-    to = Buffer<T>(first, s.batch, inner, size);
-    to.fill(random, range);
-  };
-  buffer(in.gates, s.time_steps, s.directions, gate_rows, 0.25);
-  buffer(in.d_output, s.time_steps, s.directions, s.output_size, 1.0);
-  buffer(in.d_h_n, s.directions, 1, s.output_size, 1.0);
-  if (s.initial) buffer(in.h_0, s.directions, 1, s.output_size, 1.0);
-  if (Cell::kStates == 2) {
-    if (s.initial) buffer(in.c_0, s.directions, 1, s.hidden_size, 1.0);
-    buffer(in.d_c_n, s.directions, 1, s.hidden_size, 1.0);
-    buffer(in.d_cells, s.time_steps, s.directions, s.hidden_size, 1.0);
-  }
-  const auto matrix = [&](Matrix<T>& to, int64_t rows, int64_t columns, bool transposed) {
-    to = Matrix<T>(s.directions, rows, columns, transposed);
-    to.fill(random, s.directions);
-  };
-  matrix(in.w_hh, gate_rows, s.output_size, s.transposed);
-  if (s.bias) {
-    matrix(in.b_hh, gate_rows, 1, false);
-    for (T& value : in.b_hh.data) value = from_double<T>(random(-0.25, 0.25));
-  }
-  if (projected) matrix(in.w_hr, s.output_size, s.hidden_size, s.transposed);
-  if (s.lengths) {
-    for (int64_t b = 0; b < s.batch; ++b) {
-      in.lengths.push_back(static_cast<int64_t>(random(-1.0, static_cast<double>(s.time_steps) + 2.0)));
-    }
-    for (Buffer<T>* sequence : {&in.gates, &in.d_output, &in.d_cells}) poison_padding(in, *sequence);
-  }
-  if (s.resets) {
-    in.resets = std::make_unique<bool[]>(s.batch * s.time_steps);
-    for (int64_t i = 0; i < s.batch * s.time_steps; ++i) in.resets[i] = random(0.0, 1.0) < 0.3;
-  }
-  return in;
-}
-
-template <class Cell, class T>
-Results<T> empty_results(const Shape& s) {
-  Results<T> out;
-  const bool projected = s.output_size != s.hidden_size;
-  const auto sequence = [&](int64_t size) { return Buffer<T>(s.time_steps, s.batch, s.directions, size); };
-  const auto state = [&](int64_t size) { return Buffer<T>(s.directions, s.batch, 1, size); };
-  out.output = sequence(s.output_size);
-  out.h_n = state(s.output_size);
-  out.saved = sequence(Cell::kSaved * s.hidden_size);
-  out.d_gates = sequence(Cell::kGates * s.hidden_size);
-  if (Cell::kSplit) out.d_gates_h = sequence(Cell::kGates * s.hidden_size);
-  out.d_h_0 = state(s.output_size);
-  if (Cell::kStates == 2) {
-    out.c_n = out.d_c_0 = state(s.hidden_size);
-    out.cells = sequence(s.hidden_size);
-  }
-  if (projected) {
-    out.hidden = sequence(s.hidden_size);
-    out.d_projected = sequence(s.output_size);
-  }
-  return out;
-}
 
 // One direction and one row of the batch at a time; h is rounded to T at each step, as stored.
 template <class Cell, class T>
@@ -246,7 +77,11 @@ class PlainRecurrence {
   }
 
  private:
-  using Vector = std::vector<double>;
+  // One row at one step, as the cell sees it.
+  struct Step {
+    int64_t t, b, d;
+  };
+
   template <class Visitor>
   void for_each_row(Visitor visit) const {
     for (int64_t d = 0; d < s_.directions; ++d) {
@@ -256,118 +91,263 @@ class PlainRecurrence {
   // Inactive steps leave it at that.
   Results<double> zero_results() const {
     Results<double> out = empty_results<Cell, double>(s_);
-    for (Buffer<double>* sequence :
-         {&out.output, &out.cells, &out.saved, &out.hidden, &out.d_gates, &out.d_gates_h, &out.d_projected}) {
-      sequence->for_each([&](int64_t t, int64_t b, int64_t d, int64_t u) { sequence->at(t, b, d, u) = 0.0; });
+    for (Buffer<double>* zeroed : {&out.output, &out.cells, &out.saved, &out.hidden, &out.d_gates, &out.d_gates_h,
+                                   &out.d_projected, &out.d_unit_weights, &out.d_norm}) {
+      zeroed->for_each([&](int64_t i, int64_t b, int64_t d, int64_t u) { zeroed->at(i, b, d, u) = 0.0; });
     }
     return out;
   }
   bool projected() const { return s_.output_size != s_.hidden_size; }
+  bool normalizes_c() const { return has_normalized_c<Cell> && s_.normalized; }
   int64_t time_of(int64_t d, int64_t position) const { return d == 0 ? position : s_.time_steps - 1 - position; }
   static double rounded(double x) { return to_double(from_double<T>(x)); }
   static double get(const Buffer<T>& from, int64_t i, int64_t b, int64_t d, int64_t u) {
     return from.data.empty() ? 0.0 : from.get(i, b, d, u);
   }
 
+  double mask(const Step& at, int64_t p) const {
+    return s_.recurrent_mask ? in_.recurrent_mask.get(at.d, at.b, 0, p) : 1.0;
+  }
+  double stays(const Step& at, int state, int64_t u) const {
+    return s_.zoneout ? in_.zoneout.get(at.t, at.b, at.d, state * s_.hidden_size + u) : 0.0;
+  }
+  double norm(const Step& at, int row, int64_t u) const { return in_.norm.get(at.d, row, 0, u); }
+  Pack<double, Cell::kUnitWeights> unit_weights(const Step& at, int64_t u) const {
+    Pack<double, Cell::kUnitWeights> weights{};
+    for (int k = 0; k < Cell::kUnitWeights; ++k) weights[k] = in_.unit_weights.get(at.d, k, 0, u);
+    return weights;
+  }
+
+  // Calls visit(rows of the gates that one norm joins) for every norm.
+  template <class Visitor>
+  void for_each_norm(Visitor visit) const {
+    if constexpr (Cell::kNormGroups > 0) {
+      for (int group = 0; group < Cell::kNormGroups; ++group) {
+        std::vector<int64_t> rows;
+        for (int64_t row = 0; row < Cell::kGates * s_.hidden_size; ++row) {
+          if (Cell::norm_group(static_cast<int>(row / s_.hidden_size)) == group) rows.push_back(row);
+        }
+        visit(rows);
+      }
+    }
+  }
+  static Vector chosen(const Vector& values, const std::vector<int64_t>& indices) {
+    Vector result;
+    for (const int64_t index : indices) result.push_back(values[index]);
+    return result;
+  }
+  // The recurrent gates as their norms leave them, before gain and bias.
+  Vector normalized(const Vector& sums) const {
+    Vector hats(sums.size());
+    for_each_norm([&](const std::vector<int64_t>& rows) {
+      const PlainNorm norm(chosen(sums, rows));
+      for (size_t i = 0; i < rows.size(); ++i) hats[rows[i]] = norm.hats[i];
+    });
+    return hats;
+  }
+
   void forward(int64_t d, int64_t b, Results<double>& out) const {
-    const int64_t hidden_size = s_.hidden_size, output_size = s_.output_size;
-    Vector h(output_size), c(hidden_size);
-    for (int64_t p = 0; p < output_size; ++p) h[p] = get(in_.h_0, d, b, 0, p);
-    for (int64_t u = 0; u < hidden_size; ++u) c[u] = get(in_.c_0, d, b, 0, u);
+    Vector h(s_.output_size), c(s_.hidden_size);
+    for (int64_t p = 0; p < s_.output_size; ++p) h[p] = get(in_.h_0, d, b, 0, p);
+    for (int64_t u = 0; u < s_.hidden_size; ++u) c[u] = get(in_.c_0, d, b, 0, u);
     for (int64_t position = 0; position < s_.time_steps; ++position) {
       const int64_t t = time_of(d, position);
       if (!in_.active(t, b)) continue;
-      if (in_.reset(t, b)) h.assign(output_size, 0.0), c.assign(hidden_size, 0.0);
-      Vector hidden(hidden_size);
-      for (int64_t u = 0; u < hidden_size; ++u) {
-        Pack<double, Cell::kGates> x, r;
-        for (int g = 0; g < Cell::kGates; ++g) {
-          const int64_t row = g * hidden_size + u;
-          x[g] = in_.gates.get(t, b, d, row);
-          r[g] = in_.b_hh.data.empty() ? 0.0 : in_.b_hh.get(d, row, 0);
-          for (int64_t p = 0; p < output_size; ++p) r[g] += in_.w_hh.get(d, row, p) * h[p];
-        }
-        Pack<double, Cell::kStates> state;
-        state[0] = Cell::kReadsHidden ? h[u] : 0.0;
-        if constexpr (Cell::kStates == 2) state[1] = c[u];
-        const auto next = Cell::forward(x, r, state);
-        hidden[u] = rounded(next.state[0]);
-        if constexpr (Cell::kStates == 2) out.cells.at(t, b, d, u) = c[u] = next.state[1];
-        for (int k = 0; k < Cell::kSaved; ++k) out.saved.at(t, b, d, k * hidden_size + u) = next.saved[k];
-        if (projected()) out.hidden.at(t, b, d, u) = hidden[u];
-      }
-      if (!projected()) h = hidden;
-      for (int64_t p = 0; projected() && p < output_size; ++p) {
-        h[p] = 0.0;
-        for (int64_t u = 0; u < hidden_size; ++u) h[p] += in_.w_hr.get(d, p, u) * hidden[u];
-      }
-      for (int64_t p = 0; p < output_size; ++p) out.output.at(t, b, d, p) = h[p] = rounded(h[p]);
+      if (in_.reset(t, b)) h.assign(s_.output_size, 0.0), c.assign(s_.hidden_size, 0.0);
+      forward_step({t, b, d}, h, c, out);
     }
-    for (int64_t p = 0; p < output_size; ++p) out.h_n.at(d, b, 0, p) = h[p];
-    for (int64_t u = 0; Cell::kStates == 2 && u < hidden_size; ++u) out.c_n.at(d, b, 0, u) = c[u];
+    for (int64_t p = 0; p < s_.output_size; ++p) out.h_n.at(d, b, 0, p) = h[p];
+    for (int64_t u = 0; Cell::kStates == 2 && u < s_.hidden_size; ++u) out.c_n.at(d, b, 0, u) = c[u];
   }
 
-  // The gradient of h before a step: through W_hh from that step's gates, on top of `carry`.
-  void add_recurrent(int64_t d, const Vector& d_from_h, Vector& carry) const {
-    for (int64_t row = 0; row < static_cast<int64_t>(d_from_h.size()); ++row) {
-      for (int64_t p = 0; p < s_.output_size; ++p) carry[p] += in_.w_hh.get(d, row, p) * d_from_h[row];
+  void forward_step(const Step& at, Vector& h, Vector& c, Results<double>& out) const {
+    const auto [t, b, d] = at;
+    const int64_t hidden_size = s_.hidden_size;
+    Vector sums(Cell::kGates * hidden_size);
+    for (int64_t row = 0; row < Cell::kGates * hidden_size; ++row) {
+      sums[row] = in_.b_hh.data.empty() ? 0.0 : in_.b_hh.get(d, row, 0);
+      for (int64_t p = 0; p < s_.output_size; ++p) sums[row] += in_.w_hh.get(d, row, p) * (mask(at, p) * h[p]);
     }
+    Vector from_h = s_.normalized ? normalized(sums) : sums;
+    std::vector<CellForward<double, Cell>> made(hidden_size);
+    Vector made_c(hidden_size);
+    for (int64_t u = 0; u < hidden_size; ++u) {
+      Pack<double, Cell::kGates> x, r;
+      for (int g = 0; g < Cell::kGates; ++g) {
+        x[g] = in_.gates.get(t, b, d, g * hidden_size + u);
+        r[g] = from_h[g * hidden_size + u];
+        if (s_.normalized) r[g] = norm(at, 2 * g, u) * r[g] + norm(at, 2 * g + 1, u);
+      }
+      Pack<double, Cell::kStates> state;
+      state[0] = Cell::kReadsHidden ? h[u] : 0.0;
+      if constexpr (Cell::kStates == 2) state[1] = c[u];
+      made[u] = cell_forward<Cell, double>(x, r, state, unit_weights(at, u));
+      made_c[u] = made[u].state[Cell::kStates - 1];
+    }
+    if constexpr (has_normalized_c<Cell>) {
+      const Vector hats = PlainNorm(made_c).hats;
+      for (int64_t u = 0; s_.normalized && u < hidden_size; ++u)
+        made[u].state[0] = Cell::output(made[u].saved, tanh_of_norm(at, hats, u));
+    }
+    Vector hidden(hidden_size);
+    for (int64_t u = 0; u < hidden_size; ++u) {
+      int64_t to = u;
+      const auto save = [&](double value) { out.saved.at(at.t, at.b, at.d, to) = value, to += hidden_size; };
+      for (int k = 0; k < Cell::kSaved; ++k) save(made[u].saved[k]);
+      if (s_.zoneout) save(made_c[u]);
+      for (int g = 0; s_.normalized && g < Cell::kGates; ++g) save(sums[g * hidden_size + u]);
+      const double part = stays(at, 0, u);
+      hidden[u] = rounded(s_.zoneout ? part * h[u] + (1.0 - part) * made[u].state[0] : made[u].state[0]);
+      if constexpr (Cell::kStates == 2) {
+        c[u] = stays(at, 1, u) * c[u] + (1.0 - stays(at, 1, u)) * made_c[u];
+        out.cells.at(t, b, d, u) = c[u];
+      }
+      if (projected()) out.hidden.at(t, b, d, u) = hidden[u];
+    }
+    if (!projected()) h = hidden;
+    for (int64_t p = 0; projected() && p < s_.output_size; ++p) {
+      h[p] = 0.0;
+      for (int64_t u = 0; u < hidden_size; ++u) h[p] += in_.w_hr.get(d, p, u) * hidden[u];
+    }
+    for (int64_t p = 0; p < s_.output_size; ++p) out.output.at(t, b, d, p) = h[p] = rounded(h[p]);
+  }
+
+  double tanh_of_norm(const Step& at, const Vector& hats, int64_t u) const {
+    return std::tanh(norm(at, 2 * Cell::kGates, u) * hats[u] + norm(at, 2 * Cell::kGates + 1, u));
   }
 
   void backward(int64_t d, int64_t b, Results<double>& out) const {
-    const int64_t hidden_size = s_.hidden_size, output_size = s_.output_size;
-    Vector d_h(output_size), d_c(hidden_size);
-    for (int64_t p = 0; p < output_size; ++p) d_h[p] = in_.d_h_n.get(d, b, 0, p);
-    for (int64_t u = 0; u < hidden_size; ++u) d_c[u] = get(in_.d_c_n, d, b, 0, u);
+    Vector d_h(s_.output_size), d_c(s_.hidden_size);
+    for (int64_t p = 0; p < s_.output_size; ++p) d_h[p] = in_.d_h_n.get(d, b, 0, p);
+    for (int64_t u = 0; u < s_.hidden_size; ++u) d_c[u] = get(in_.d_c_n, d, b, 0, u);
     for (int64_t position = s_.time_steps - 1; position >= 0; --position) {
       const int64_t t = time_of(d, position);
       if (!in_.active(t, b)) continue;
       const bool reset = in_.reset(t, b);
       const bool has_before = position > 0 && in_.active(time_of(d, position - 1), b);
-      const auto before_step = [&](const Buffer<double>& sequence, const Buffer<T>& initial, int64_t u) {
+      const auto state_before = [&](const Buffer<double>& sequence, const Buffer<T>& initial, int64_t u) {
         if (reset) return 0.0;
         return has_before ? sequence.get(time_of(d, position - 1), b, d, u) : get(initial, d, b, 0, u);
       };
-      for (int64_t p = 0; p < output_size; ++p) d_h[p] += in_.d_output.get(t, b, d, p);
-      Vector d_hidden = d_h;
-      if (projected()) {
-        d_hidden.assign(hidden_size, 0.0);
-        for (int64_t p = 0; p < output_size; ++p) {
-          out.d_projected.at(t, b, d, p) = d_h[p];
-          for (int64_t u = 0; u < hidden_size; ++u) d_hidden[u] += in_.w_hr.get(d, p, u) * d_h[p];
-        }
-      }
-      d_h.assign(output_size, 0.0);
-      Vector d_from_h(Cell::kGates * hidden_size);
-      for (int64_t u = 0; u < hidden_size; ++u) {
-        Pack<double, Cell::kSaved> saved;
-        for (int k = 0; k < Cell::kSaved; ++k) saved[k] = out.saved.get(t, b, d, k * hidden_size + u);
-        Pack<double, Cell::kStates> before{}, after{}, d_after{};
-        if (Cell::kReadsHidden) {
-          before[0] = before_step(out.output, in_.h_0, u);
-          after[0] = out.output.get(t, b, d, u);
-        }
-        d_after[0] = d_hidden[u];
-        if constexpr (Cell::kStates == 2) {
-          before[1] = before_step(out.cells, in_.c_0, u);
-          after[1] = out.cells.get(t, b, d, u);
-          d_after[1] = d_c[u] + in_.d_cells.get(t, b, d, u);
-        }
-        const auto gradient = Cell::backward(saved, before, after, d_after);
-        for (int g = 0; g < Cell::kGates; ++g) {
-          const int64_t row = g * hidden_size + u;
-          out.d_gates.at(t, b, d, row) = gradient.d_from_x[g];
-          d_from_h[row] = gradient.d_from_h[g];
-          if (Cell::kSplit) out.d_gates_h.at(t, b, d, row) = gradient.d_from_h[g];
-        }
-        if (!projected()) d_h[u] = gradient.d_state[0];
-        if constexpr (Cell::kStates == 2) d_c[u] = gradient.d_state[1];
-      }
-      add_recurrent(d, d_from_h, d_h);
-      if (reset) d_h.assign(output_size, 0.0), d_c.assign(hidden_size, 0.0);
+      backward_step({t, b, d}, state_before, d_h, d_c, out);
+      if (reset) d_h.assign(s_.output_size, 0.0), d_c.assign(s_.hidden_size, 0.0);
     }
-    for (int64_t p = 0; p < output_size; ++p) out.d_h_0.at(d, b, 0, p) = d_h[p];
-    for (int64_t u = 0; Cell::kStates == 2 && u < hidden_size; ++u) out.d_c_0.at(d, b, 0, u) = d_c[u];
+    for (int64_t p = 0; p < s_.output_size; ++p) out.d_h_0.at(d, b, 0, p) = d_h[p];
+    for (int64_t u = 0; Cell::kStates == 2 && u < s_.hidden_size; ++u) out.d_c_0.at(d, b, 0, u) = d_c[u];
+  }
+
+  // From the gradients of h and c after a step to those before it.
+  template <class StateBefore>
+  void backward_step(const Step& at, const StateBefore& state_before, Vector& d_h, Vector& d_c,
+                     Results<double>& out) const {
+    const auto [t, b, d] = at;
+    const int64_t hidden_size = s_.hidden_size, output_size = s_.output_size;
+    for (int64_t p = 0; p < output_size; ++p) d_h[p] += in_.d_output.get(t, b, d, p);
+    for (int64_t u = 0; Cell::kStates == 2 && u < hidden_size; ++u) d_c[u] += in_.d_cells.get(t, b, d, u);
+    Vector d_hidden = d_h;
+    if (projected()) {
+      d_hidden.assign(hidden_size, 0.0);
+      for (int64_t p = 0; p < output_size; ++p) {
+        out.d_projected.at(t, b, d, p) = d_h[p];
+        for (int64_t u = 0; u < hidden_size; ++u) d_hidden[u] += in_.w_hr.get(d, p, u) * d_h[p];
+      }
+    }
+    // Zoneout: a part of each gradient goes past the cell.
+    Vector past_h(hidden_size), past_c(hidden_size);
+    for (int64_t u = 0; u < hidden_size; ++u) {
+      past_h[u] = stays(at, 0, u) * d_hidden[u];
+      d_hidden[u] -= past_h[u];
+      if constexpr (Cell::kStates == 2) {
+        past_c[u] = stays(at, 1, u) * d_c[u];
+        d_c[u] -= past_c[u];
+      }
+    }
+    // The cell.
+    const auto saved = [&](int row, int64_t u) { return out.saved.get(t, b, d, row * hidden_size + u); };
+    const Buffer<double>& states = Cell::kStates == 2 ? out.cells : out.output;
+    const auto made_of = [&](int64_t u) { return s_.zoneout ? saved(Cell::kSaved, u) : states.get(t, b, d, u); };
+    Vector hats_of_c, d_c_through_h;
+    if (normalizes_c()) through_norm_of_c(at, made_of, d_hidden, hats_of_c, d_c_through_h, out);
+    Vector d_from_h(Cell::kGates * hidden_size), direct(hidden_size);
+    for (int64_t u = 0; u < hidden_size; ++u) {
+      const Pack<double, Cell::kSaved> kept = saved_of(at, u, out);
+      Pack<double, Cell::kStates> before{}, after{}, d_after{};
+      if (Cell::kReadsHidden) before[0] = state_before(out.output, in_.h_0, u);
+      if constexpr (Cell::kStates == 2) before[1] = state_before(out.cells, in_.c_0, u);
+      after[Cell::kStates - 1] = made_of(u);
+      d_after[0] = d_hidden[u];
+      if constexpr (Cell::kStates == 2) d_after[1] = d_c[u];
+      CellBackward<double, Cell> gradient{};
+      if (!normalizes_c()) gradient = cell_backward<Cell, double>(kept, before, after, d_after, unit_weights(at, u));
+      if constexpr (has_normalized_c<Cell>) {
+        if (normalizes_c())
+          gradient = Cell::gates_backward(kept, before, tanh_of_norm(at, hats_of_c, u), d_after[0],
+                                          d_after[1] + d_c_through_h[u]);
+      }
+      for (int g = 0; g < Cell::kGates; ++g) {
+        out.d_gates.at(t, b, d, g * hidden_size + u) = gradient.d_from_x[g];
+        d_from_h[g * hidden_size + u] = gradient.d_from_h[g];
+      }
+      for (int k = 0; k < Cell::kUnitWeights; ++k)
+        out.d_unit_weights.at(0, b, d, k * hidden_size + u) += gradient.d_unit_weights[k];
+      direct[u] = gradient.d_state[0] + past_h[u];
+      if constexpr (Cell::kStates == 2) d_c[u] = gradient.d_state[1] + past_c[u];
+    }
+    if (s_.normalized) through_norm_of_sums(at, d_from_h, out);
+    d_h.assign(output_size, 0.0);
+    for (int64_t row = 0; row < Cell::kGates * hidden_size; ++row) {
+      if (Cell::kSplit || s_.normalized) out.d_gates_h.at(t, b, d, row) = d_from_h[row];
+      for (int64_t p = 0; p < output_size; ++p) d_h[p] += mask(at, p) * in_.w_hh.get(d, row, p) * d_from_h[row];
+    }
+    for (int64_t u = 0; !projected() && u < hidden_size; ++u) d_h[u] += direct[u];
+  }
+
+  Pack<double, Cell::kSaved> saved_of(const Step& at, int64_t u, const Results<double>& out) const {
+    Pack<double, Cell::kSaved> kept{};
+    for (int k = 0; k < Cell::kSaved; ++k) kept[k] = out.saved.get(at.t, at.b, at.d, k * s_.hidden_size + u);
+    return kept;
+  }
+
+  // The gradient of c that it has through made h.
+  template <class MadeOf>
+  void through_norm_of_c(const Step& at, const MadeOf& made_of, const Vector& d_made_h, Vector& hats,
+                         Vector& d_c_through_h, Results<double>& out) const {
+    if constexpr (has_normalized_c<Cell>) {
+      const int gain = 2 * Cell::kGates;
+      Vector c(s_.hidden_size), d_hats(s_.hidden_size);
+      for (int64_t u = 0; u < s_.hidden_size; ++u) c[u] = made_of(u);
+      const PlainNorm norm_of_c(c);
+      hats = norm_of_c.hats;
+      for (int64_t u = 0; u < s_.hidden_size; ++u) {
+        const double d = Cell::output_backward(saved_of(at, u, out), tanh_of_norm(at, hats, u), d_made_h[u]);
+        out.d_norm.at(0, at.b, at.d, gain * s_.hidden_size + u) += d * hats[u];
+        out.d_norm.at(0, at.b, at.d, (gain + 1) * s_.hidden_size + u) += d;
+        d_hats[u] = norm(at, gain, u) * d;
+      }
+      d_c_through_h = norm_of_c.backward(d_hats);
+    }
+  }
+
+  // From the gradients of the normalized recurrent gates to those of the sums, in place.
+  void through_norm_of_sums(const Step& at, Vector& gradients, Results<double>& out) const {
+    const int64_t hidden_size = s_.hidden_size;
+    const int first_sum = Cell::kSaved + (s_.zoneout ? 1 : 0);
+    Vector sums(gradients.size());
+    for (int64_t row = 0; row < Cell::kGates * hidden_size; ++row)
+      sums[row] = out.saved.get(at.t, at.b, at.d, first_sum * hidden_size + row);
+    for_each_norm([&](const std::vector<int64_t>& rows) {
+      const PlainNorm norm_of_sums(chosen(sums, rows));
+      Vector d_hats(rows.size());
+      for (size_t i = 0; i < rows.size(); ++i) {
+        const int64_t gate = rows[i] / hidden_size, u = rows[i] % hidden_size;
+        const double d = gradients[rows[i]];
+        out.d_norm.at(0, at.b, at.d, 2 * gate * hidden_size + u) += d * norm_of_sums.hats[i];
+        out.d_norm.at(0, at.b, at.d, (2 * gate + 1) * hidden_size + u) += d;
+        d_hats[i] = norm(at, static_cast<int>(2 * gate), u) * d;
+      }
+      const Vector d_sums = norm_of_sums.backward(d_hats);
+      for (size_t i = 0; i < rows.size(); ++i) gradients[rows[i]] = d_sums[i];
+    });
   }
 
   const Shape& s_;

@@ -12,7 +12,8 @@ namespace fused_rnn::test {
 inline std::string to_string(const Shape& s) {
   return " T" + std::to_string(s.time_steps) + " B" + std::to_string(s.batch) + " D" + std::to_string(s.directions) +
          " H" + std::to_string(s.hidden_size) + " P" + std::to_string(s.output_size) + (s.lengths ? " lengths" : "") +
-         (s.resets ? " resets" : "");
+         (s.resets ? " resets" : "") + (s.normalized ? " normalized" : "") + (s.zoneout ? " zoneout" : "") +
+         (s.recurrent_mask ? " mask" : "");
 }
 
 template <class Cell>
@@ -25,7 +26,10 @@ Problem problem_of(const Shape& s, DataType type) {
           .hidden_size = s.hidden_size,
           .output_size = s.output_size,
           .backward = false,
-          .projected = s.output_size != s.hidden_size};
+          .projected = s.output_size != s.hidden_size,
+          .normalized = s.normalized,
+          .zoneout = s.zoneout,
+          .recurrent_mask = s.recurrent_mask};
 }
 
 template <class T>
@@ -44,6 +48,11 @@ ResetView reset_view(const Inputs<T>& in) {
 }
 
 template <class T>
+VariantViews variant_views(const Inputs<T>& in) {
+  return {in.unit_weights.state(), in.norm.state(), in.zoneout.sequence(), in.recurrent_mask.state()};
+}
+
+template <class T>
 ForwardViews forward_views(const Inputs<T>& in, Results<T>& out) {
   return {.gates = in.gates.sequence(),
           .w_hh = in.w_hh.view(),
@@ -59,7 +68,7 @@ ForwardViews forward_views(const Inputs<T>& in, Results<T>& out) {
           .hidden = out.hidden.sequence(),
           .lengths = lengths_of(in),
           .resets = reset_view(in),
-          .variant = {}};
+          .variant = variant_views(in)};
 }
 
 template <class T>
@@ -83,9 +92,9 @@ BackwardViews backward_views(const Inputs<T>& in, Results<T>& out) {
           .d_projected = out.d_projected.sequence(),
           .lengths = lengths_of(in),
           .resets = reset_view(in),
-          .variant = {},
-          .d_unit_weights = {},
-          .d_norm = {}};
+          .variant = variant_views(in),
+          .d_unit_weights = out.d_unit_weights.sequence(),
+          .d_norm = out.d_norm.sequence()};
 }
 
 // Calls visit(name, buffer of a, buffer of b) for every buffer of two results.
@@ -102,6 +111,8 @@ void for_each_buffer(const Results<A>& a, const Results<B>& b, Visitor visit) {
   visit("d_h_0", a.d_h_0, b.d_h_0);
   visit("d_c_0", a.d_c_0, b.d_c_0);
   visit("d_projected", a.d_projected, b.d_projected);
+  visit("d_unit_weights", a.d_unit_weights, b.d_unit_weights);
+  visit("d_norm", a.d_norm, b.d_norm);
 }
 
 template <class T>
