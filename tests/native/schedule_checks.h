@@ -1,0 +1,165 @@
+// Runs a pair of CPU schedules on the buffers of a test, and checks what every pair promises: the oracle's results, and
+// bits that depend neither on how threads share the work nor on the batch that a row is in.
+#pragma once
+
+#include "isa.h"
+// (first: what follows needs its names)
+#include "cpu/arena.h"
+#include "cpu/plan.h"
+#include "cpu/storage.h"
+#include "cpu/team.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstdlib>
+#include <cstring>
+#include <initializer_list>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "recurrence_checks.h"
+
+namespace fused_rnn::test {
+
+template <>
+struct Number<BFloat16> {
+  static double to_double(BFloat16 x) { return std::bit_cast<float>(static_cast<uint32_t>(x.bits) << 16); }
+  static BFloat16 from_double(double x) {
+    BFloat16 out{};
+    store<BFloat16>(&out, Vec<RealOf<BFloat16>>(static_cast<float>(x)), 1);
+    return out;
+  }
+};
+
+template <class T>
+constexpr DataType kTypeOf = DataType::kFloat32;
+template <>
+inline constexpr DataType kTypeOf<double> = DataType::kFloat64;
+template <>
+inline constexpr DataType kTypeOf<BFloat16> = DataType::kBFloat16;
+
+// What rounding may do: the longest sum and the carry amplify one rounding by less than a hundred.
+template <class T>
+constexpr double kTolerance = 100 * 0x1p-53;
+template <>
+inline constexpr double kTolerance<float> = 100 * 0x1p-24;
+template <>
+inline constexpr double kTolerance<BFloat16> = 16 * 0x1p-8;  // a rounding of h that falls the other way is carried on
+
+inline std::string to_string(const Shape& s, const Plan& plan) {
+  return to_string(s) + " threads " + std::to_string(plan.direction_parts) + "x" + std::to_string(plan.row_parts) +
+         "x" + std::to_string(plan.unit_parts);
+}
+
+// A shape without variants, with each alone that the cell has, and with all of them.
+template <class Cell>
+std::vector<Shape> variants_of(Shape s) {
+  const bool normalized = Cell::kNormGroups > 0, zoneout = s.output_size == s.hidden_size;
+  std::vector<Shape> shapes{s};
+  const auto add = [&](bool norm, bool zone, bool mask) {
+    s.normalized = norm, s.zoneout = zone, s.recurrent_mask = mask;
+    shapes.push_back(s);
+  };
+  if (normalized) add(true, false, false);
+  if (zoneout) add(false, true, false);
+  add(false, false, true);
+  add(normalized, zoneout, true);
+  return shapes;
+}
+
+// OpenMP's team; under ThreadSanitizer, which does not see how OpenMP synchronises, threads of the test's own.
+inline bool run_threads(int threads, void (*body)(void* context, int thread), void* context) {
+#if defined(__SANITIZE_THREAD__)
+  std::vector<std::thread> members;
+  for (int thread = 0; thread < threads; ++thread) members.emplace_back(body, context, thread);
+  for (std::thread& member : members) member.join();
+  return true;
+#else
+  return run_team(threads, body, context);
+#endif
+}
+
+// Runs one schedule as the units do, in a workspace of exactly the size asked for that begins as NaN.
+template <class Schedule, class Views>
+void run_schedule(const Problem& problem, const Views& views, const Plan& plan) {
+  Arena counting(nullptr);
+  Schedule(problem, views, plan, counting);
+  const std::unique_ptr<void, void (*)(void*)> workspace(std::aligned_alloc(Arena::kAlignment, counting.used()),
+                                                         std::free);
+  std::memset(workspace.get(), 0xFF, counting.used());
+  Arena arena(workspace.get());
+  Schedule schedule(problem, views, plan, arena);
+  schedule.before_team();
+  const auto body = [](void* context, int thread) { static_cast<const Schedule*>(context)->run(thread); };
+  check(run_threads(plan.threads(), body, &schedule), "a team of " + std::to_string(plan.threads()) + " threads");
+}
+
+template <template <class, class> class Forward, template <class, class> class Backward>
+struct ScheduleChecks {
+  template <class Cell, class T>
+  static Results<T> run(const Shape& s, const Inputs<T>& in, const Plan& plan = {}) {
+    Results<T> out = empty_results<Cell, T>(s);
+    Problem problem = problem_of<Cell>(s, kTypeOf<T>);
+    run_schedule<Forward<Cell, T>>(problem, forward_views(in, out), plan);
+    problem.backward = true;
+    run_schedule<Backward<Cell, T>>(problem, backward_views(in, out), plan);
+    return out;
+  }
+
+  template <class Cell, class T>
+  static std::string name_of_case() {
+    return std::string(Cell::kName) + " " + name_of(kTypeOf<T>);
+  }
+
+  template <class Cell, class T>
+  static void check_shape(const Shape& s, const Plan& plan = {}, double tolerance = kTolerance<T>) {
+    const Inputs<T> inputs = random_inputs<Cell, T>(s, 7);
+    const Results<T> actual = run<Cell, T>(s, inputs, plan);
+    const std::string what = name_of_case<Cell, T>() + to_string(s, plan);
+    check_close(actual, PlainRecurrence<Cell, T>(s, inputs).compute(), tolerance, tolerance, what);
+  }
+
+  template <class Cell, class T>
+  static void check_plans(const Shape& s, std::initializer_list<Plan> plans) {
+    const Inputs<T> inputs = random_inputs<Cell, T>(s, 8);
+    const Results<T> alone = run<Cell, T>(s, inputs);
+    for (const Plan& plan : plans)
+      check_identical(run<Cell, T>(s, inputs, plan), alone, name_of_case<Cell, T>() + to_string(s, plan));
+  }
+
+  // A row in a batch of any size is the same numbers, since every sum has one order.
+  template <class Cell, class T>
+  static void check_rows(const Shape& s) {
+    const Inputs<T> inputs = random_inputs<Cell, T>(s, 9);
+    const Results<T> whole = run<Cell, T>(s, inputs);
+    Shape one_row = s;
+    one_row.batch = 1;
+    for (int64_t row = 0; row < s.batch; ++row) {
+      const auto copy_row = [&](const Buffer<T>& from, Buffer<T>& to) {
+        to.for_each([&](int64_t i, int64_t, int64_t d, int64_t u) {
+          std::memcpy(&to.at(i, 0, d, u), &from.data[i * from.first_stride + row * from.row_stride + d * from.size + u],
+                      sizeof(T));
+        });
+      };
+      Inputs<T> part = random_inputs<Cell, T>(one_row, 9);
+      part.w_hh = inputs.w_hh, part.b_hh = inputs.b_hh, part.w_hr = inputs.w_hr;
+      part.unit_weights = inputs.unit_weights, part.norm = inputs.norm;
+      copy_row(inputs.gates, part.gates), copy_row(inputs.h_0, part.h_0), copy_row(inputs.c_0, part.c_0);
+      copy_row(inputs.d_output, part.d_output), copy_row(inputs.d_h_n, part.d_h_n);
+      copy_row(inputs.d_c_n, part.d_c_n), copy_row(inputs.d_cells, part.d_cells);
+      copy_row(inputs.zoneout, part.zoneout), copy_row(inputs.recurrent_mask, part.recurrent_mask);
+      if (s.lengths) part.lengths = {inputs.lengths[row]};
+      if (s.resets) std::copy_n(&inputs.resets[row * s.time_steps], s.time_steps, part.resets.get());
+      Results<T> expected = empty_results<Cell, T>(one_row);
+      const Results<T> actual = run<Cell, T>(one_row, part);
+      for_each_buffer(whole, expected, [&](const char*, const Buffer<T>& from, const Buffer<T>& to) {
+        copy_row(from, const_cast<Buffer<T>&>(to));
+      });
+      check_identical(actual, expected, name_of_case<Cell, T>() + to_string(s) + " row " + std::to_string(row));
+    }
+  }
+};
+
+}  // namespace fused_rnn::test

@@ -1,0 +1,56 @@
+// Tests that the results of the CPU schedules are the same bits however threads share the work, with more parts than
+// there is work too; under ThreadSanitizer, also that the threads wait for all that they share.
+#include "schedule_checks.h"
+// (first: what follows needs its names)
+#include "cpu/backward_sweep.h"
+#include "cpu/forward_sweep.h"
+#include "cpu/row_backward.h"
+#include "cpu/row_forward.h"
+
+#include "linear_cells.h"
+
+namespace {
+
+using namespace fused_rnn;
+using namespace fused_rnn::test;
+
+template <class Cell, class T>
+void check_sweep(const Shape& s) {
+  ScheduleChecks<ForwardSweep, BackwardSweep>::check_plans<Cell, T>(
+      s, {Plan{2, 1, 1}, Plan{1, 2, 1}, Plan{1, 1, 2}, Plan{1, 1, 3}, Plan{2, 1, 2}, Plan{1, 2, 2}, Plan{1, 3, 1},
+          Plan{2, 2, 1}});
+}
+
+void sweeps_do_not_depend_on_how_threads_share_the_work() {
+  check_sweep<IdentityCell, float>({20, 5, 2, 70, 70});
+  check_sweep<BilinearCell, float>({20, 5, 2, 37, 37});
+  check_sweep<TwoStateCell, double>({20, 3, 2, 37, 37});
+  check_sweep<TwoStateCell, double>({20, 5, 2, 70, 33});
+  check_sweep<IdentityCell, BFloat16>({20, 5, 2, 70, 70});
+  check_sweep<BilinearCell, float>({20, 5, 2, 37, 37, true, true, false, true, true});
+  check_sweep<TwoStateCell, double>({20, 5, 2, 70, 33, true, true, false, true, true});
+}
+
+template <class Cell, class T>
+void check_row_schedule(const Shape& s) {
+  for (const Shape& shape : variants_of<Cell>(s)) {
+    ScheduleChecks<RowForward, RowBackward>::check_plans<Cell, T>(
+        shape, {Plan{2, 1, 1}, Plan{1, 2, 1}, Plan{1, 3, 1}, Plan{2, 2, 1}, Plan{1, 6, 1}, Plan{2, 3, 1}});
+  }
+}
+
+void schedules_of_whole_rows_do_not_depend_on_how_threads_share_the_work() {
+  check_row_schedule<WeightedCell, float>({7, 5, 2, 37, 37, true, true, false, true, true});
+  check_row_schedule<TwoStateCell, double>({7, 4, 2, 37, 37});
+  check_row_schedule<TwoStateCell, double>({7, 5, 2, 70, 33, true, true, false, true, true});
+}
+
+}  // namespace
+
+int main() {
+  return test::run({
+      {"sweeps do not depend on how threads share the work", sweeps_do_not_depend_on_how_threads_share_the_work},
+      {"schedules of whole rows do not depend on how threads share the work",
+       schedules_of_whole_rows_do_not_depend_on_how_threads_share_the_work},
+  });
+}
