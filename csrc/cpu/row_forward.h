@@ -44,7 +44,12 @@ class RowForward {
   }
 
   RowForward(const Problem& problem, const Views& views, const Plan& plan, Arena& arena)
-      : p_(problem), v_(views), barriers_(plan, arena), threads_(plan.threads()), weights_(problem, views, arena) {
+      : p_(problem),
+        v_(views),
+        barriers_(plan, arena),
+        threads_(plan.threads()),
+        weights_(problem, views, arena),
+        parameters_(problem, views.variant, arena) {
     const int64_t rows = p_.directions * p_.batch;
     hidden_stride_ = Units::padded(p_.hidden_size);
     output_stride_ = projected() ? Outputs::padded(p_.output_size) : hidden_stride_;
@@ -54,11 +59,6 @@ class RowForward {
     if (kStates == 2) c_ = {arena.take<Real>(rows * hidden_stride_), p_.batch, hidden_stride_};
     sums_ = {arena.take<Real>(rows * Cell::kGates * hidden_stride_), p_.batch, Cell::kGates * hidden_stride_};
     made_ = arena.take<Real>(threads_ * made_rows() * hidden_stride_);
-    const auto take = [&](int64_t count) {
-      return StateBuffer<Real>{arena.take<Real>(p_.directions * count * hidden_stride_), count, hidden_stride_};
-    };
-    if (Cell::kUnitWeights > 0) unit_weights_ = take(Cell::kUnitWeights);
-    if (p_.normalized) norm_ = take(norm_rows(p_.cell));
     if (projected()) hidden_ = {arena.take<Real>(rows * hidden_stride_), p_.batch, hidden_stride_};
   }
 
@@ -67,10 +67,10 @@ class RowForward {
   void run(int thread) const {
     const Share share = barriers_.share_of(thread, p_.directions, p_.batch);
     weights_.pack(thread, threads_);
-    if (thread == 0) load_unit_parameters();
+    if (thread == 0) parameters_.load();
     Real* const made = made_ + thread * made_rows() * hidden_stride_;
     for (int64_t d = share.directions.begin; d < share.directions.end; ++d) load_initial(share.rows, d);
-    barriers_.wait_for_team();  // packed weights are complete
+    barriers_.wait_for_team();  // packed weights and parameters are complete
     for (int64_t d = share.directions.begin; d < share.directions.end; ++d) {
       for (int64_t s = 0; s < p_.time_steps; ++s) step(share.rows, d, d == 0 ? s : p_.time_steps - 1 - s, made);
       store_state<T>(h_, v_.h_n, p_.output_size, d, share.rows);
@@ -83,6 +83,7 @@ class RowForward {
     if constexpr (Cell::kReadsHidden) return false;
     return p_.projected;
   }
+  bool normalized() const { return Cell::kNormGroups > 0 && p_.normalized; }
   // Whether h is made of a normalized c, after the cell has made c for all units.
   bool normalizes_c() const { return has_normalized_c<Cell> && p_.normalized; }
 
@@ -91,29 +92,15 @@ class RowForward {
 
   bool is_inactive(int64_t t, int64_t row) const { return row_step(v_, t, row) == RowStep::kInactive; }
 
-  void load_unit_parameters() const {
-    for (int64_t d = 0; d < p_.directions; ++d) {
-      if (Cell::kUnitWeights > 0)
-        load_state<T>(v_.variant.unit_weights, p_.hidden_size, unit_weights_, d, all_of(unit_weights_));
-      if (p_.normalized) load_state<T>(v_.variant.norm, p_.hidden_size, norm_, d, all_of(norm_));
-    }
-  }
-  static Range all_of(const StateBuffer<Real>& buffer) { return {0, buffer.batch}; }
-
   void load_initial(Range rows, int64_t d) const {
     load_state<T>(v_.h_0, p_.output_size, h_, d, rows);
     if (kStates == 2) load_state<T>(v_.c_0, p_.hidden_size, c_, d, rows);
     if (!p_.recurrent_mask) return;
     for (int64_t row = rows.begin; row < rows.end; ++row) {
-      clear(vector_.row(d, row), output_stride_);
       for_each_vector_of_row<Real>(p_.output_size, [&](int64_t unit, auto count) FUSED_RNN_INLINE_LAMBDA {
         store_vector(d, row, unit, count, V::load(h_.row(d, row) + unit));
       });
     }
-  }
-
-  static void clear(Real* row, int64_t size) {
-    for (int64_t i = 0; i < size; i += kLanes) V(0).store(row + i);
   }
 
   // h of a few units, for the next product.
@@ -126,9 +113,7 @@ class RowForward {
   void step(Range rows, int64_t d, int64_t t, Real* made) const {
     for (int64_t row = rows.begin; row < rows.end; ++row) {
       if (row_step(v_, t, row) != RowStep::kReset) continue;
-      clear(h_.row(d, row), output_stride_);
-      clear(vector_.row(d, row), output_stride_);
-      if (kStates == 2) clear(c_.row(d, row), hidden_stride_);
+      for (const StateBuffer<Real>* state : {&h_, &vector_, &c_}) clear_row(*state, d, row);
     }
     const Product<Real> recurrent = weights_.recurrent(d, vector_.row(d, 0), output_stride_, p_.output_size);
     const auto wanted = [&](const auto& tile) {
@@ -158,15 +143,16 @@ class RowForward {
   // The second stage of a step: h = W_hr hidden.
   void project(Range rows, int64_t d, int64_t t) const {
     const Product<Real> projection = weights_.projection(d, hidden_.row(d, 0), hidden_stride_);
-    const auto wanted = [](const auto& /*tile*/) { return true; };
+    const auto wanted = [&](const auto& tile) {
+      return any_row(tile, [&](int64_t row) { return !is_inactive(t, row); });
+    };
     for_each_tile<Outputs::kColumns>(projection, rows, {0, weights_.output_blocks()}, wanted, [&](const auto& tile) {
       const auto alone = [](int64_t /*row*/) { return true; };
       for_each_vector<Outputs::kVectors>(tile, p_.output_size, alone, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
         if constexpr (where.kRows == 1) {
-          const bool inactive = is_inactive(t, where.row);
-          const V h = inactive ? V(0) : round_to<T>(column_of(tile, where, where.vector));
+          if (is_inactive(t, where.row)) return;
+          const V h = round_to<T>(column_of(tile, where, where.vector));
           store<T>(at<T>(v_.output, t, where.row, d) + where.unit, h, where.count);
-          if (inactive) return;
           h.store(h_.row(d, where.row) + where.unit);
           store_vector(d, where.row, where.unit, where.count, h);
         }
@@ -176,57 +162,45 @@ class RowForward {
 
   void update(int64_t d, int64_t t, int64_t row, Real* made) const {
     Real* const sums = sums_.row(d, row);
-    Moments<Real> moments[Cell::kNormGroups + 1];
-    if constexpr (Cell::kNormGroups > 0) {
-      for (int group = 0; p_.normalized && group < Cell::kNormGroups; ++group) {
-        moments[group] = moments_of(sums, p_.hidden_size, Cell::kGates, hidden_stride_,
-                                    [&](int gate) { return Cell::norm_group(gate) == group; });
-      }
-    }
-    const Real* norm = norm_.row(d, 0);
+    Pack<Moments<Real>, Cell::kNormGroups> moments{};
+    if (normalized()) moments = moments_of_gates<Cell>(sums, p_.hidden_size, hidden_stride_);
     for_each_vector_of_row<Real>(p_.hidden_size, [&](int64_t unit, auto count) FUSED_RNN_INLINE_LAMBDA {
       Pack<V, Cell::kGates> from_x, from_h;
       for (int g = 0; g < Cell::kGates; ++g) {
         from_x[g] = load<T>(at<T>(v_.gates, t, row, d) + g * p_.hidden_size + unit, count);
         from_h[g] = V::load(sums + g * hidden_stride_ + unit);
-        if constexpr (Cell::kNormGroups > 0) {
-          if (p_.normalized) {
-            const V gain = V::load(norm + 2 * g * hidden_stride_ + unit);
-            const V bias = V::load(norm + (2 * g + 1) * hidden_stride_ + unit);
-            from_h[g] = bias + gain * moments[Cell::norm_group(g)].normalized(from_h[g]);
-          }
+        if (normalized()) {
+          const V hat = moments[norm_group<Cell>(g)].normalized(from_h[g]);
+          from_h[g] = parameters_.bias(d, g, unit) + parameters_.gain(d, g, unit) * hat;
         }
       }
       Pack<V, kStates> state;
       state[0] = Cell::kReadsHidden ? V::load(h_.row(d, row) + unit) : V(0);
       if constexpr (kStates == 2) state[1] = V::load(c_.row(d, row) + unit);
-      Pack<V, Cell::kUnitWeights> weights;
-      for (int k = 0; k < Cell::kUnitWeights; ++k) {
-        weights[k] = V::load(unit_weights_.row(d, k) + unit);
-      }
-      const CellForward<V, Cell> result = cell_forward<Cell, V>(from_x, from_h, state, weights);
+      const CellForward<V, Cell> result =
+          cell_forward<Cell, V>(from_x, from_h, state, parameters_.unit_weights(d, unit));
       if (!normalizes_c()) return complete(d, t, row, unit, count, result);
       for (int k = 0; k < Cell::kSaved; ++k) result.saved[k].store(made + k * hidden_stride_ + unit);
       result.state[kStates - 1].store(made + Cell::kSaved * hidden_stride_ + unit);
     });
     if constexpr (has_normalized_c<Cell>) {
-      if (p_.normalized) make_h(d, t, row, made, norm);
+      if (p_.normalized) make_h(d, t, row, made);
     }
   }
 
   // h = o tanh(norm(c)), from what the cell made of the row.
-  void make_h(int64_t d, int64_t t, int64_t row, const Real* made, const Real* norm) const
+  void make_h(int64_t d, int64_t t, int64_t row, const Real* made) const
     requires(has_normalized_c<Cell>)
   {
     const Real* const c = made + Cell::kSaved * hidden_stride_;
-    const Moments<Real> moments = moments_of(c, p_.hidden_size, 1, hidden_stride_, [](int) { return true; });
+    const Moments<Real> moments = moments_of(c, p_.hidden_size);
     for_each_vector_of_row<Real>(p_.hidden_size, [&](int64_t unit, auto count) FUSED_RNN_INLINE_LAMBDA {
       CellForward<V, Cell> result;
       for (int k = 0; k < Cell::kSaved; ++k) result.saved[k] = V::load(made + k * hidden_stride_ + unit);
       result.state[1] = V::load(c + unit);
-      const V gain = V::load(norm + 2 * Cell::kGates * hidden_stride_ + unit);
-      const V bias = V::load(norm + (2 * Cell::kGates + 1) * hidden_stride_ + unit);
-      result.state[0] = Cell::output(result.saved, tanh(bias + gain * moments.normalized(result.state[1])));
+      const V hat = moments.normalized(result.state[1]);
+      const V gain = parameters_.gain(d, parameters_.kNormOfC, unit);
+      result.state[0] = Cell::output(result.saved, tanh(parameters_.bias(d, parameters_.kNormOfC, unit) + gain * hat));
       complete(d, t, row, unit, count, result);
     });
   }
@@ -271,16 +245,11 @@ class RowForward {
 
   // The results of an inactive row.
   void store_nothing(int64_t d, int64_t t, int64_t row) const {
-    const auto zero = [&](const SequenceView<void>& view, int64_t size) {
-      if (!view || size == 0) return;
-      T* to = at<T>(view, t, row, d);
-      for_each_vector_of_row<Real>(size, [&](int64_t i, auto count) { store<T>(to + i, V(0), count); });
-    };
-    zero(v_.output, p_.output_size);
-    zero(v_.hidden, p_.hidden_size);
-    zero(v_.cells, p_.hidden_size);
-    zero(v_.saved, saved_values(p_) * p_.hidden_size);
-    if (projected()) clear(hidden_.row(d, row), hidden_stride_);
+    store_zeros<T>(v_.output, t, row, d, p_.output_size);
+    store_zeros<T>(v_.hidden, t, row, d, p_.hidden_size);
+    store_zeros<T>(v_.cells, t, row, d, p_.hidden_size);
+    store_zeros<T>(v_.saved, t, row, d, saved_values(p_) * p_.hidden_size);
+    clear_row(hidden_, d, row);  // its product with W_hr is dropped, but should not meet what no step has written
   }
 
   const Problem& p_;
@@ -288,9 +257,9 @@ class RowForward {
   Barriers barriers_;
   int threads_;
   ForwardWeights<Cell, T> weights_;
+  UnitParameters<Cell, T> parameters_;
   int64_t hidden_stride_, output_stride_;
   Real* made_;                                                  // [threads, made rows, hidden_stride]
-  StateBuffer<Real> unit_weights_{}, norm_{};                   // [D, K or N, hidden_stride]
   StateBuffer<Real> h_{}, vector_{}, c_{}, sums_{}, hidden_{};  // [D, B, ...]
 };
 

@@ -1,4 +1,4 @@
-// What row schedules share: walks over the units of one row, and the sums over all of them that a layer norm needs.
+// Layer norms over the units of one row: the sums over all of them, and the gradient.
 //
 // A norm maps the values v of n units (of one or several gates) to gain v_hat + bias with
 //   v_hat = (v - mean) scale,   scale = 1 / sqrt(mean of (v - mean)^2 + epsilon).
@@ -8,27 +8,16 @@
 #include <cmath>
 
 #include "core/problem.h"
-#include "cpu/storage.h"
+#include "cpu/row_units.h"
 
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {
 
-// Calls visit(unit, count) for each vector of `units` units.
-template <class Real, class Visit>
-FUSED_RNN_INLINE void for_each_vector_of_row(int64_t units, const Visit& visit) {
-  for (int64_t unit = 0; unit < units; unit += Vec<Real>::kLanes) {
-    visit_lanes<Real>(units - unit, [&](auto count) FUSED_RNN_INLINE_LAMBDA { visit(unit, count); });
-  }
-}
-
-// The first `count` lanes, zero in the others.
-template <class Real, class Count>
-FUSED_RNN_INLINE Vec<Real> first_lanes(Vec<Real> x, Count count) {
-  if (count >= Vec<Real>::kLanes) return x;
-  Real buffer[Vec<Real>::kLanes];
-  x.store(buffer);
-  for (int i = count; i < Vec<Real>::kLanes; ++i) buffer[i] = Real(0);
-  return Vec<Real>::load(buffer);
+// The norm that joins a gate with others; 0 for the cells that have none, whose schedules call it in vain.
+template <class Cell>
+constexpr int norm_group([[maybe_unused]] int gate) {
+  if constexpr (Cell::kNormGroups > 0) return Cell::norm_group(gate);
+  return 0;
 }
 
 template <class Real>
@@ -46,9 +35,9 @@ struct Moments {
   FUSED_RNN_INLINE Vec<Real> normalized(Vec<Real> value) const { return (value - Vec<Real>(mean)) * Vec<Real>(scale); }
 };
 
-// The moments of a row: of the values of `units` units in each run of `stride` elements for which `joins(run)` holds.
+// The moments of the values of `units` units in each run of `stride` elements for which `joins(run)` holds.
 template <class Real, class Joins>
-Moments<Real> moments_of(const Real* values, int64_t units, int runs, int64_t stride, const Joins& joins) {
+Moments<Real> moments_of_runs(const Real* values, int64_t units, int runs, int64_t stride, const Joins& joins) {
   using V = Vec<Real>;
   const auto mean_of = [&](const auto& function) {
     V sum(0);
@@ -67,6 +56,22 @@ Moments<Real> moments_of(const Real* values, int64_t units, int runs, int64_t st
   const V mean(moments.mean);
   const Real variance = mean_of([&](V value) { return (value - mean) * (value - mean); });
   moments.scale = 1 / std::sqrt(variance + static_cast<Real>(kNormEpsilon));
+  return moments;
+}
+
+template <class Real>
+Moments<Real> moments_of(const Real* values, int64_t units) {
+  return moments_of_runs(values, units, 1, 0, [](int /*run*/) { return true; });
+}
+
+// The moments of each norm of the gates, [G, stride].
+template <class Cell, class Real>
+Pack<Moments<Real>, Cell::kNormGroups> moments_of_gates(const Real* gates, int64_t units, int64_t stride) {
+  Pack<Moments<Real>, Cell::kNormGroups> moments{};
+  for (int group = 0; group < Cell::kNormGroups; ++group) {
+    moments[group] =
+        moments_of_runs(gates, units, Cell::kGates, stride, [&](int gate) { return norm_group<Cell>(gate) == group; });
+  }
   return moments;
 }
 
