@@ -63,7 +63,7 @@ FUSED_RNN_HD inline CellBackward<V, Cell> cell_backward(const Pack<V, Cell::kSav
 
 // Whether the normalized form of the cell also normalizes c where h is made of it.
 template <class Cell>
-inline constexpr bool has_normalized_c = Cell::kNormGroups > 0 && Cell::kStates == 2;
+inline constexpr bool kHasNormalizedC = Cell::kNormGroups > 0 && Cell::kStates == 2;
 
 template <class Cell>
 concept RecurrentCell =

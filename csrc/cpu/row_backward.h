@@ -120,14 +120,15 @@ class RowBackward {
     const auto wanted = [](const auto& /*tile*/) { return true; };
     for_each_tile<Units::kColumns>(recurrent, rows, {0, weights_.output_blocks()}, wanted, [&](const auto& tile) {
       const auto alone = [](int64_t /*row*/) { return true; };
-      for_each_vector<Units::kVectors>(tile, p_.output_size, alone, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
-        if constexpr (where.kRows == 1) {
-          V d_h = column_of(tile, where, where.vector);
-          if (p_.recurrent_mask)
-            d_h = d_h * load<T>(at<T>(v_.variant.recurrent_mask, d, where.row) + where.unit, where.count);
-          (d_h + V::load(carry_h_.row(d, where.row) + where.unit)).store(d_h_.row(d, where.row) + where.unit);
-        }
-      });
+      for_each_vector<Units::kVectors>(
+          tile, p_.output_size, alone, [&]<class Where>(const Where& where) FUSED_RNN_INLINE_LAMBDA {
+            if constexpr (Where::kRows == 1) {
+              V d_h = column_of(tile, where, where.vector);
+              if (p_.recurrent_mask)
+                d_h = d_h * load<T>(at<T>(v_.variant.recurrent_mask, d, where.row) + where.unit, where.count);
+              (d_h + V::load(carry_h_.row(d, where.row) + where.unit)).store(d_h_.row(d, where.row) + where.unit);
+            }
+          });
     });
   }
 
@@ -228,7 +229,7 @@ class RowBackward {
 
   void update(int64_t d, int64_t s, int64_t t, int64_t index, const Scratch& scratch) const {
     const Row row{kept_row<Cell, T>(p_, v_, d, s, t, index), (projected() ? d_hidden_ : d_h_).row(d, index)};
-    if constexpr (has_normalized_c<Cell>) {
+    if constexpr (kHasNormalizedC<Cell>) {
       if (p_.normalized) through_norm_of_c(row, scratch);
     }
     Pack<Moments<Real>, Cell::kNormGroups> moments{};
@@ -267,7 +268,7 @@ class RowBackward {
     current[kStates - 1] = load<T>(row.made + unit, count);
     const Pack<V, Cell::kSaved> saved = saved_of(row, unit, count);
     const auto cell = [&]() FUSED_RNN_INLINE_LAMBDA {
-      if constexpr (has_normalized_c<Cell>) {
+      if constexpr (kHasNormalizedC<Cell>) {
         if (p_.normalized)
           return Cell::gates_backward(saved, previous, V::load(scratch.tanh_c + unit), d_made[0],
                                       d_made[1] + V::load(scratch.d_c + unit));
@@ -282,7 +283,7 @@ class RowBackward {
 
   // The gradient of c that h has through the norm between them; leaves tanh(norm(c)) for the cell's backward.
   void through_norm_of_c(const Row& row, const Scratch& scratch) const
-    requires(has_normalized_c<Cell>)
+    requires(kHasNormalizedC<Cell>)
   {
     constexpr int kNorm = UnitParameters<Cell, T>::kNormOfC;
     Real* const c = scratch.d_c;

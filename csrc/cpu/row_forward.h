@@ -85,7 +85,7 @@ class RowForward {
   }
   bool normalized() const { return Cell::kNormGroups > 0 && p_.normalized; }
   // Whether h is made of a normalized c, after the cell has made c for all units.
-  bool normalizes_c() const { return has_normalized_c<Cell> && p_.normalized; }
+  bool normalizes_c() const { return kHasNormalizedC<Cell> && p_.normalized; }
 
   // What the cell made of one row, where h waits for the norm of c: its saved values and c.
   int64_t made_rows() const { return normalizes_c() ? Cell::kSaved + 1 : 0; }
@@ -148,15 +148,16 @@ class RowForward {
     };
     for_each_tile<Outputs::kColumns>(projection, rows, {0, weights_.output_blocks()}, wanted, [&](const auto& tile) {
       const auto alone = [](int64_t /*row*/) { return true; };
-      for_each_vector<Outputs::kVectors>(tile, p_.output_size, alone, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
-        if constexpr (where.kRows == 1) {
-          if (is_inactive(t, where.row)) return;
-          const V h = round_to<T>(column_of(tile, where, where.vector));
-          store<T>(at<T>(v_.output, t, where.row, d) + where.unit, h, where.count);
-          h.store(h_.row(d, where.row) + where.unit);
-          store_vector(d, where.row, where.unit, where.count, h);
-        }
-      });
+      for_each_vector<Outputs::kVectors>(tile, p_.output_size, alone,
+                                         [&]<class Where>(const Where& where) FUSED_RNN_INLINE_LAMBDA {
+                                           if constexpr (Where::kRows == 1) {
+                                             if (is_inactive(t, where.row)) return;
+                                             const V h = round_to<T>(column_of(tile, where, where.vector));
+                                             store<T>(at<T>(v_.output, t, where.row, d) + where.unit, h, where.count);
+                                             h.store(h_.row(d, where.row) + where.unit);
+                                             store_vector(d, where.row, where.unit, where.count, h);
+                                           }
+                                         });
     });
   }
 
@@ -183,14 +184,14 @@ class RowForward {
       for (int k = 0; k < Cell::kSaved; ++k) result.saved[k].store(made + k * hidden_stride_ + unit);
       result.state[kStates - 1].store(made + Cell::kSaved * hidden_stride_ + unit);
     });
-    if constexpr (has_normalized_c<Cell>) {
+    if constexpr (kHasNormalizedC<Cell>) {
       if (p_.normalized) make_h(d, t, row, made);
     }
   }
 
   // h = o tanh(norm(c)), from what the cell made of the row.
   void make_h(int64_t d, int64_t t, int64_t row, const Real* made) const
-    requires(has_normalized_c<Cell>)
+    requires(kHasNormalizedC<Cell>)
   {
     const Real* const c = made + Cell::kSaved * hidden_stride_;
     const Moments<Real> moments = moments_of(c, p_.hidden_size);

@@ -98,7 +98,7 @@ class PlainRecurrence {
     return out;
   }
   bool projected() const { return s_.output_size != s_.hidden_size; }
-  bool normalizes_c() const { return has_normalized_c<Cell> && s_.normalized; }
+  bool normalizes_c() const { return kHasNormalizedC<Cell> && s_.normalized; }
   int64_t time_of(int64_t d, int64_t position) const { return d == 0 ? position : s_.time_steps - 1 - position; }
   static double rounded(double x) { return to_double(from_double<T>(x)); }
   static double get(const Buffer<T>& from, int64_t i, int64_t b, int64_t d, int64_t u) {
@@ -184,7 +184,7 @@ class PlainRecurrence {
       made[u] = cell_forward<Cell, double>(x, r, state, unit_weights(at, u));
       made_c[u] = made[u].state[Cell::kStates - 1];
     }
-    if constexpr (has_normalized_c<Cell>) {
+    if constexpr (kHasNormalizedC<Cell>) {
       const Vector hats = PlainNorm(made_c).hats;
       for (int64_t u = 0; s_.normalized && u < hidden_size; ++u)
         made[u].state[0] = Cell::output(made[u].saved, tanh_of_norm(at, hats, u));
@@ -279,7 +279,7 @@ class PlainRecurrence {
       if constexpr (Cell::kStates == 2) d_after[1] = d_c[u];
       CellBackward<double, Cell> gradient{};
       if (!normalizes_c()) gradient = cell_backward<Cell, double>(kept, before, after, d_after, unit_weights(at, u));
-      if constexpr (has_normalized_c<Cell>) {
+      if constexpr (kHasNormalizedC<Cell>) {
         if (normalizes_c())
           gradient = Cell::gates_backward(kept, before, tanh_of_norm(at, hats_of_c, u), d_after[0],
                                           d_after[1] + d_c_through_h[u]);
@@ -312,7 +312,7 @@ class PlainRecurrence {
   template <class MadeOf>
   void through_norm_of_c(const Step& at, const MadeOf& made_of, const Vector& d_made_h, Vector& hats,
                          Vector& d_c_through_h, Results<double>& out) const {
-    if constexpr (has_normalized_c<Cell>) {
+    if constexpr (kHasNormalizedC<Cell>) {
       const int gain = 2 * Cell::kGates;
       Vector c(s_.hidden_size), d_hats(s_.hidden_size);
       for (int64_t u = 0; u < s_.hidden_size; ++u) c[u] = made_of(u);

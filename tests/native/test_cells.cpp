@@ -114,7 +114,7 @@ Pack<double, 2> normalized_forward(const Inputs<Cell>& inputs, double gain, doub
 
 void a_normalized_cell_is_differentiated_by_its_parts() {
   for_each_cell([]<class Cell>() {
-    if constexpr (has_normalized_c<Cell>) {
+    if constexpr (kHasNormalizedC<Cell>) {
       test::Random random(6);
       constexpr double kStep = 1e-5;
       for (int trial = 0; trial < 100; ++trial) {
@@ -147,7 +147,7 @@ void a_normalized_cell_is_differentiated_by_its_parts() {
 
 void without_a_norm_the_parts_of_a_cell_are_the_cell() {
   for_each_cell([]<class Cell>() {
-    if constexpr (has_normalized_c<Cell>) {
+    if constexpr (kHasNormalizedC<Cell>) {
       test::Random random(7);
       const Inputs<Cell> inputs = random_inputs<Cell>(random);
       check(normalized_forward(inputs, 1.0, 0.0)[0] == inputs.forward().state[0], Cell::kName);
