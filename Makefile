@@ -30,8 +30,9 @@ help:
 bench: $(VENV)/.installed-bench build
 	$(BIN)/python -m bench all --report build/report
 
+# Two processes, a file at a time: while one compiles the C++ tests, the other goes on.
 test: $(VENV)/.installed-dev build
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 native: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/test_native.py
