@@ -22,6 +22,9 @@ import fused_rnn
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+# Torch's test utilities forbid to set torch.backends' flags, for all tests of the process, where they are imported.
+setattr(torch.backends, "__allow_nonbracketed_mutation_flag", True)  # noqa: B010 - mypy does not know the name
+
 NAMES = ("LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell")
 INFOS: dict[str, Any] = {
     info.module_cls.__name__: info for info in module_db if info.name in {f"nn.{n}" for n in NAMES}

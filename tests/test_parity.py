@@ -179,7 +179,7 @@ def test_every_instruction_set_passes(instruction_set: str) -> None:
     chosen = "not opcheck and not importing and not long_sequence and not instruction_set"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen]
     result = subprocess.run(
-        [*command, "tests/test_parity.py", "tests/test_ops.py"],
+        [*command, "tests/test_parity.py", "tests/test_ops.py", "tests/test_variants.py"],
         cwd=ROOT,
         env={**os.environ, "FUSED_RNN_CPU_ISA": instruction_set},
         capture_output=True,
