@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 # Torch's test utilities forbid to set torch.backends' flags, for all tests of the process, where they are imported.
-setattr(torch.backends, "__allow_nonbracketed_mutation_flag", True)  # noqa: B010 - mypy does not know the name
+torch.backends.disable_global_flags.__globals__["__allow_nonbracketed_mutation_flag"] = True
 
 NAMES = ("LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell")
 INFOS: dict[str, Any] = {
