@@ -57,18 +57,21 @@ PLAIN = Variants()
 NAMES = Variants._fields[:-1]
 
 
-def parameters_of(variants: Variants, *, gates: int, hidden_size: int, lstm: bool, bias: bool) -> dict[str, Any]:
-    """The variants' parameters of one direction: (field of DirectionWeights, name, size) by name."""
-    found = []
+def parameters_of(
+    variants: Variants, *, gates: int, hidden_size: int, lstm: bool, bias: bool
+) -> dict[str, tuple[str, int]]:
+    """The variants' parameters of one direction: by name, the field of DirectionWeights and the size."""
+    found = {}
     if variants.peephole:
-        found.append(("w_peephole", "weight_peephole", 3 * hidden_size))
+        found["weight_peephole"] = ("w_peephole", 3 * hidden_size)
     if variants.layer_norm:
-        found += [("gain_ih", "gain_ih", gates * hidden_size), ("gain_hh", "gain_hh", gates * hidden_size)]
+        found["gain_ih"] = ("gain_ih", gates * hidden_size)
+        found["gain_hh"] = ("gain_hh", gates * hidden_size)
         if lstm:
-            found.append(("gain_c", "gain_c", hidden_size))
+            found["gain_c"] = ("gain_c", hidden_size)
         if lstm and bias:
-            found.append(("b_c", "bias_c", hidden_size))
-    return {name: (field, size) for field, name, size in found}
+            found["bias_c"] = ("b_c", hidden_size)
+    return found
 
 
 def take_variants(owner: str, keywords: dict[str, Any], *, lstm: bool) -> Variants:
