@@ -5,6 +5,7 @@ from fused_rnn._patch import patch
 from fused_rnn._strict import ReferencePathError, strict
 from fused_rnn.convert import convert
 from fused_rnn.modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from fused_rnn.stepper import Stepper
 
 __version__ = "0.1.0"
 
@@ -17,6 +18,7 @@ __all__ = [
     "LSTMCell",
     "RNNCell",
     "ReferencePathError",
+    "Stepper",
     "__version__",
     "build_info",
     "convert",

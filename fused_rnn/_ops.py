@@ -194,6 +194,36 @@ def cuda_options(
     return found
 
 
+def make_stepper(
+    cell: str,
+    layers: Sequence[Sequence[Tensor | None]],
+    *,
+    storage: str,
+    batch: int,
+    input_size: int,
+    hidden_size: int,
+    proj_size: int,
+) -> Any:
+    """The native stepper of layers with w_ih, w_hh, b_ih, b_hh, w_hr and unit_weights each, which it copies.
+
+    `storage` is exact, bfloat16 or int8. Its methods take addresses of contiguous memory: step(x, y),
+    get_state(h, c), set_state(h, c), reset(rows, or 0 for all).
+    """
+    dense = [[None if t is None else t.detach().contiguous() for t in layer] for layer in layers]
+    first = dense[0][0]
+    return _C.Stepper(
+        cell=cell,
+        double_precision=first is not None and first.dtype == torch.float64,
+        storage=storage,
+        batch=batch,
+        input_size=input_size,
+        hidden_size=hidden_size,
+        proj_size=proj_size,
+        layers=[[0 if t is None else t.data_ptr() for t in layer] for layer in dense],
+        threads=torch.get_num_threads(),
+    )
+
+
 def is_amd_processor() -> bool:
     """Whether this machine's processor is one of AMD."""
     found: bool = _C.is_amd_processor()

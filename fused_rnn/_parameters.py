@@ -38,6 +38,12 @@ def check_tensor(name: str, value: object, wanted: str = "a Tensor") -> Tensor:
     return value
 
 
+def check_batch_size(value: object) -> None:
+    """`value` counts rows."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"batch_size must be an integer above 0, got {value!r}")
+
+
 def check_dimensions(owner: str, x: Any, forms: Forms) -> None:
     """`x` is a plain tensor with the dimensions of one of the forms."""
     if isinstance(x, PackedSequence):
@@ -72,8 +78,10 @@ def check_kind(x: Tensor, weight: Tensor, mismatch: type[Exception]) -> None:
             "Input and parameter tensors are not at the same device, "
             f"found input tensor at {x.device} and parameter tensor at {weight.device}"
         )
-    if not (x.is_cpu or x.is_meta):
-        raise NotImplementedError(f"input is on device {x.device}, which has no kernel; there are those for cpu")
+    if not (x.is_cpu or x.is_cuda or x.is_meta):
+        raise NotImplementedError(
+            f"input is on device {x.device}, which has no kernel; there are those for cpu and cuda"
+        )
 
 
 def check_layer_input(x: Tensor, weight: Tensor, input_size: int, form: Sequence[str]) -> None:

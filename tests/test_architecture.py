@@ -45,9 +45,10 @@ PACKAGE_RULES: dict[str, set[str]] = {
     "_parameters": set(),
     "modules": {"_layers", "_packed", "_parameters", "_tensors", "_variants"},
     "convert": {"modules"},
+    "stepper": {"_ops", "_parameters", "_variants", "convert", "modules"},
     "_explain": {"_ops", "modules"},
     "_patch": {"modules"},
-    "__init__": {"modules", "convert", "_explain", "_patch", "_strict"},
+    "__init__": {"modules", "convert", "_explain", "_patch", "_strict", "stepper"},
 }
 # Folder with Python outside the package: the top-level names of the project that it may import, besides fused_rnn.
 # `bench` imports itself only by relative imports, since it has another name once installed.

@@ -11,6 +11,7 @@
 #include <variant>
 #include <vector>
 
+#include "binding/stepper_class.h"
 #include "cells/table.h"
 #include "cpu/dispatch.h"
 #include "cuda/schedule.h"
@@ -184,4 +185,5 @@ PYBIND11_MODULE(_C, m) {
   m.def("cuda_options", &fused_rnn::cuda_options, py::arg("cell"), py::arg("dtype"), py::arg("time_steps"),
         py::arg("batch"), py::arg("directions"), py::arg("hidden_size"), py::arg("proj_size"), py::arg("normalized"),
         py::arg("zoneout"), py::arg("recurrent_mask"), py::arg("backward"), py::arg("allow_tf32"), py::arg("device"));
+  fused_rnn::define_stepper(m);
 }

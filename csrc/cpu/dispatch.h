@@ -2,11 +2,13 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "core/views.h"
 #include "cpu/plan.h"
+#include "cpu/stepping.h"
 
 namespace fused_rnn {
 
@@ -22,6 +24,7 @@ struct Schedule {
 struct CpuUnit {
   Schedule<ForwardViews> forward;
   Schedule<BackwardViews> backward;
+  std::unique_ptr<StepLayer> (*make_step_layer)(const StepProblem&, const StepParameters&);
 };
 
 // Compiled in and runnable here, from the plainest to the widest.

@@ -11,7 +11,7 @@
 #include <cstdint>
 #include <utility>
 
-#include "cpu/vec.h"
+#include "cpu/storage.h"
 
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {
@@ -34,10 +34,12 @@ constexpr int max_tile_blocks(int columns, int rows) {
   return sums >= 8 ? 1 : (8 + sums - 1) / sums;
 }
 
-// tile[row][block][column] += the product; each tile element is one vector.
-template <class Real, int Columns, int Rows, int Blocks>
-[[gnu::noinline]] void product_tile(const Real* weights, int64_t block_stride, const Real* rows, int64_t row_stride,
-                                    int64_t length, Real* tile) {
+// tile[row][block][column] += the product; each tile element is one vector. Weights are of type W, in which they may
+// take less memory than the Real that they are computed in.
+template <class W, int Columns, int Rows, int Blocks>
+[[gnu::noinline]] void product_tile(const W* weights, int64_t block_stride, const RealOf<W>* rows, int64_t row_stride,
+                                    int64_t length, RealOf<W>* tile) {
+  using Real = RealOf<W>;
   using V = Vec<Real>;
   constexpr int kLanes = V::kLanes, kSums = Blocks * Columns;
   for (int64_t begin = 0; begin < length; begin += kChunk) {
@@ -51,7 +53,8 @@ template <class Real, int Columns, int Rows, int Blocks>
     for (int64_t k = begin; k < end; ++k) {
 #pragma GCC unroll 16
       for (int s = 0; s < kSums; ++s) {
-        const V weight = V::load(weights + (s / Columns) * block_stride + (k * Columns + s % Columns) * kLanes);
+        const V weight =
+            Storage<W>::load(weights + (s / Columns) * block_stride + (k * Columns + s % Columns) * kLanes);
 #pragma GCC unroll 16
         for (int r = 0; r < Rows; ++r) sums[r][s] = multiply_add(weight, V(rows[r * row_stride + k]), sums[r][s]);
       }
@@ -68,9 +71,10 @@ template <class Real, int Columns, int Rows, int Blocks>
 }
 
 // The tile functions for one number of columns, by rows and blocks.
-template <class Real, int Columns>
+template <class W, int Columns>
 struct ProductTiles {
-  using Function = void (*)(const Real*, int64_t, const Real*, int64_t, int64_t, Real*);
+  using Real = RealOf<W>;
+  using Function = void (*)(const W*, int64_t, const Real*, int64_t, int64_t, Real*);
   static constexpr int kRows = max_tile_rows(Columns), kBlocks = max_tile_blocks(Columns, 1);
 
   static Function select(int rows, int blocks) { return kTable.functions[rows - 1][blocks - 1]; }
@@ -82,7 +86,7 @@ struct ProductTiles {
   template <int Rows, int... BlockIndex>
   static constexpr void fill_row(Table& table, std::integer_sequence<int, BlockIndex...>) {
     // Shapes with more blocks than their rows call for are never asked for.
-    ((table.functions[Rows - 1][BlockIndex] = product_tile < Real, Columns, Rows,
+    ((table.functions[Rows - 1][BlockIndex] = product_tile < W, Columns, Rows,
       BlockIndex + 1 <= max_tile_blocks(Columns, Rows) ? BlockIndex + 1 : 1 >),
      ...);
   }
@@ -106,9 +110,10 @@ inline Range part_of(Range range, int64_t parts, int64_t index) {
 }
 
 // One product that a schedule repeats each step: packed weights of all blocks and an optional packed bias.
-template <class Real>
+template <class W>
 struct Product {
-  const Real* weights;   // [blocks][reduction][columns][lanes]
+  using Real = RealOf<W>;
+  const W* weights;      // [blocks][reduction][columns][lanes]
   const Real* bias;      // [blocks][columns][lanes], or null: zeros
   int64_t block_stride;  // elements between blocks of weights
   const Real* rows;      // [rows][row_stride], the left operand
@@ -133,10 +138,11 @@ struct Tile {
 // outer loop: a block's weights are read from far once, and its tiles of rows find them near. `announce` is called with
 // each tile before its product, which takes long enough to bring what the update will touch near, and says whether the
 // product is of use; where it is not, the update finds the bias alone.
-template <int Columns, class Real, class Announce, class Update>
-FUSED_RNN_INLINE void for_each_tile(const Product<Real>& product, Range rows, Range blocks, const Announce& announce,
+template <int Columns, class W, class Announce, class Update>
+FUSED_RNN_INLINE void for_each_tile(const Product<W>& product, Range rows, Range blocks, const Announce& announce,
                                     const Update& update) {
-  using Tiles = ProductTiles<Real, Columns>;
+  using Real = RealOf<W>;
+  using Tiles = ProductTiles<W, Columns>;
   constexpr int kLanes = Vec<Real>::kLanes;
   constexpr int kMost = Tiles::kRows * Columns > 8 + Columns ? Tiles::kRows * Columns : 8 + Columns;
   alignas(64) Real values[kMost * kLanes];

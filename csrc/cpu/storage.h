@@ -16,6 +16,9 @@ struct BFloat16 {
 struct Float16 {
   uint16_t bits;
 };
+struct Int8 {  // of weights alone, which have a scale beside them
+  int8_t value;
+};
 
 FUSED_RNN_INLINE UInt32Lanes bits_of(Vec<float> x) { return reinterpret_cast<UInt32Lanes>(x.parts[0]); }
 FUSED_RNN_INLINE Vec<float> float_of(UInt32Lanes bits) { return Vec<float>(reinterpret_cast<FloatLanes>(bits)); }
@@ -74,6 +77,16 @@ struct Storage<Float16> {
     const UInt32Lanes result = (magnitude >= 0x47800000u ? overflow : finite) | ((bits >> 16) & 0x8000u);
     const UInt16HalfLanes raw = __builtin_convertvector(result, UInt16HalfLanes);
     std::memcpy(to, &raw, sizeof(raw));
+  }
+};
+
+template <>
+struct Storage<Int8> {
+  using Real = float;
+  FUSED_RNN_INLINE static Vec<float> load(const Int8* from) {
+    Int8QuarterLanes raw;
+    std::memcpy(&raw, from, sizeof(raw));
+    return Vec<float>(__builtin_convertvector(raw, FloatLanes));
   }
 };
 

@@ -5,6 +5,7 @@
 #include "cpu/backward_sweep.h"
 #include "cpu/dispatch.h"
 #include "cpu/forward_sweep.h"
+#include "cpu/packed_step.h"
 #include "cpu/row_backward.h"
 #include "cpu/row_forward.h"
 
@@ -78,10 +79,32 @@ struct Runner {
   static constexpr Schedule<Views> schedule() { return {plan, workspace_bytes, run}; }
 };
 
+template <class Cell>
+std::unique_ptr<StepLayer> make_step_layer_of(const StepProblem& problem, const StepParameters& parameters) {
+  if (problem.type == DataType::kFloat64) return std::make_unique<PackedStep<Cell, double>>(problem, parameters);
+  switch (problem.storage) {
+    case StepStorage::kExact:
+      return std::make_unique<PackedStep<Cell, float>>(problem, parameters);
+    case StepStorage::kBFloat16:
+      return std::make_unique<PackedStep<Cell, BFloat16>>(problem, parameters);
+    case StepStorage::kInt8:
+      return std::make_unique<PackedStep<Cell, Int8>>(problem, parameters);
+  }
+  return nullptr;
+}
+
+inline std::unique_ptr<StepLayer> make_step_layer(const StepProblem& problem, const StepParameters& parameters) {
+  std::unique_ptr<StepLayer> layer;
+  visit_type(Cells{}, problem.cell.index,
+             [&](auto cell) { layer = make_step_layer_of<typename decltype(cell)::type>(problem, parameters); });
+  return layer;
+}
+
 // Named by dispatch.cpp.
 const CpuUnit& unit();
 const CpuUnit& unit() {
-  static constexpr CpuUnit kUnit{Runner<ForwardSchedules>::schedule(), Runner<BackwardSchedules>::schedule()};
+  static constexpr CpuUnit kUnit{Runner<ForwardSchedules>::schedule(), Runner<BackwardSchedules>::schedule(),
+                                 make_step_layer};
   return kUnit;
 }
 

@@ -34,6 +34,7 @@ using Int32Lanes [[gnu::vector_size(kVectorBytes)]] = int32_t;
 using Int64Lanes [[gnu::vector_size(kVectorBytes)]] = int64_t;
 using UInt32Lanes [[gnu::vector_size(kVectorBytes)]] = uint32_t;
 using UInt16HalfLanes [[gnu::vector_size(kVectorBytes / 2)]] = uint16_t;
+using Int8QuarterLanes [[gnu::vector_size(kVectorBytes / 4)]] = int8_t;
 
 // a b + c with one rounding where the instruction set can. Written out, since the units are compiled without
 // contraction: a compiler that fuses what it likes fuses differently in each copy of a formula, and then a result would

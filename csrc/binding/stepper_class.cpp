@@ -1,0 +1,81 @@
+// fused_rnn._C.Stepper: addresses of contiguous arrays, which the Python class checks and keeps alive, in and out.
+#include "binding/stepper_class.h"
+
+#include <pybind11/stl.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "cells/table.h"
+#include "cpu/stepper.h"
+
+namespace py = pybind11;
+
+namespace fused_rnn {
+
+namespace {
+
+using Address = uintptr_t;
+using Addresses = std::vector<Address>;  // w_ih, w_hh, b_ih, b_hh, w_hr, unit_weights; 0: none
+
+const void* input_at(Address address) { return reinterpret_cast<const void*>(address); }
+void* output_at(Address address) { return reinterpret_cast<void*>(address); }
+
+StepStorage storage_by_name(const std::string& name) {
+  if (name == "exact") return StepStorage::kExact;
+  if (name == "bfloat16") return StepStorage::kBFloat16;
+  if (name == "int8") return StepStorage::kInt8;
+  throw py::value_error("storage must be exact, bfloat16 or int8, got \"" + name + "\"");
+}
+
+std::unique_ptr<Stepper> make_stepper(const std::string& cell, bool double_precision, const std::string& storage,
+                                      int64_t batch, int64_t input_size, int64_t hidden_size, int64_t proj_size,
+                                      const std::vector<Addresses>& layers, int threads) {
+  const int index = find_cell(cell);
+  if (index < 0 || layers.empty() || batch < 1 || input_size < 1 || hidden_size < 1 || proj_size < 0) {
+    throw py::value_error("a stepper needs a known cell, layers and sizes above 0");
+  }
+  const int64_t output_size = proj_size > 0 ? proj_size : hidden_size;
+  std::vector<Stepper::Layer> made;
+  for (const Addresses& a : layers) {
+    if (a.size() != 6) throw py::value_error("a layer has six addresses, got " + std::to_string(a.size()));
+    const StepProblem problem{.cell = cell_spec(index),
+                              .type = double_precision ? DataType::kFloat64 : DataType::kFloat32,
+                              .storage = storage_by_name(storage),
+                              .batch = batch,
+                              .input_size = made.empty() ? input_size : output_size,
+                              .hidden_size = hidden_size,
+                              .output_size = output_size,
+                              .projected = proj_size > 0};
+    made.push_back(
+        {problem, {input_at(a[0]), input_at(a[1]), input_at(a[2]), input_at(a[3]), input_at(a[4]), input_at(a[5])}});
+  }
+  return std::make_unique<Stepper>(made, threads);
+}
+
+}  // namespace
+
+void define_stepper(py::module_& m) {
+  using WithoutLock = py::call_guard<py::gil_scoped_release>;
+  py::class_<Stepper>(m, "Stepper")
+      .def(py::init(&make_stepper), py::arg("cell"), py::arg("double_precision"), py::arg("storage"), py::arg("batch"),
+           py::arg("input_size"), py::arg("hidden_size"), py::arg("proj_size"), py::arg("layers"), py::arg("threads"))
+      .def_property_readonly("threads", &Stepper::threads)
+      .def_property_readonly("weight_bytes", &Stepper::weight_bytes)
+      .def(
+          "step", [](Stepper& self, Address x, Address y) { self.step(input_at(x), output_at(y)); }, WithoutLock())
+      .def(
+          "get_state", [](Stepper& self, Address h, Address c) { self.get_state(output_at(h), output_at(c)); },
+          WithoutLock())
+      .def(
+          "set_state", [](Stepper& self, Address h, Address c) { self.set_state(input_at(h), input_at(c)); },
+          WithoutLock())
+      .def(
+          "reset", [](Stepper& self, Address rows) { self.reset(static_cast<const bool*>(input_at(rows))); },
+          WithoutLock());
+}
+
+}  // namespace fused_rnn

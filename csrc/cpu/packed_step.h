@@ -1,0 +1,251 @@
+// A layer that makes single steps: packed weights, states and the two products of a step.
+//
+//   from_x = b_ih + W_ih x       kept for the block of units, in the layout of the tiles
+//   from_h = b_hh + W_hh h       tile by tile, and then the cell, as in the forward sweep
+//
+// Weights may be stored as bfloat16, or as int8 with one scale for each row of the matrix: the sums of a tile are
+// multiplied by it.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <new>
+#include <type_traits>
+#include <vector>
+
+#include "cells/cell.h"
+#include "cpu/arena.h"
+#include "cpu/pack_weights.h"
+#include "cpu/share.h"
+#include "cpu/stepping.h"
+#include "cpu/tile_vectors.h"
+#include "cpu/vec_math.h"
+
+namespace fused_rnn {
+inline namespace FUSED_RNN_ISA {
+
+// One matrix [Groups * units, size] with an optional bias, packed in blocks of units.
+template <class W, int Groups>
+class StepMatrix {
+  using Real = RealOf<W>;
+  using V = Vec<Real>;
+  static constexpr int kLanes = V::kLanes;
+  static constexpr bool kScaled = std::is_same_v<W, Int8>;
+
+ public:
+  using Units = Block<Groups, Real>;
+  static constexpr int kBlockValues = Units::kColumns * kLanes;  // of one reduction index
+
+  StepMatrix() = default;
+  StepMatrix(int64_t units, int64_t size, Arena& arena) : units_(units), size_(size), blocks_(Units::count(units)) {
+    weights_ = arena.take<W>(blocks_ * size_ * kBlockValues);
+    bias_ = arena.take<Real>(blocks_ * kBlockValues);
+    if (kScaled) scale_ = arena.take<Real>(blocks_ * kBlockValues);
+  }
+
+  int64_t blocks() const { return blocks_; }
+  int64_t bytes() const { return blocks_ * size_ * kBlockValues * static_cast<int64_t>(sizeof(W)); }
+
+  // `block` is scratch memory for size * kBlockValues values.
+  void pack(const Real* matrix, const Real* bias, Real* block) {
+    for (int64_t i = 0; i < blocks_; ++i) {
+      pack_block<Groups, Units::kVectors>(
+          PackSource<Real>{matrix, units_, units_ * size_, size_, 1, 0, 1, size_, size_}, i, block);
+      store_block(i, block);
+      Real* to = bias_ + i * kBlockValues;
+      for (int v = 0; v < kBlockValues; ++v) to[v] = 0;
+      if (bias == nullptr) continue;
+      pack_block<Groups, Units::kVectors>(PackSource<Real>{bias, units_, units_, 1, 1, 0, 0, 1, 1}, i, to);
+    }
+  }
+
+  Product<W> times(const Real* rows, int64_t row_stride) const {
+    return {weights_, kScaled ? nullptr : bias_, size_ * kBlockValues, rows, row_stride, size_};
+  }
+
+  // bias + matrix row for one column of a tile of the product.
+  template <class TileOf, class Where>
+  FUSED_RNN_INLINE auto value(const TileOf& tile, const Where& where, int column) const {
+    auto sum = column_of(tile, where, column);
+    if constexpr (kScaled) {
+      const int64_t at = (tile.block + where.b) * kBlockValues + column * kLanes;
+      const V scale = V::load(scale_ + at), bias = V::load(bias_ + at);
+      for (auto& part : sum.parts) part = multiply_add(V(part), scale, bias).parts[0];
+    }
+    return sum;
+  }
+
+ private:
+  void store_block(int64_t index, const Real* block) {
+    W* to = weights_ + index * size_ * kBlockValues;
+    if constexpr (kScaled) {
+      Real* scale = scale_ + index * kBlockValues;
+      for (int v = 0; v < kBlockValues; ++v) {
+        Real largest = 0;
+        for (int64_t k = 0; k < size_; ++k) {
+          const Real size = std::abs(block[k * kBlockValues + v]);
+          if (!(size <= largest)) largest = size;  // so a NaN stays
+        }
+        scale[v] = largest / 127;
+        const Real inverse = largest > 0 && std::isfinite(largest) ? 127 / largest : 0;
+        for (int64_t k = 0; k < size_; ++k) {
+          to[k * kBlockValues + v].value = static_cast<int8_t>(std::lrint(block[k * kBlockValues + v] * inverse));
+        }
+      }
+    } else {
+      for (int64_t at = 0; at < size_ * kBlockValues; at += kLanes) Storage<W>::store(to + at, V::load(block + at));
+    }
+  }
+
+  int64_t units_ = 0, size_ = 0, blocks_ = 0;
+  W* weights_ = nullptr;   // [blocks][size][columns][lanes]
+  Real* bias_ = nullptr;   // [blocks][columns][lanes]
+  Real* scale_ = nullptr;  // likewise
+};
+
+template <class Cell, class W>
+class PackedStep final : public StepLayer {
+  using Real = RealOf<W>;
+  using V = Vec<Real>;
+  using Matrix = StepMatrix<W, Cell::kGates>;
+  using Projection = StepMatrix<W, 1>;
+  using Units = typename Matrix::Units;
+  static constexpr int kLanes = V::kLanes;
+
+ public:
+  PackedStep(const StepProblem& problem, const StepParameters& parameters) : p_(problem) {
+    Arena counter(nullptr);
+    lay_out(counter);
+    memory_.reset(static_cast<char*>(::operator new(counter.used(), std::align_val_t{Arena::kAlignment})));
+    std::memset(memory_.get(), 0, counter.used());
+    Arena arena(memory_.get());
+    lay_out(arena);
+    pack(parameters);
+  }
+
+  void update(int64_t step, const void* x, int64_t x_stride, int part, int parts) override {
+    const Range rows{0, p_.batch}, blocks = part_of({0, from_x_.blocks()}, parts, part);
+    const auto always = [](const auto& /*tile*/) { return true; };
+    for_each_tile<Units::kColumns>(from_x_.times(static_cast<const Real*>(x), x_stride), rows, blocks, always,
+                                   [&](const auto& tile) { keep(tile); });
+    const Real* h = h_[step & 1];
+    Real* next = p_.projected ? hidden_ : h_[(step + 1) & 1];
+    const int64_t next_stride = p_.projected ? c_stride_ : h_stride_;
+    for_each_tile<Units::kColumns>(from_h_.times(h, h_stride_), rows, blocks, always, [&](const auto& tile) {
+      for_each_vector<Units::kVectors>(tile, p_.hidden_size, kNoRow, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
+        update_vector(tile, where, h, next, next_stride);
+      });
+    });
+  }
+
+  void project(int64_t step, int part, int parts) override {
+    if constexpr (!Cell::kReadsHidden) {
+      if (!p_.projected) return;
+      Real* next = h_[(step + 1) & 1];
+      for_each_tile<Projection::Units::kColumns>(
+          projection_.times(hidden_, c_stride_), {0, p_.batch}, part_of({0, projection_.blocks()}, parts, part),
+          [](const auto& /*tile*/) { return true; },
+          [&](const auto& tile) {
+            for_each_vector<Projection::Units::kVectors>(
+                tile, p_.output_size, kNoRow, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
+                  store_padded(where, projection_.value(tile, where, where.vector), next, h_stride_);
+                });
+          });
+    }
+  }
+
+  void* h(int64_t step) override { return h_[step & 1]; }
+  void* c() override { return c_; }
+  int64_t h_stride() const override { return h_stride_; }
+  int64_t c_stride() const override { return c_stride_; }
+  int64_t weight_bytes() const override { return from_x_.bytes() + from_h_.bytes() + projection_.bytes(); }
+
+ private:
+  void lay_out(Arena& arena) {
+    c_stride_ = Units::padded(p_.hidden_size);
+    h_stride_ = p_.projected ? Projection::Units::padded(p_.output_size) : c_stride_;
+    from_x_ = Matrix(p_.hidden_size, p_.input_size, arena);
+    from_h_ = Matrix(p_.hidden_size, p_.output_size, arena);
+    kept_ = arena.take<Real>(p_.batch * from_x_.blocks() * Matrix::kBlockValues);
+    for (Real*& h : h_) h = arena.take<Real>(p_.batch * h_stride_);
+    if (Cell::kStates == 2) c_ = arena.take<Real>(p_.batch * c_stride_);
+    if (Cell::kUnitWeights > 0) unit_weights_ = arena.take<Real>(Cell::kUnitWeights * c_stride_);
+    if (!p_.projected) return;
+    projection_ = Projection(p_.output_size, p_.hidden_size, arena);
+    hidden_ = arena.take<Real>(p_.batch * c_stride_);
+  }
+
+  void pack(const StepParameters& given) {
+    const auto real = [](const void* data) { return static_cast<const Real*>(data); };
+    const int64_t longest = std::max({p_.input_size, p_.output_size, p_.hidden_size});
+    std::vector<Real> block(static_cast<size_t>(longest * std::max(Matrix::kBlockValues, Projection::kBlockValues)));
+    from_x_.pack(real(given.w_ih), real(given.b_ih), block.data());
+    from_h_.pack(real(given.w_hh), real(given.b_hh), block.data());
+    if (p_.projected) projection_.pack(real(given.w_hr), nullptr, block.data());
+    for (int k = 0; k < Cell::kUnitWeights; ++k) {
+      std::memcpy(unit_weights_ + k * c_stride_, real(given.unit_weights) + k * p_.hidden_size,
+                  static_cast<size_t>(p_.hidden_size) * sizeof(Real));
+    }
+  }
+
+  // Where the input's share of one column is kept.
+  Real* kept(int64_t row, int64_t block, int column) const {
+    return kept_ + ((row * from_x_.blocks() + block) * Units::kColumns + column) * kLanes;
+  }
+
+  template <class TileOf>
+  void keep(const TileOf& tile) const {
+    for_each_vector<Units::kVectors>(tile, p_.hidden_size, kNoRow, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
+      for (int g = 0; g < Cell::kGates; ++g) {
+        const int column = where.vector * Cell::kGates + g;
+        const auto value = from_x_.value(tile, where, column);
+        for (int r = 0; r < where.kRows; ++r) {
+          V(value.parts[r]).store(kept(where.row + r, tile.block + where.b, column));
+        }
+      }
+    });
+  }
+
+  template <class TileOf, class Where>
+  FUSED_RNN_INLINE void update_vector(const TileOf& tile, const Where& where, const Real* h, Real* next,
+                                      int64_t next_stride) const {
+    using Rows = Vec<Real, Where::kRows>;
+    Pack<Rows, Cell::kGates> from_x, from_h;
+    for (int g = 0; g < Cell::kGates; ++g) {
+      const int column = where.vector * Cell::kGates + g;
+      for (int r = 0; r < where.kRows; ++r) {
+        from_x[g].parts[r] = V::load(kept(where.row + r, tile.block + where.b, column)).parts[0];
+      }
+      from_h[g] = from_h_.value(tile, where, column);
+    }
+    Pack<Rows, Cell::kStates> state;
+    state[0] = Rows(0);
+    if constexpr (Cell::kReadsHidden) state[0] = load_padded(where, h, h_stride_);
+    if constexpr (Cell::kStates == 2) state[1] = load_padded(where, c_, c_stride_);
+    Pack<Rows, Cell::kUnitWeights> weights;
+    for (int k = 0; k < Cell::kUnitWeights; ++k) {
+      for (auto& part : weights[k].parts) part = V::load(unit_weights_ + k * c_stride_ + where.unit).parts[0];
+    }
+    const CellForward<Rows, Cell> result = cell_forward<Cell, Rows>(from_x, from_h, state, weights);
+    store_padded(where, result.state[0], next, next_stride);
+    if constexpr (Cell::kStates == 2) store_padded(where, result.state[1], c_, c_stride_);
+  }
+
+  struct Release {
+    void operator()(char* memory) const { ::operator delete(memory, std::align_val_t{Arena::kAlignment}); }
+  };
+
+  StepProblem p_;
+  std::unique_ptr<char, Release> memory_;  // of everything below
+  Matrix from_x_, from_h_;
+  Projection projection_;
+  int64_t h_stride_ = 0, c_stride_ = 0;  // padded sizes of one row of h, and of c and hidden
+  Real* kept_ = nullptr;                 // [B, blocks, columns, lanes]
+  Real* h_[2] = {};                      // [B, h_stride]
+  Real* c_ = nullptr;                    // [B, c_stride]
+  Real* hidden_ = nullptr;               // [B, c_stride] h before its projection
+  Real* unit_weights_ = nullptr;         // [K, c_stride]
+};
+
+}  // namespace FUSED_RNN_ISA
+}  // namespace fused_rnn

@@ -1,0 +1,114 @@
+// The way of one step through the layers, and of states in and out.
+#include "cpu/stepper.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "cpu/dispatch.h"
+
+namespace fused_rnn {
+
+namespace {
+
+// Weights of a thread that stay near its core. With less to read, starting and meeting another thread costs more than
+// it saves.
+constexpr int64_t kBytesPerThread = 1 << 19;
+
+}  // namespace
+
+StepLayer::~StepLayer() = default;
+
+Stepper::Stepper(const std::vector<Layer>& layers, int threads)
+    : element_bytes_(layers.front().problem.type == DataType::kFloat64 ? 8 : 4) {
+  for (const Layer& layer : layers) {
+    problems_.push_back(layer.problem);
+    layers_.push_back(active_cpu_unit().make_step_layer(layer.problem, layer.parameters));
+  }
+  threads_ = static_cast<int>(std::clamp<int64_t>(weight_bytes() / kBytesPerThread, 1, std::max(threads, 1)));
+}
+
+int64_t Stepper::weight_bytes() const {
+  int64_t bytes = 0;
+  for (const auto& layer : layers_) bytes += layer->weight_bytes();
+  return bytes;
+}
+
+void Stepper::step(const void* x, void* y) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  x_ = x;
+  const auto body = [](void* self, int thread) {
+    auto* stepper = static_cast<Stepper*>(self);
+    stepper->run(thread, stepper->threads_);
+  };
+  if (!run_team(threads_, body, this)) run(0, 1);  // the threads did not come
+  ++steps_;
+  const size_t row_bytes = static_cast<size_t>(problems_.back().output_size) * element_bytes_;
+  const auto* from = static_cast<const char*>(layers_.back()->h(steps_));
+  for (int64_t row = 0; row < batch(); ++row) {
+    std::memcpy(static_cast<char*>(y) + static_cast<size_t>(row) * row_bytes,
+                from + static_cast<size_t>(row * layers_.back()->h_stride()) * element_bytes_, row_bytes);
+  }
+}
+
+void Stepper::run(int thread, int threads) {
+  const void* x = x_;
+  int64_t x_stride = problems_.front().input_size;
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    StepLayer& layer = *layers_[i];
+    layer.update(steps_, x, x_stride, thread, threads);
+    barrier_.wait(threads);
+    if (problems_[i].projected) {
+      layer.project(steps_, thread, threads);
+      barrier_.wait(threads);
+    }
+    x = layer.h(steps_ + 1);
+    x_stride = layer.h_stride();
+  }
+}
+
+struct Stepper::Part {
+  bool is_h;
+  char* here;     // a row of the state
+  size_t offset;  // of the row in the array of all layers and rows
+  size_t bytes;
+  int64_t row;
+};
+
+template <class Visit>
+void Stepper::for_each_state(const Visit& visit) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    StepLayer& layer = *layers_[i];
+    const auto rows_of = [&](bool is_h, void* data, int64_t stride, int64_t size) {
+      if (data == nullptr) return;
+      const size_t bytes = static_cast<size_t>(size) * element_bytes_;
+      for (int64_t row = 0; row < batch(); ++row) {
+        const size_t index = i * static_cast<size_t>(batch()) + static_cast<size_t>(row);
+        visit(Part{is_h, static_cast<char*>(data) + static_cast<size_t>(row * stride) * element_bytes_, index * bytes,
+                   bytes, row});
+      }
+    };
+    rows_of(true, layer.h(steps_), layer.h_stride(), problems_[i].output_size);
+    rows_of(false, layer.c(), layer.c_stride(), problems_[i].hidden_size);
+  }
+}
+
+void Stepper::get_state(void* h, void* c) {
+  for_each_state([&](const Part& part) {
+    std::memcpy(static_cast<char*>(part.is_h ? h : c) + part.offset, part.here, part.bytes);
+  });
+}
+
+void Stepper::set_state(const void* h, const void* c) {
+  for_each_state([&](const Part& part) {
+    std::memcpy(part.here, static_cast<const char*>(part.is_h ? h : c) + part.offset, part.bytes);
+  });
+}
+
+void Stepper::reset(const bool* rows) {
+  for_each_state([&](const Part& part) {
+    if (rows == nullptr || rows[part.row]) std::memset(part.here, 0, part.bytes);
+  });
+}
+
+}  // namespace fused_rnn

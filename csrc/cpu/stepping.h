@@ -1,0 +1,54 @@
+// One step of one layer at a time, with its weights packed once: the interface between a Stepper and the layers that
+// each instruction set compiles.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "core/problem.h"
+
+namespace fused_rnn {
+
+// How a layer keeps its matrices: in the type of the model, or in less memory, computed in float32.
+enum class StepStorage { kExact, kBFloat16, kInt8 };
+
+struct StepProblem {
+  CellSpec cell;
+  DataType type;  // float32 or float64; of x, of the states, and of the parameters as they are given
+  StepStorage storage;
+  int64_t batch;
+  int64_t input_size;   // I
+  int64_t hidden_size;  // H
+  int64_t output_size;  // P: the projected size, or H
+  bool projected;
+};
+
+// Contiguous arrays, read while a layer is made. A null pointer means zeros, where it may be null.
+struct StepParameters {
+  const void* w_ih;          // [G*H, I]
+  const void* w_hh;          // [G*H, P]
+  const void* b_ih;          // [G*H], optional
+  const void* b_hh;          // [G*H], optional
+  const void* w_hr;          // [P, H], when projected
+  const void* unit_weights;  // [K, H], for cells that have them
+};
+
+// The state lives here, in two copies of h: step number s reads the copy s % 2 and writes the other.
+class StepLayer {
+ public:
+  virtual ~StepLayer();
+
+  // The share that thread `part` of `parts` has of a step: the cell's update of its units, from x [B, x_stride]; and of
+  // what a projection makes of all units, once all threads have made the update.
+  virtual void update(int64_t step, const void* x, int64_t x_stride, int part, int parts) = 0;
+  virtual void project(int64_t step, int part, int parts) = 0;
+
+  // h before step number `step`, [B, h_stride], and c, [B, c_stride], null without one.
+  virtual void* h(int64_t step) = 0;
+  virtual void* c() = 0;
+  virtual int64_t h_stride() const = 0;
+  virtual int64_t c_stride() const = 0;
+  virtual int64_t weight_bytes() const = 0;
+};
+
+}  // namespace fused_rnn

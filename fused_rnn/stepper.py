@@ -1,0 +1,190 @@
+"""One step at a time with packed weights: for streams, control loops and inference at the edge."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fused_rnn import _ops
+from fused_rnn._parameters import check_batch_size
+from fused_rnn._variants import unit_weights_of
+from fused_rnn.convert import convert
+from fused_rnn.modules import RecurrentLayer
+
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    import numpy as np
+
+    Step = TypeVar("Step", Tensor, np.ndarray[Any, Any])
+
+_STORAGES = {None: "exact", torch.bfloat16: "bfloat16", torch.int8: "int8"}
+_NOT_STEPPED = ("layer_norm", "zoneout")  # what the steps of a layer in evaluation mode would need
+
+
+class Stepper:
+    """A recurrent layer, or a stack of them, that takes one time step per call and keeps its state.
+
+    The weights are packed when the stepper is made and the state stays in packed buffers, so that a step is little more
+    than its arithmetic. The stepper computes what the layer would in evaluation mode: no dropout. It has no gradients,
+    and a copy of the weights: make another one after the layer has changed. Steps of several threads take turns.
+
+    Args:
+        layer: an LSTM, GRU or RNN of fused_rnn or torch.nn, in one direction, on CPU, of float32 or float64.
+        batch_size: rows B that are stepped together.
+        weights: how the matrices are kept: None, exactly; torch.bfloat16, in half of the memory; torch.int8, in a
+            quarter, with a scale for each row. Both for float32 layers; arithmetic stays in float32. It is memory
+            traffic that they save, so they are for layers that do not fit the caches.
+
+    Raises:
+        TypeError: `layer` is not a recurrent layer, or `weights` not one of the above.
+        ValueError: a layer in two directions, a batch size below 1, or a layer of another type than float32 (or, with
+            exact weights, float64).
+        NotImplementedError: a layer with layer_norm or zoneout, or not on CPU.
+
+    Example::
+
+        stepper = fused_rnn.Stepper(fused_rnn.GRU(16, 32))
+        y = stepper.step(torch.randn(1, 16))  # [1, 32], as is the output of the layer at this step
+        stepper.reset()
+    """
+
+    def __init__(self, layer: torch.nn.Module, batch_size: int = 1, *, weights: torch.dtype | None = None) -> None:
+        layer = convert(layer) if isinstance(layer, torch.nn.RNNBase) else layer
+        if not isinstance(layer, RecurrentLayer):
+            raise TypeError(f"layer must be an LSTM, GRU or RNN, got {type(layer).__name__}")
+        if layer.bidirectional:
+            raise ValueError("layer must have one direction: the other one would need the end of the sequence first")
+        check_batch_size(batch_size)
+        if weights not in _STORAGES:
+            raise TypeError(f"weights must be None, torch.bfloat16 or torch.int8, got {weights!r}")
+        refused = [name for name in _NOT_STEPPED if getattr(layer, name)]
+        if refused:
+            raise NotImplementedError(f"layer has {' and '.join(refused)}, which a Stepper does not compute")
+        variants, directions = layer._variants(), [layer_weights[0] for layer_weights in layer._layers()]
+        weight = directions[0].w_ih
+        if weight.device.type != "cpu":
+            raise NotImplementedError(f"layer must be on the CPU, got {weight.device}")
+        if weight.dtype != torch.float32 and (weight.dtype != torch.float64 or weights is not None):
+            wanted = "float32 or float64" if weights is None else f"float32 to keep its weights as {weights}"
+            raise ValueError(f"layer must be of type {wanted}, got {weight.dtype}")
+        self._dtype = weight.dtype
+        width = layer.proj_size or layer.hidden_size
+        self._x_shape, self._y_shape = (batch_size, layer.input_size), (batch_size, width)
+        self._h_shape = (layer.num_layers, batch_size, width)
+        self._c_shape = (layer.num_layers, batch_size, layer.hidden_size) if layer.mode == "LSTM" else None
+        self._description = f"{layer}, batch_size={batch_size}, weights={weights}"
+        with torch.no_grad():
+            unit_weights = [
+                unit_weights_of(variants, [w], w.w_hh) if variants.unit_weights else None for w in directions
+            ]
+        self._native = _ops.make_stepper(
+            layer.cell,
+            [(*w[:5], own) for w, own in zip(directions, unit_weights, strict=True)],
+            storage=_STORAGES[weights],
+            batch=batch_size,
+            input_size=layer.input_size,
+            hidden_size=layer.hidden_size,
+            proj_size=layer.proj_size,
+        )
+
+    def __repr__(self) -> str:
+        return f"Stepper({self._description})"
+
+    def step(self, x: Step, out: Any = None) -> Step:
+        """Make one step.
+
+        Args:
+            x: [B, I], a Tensor or a numpy array of the layer's type; [I] where the batch size is 1.
+            out: where to write the result, contiguous, of the kind, type and shape of what is returned otherwise; then
+                nothing is allocated.
+
+        Returns:
+            The output of the last layer, [B, P] or [P], of the kind of `x`; `out` where it was given.
+
+        Raises:
+            TypeError: x or out is neither a Tensor nor an array, or has another type than the layer.
+            ValueError: wrong shape, or an out that is not contiguous.
+            RuntimeError: a gradient is wanted for x.
+        """
+        if not isinstance(x, Tensor):
+            result: Step = self._step_array(x, out)
+            return result
+        if x.requires_grad and torch.is_grad_enabled():
+            raise RuntimeError("x requires grad, but a Stepper has no gradients: call it under torch.no_grad()")
+        y_shape: tuple[int, ...] = self._y_shape
+        if x.shape != self._x_shape:
+            if x.shape != self._x_shape[1:] or self._x_shape[0] != 1:
+                raise ValueError(f"x must have shape (B, input_size) = {self._x_shape}, got {tuple(x.shape)}")
+            y_shape = y_shape[1:]
+        if x.dtype != self._dtype or not x.is_cpu:
+            raise TypeError(f"x must be a {self._dtype} tensor on the CPU, got {x.dtype} on {x.device}")
+        if out is None:
+            out = torch.empty(y_shape, dtype=self._dtype)
+        elif not isinstance(out, Tensor) or out.dtype != self._dtype or not out.is_cpu:
+            raise TypeError(f"out must be a {self._dtype} tensor on the CPU")
+        elif out.shape != y_shape or not out.is_contiguous():
+            raise ValueError(f"out must be contiguous, of shape {y_shape}, got {tuple(out.shape)}")
+        x = x.contiguous()
+        self._native.step(x.data_ptr(), out.data_ptr())
+        y: Step = out
+        return y
+
+    def _step_array(self, x: Any, out: Any) -> Any:
+        for name, value in (("x", x), ("out", out)):
+            if not (hasattr(value, "__array_interface__") or (name == "out" and value is None)):
+                kind = "a numpy array, as x is" if name == "out" else "a Tensor or a numpy array"
+                raise TypeError(f"{name} must be {kind}, got {type(value).__name__}")
+        x = x if x.flags.writeable else x.copy()  # torch warns of a read-only one, such as numpy.frombuffer makes
+        y = self.step(torch.from_numpy(x), None if out is None else torch.from_numpy(out))
+        return y.numpy() if out is None else out
+
+    def reset(self, rows: Any = None) -> None:
+        """Make the state zero, of all rows or of those where `rows` [B] bool is true."""
+        if rows is None:
+            self._native.reset(0)
+            return
+        if not isinstance(rows, Tensor) or rows.dtype != torch.bool or rows.shape != self._x_shape[:1]:
+            raise ValueError(f"rows must be a bool tensor of shape (B,) = {self._x_shape[:1]}")
+        rows = rows.cpu().contiguous()
+        self._native.reset(rows.data_ptr())
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the packed matrices, padded to whole vectors of units."""
+        size: int = self._native.weight_bytes
+        return size
+
+    @property
+    def state(self) -> Any:
+        """A copy of the state, as the layer takes and returns it: (h [L, B, P], c [L, B, H]), or h alone.
+
+        It can be set to such a state, or to None, which is zero.
+        """
+        h = torch.empty(self._h_shape, dtype=self._dtype)
+        if self._c_shape is None:
+            self._native.get_state(h.data_ptr(), 0)
+            return h
+        c = torch.empty(self._c_shape, dtype=self._dtype)
+        self._native.get_state(h.data_ptr(), c.data_ptr())
+        return h, c
+
+    @state.setter
+    def state(self, value: Any) -> None:
+        if value is None:
+            self.reset()
+            return
+        shapes = (self._h_shape,) if self._c_shape is None else (self._h_shape, self._c_shape)
+        names = ("state",) if self._c_shape is None else ("state[0]", "state[1]")
+        states = (value,) if self._c_shape is None else value
+        if self._c_shape is not None and (not isinstance(value, (tuple, list)) or len(value) != 2):
+            raise TypeError("state must be a tuple (h, c) of two tensors, or None")
+        held = []
+        for name, shape, each in zip(names, shapes, states, strict=True):
+            if not isinstance(each, Tensor) or each.dtype != self._dtype or each.shape != shape or not each.is_cpu:
+                given = f"{each.dtype} {tuple(each.shape)}" if isinstance(each, Tensor) else type(each).__name__
+                raise ValueError(f"{name} must be a {self._dtype} tensor on the CPU of shape {shape}, got {given}")
+            held.append(each.detach().contiguous())
+        self._native.set_state(held[0].data_ptr(), held[-1].data_ptr())
