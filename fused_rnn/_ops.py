@@ -56,6 +56,7 @@ NORM_EPSILON: float = _C.norm_epsilon
 
 _forward = torch.ops.fused_rnn.forward.default
 _backward = torch.ops.fused_rnn.backward.default
+_product = torch.ops.fused_rnn.product.default
 
 
 class ForwardResult(NamedTuple):
@@ -110,6 +111,17 @@ def backward(
     _, w_hh, _, w_hr, *others = arguments
     allowed = tf32_allowed(output)
     return BackwardResult._make(_backward(cell, *incoming, w_hh, w_hr, output, cells, saved, *others, allowed))
+
+
+def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Left [M, K] times right [K, N] + bias [N], on CPU, of float32 or float64 and any strides."""
+    result: Tensor = _product(left, right, bias)
+    return result
+
+
+@torch.library.register_fake("fused_rnn::product")  # type: ignore[untyped-decorator]
+def _product_shape(left: Tensor, right: Tensor, bias: Tensor | None) -> Tensor:  # noqa: ARG001
+    return left.new_empty(left.shape[0], right.shape[1])
 
 
 @torch.library.register_fake("fused_rnn::forward")  # type: ignore[untyped-decorator]

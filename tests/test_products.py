@@ -1,4 +1,4 @@
-"""Products by oneDNN: the numbers and derivatives of torch's own, and torch's own wherever oneDNN does not belong."""
+"""Our matrix product: the numbers and derivatives of torch's own, and torch's own wherever ours does not belong."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import fused_rnn
-from fused_rnn import _products
+from fused_rnn import _ops, _products
 
 SIZES = 96, 128, 96  # above _WORTH_IT
 
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """oneDNN is on, whatever the processor; the arguments of its products."""
+    """Ours is on, whatever the processor; the arguments of its products."""
     found: list[tuple[Any, ...]] = []
-    multiply = _products._multiply
+    multiply = _ops.product
 
     def recorded(*arguments: Any) -> Tensor:
         found.append(arguments)
         return multiply(*arguments)
 
     monkeypatch.setattr(_products, "_ENABLED", True)
-    monkeypatch.setattr(_products, "_multiply", recorded)
+    monkeypatch.setattr(_ops, "product", recorded)
     return found
 
 
@@ -56,6 +56,49 @@ def test_products_of_strided_matrices_are_right(calls: list[tuple[Any, ...]]) ->
     assert len(calls) == 1
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(
+    "sizes", [(1, 1, 1), (7, 5, 3), (64, 33, 256), (300, 70, 257), (5, 1100, 600), (40, 31, 0), (0, 3, 4), (3, 0, 4)]
+)
+def test_every_size_and_stride(sizes: tuple[int, int, int], threads: int, dtype: torch.dtype) -> None:
+    m, n, k = sizes
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-13
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for left in (torch.randn(m, k, dtype=dtype), torch.randn(k, m, dtype=dtype).t(), draw_sparse(m, k, dtype)):
+            for right in (torch.randn(k, n, dtype=dtype), torch.randn(n, k, dtype=dtype).t(), draw_sparse(k, n, dtype)):
+                for bias in (None, torch.randn(2 * n, dtype=dtype)[::2]):
+                    expected = left @ right if bias is None else left @ right + bias
+                    scale = tolerance * max(k, 1) ** 0.5
+                    torch.testing.assert_close(_ops.product(left, right, bias), expected, rtol=tolerance, atol=scale)
+    finally:
+        torch.set_num_threads(before)
+
+
+def draw_sparse(rows: int, columns: int, dtype: torch.dtype) -> Tensor:
+    """A matrix neither side of which is contiguous."""
+    return torch.randn(rows, 2, columns, 3, dtype=dtype)[:, 1, :, 2]
+
+
+def test_wrong_operands_are_named() -> None:
+    x = torch.randn(3, 4)
+    for arguments, message in [
+        ((x[0], x), r"left must have shape \[M, K\]"),
+        ((x, x), r"right must have shape \[K, N\] = \[4, 4\], got \[3, 4\]"),
+        ((x, x.t(), x[0]), r"bias must have shape \[N\] = \[3\], got \[4\]"),
+        ((x, x.t().double()), "right must have the type of left"),
+        ((x.half(), x.t().half()), "left must be float32 or float64"),
+    ]:
+        with pytest.raises(RuntimeError, match=message):
+            _ops.product(*arguments)  # type: ignore[arg-type]
+
+
+def test_the_operator_is_registered_well() -> None:
+    torch.library.opcheck(torch.ops.fused_rnn.product.default, (torch.randn(3, 4), torch.randn(4, 5), torch.randn(5)))
+
+
 def test_second_derivatives_are_those_of_torch(calls: list[tuple[Any, ...]]) -> None:
     x, w = draw(*SIZES[:2]), draw(SIZES[2], SIZES[1])
     found = []
@@ -68,13 +111,13 @@ def test_second_derivatives_are_those_of_torch(calls: list[tuple[Any, ...]]) -> 
 
 
 @pytest.mark.filterwarnings("ignore:.*jit.script.*is deprecated", "ignore:TF32 acceleration")  # torch's own
-@pytest.mark.parametrize("context", ["small", "double", "vmap", "autocast", "tangents", "switched_off", "subclass"])
+@pytest.mark.parametrize("context", ["small", "half", "vmap", "autocast", "tangents", "subclass"])
 def test_everything_else_is_left_to_torch(calls: list[tuple[Any, ...]], context: str) -> None:
     x, w = torch.randn(*SIZES[:2]), torch.randn(SIZES[2], SIZES[1])
     if context == "small":
         result, expected = _products.linear(x[:2], w, None), F.linear(x[:2], w)
-    elif context == "double":
-        result, expected = _products.linear(x.double(), w.double(), None), F.linear(x.double(), w.double())
+    elif context == "half":
+        result, expected = _products.linear(x.bfloat16(), w.bfloat16(), None), F.linear(x.bfloat16(), w.bfloat16())
     elif context == "vmap":
         many = torch.stack([x, 2 * x])
         result, expected = torch.func.vmap(lambda one: _products.linear(one, w, None))(many), F.linear(many, w)
@@ -84,9 +127,6 @@ def test_everything_else_is_left_to_torch(calls: list[tuple[Any, ...]], context:
     elif context == "tangents":
         result = torch.func.jvp(lambda one: _products.linear(one, w, None), (x,), (x,))[1]
         expected = F.linear(x, w)
-    elif context == "switched_off":
-        with torch.backends.mkldnn.flags(enabled=False):
-            result, expected = _products.linear(x, w, None), F.linear(x, w)
     else:
         result, expected = _products.linear(x.as_subclass(_Subclass), w, None), F.linear(x, w)
     torch.testing.assert_close(result, expected, check_dtype=True)

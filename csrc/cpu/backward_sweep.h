@@ -185,6 +185,12 @@ class BackwardSweep {
   void prefetch_update(const TileOf& tile, int64_t d, int64_t t) const {
     prefetch_tile<Units::kVectors>(tile, Cell::kSaved, p_.hidden_size,
                                    [&](int64_t row) { return at<T>(v_.saved, t, row, d); });
+    prefetch_tile<Units::kVectors, true>(tile, Cell::kGates, p_.hidden_size,
+                                         [&](int64_t row) { return at<T>(v_.d_gates, t, row, d); });
+    if constexpr (Cell::kSplit) {
+      prefetch_tile<Units::kVectors, true>(tile, Cell::kGates, p_.hidden_size,
+                                           [&](int64_t row) { return at<T>(v_.d_gates_h, t, row, d); });
+    }
   }
 
   // The whole gradient of h_t: through the next step's gates, directly through its update, and from outside, which an

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/views.h"
+#include "cpu/matrices.h"
 #include "cpu/plan.h"
 #include "cpu/stepping.h"
 
@@ -25,6 +26,8 @@ struct CpuUnit {
   Schedule<ForwardViews> forward;
   Schedule<BackwardViews> backward;
   std::unique_ptr<StepLayer> (*make_step_layer)(const StepProblem&, const StepParameters&);
+  size_t (*multiply_workspace_bytes)(const MatrixProduct&, int threads);
+  void (*multiply)(const MatrixProduct&, int threads, void* workspace);
 };
 
 // Compiled in and runnable here, from the plainest to the widest.

@@ -98,8 +98,7 @@ class ForwardSweep {
     const auto special = [&](int64_t row) { return row_step_at(t, row) != RowStep::kPlain; };
     const auto announce = [&](const auto& tile) {
       if (ragged_ && !any_row(tile, [&](int64_t row) { return !special(row); })) return false;
-      prefetch_tile<Units::kVectors>(tile, Cell::kGates, p_.hidden_size,
-                                     [&](int64_t row) { return at<T>(v_.gates, t, row, d); });
+      prefetch_update(tile, d, t);
       return true;
     };
     const auto update_tile = [&](const auto& tile) {
@@ -113,6 +112,20 @@ class ForwardSweep {
     if constexpr (!Cell::kReadsHidden) {
       if (projected()) project(share, d, t, hidden, h_previous, h_next);
     }
+  }
+
+  template <class TileOf>
+  void prefetch_update(const TileOf& tile, int64_t d, int64_t t) const {
+    prefetch_tile<Units::kVectors>(tile, Cell::kGates, p_.hidden_size,
+                                   [&](int64_t row) { return at<T>(v_.gates, t, row, d); });
+    const auto prefetch_result = [&](const SequenceView<void>& view, int count) {
+      if (!view) return;
+      prefetch_tile<Units::kVectors, true>(tile, count, p_.hidden_size,
+                                           [&](int64_t row) { return at<T>(view, t, row, d); });
+    };
+    prefetch_result(projected() ? v_.hidden : v_.output, 1);
+    prefetch_result(v_.cells, 1);
+    prefetch_result(v_.saved, Cell::kSaved);
   }
 
   // The second stage of a step: h_t = W_hr hidden.

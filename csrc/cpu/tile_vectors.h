@@ -100,10 +100,10 @@ FUSED_RNN_INLINE void store_padded(const TileVector<Rows, Count>& at, const Vec<
   for (int i = 0; i < Rows; ++i) Vec<Real>(values.parts[i]).store(rows + (at.row + i) * stride + at.unit);
 }
 
-// Asks the memory for what an update of the tile will load or store: for each row the vectors of the tile's units in
-// `count` consecutive runs of `stride` elements. A vector here and a vector there is too scattered for the hardware to
-// foresee.
-template <int Vectors, class TileOf, class PointerOf>
+// Asks the memory for what an update of the tile will load, or will store (Write): for each row the vectors of the
+// tile's units in `count` consecutive runs of `stride` elements. A vector here and a vector there is too scattered for
+// the hardware to foresee.
+template <int Vectors, bool Write = false, class TileOf, class PointerOf>
 FUSED_RNN_INLINE void prefetch_tile(const TileOf& tile, int count, int64_t stride, const PointerOf& pointer_of) {
   const int64_t unit = tile.block * Vectors * Vec<typename TileOf::Scalar>::kLanes;
   const int vectors = tile.blocks * Vectors;
@@ -111,7 +111,7 @@ FUSED_RNN_INLINE void prefetch_tile(const TileOf& tile, int count, int64_t strid
     const auto* row = pointer_of(tile.row + r) + unit;
     for (int i = 0; i < count; ++i) {
       for (int v = 0; v < vectors; ++v) {
-        __builtin_prefetch(row + i * stride + v * Vec<typename TileOf::Scalar>::kLanes);
+        __builtin_prefetch(row + i * stride + v * Vec<typename TileOf::Scalar>::kLanes, Write ? 1 : 0);
       }
     }
   }

@@ -5,6 +5,7 @@
 #include "cpu/backward_sweep.h"
 #include "cpu/dispatch.h"
 #include "cpu/forward_sweep.h"
+#include "cpu/matrix_product.h"
 #include "cpu/packed_step.h"
 #include "cpu/row_backward.h"
 #include "cpu/row_forward.h"
@@ -100,11 +101,37 @@ inline std::unique_ptr<StepLayer> make_step_layer(const StepProblem& problem, co
   return layer;
 }
 
+template <class Visitor>
+void visit_multiplier(const MatrixProduct& product, const Visitor& visitor) {
+  if (product.type == DataType::kFloat64) {
+    visitor(Tag<MatrixMultiplier<double>>{});
+  } else {
+    visitor(Tag<MatrixMultiplier<float>>{});
+  }
+}
+
+inline size_t multiply_workspace_bytes(const MatrixProduct& product, int threads) {
+  Arena arena(nullptr);
+  visit_multiplier(product, [&](auto tag) { typename decltype(tag)::type(product, threads, arena); });
+  return arena.used();
+}
+
+inline void multiply(const MatrixProduct& product, int threads, void* workspace) {
+  visit_multiplier(product, [&](auto tag) {
+    using Multiplier = typename decltype(tag)::type;
+    Arena arena(workspace);
+    const Multiplier multiplier(product, threads, arena);
+    const auto body = [](void* context, int thread) { static_cast<const Multiplier*>(context)->run(thread); };
+    if (run_team(threads, body, const_cast<Multiplier*>(&multiplier))) return;
+    for (int thread = 0; thread < threads; ++thread) multiplier.run(thread);  // one after the other
+  });
+}
+
 // Named by dispatch.cpp.
 const CpuUnit& unit();
 const CpuUnit& unit() {
   static constexpr CpuUnit kUnit{Runner<ForwardSchedules>::schedule(), Runner<BackwardSchedules>::schedule(),
-                                 make_step_layer};
+                                 make_step_layer, multiply_workspace_bytes, multiply};
   return kUnit;
 }
 
