@@ -104,6 +104,8 @@ def test_the_bare_command_and_help_list_the_commands() -> None:
         (("run", TINY, "--seconds", "inf"), "not a finite number"),
         (("run", TINY, "--threads", "0"), "--threads"),
         (("run", TINY, "--nope"), "--nope"),
+        (("run", TINY, "--against", "torch,tensorflow"), "unknown peer 'tensorflow'"),
+        (("run", TINY, "--against", "fused"), "unknown peer 'fused'"),
         (("run", TINY, "--report", "/dev/null/folder"), "cannot make the folder"),
         (("run", TINY, "--json", "/dev/null/out.json"), "cannot make the folder"),
         (("features", "lengthz"), "'lengthz' is not one of"),
