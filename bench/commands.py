@@ -1,4 +1,4 @@
-"""The command line: run, features, explain, workload and all.
+"""The command line: run, features, memory, explain, workload and all.
 
 Exit codes: 0 when all is well, 1 when a verification failed, 2 for a usage error, which is one line on stderr. A missed
 bar is shown, but the code stays 0: what else the machine does can make one missed.
@@ -19,7 +19,7 @@ from rich.text import Text
 
 import fused_rnn
 
-from . import report
+from . import memory, report
 from .environment import describe
 from .features import BAD_VERDICTS, FEATURE_NAMES, FEATURES, FeatureRow, run_feature
 from .options import (
@@ -36,7 +36,7 @@ from .options import (
     seconds_option,
     threads_option,
 )
-from .peers import chosen
+from .peers import SUBJECT, chosen
 from .problems import SUITE_NAMES, Problem, suite
 from .runner import Row, run_problem, thread_count
 from .workloads import char_lm, corpus
@@ -168,6 +168,29 @@ def features_command(
     if folder:
         _say_where(report.write_report(folder, environment, features=rows, feature_seconds=seconds))
     return 0 if all(found.row.verified for found in rows) else 1
+
+
+@cli.command("memory", epilog=PROBLEM_HELP)
+@click.argument("problems", nargs=-1, callback=as_problems)
+@against_option
+@threads_option
+@json_option
+def memory_command(
+    problems: tuple[Problem, ...], against: tuple[str, ...], threads: int | None, json_path: Path | None
+) -> int:
+    """Peak memory of one pass over PROBLEMS (default: training of each cell), each in a process of its own."""
+    console = _console()
+    names = [*against, SUBJECT]
+    with thread_count(threads) as count:
+        environment = describe()
+        _print(console, report.environment_table(environment))
+        chosen_problems = dict.fromkeys(problems or memory.PROBLEMS)
+        rows = [memory.measure(problem, names, count) for problem in chosen_problems]
+    _print(console, report.memory_table(rows, names))
+    _print_lines(console, [f"note {row.problem}: {name}: {why}" for row in rows for name, why in row.notes.items()])
+    if json_path:
+        report.write_json(json_path, report.memory_json(environment, rows))
+    return 0 if all(SUBJECT in row.bytes for row in rows) else 1
 
 
 def _say_where(path: Path) -> None:

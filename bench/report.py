@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rich.console import JustifyMethod
 
     from .features import FeatureRow
+    from .memory import MemoryRow
     from .workloads.char_lm import Outcome
 
 _CURVE_ROWS = 12
@@ -301,6 +302,26 @@ def features_json(environment: Environment, rows: Sequence[FeatureRow], seconds:
         "seconds_per_feature": seconds,
         "features": [row.to_json() for row in rows],
     }
+
+
+def memory_table(rows: Sequence[MemoryRow], peers: Sequence[str]) -> Table:
+    """Bytes per step, row and unit, and in all, a column for each peer."""
+
+    def cell(row: MemoryRow, peer: str) -> str:
+        per_unit = row.per_unit(peer)
+        return "-" if per_unit is None else f"{per_unit:.1f} ({row.bytes[peer] / 2**20:.0f} MiB)"
+
+    return Table(
+        "Memory: growth of the peak in a pass, bytes per step, row and unit",
+        ("problem", *peers),
+        [(str(row.problem), *(cell(row, peer) for peer in peers)) for row in rows],
+        bad=frozenset(index for index, row in enumerate(rows) if SUBJECT not in row.bytes),
+    )
+
+
+def memory_json(environment: Environment, rows: Sequence[MemoryRow]) -> dict[str, Any]:
+    """Everything about a measurement of memory."""
+    return {"environment": environment, "memory": [row.to_json() for row in rows]}
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
