@@ -74,17 +74,22 @@ def peers_of(rows: Sequence[Row]) -> list[str]:
 
 
 def parity_table(rows: Sequence[Row]) -> Table:
-    """The errors of every peer against float64, and whether fused_rnn is within tolerance."""
+    """The errors of every peer against float64, and whether fused_rnn is within tolerance.
+
+    Outputs and gradients have columns of their own where there are two peers.
+    """
     names = peers_of(rows)
+    kinds: tuple[bool | None, ...] = (False, True) if len(names) == 2 else (None,)
     cells = []
     for row in rows:
         ours = row.errors.get(SUBJECT)
         worst = ours.worst(gradients=row.problem.training) if ours else None
         line = [str(row.problem)]
-        for gradients in (False, True):
+        for gradients in kinds:
             line += [_worst(row.errors.get(name), gradients=gradients) for name in names]
         cells.append((*line, worst[0] if worst else "-", "ok" if row.verified else "FAILED"))
-    columns = ("problem", f"outputs: {names[0]}", *names[1:], f"gradients: {names[0]}", *names[1:])
+    two = (f"outputs: {names[0]}", *names[1:], f"gradients: {names[0]}", *names[1:])
+    columns = ("problem", *(two if len(names) == 2 else names))
     used = {row.problem.dtype: TOLERANCES[row.problem.dtype] for row in rows}
     limits = "; ".join(
         f"{str(dtype)[6:]} {outputs:.0e} and {gradients:.0e}" for dtype, (outputs, gradients) in used.items()
@@ -98,7 +103,7 @@ def parity_table(rows: Sequence[Row]) -> Table:
     )
 
 
-def _worst(errors: Errors | None, *, gradients: bool) -> str:
+def _worst(errors: Errors | None, *, gradients: bool | None) -> str:
     worst = errors.worst(gradients=gradients) if errors else None
     return f"{worst[1]:.1e}" if worst else "-"
 
