@@ -5,13 +5,14 @@ Training is `jax.vjp` of the output, forward and backward in one jitted function
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import torch
+
+from .environment import environment_variable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,14 +30,8 @@ def _start(threads: int) -> None:
     """Make XLA's threads, which then are there for good. RuntimeError where there already are others."""
     if not _started_with:
         jax.config.update("jax_platforms", "cpu")
-        before = os.environ.get("NPROC")
-        os.environ["NPROC"] = str(threads)  # XLA's CPU client has so many threads; no flag or function says it
-        try:
+        with environment_variable("NPROC", str(threads)):  # which is XLA's number; no flag or function sets it
             jax.devices()
-        finally:
-            os.environ.pop("NPROC")
-            if before is not None:
-                os.environ["NPROC"] = before
         _started_with.append(threads)
     if _started_with != [threads]:
         raise RuntimeError(f"XLA was started with {_started_with[0]} threads, which cannot become {threads}")
