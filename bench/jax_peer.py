@@ -17,10 +17,11 @@ from .environment import environment_variable
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from jax import Array
+
     from .peers import Case, Results
     from .problems import Problem
 
-    Array = jax.Array
     States = tuple[Array, ...]  # h and, of an LSTM, c
 
 _started_with: list[int] = []  # XLA's threads, once they are there

@@ -12,6 +12,8 @@ from tests import native_build
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import pytest
+
 WIDEST = native_build.runnable_instruction_sets()[-1]
 SCHEDULES = ["forward_sweep", "backward_sweep", "row_forward", "row_backward"]
 
@@ -47,6 +49,16 @@ def test_a_count_fails_above_its_margin_alone() -> None:
     (line,) = perf_check.grown_counts({"a": most + 1, "b": most, "c": 1, "new": 9}, {"a": 1000, "b": 1000, "c": 1000})
     assert line == "a: 1,031 instructions, +3.1% of the recorded 1,000"
     assert perf_check.unrecorded(["a", "new"], ["a"]) == ["new"]
+
+
+def test_without_valgrind_counting_is_skipped_in_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr("scripts.perf_check.shutil.which", lambda _name: None)
+    check = perf_check.Check({"tile_shares": {}, "instructions": {}}, tmp_path)
+    check.counts()
+    assert "SKIPPED" in capsys.readouterr().out
+    assert check.failures == []
 
 
 def test_what_is_recorded_is_shares_and_counts() -> None:
