@@ -4,6 +4,7 @@
 #   make bench    set up; parity and speed against torch.nn, the features, the character language model; report in build/report
 #   make test     set up; all tests          make native   the torch-free C++ tests alone
 #   make lint     formatters, linters, types make format   rewrite the sources in the project's layout
+#   make perf-check   register tiles against the processor's peak, instructions of each schedule (UPDATE=1 records them)
 #   make build    compile what changed       make clean    remove what was built (the virtual environment stays)
 #
 # Variables: PYTHON (which makes the environment), VENV (where), TORCH (what pip installs as torch, options included, such as
@@ -18,11 +19,11 @@ TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 BUILD_REQUIREMENTS := "setuptools>=77" wheel "ninja>=1.11" "pybind11>=2.13"
-CXX_SOURCES = $(shell find csrc tests/native tests/cuda_on_cpu bench/micro -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
+CXX_SOURCES = $(shell find csrc tests/native tests/cuda_on_cpu bench/micro bench/native -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
 NATIVE_TESTS = $(wildcard tests/native/*.cpp)
 
 .DEFAULT_GOAL := help
-.PHONY: help bench test native build lint format clean FORCE
+.PHONY: help bench test native perf-check build lint format clean FORCE
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -36,6 +37,10 @@ test: $(VENV)/.installed-dev build
 
 native: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/test_native.py
+
+# Compiles programs of its own; neither torch nor the environment is needed.
+perf-check:
+	$(PYTHON) -m scripts.perf_check $(if $(UPDATE),--update)
 
 # ninja compiles what changed since the last time; $(VENV)/.torch is what compiling needs.
 build: $(VENV)/.torch

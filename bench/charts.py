@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from .runner import Row
+    from .problems import Problem
     from .workloads.char_lm import Curve
 
 _CELL_COLORS = {"lstm": "#2f6db3", "gru": "#2f9e77", "rnn_tanh": "#c9782b", "rnn_relu": "#8a5fb0"}
@@ -32,9 +32,14 @@ def _plain(axes: Axes) -> None:
     axes.tick_params(colors=_TEXT, length=0)
 
 
-def ratio_chart(rows: Sequence[Row], path: Path, subtitle: str) -> None:
-    """Horizontal bars of how many times faster each problem is (minimums), on a logarithmic axis with 1 marked."""
-    timed = [(row, row.ratio_minimum) for row in rows if row.ratio_minimum is not None]
+def ratio_chart(
+    found: Sequence[tuple[Problem, float | None]], path: Path, subtitle: str, against: str = "torch.nn"
+) -> None:
+    """Horizontal bars of how many times faster each problem is (minimums), on a logarithmic axis with 1 marked.
+
+    A problem with None was not timed and has no bar.
+    """
+    timed = [(problem, ratio) for problem, ratio in found if ratio is not None]
     figure = Figure(figsize=(9.0, 1.6 + 0.3 * max(len(timed), 1)), layout="constrained", facecolor="white")
     axes = figure.subplots()
     _plain(axes)
@@ -42,21 +47,23 @@ def ratio_chart(rows: Sequence[Row], path: Path, subtitle: str) -> None:
     ratios = [ratio for _, ratio in timed]
     low, high = min([0.8, *ratios]) / 1.15, max([2.0, *ratios]) * 1.45
     axes.set_xlim(low, high)
-    for position, (row, ratio) in enumerate(timed):
-        strength = 1.0 if row.problem.training else _INFER_STRENGTH
-        color = [1.0 - strength * (1.0 - part) for part in to_rgb(_CELL_COLORS[row.problem.cell])]
+    for position, (problem, ratio) in enumerate(timed):
+        strength = 1.0 if problem.training else _INFER_STRENGTH
+        color = [1.0 - strength * (1.0 - part) for part in to_rgb(_CELL_COLORS[problem.cell])]
         axes.barh(position, ratio - 1.0, left=1.0, height=0.68, color=color)
         axes.text(max(ratio, 1.0) * 1.02, position, f"{ratio:.2f}x", va="center", fontsize=9, color=_TEXT)
     axes.axvline(1.0, color=_TEXT, linewidth=1.0)
-    axes.set_yticks(range(len(timed)), [str(row.problem) for row, _ in timed], fontsize=9, family="monospace")
+    axes.set_yticks(range(len(timed)), [str(problem) for problem, _ in timed], fontsize=9, family="monospace")
     axes.set_ylim(len(timed) - 0.4, -0.6)
     axes.xaxis.set_major_locator(LogLocator(base=10.0, subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}x"))
     axes.minorticks_off()
     axes.grid(axis="x", color="#e4e4e4", linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.set_xlabel("times faster than torch.nn (minimum times, logarithmic; lighter bars are inference)", color=_TEXT)
-    figure.suptitle(f"fused_rnn against torch.nn: {subtitle}", x=0.01, ha="left", fontsize=10, color=_TEXT)
+    axes.set_xlabel(
+        f"times faster than {against} (minimum times, logarithmic; lighter bars are inference)", color=_TEXT
+    )
+    figure.suptitle(f"fused_rnn against {against}: {subtitle}", x=0.01, ha="left", fontsize=10, color=_TEXT)
     figure.savefig(path, dpi=_DPI)
 
 

@@ -1,4 +1,4 @@
-"""The command line: run, features, explain, workload and all.
+"""The command line: run, features, memory, explain, workload and all.
 
 Exit codes: 0 when all is well, 1 when a verification failed, 2 for a usage error, which is one line on stderr. A missed
 bar is shown, but the code stays 0: what else the machine does can make one missed.
@@ -7,6 +7,7 @@ bar is shown, but the code stays 0: what else the machine does can make one miss
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -18,8 +19,7 @@ from rich.text import Text
 
 import fused_rnn
 
-from . import report
-from .charts import ratio_chart
+from . import memory, report
 from .environment import describe
 from .features import BAD_VERDICTS, FEATURE_NAMES, FEATURES, FeatureRow, run_feature
 from .options import (
@@ -27,6 +27,7 @@ from .options import (
     RATE,
     Number,
     OneLineErrors,
+    against_option,
     as_problem,
     as_problems,
     json_option,
@@ -35,8 +36,9 @@ from .options import (
     seconds_option,
     threads_option,
 )
+from .peers import SUBJECT, chosen
 from .problems import SUITE_NAMES, Problem, suite
-from .runner import Row, geometric_means, run_problem, thread_count
+from .runner import Row, run_problem, thread_count
 from .workloads import char_lm, corpus
 
 if TYPE_CHECKING:
@@ -90,7 +92,7 @@ def _measure(items: Sequence[Item], run: Callable[[Item, float], Found], seconds
 
 
 def _show_run(console: Console, rows: Sequence[Row]) -> None:
-    _print(console, report.parity_table(rows), report.speed_table(rows), report.means_table(geometric_means(rows)))
+    _print(console, *report.run_tables(rows))
     _print_lines(console, report.problem_lines(rows))
 
 
@@ -109,6 +111,7 @@ def _print_lines(console: Console, lines: Sequence[str]) -> None:
 @click.option(
     "--suite", "suite_name", type=click.Choice(SUITE_NAMES), help="Named problems (default without PROBLEMS: quick)."
 )
+@against_option
 @threads_option
 @seconds_option(2.0)
 @json_option
@@ -117,25 +120,27 @@ def _print_lines(console: Console, lines: Sequence[str]) -> None:
 def run_command(
     problems: tuple[Problem, ...],
     suite_name: str | None,
+    against: tuple[str, ...],
     threads: int | None,
     seconds: float,
     json_path: Path | None,
     chart_path: Path | None,
     folder: Path | None,
 ) -> int:
-    """Verify PROBLEMS against float64, then time fused_rnn and torch.nn in turns."""
+    """Verify PROBLEMS against float64, then time fused_rnn and torch.nn, or other peers, in turns."""
     if suite_name or not problems:
         problems += suite(suite_name or "quick")
     console = _console()
     with thread_count(threads):
         environment = describe()
         _print(console, report.environment_table(environment))
-        rows = _measure(tuple(dict.fromkeys(problems)), run_problem, seconds)
+        run = partial(run_problem, peers=chosen(against))
+        rows = _measure(tuple(dict.fromkeys(problems)), run, seconds)
     _show_run(console, rows)
     if json_path:
         report.write_json(json_path, report.run_json(environment, rows, seconds))
     if chart_path:
-        ratio_chart(rows, chart_path, report.chart_subtitle(environment))
+        report.draw_ratios(rows, chart_path, environment)
     if folder:
         _say_where(report.write_report(folder, environment, rows, seconds))
     return 0 if all(row.verified for row in rows) else 1
@@ -163,6 +168,29 @@ def features_command(
     if folder:
         _say_where(report.write_report(folder, environment, features=rows, feature_seconds=seconds))
     return 0 if all(found.row.verified for found in rows) else 1
+
+
+@cli.command("memory", epilog=PROBLEM_HELP)
+@click.argument("problems", nargs=-1, callback=as_problems)
+@against_option
+@threads_option
+@json_option
+def memory_command(
+    problems: tuple[Problem, ...], against: tuple[str, ...], threads: int | None, json_path: Path | None
+) -> int:
+    """Peak memory of one pass over PROBLEMS (default: training of each cell), each in a process of its own."""
+    console = _console()
+    names = [*against, SUBJECT]
+    with thread_count(threads) as count:
+        environment = describe()
+        _print(console, report.environment_table(environment))
+        chosen_problems = dict.fromkeys(problems or memory.PROBLEMS)
+        rows = [memory.measure(problem, names, count) for problem in chosen_problems]
+    _print(console, report.memory_table(rows, names))
+    _print_lines(console, [f"note {row.problem}: {name}: {why}" for row in rows for name, why in row.notes.items()])
+    if json_path:
+        report.write_json(json_path, report.memory_json(environment, rows))
+    return 0 if all(SUBJECT in row.bytes for row in rows) else 1
 
 
 def _say_where(path: Path) -> None:

@@ -1,16 +1,34 @@
-"""What a measurement depends on: processor, threads, versions, instruction set, commit and date."""
+"""What a measurement depends on: processor, threads, versions, instruction set, commit, date, and variables."""
 
 from __future__ import annotations
 
 import os
 import platform
 import subprocess
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 import fused_rnn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextmanager
+def environment_variable(name: str, value: str) -> Iterator[None]:
+    """The variable has the value inside, and what it had before (nothing, too) at the end."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
 
 
 def processor_name() -> str:

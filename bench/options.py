@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .peers import BASELINE, PEERS, RIVALS
 from .problems import CELLS, Problem
 
 if TYPE_CHECKING:
@@ -79,6 +80,17 @@ def as_problems(_context: click.Context, _parameter: click.Parameter, texts: tup
     return problems
 
 
+def _as_peers(_context: click.Context, _parameter: click.Parameter, text: str) -> tuple[str, ...]:
+    """The peers that a list names, each once, or a usage error for one that is unknown or cannot be imported."""
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    for name in names:
+        if name not in RIVALS:
+            raise click.BadParameter(f"unknown peer {name!r}: use {', '.join(RIVALS)}.")
+        if missing := PEERS[name].missing():
+            raise click.BadParameter(f"{name} needs {', '.join(missing)}: pip install 'fused_rnn[peers]'.")
+    return names
+
+
 def _new_file(_context: click.Context, _parameter: click.Parameter, path: Path | None) -> Path | None:
     """Check before a long run that its result can be written."""
     if path is not None:
@@ -104,6 +116,14 @@ def _make_folder(path: Path) -> None:
 RATE = Number(0, 1e30, min_open=True)  # a step must fit float32
 _FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
 _FOLDER = click.Path(file_okay=False, path_type=Path)
+against_option = click.option(
+    "--against",
+    default=BASELINE,
+    show_default=True,
+    callback=_as_peers,
+    metavar="PEERS",
+    help=f"Comma-separated peers: {', '.join(RIVALS)}.",
+)
 threads_option = click.option("--threads", type=click.IntRange(1, 1024), help="Threads of torch (default: its own).")
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rich.console import JustifyMethod
 
     from .features import FeatureRow
+    from .memory import MemoryRow
     from .workloads.char_lm import Outcome
 
 _CURVE_ROWS = 12
@@ -67,38 +68,55 @@ def environment_table(environment: Environment) -> Table:
     return Table("Environment", ("what", "value"), [(key, str(value)) for key, value in environment.items()], left=2)
 
 
+def peers_of(rows: Sequence[Row]) -> list[str]:
+    """The names of what was compared, the subject last."""
+    return [*dict.fromkeys(name for row in rows for name in row.against), SUBJECT] if rows else [BASELINE, SUBJECT]
+
+
 def parity_table(rows: Sequence[Row]) -> Table:
-    """The errors of torch.nn and fused_rnn against float64, and whether the latter is within tolerance."""
+    """The errors of every peer against float64, and whether fused_rnn is within tolerance.
+
+    Outputs and gradients have columns of their own where there are two peers.
+    """
+    names = peers_of(rows)
+    kinds: tuple[bool | None, ...] = (False, True) if len(names) == 2 else (None,)
     cells = []
     for row in rows:
         ours = row.errors.get(SUBJECT)
         worst = ours.worst(gradients=row.problem.training) if ours else None
         line = [str(row.problem)]
-        for gradients in (False, True):
-            line += [_worst(row.errors.get(name), gradients=gradients) for name in (BASELINE, SUBJECT)]
+        for gradients in kinds:
+            line += [_worst(row.errors.get(name), gradients=gradients) for name in names]
         cells.append((*line, worst[0] if worst else "-", "ok" if row.verified else "FAILED"))
-    columns = ("problem", "outputs: torch", "fused", "gradients: torch", "fused", "largest in", "verdict")
+    two = (f"outputs: {names[0]}", *names[1:], f"gradients: {names[0]}", *names[1:])
+    columns = ("problem", *(two if len(names) == 2 else names))
     used = {row.problem.dtype: TOLERANCES[row.problem.dtype] for row in rows}
     limits = "; ".join(
         f"{str(dtype)[6:]} {outputs:.0e} and {gradients:.0e}" for dtype, (outputs, gradients) in used.items()
     )
     return Table(
         "Parity: largest error against float64, relative to the largest value",
-        columns,
+        (*columns, "largest in", "verdict"),
         cells,
         bad=frozenset(index for index, row in enumerate(rows) if not row.verified),
         note=f"Allowed for outputs and gradients: {limits}; or twice torch.nn's own error where that is more.",
     )
 
 
-def _worst(errors: Errors | None, *, gradients: bool) -> str:
+def _worst(errors: Errors | None, *, gradients: bool | None) -> str:
     worst = errors.worst(gradients=gradients) if errors else None
     return f"{worst[1]:.1e}" if worst else "-"
 
 
+def speed_tables(rows: Sequence[Row]) -> tuple[Table, ...]:
+    """Times and ratios: one table in detail for two peers, and two tables of minimums for more."""
+    names = peers_of(rows)
+    return (speed_table(rows),) if len(names) == 2 else (times_table(rows), ratios_table(rows))
+
+
 def speed_table(rows: Sequence[Row]) -> Table:
-    """Minimum and median times of every peer, operations a second, and the ratios of torch.nn to fused_rnn."""
-    names = list(PEERS)
+    """Minimum and median times of every peer, operations a second, and the ratios to fused_rnn."""
+    *against, _ = names = peers_of(rows)
     columns = ["problem"]
     for name in names:
         columns += [f"{name} min ms", "median", "GFLOP/s"]
@@ -113,15 +131,49 @@ def speed_table(rows: Sequence[Row]) -> Table:
                 else ("-",) * 3
             )
             line += times
-        cells.append((*line, _ratio(row.ratio_minimum), _ratio(row.ratio_median)))
-    threads = ", ".join(sorted({str(row.threads) for row in rows}))
+        ratios = (row.ratio(name, median=median) for name in against for median in (False, True))
+        cells.append((*line, *map(_ratio, ratios)))
     return Table(
-        f"Speed, {threads} thread{'' if threads == '1' else 's'}",
-        (*columns, "ratio min", "median"),
+        f"Speed, {_threads(rows)}",
+        (*columns, *("ratio min", "median") * len(against)),
         cells,
-        bad=frozenset(index for index, row in enumerate(rows) if not row.timings),
-        note="ratio: how many times faster fused_rnn is than torch.nn. Training is forward and backward.",
+        bad=_untimed(rows),
+        note=f"ratio: how many times faster fused_rnn is than {_full_name(against[0])}. Training is forward and "
+        "backward.",
     )
+
+
+def times_table(rows: Sequence[Row]) -> Table:
+    """Minimum times, a column for each peer."""
+    names = peers_of(rows)
+    cells = [
+        (str(row.problem), *(_milliseconds(row.timings[n].minimum) if n in row.timings else "-" for n in names))
+        for row in rows
+    ]
+    note = (
+        "-: not run, refused, or not timed because it is inaccurate; JSON says why. Training is forward and backward."
+    )
+    return Table(f"Speed: minimum ms, {_threads(rows)}", ("problem", *names), cells, bad=_untimed(rows), note=note)
+
+
+def ratios_table(rows: Sequence[Row]) -> Table:
+    """How many times faster fused_rnn is, a column for each other peer."""
+    *against, _ = peers_of(rows)
+    cells = [(str(row.problem), *(_ratio(row.ratio(name)) for name in against)) for row in rows]
+    return Table("How many times faster fused_rnn is than each (minimums)", ("problem", *against), cells)
+
+
+def _threads(rows: Sequence[Row]) -> str:
+    threads = ", ".join(sorted({str(row.threads) for row in rows}))
+    return f"{threads} thread{'' if threads == '1' else 's'}"
+
+
+def _untimed(rows: Sequence[Row]) -> frozenset[int]:
+    return frozenset(index for index, row in enumerate(rows) if not row.timings)
+
+
+def _full_name(peer: str) -> str:
+    return "torch.nn" if peer == BASELINE else peer
 
 
 def _milliseconds(seconds: float) -> str:
@@ -141,9 +193,8 @@ def features_table(rows: Sequence[FeatureRow]) -> Table:
         ratios = f"{_ratio(found.ratio_minimum)} / {_ratio(found.ratio_median)}"
         line = (feature.name, str(feature.problem), feature.other.name, *times, ratios)
         cells.append((*line, str(feature.bar), found.verdict))
-    threads = ", ".join(sorted({str(found.row.threads) for found in rows}))
     return Table(
-        f"Features: minimum / median, {threads} thread{'' if threads == '1' else 's'}",
+        f"Features: minimum / median, {_threads([found.row for found in rows])}",
         ("feature", "problem", "against", "ours ms", "other ms", "ratio", "bar", "verdict"),
         cells,
         left=3,
@@ -165,10 +216,22 @@ def feature_lines(rows: Sequence[FeatureRow]) -> list[str]:
     return [*lines, f"bars: {met.count(True)} met, {met.count(False)} missed"]
 
 
+def run_tables(rows: Sequence[Row]) -> tuple[Table, ...]:
+    """Everything about a run."""
+    return parity_table(rows), *speed_tables(rows), means_table(geometric_means(rows))
+
+
 def means_table(means: Sequence[Mean]) -> Table:
-    """The geometric means of the regimes."""
-    cells = [(mean.regime, str(mean.problems), _ratio(mean.ratio_minimum), _ratio(mean.ratio_median)) for mean in means]
-    return Table("Geometric means of the ratios", ("regime", "problems", "of minimums", "of medians"), cells)
+    """The geometric means of the regimes; of several peers the minimums, a column for each."""
+    peers = list(dict.fromkeys(mean.peer for mean in means))
+    title = "Geometric means of the ratios"
+    if len(peers) < 2:
+        cells = [(m.regime, str(m.problems), _ratio(m.ratio_minimum), _ratio(m.ratio_median)) for m in means]
+        return Table(title, ("regime", "problems", "of minimums", "of medians"), cells)
+    found = {(mean.regime, mean.peer): f"{_ratio(mean.ratio_minimum)} ({mean.problems})" for mean in means}
+    regimes = dict.fromkeys(mean.regime for mean in sorted(means, key=lambda mean: (mean.regime == "all", mean.regime)))
+    lines = [(regime, *(found.get((regime, peer), "-") for peer in peers)) for regime in regimes]
+    return Table(f"{title} of minimums (and of how many)", ("regime", *peers), lines)
 
 
 def workload_table(outcome: Outcome) -> Table:
@@ -230,7 +293,7 @@ def run_json(environment: Environment, rows: Sequence[Row], seconds: float) -> d
     """Everything about a run."""
     return {
         "environment": environment,
-        "peers": {name: peer.what for name, peer in PEERS.items()},
+        "peers": {name: PEERS[name].describe() for name in peers_of(rows)},
         "seconds_per_problem": seconds,
         "problems": [row.to_json() for row in rows],
         "geometric_means": [mean.to_json() for mean in geometric_means(rows)],
@@ -246,14 +309,36 @@ def features_json(environment: Environment, rows: Sequence[FeatureRow], seconds:
     }
 
 
+def memory_table(rows: Sequence[MemoryRow], peers: Sequence[str]) -> Table:
+    """Bytes per step, row and unit, and in all, a column for each peer."""
+
+    def cell(row: MemoryRow, peer: str) -> str:
+        per_unit = row.per_unit(peer)
+        return "-" if per_unit is None else f"{per_unit:.1f} ({row.bytes[peer] / 2**20:.0f} MiB)"
+
+    return Table(
+        "Memory: growth of the peak in a pass, bytes per step, row and unit",
+        ("problem", *peers),
+        [(str(row.problem), *(cell(row, peer) for peer in peers)) for row in rows],
+        bad=frozenset(index for index, row in enumerate(rows) if SUBJECT not in row.bytes),
+    )
+
+
+def memory_json(environment: Environment, rows: Sequence[MemoryRow]) -> dict[str, Any]:
+    """Everything about a measurement of memory."""
+    return {"environment": environment, "memory": [row.to_json() for row in rows]}
+
+
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Readable JSON."""
     path.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def chart_subtitle(environment: Environment) -> str:
-    """One line under a chart's title."""
-    return f"{environment['processor']}, threads: {environment['threads']}, torch {environment['torch']}"
+def draw_ratios(rows: Sequence[Row], path: Path, environment: Environment) -> None:
+    """The chart of a run, against the first of its peers."""
+    subtitle = f"{environment['processor']}, threads: {environment['threads']}, torch {environment['torch']}"
+    first = peers_of(rows)[0]
+    ratio_chart([(row.problem, row.ratio(first)) for row in rows], path, subtitle, _full_name(first))
 
 
 def write_report(
@@ -266,14 +351,15 @@ def write_report(
     feature_seconds: float = 0.0,
 ) -> Path:
     """Write report.md with its tables, and the JSON and charts of what was run, into an existing folder."""
-    parts = ["# fused_rnn against torch.nn", environment_table(environment).to_markdown()]
+    against = _full_name(peers_of(rows)[0])
+    parts = [f"# fused_rnn against {against}", environment_table(environment).to_markdown()]
     if rows:
         write_json(folder / "results.json", run_json(environment, rows, seconds))
-        ratio_chart(rows, folder / "speed.png", chart_subtitle(environment))
-        for table in (parity_table(rows), speed_table(rows), means_table(geometric_means(rows))):
+        draw_ratios(rows, folder / "speed.png", environment)
+        for table in run_tables(rows):
             parts += [f"## {table.title}", table.to_markdown()]
         parts += [f"- {line}" for line in problem_lines(rows)]
-        parts += ["![How many times faster than torch.nn](speed.png)", "All figures: [results.json](results.json)"]
+        parts += [f"![How many times faster than {against}](speed.png)", "All figures: [results.json](results.json)"]
     if features:
         write_json(folder / "features.json", features_json(environment, features, feature_seconds))
         parts += ["## What torch.nn's kernels refuse", features_table(features).to_markdown()]

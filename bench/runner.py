@@ -10,14 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .peers import BASELINE, PEERS, SUBJECT, Case, Peer, Prepared
+from .peers import BASELINE, SUBJECT, Case, Peer, Prepared, chosen
 from .timing import Timing, geometric_mean, measure
 from .verify import Errors, failures
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from .problems import Problem
+
+
+# Workers of other libraries that are idle spin for up to about 16 ms (libgomp: 300,000 pauses) before they sleep.
+_WORKERS_SPIN = 0.02  # seconds
 
 
 @dataclass
@@ -29,7 +33,9 @@ class Row:
     errors: dict[str, Errors] = field(default_factory=dict)  # by peer
     timings: dict[str, Timing] = field(default_factory=dict)  # by peer; empty when verification failed
     failures: list[str] = field(default_factory=list)  # of the subject
-    notes: list[str] = field(default_factory=list)  # other peers that could not run it
+    notes: list[str] = field(default_factory=list)  # other peers that could not run it, or are too inaccurate
+    against: tuple[str, ...] = (BASELINE,)  # the peers beside the subject
+    refusals: dict[str, str] = field(default_factory=dict)  # by peer: why it was not asked to run it
 
     @property
     def verified(self) -> bool:
@@ -38,19 +44,20 @@ class Row:
 
     @property
     def ratio_minimum(self) -> float | None:
-        """How many times faster the subject is, by minimums."""
-        return self._ratio(minimum=True)
+        """How many times faster the subject is than the baseline, by minimums."""
+        return self.ratio(BASELINE)
 
     @property
     def ratio_median(self) -> float | None:
-        """How many times faster the subject is, by medians."""
-        return self._ratio(minimum=False)
+        """How many times faster the subject is than the baseline, by medians."""
+        return self.ratio(BASELINE, median=True)
 
-    def _ratio(self, *, minimum: bool) -> float | None:
-        if BASELINE not in self.timings or SUBJECT not in self.timings:
+    def ratio(self, peer: str, *, median: bool = False) -> float | None:
+        """How many times faster the subject is than a peer, by minimums or medians; None where one was not timed."""
+        if peer not in self.timings or SUBJECT not in self.timings:
             return None
-        theirs, ours = self.timings[BASELINE], self.timings[SUBJECT]
-        return theirs.minimum / ours.minimum if minimum else theirs.median / ours.median
+        theirs, ours = self.timings[peer], self.timings[SUBJECT]
+        return theirs.median / ours.median if median else theirs.minimum / ours.minimum
 
     def gflops(self, peer: str) -> float:
         """Thousand million operations a second at the peer's minimum."""
@@ -67,6 +74,8 @@ class Row:
                 "median_s": timing.median,
                 "samples": len(timing.samples),
                 "gflops": self.gflops(name),
+                "ratio_minimum": self.ratio(name),
+                "ratio_median": self.ratio(name, median=True),
             }
         return {
             "problem": str(self.problem),
@@ -75,6 +84,7 @@ class Row:
             "verified": self.verified,
             "failures": self.failures,
             "notes": self.notes,
+            "refusals": self.refusals,
             "peers": peers,
             "ratio_minimum": self.ratio_minimum,
             "ratio_median": self.ratio_median,
@@ -86,15 +96,21 @@ def _finite(error: float) -> float | str:
     return error if math.isfinite(error) else "not finite"
 
 
-def run_problem(problem: Problem, seconds: float, peers: Mapping[str, Peer] = PEERS, seed: int = 0) -> Row:
-    """Verify, then time for about `seconds`; what goes wrong is written into the row, so that the next still runs."""
+def run_problem(problem: Problem, seconds: float, peers: Mapping[str, Peer] | None = None, seed: int = 0) -> Row:
+    """Verify, then time for about `seconds`; what goes wrong is written into the row, so that the next still runs.
+
+    `peers` are by default the baseline and the subject.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="LSTM with projections is not supported with oneDNN")
-        return _run_problem(problem, seconds, peers, seed)
+        warnings.filterwarnings(
+            "ignore", message="The .grad attribute of a Tensor that is not a leaf"
+        )  # the compiler's
+        return _run_problem(problem, seconds, chosen() if peers is None else peers, seed)
 
 
 def _run_problem(problem: Problem, seconds: float, peers: Mapping[str, Peer], seed: int) -> Row:
-    row = Row(problem, torch.get_num_threads())
+    row = Row(problem, torch.get_num_threads(), against=tuple(name for name in peers if name != SUBJECT))
     try:
         case = Case.draw(problem, seed)
         exact = {  # once for all peers that should have the same results
@@ -106,6 +122,9 @@ def _run_problem(problem: Problem, seconds: float, peers: Mapping[str, Peer], se
         return row
     ready: dict[str, Prepared] = {}
     for name, peer in peers.items():
+        if reason := peer.refuses(problem):
+            row.refusals[name] = reason
+            continue
         try:
             prepared = peer.prepare(case)
             errors = Errors()
@@ -116,12 +135,25 @@ def _run_problem(problem: Problem, seconds: float, peers: Mapping[str, Peer], se
             lines.append(f"{peer.name} cannot run it: {_one_line(error)}")
             continue
         ready[name], row.errors[name] = prepared, errors
-    for name in filter(lambda name: judged(name, peers[name]), ready):
-        lines = failures(row.errors[name], _comparable(row, peers, name), problem.dtype)
-        row.failures += [line if name == SUBJECT else f"{peers[name].name}: {line}" for line in lines]
+    for name in list(ready):
+        if name != BASELINE or peers[name].own:
+            _judge(row, peers, name, ready)
     if row.verified:
-        row.timings = measure({name: prepared.step for name, prepared in ready.items()}, seconds)
+        tasks = {name: prepared.step for name, prepared in ready.items()}
+        row.timings = measure(tasks, seconds, idle=_WORKERS_SPIN if any(peers[name].packages for name in ready) else 0)
     return row
+
+
+def _judge(row: Row, peers: Mapping[str, Peer], name: str, ready: dict[str, Prepared]) -> None:
+    """Hold a peer to the tolerances: the problem fails where it is ours, another peer is not timed."""
+    lines = failures(row.errors[name], _comparable(row, peers, name), row.problem.dtype)
+    if name == SUBJECT:
+        row.failures += lines
+    elif peers[name].own:
+        row.failures += [f"{peers[name].name}: {line}" for line in lines]
+    elif lines:
+        del ready[name]
+        row.notes.append(f"{peers[name].name} is not timed: {'; '.join(lines)}")
 
 
 def judged(name: str, peer: Peer) -> bool:
@@ -155,12 +187,13 @@ def thread_count(threads: int | None) -> Iterator[int]:
 
 @dataclass(frozen=True)
 class Mean:
-    """Geometric means of the ratios of one regime."""
+    """Geometric means of the ratios of one regime to one peer."""
 
     regime: str
     problems: int
     ratio_minimum: float
     ratio_median: float
+    peer: str = BASELINE
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -185,23 +218,22 @@ def regimes(problem: Problem) -> list[str]:
     return groups
 
 
-def geometric_means(rows: Iterable[Row]) -> list[Mean]:
-    """One mean for each regime that has a timed problem, in order of name, then `all`."""
-    groups: dict[str, list[Row]] = {}
-    everything: list[Row] = []
+def geometric_means(rows: Sequence[Row]) -> list[Mean]:
+    """For each peer one mean for each regime that has a timed problem, in order of name, then `all`."""
+    return [mean for peer in dict.fromkeys(name for row in rows for name in row.against) for mean in _means(rows, peer)]
+
+
+def _means(rows: Iterable[Row], peer: str) -> Iterator[Mean]:
+    groups: dict[str, list[tuple[float, float]]] = {}
+    everything: list[tuple[float, float]] = []
     for row in rows:
-        if row.ratio_minimum is None:
+        minimum, median = row.ratio(peer), row.ratio(peer, median=True)
+        if minimum is None or median is None:
             continue
-        everything.append(row)
+        everything.append((minimum, median))
         for regime in regimes(row.problem):
-            groups.setdefault(regime, []).append(row)
+            groups.setdefault(regime, []).append((minimum, median))
     ordered = dict(sorted(groups.items())) | ({"all": everything} if everything else {})
-    return [
-        Mean(
-            regime,
-            len(members),
-            geometric_mean(row.ratio_minimum or 1.0 for row in members),
-            geometric_mean(row.ratio_median or 1.0 for row in members),
-        )
-        for regime, members in ordered.items()
-    ]
+    for regime, ratios in ordered.items():
+        minimums, medians = zip(*ratios, strict=True)
+        yield Mean(regime, len(ratios), geometric_mean(minimums), geometric_mean(medians), peer)

@@ -64,12 +64,21 @@ def repeats_for(task: Callable[[], object], clock: Clock = time.perf_counter) ->
 
 
 def measure(
-    tasks: Mapping[str, Callable[[], object]], seconds: float, clock: Clock = time.perf_counter
+    tasks: Mapping[str, Callable[[], object]], seconds: float, clock: Clock = time.perf_counter, idle: float = 0.0
 ) -> dict[str, Timing]:
     """Time the tasks in turns (A B, B A, A B, ...) for about `seconds` in total, after a warm-up.
 
     Each task gets the same number of samples. The order alternates, so that no task always runs in the other's wake.
+    Where tasks have threads of different libraries, each sample begins with `idle` seconds of rest, in which the
+    threads of the others stop to wait busily, and with one call that is not timed, which wakes the task's own.
     """
+
+    def rested(name: str) -> float:
+        if idle:
+            time.sleep(idle)
+            tasks[name]()
+        return sample(tasks[name], repeats[name], clock)
+
     with gc_paused():
         started = clock()
         for task in tasks.values():
@@ -83,7 +92,7 @@ def measure(
         rounds = 0
         while rounds < MINIMUM_ROUNDS or clock() - started < seconds:
             for name in order:
-                samples[name].append(sample(tasks[name], repeats[name], clock))
+                samples[name].append(rested(name))
             order.reverse()
             rounds += 1
     return {name: Timing(tuple(values)) for name, values in samples.items()}

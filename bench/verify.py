@@ -60,9 +60,9 @@ class Errors:
             error = relative_error(results[name], value) if name in results else math.inf
             self.by_name[name] = max(error, self.by_name.get(name, 0.0))
 
-    def worst(self, *, gradients: bool) -> tuple[str, float] | None:
-        """The result with the largest error among outputs or gradients, None where there are none."""
-        chosen = [(name, error) for name, error in self.by_name.items() if is_gradient(name) == gradients]
+    def worst(self, *, gradients: bool | None) -> tuple[str, float] | None:
+        """The result with the largest error among outputs, gradients or both (None); None where there are none."""
+        chosen = [(name, error) for name, error in self.by_name.items() if gradients in {None, is_gradient(name)}]
         return max(chosen, key=lambda pair: pair[1], default=None)
 
 

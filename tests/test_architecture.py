@@ -60,7 +60,7 @@ NATIVE_MARCH = "-march=" + "native"  # not spelled out, since this file is searc
 
 
 def cpp_files(root: Path) -> list[Path]:
-    folders = [root / "csrc", root / "tests" / "native", root / "tests" / "cuda_on_cpu", root / "bench" / "micro"]
+    folders = [root / name for name in ("csrc", "tests/native", "tests/cuda_on_cpu", "bench/micro", "bench/native")]
     return sorted(
         path for folder in folders for path in folder.rglob("*") if path.suffix in {".h", ".cpp", ".cu", ".cuh"}
     )

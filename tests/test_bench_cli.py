@@ -89,7 +89,7 @@ def test_the_bare_command_and_help_list_the_commands() -> None:
     for arguments in ((), ("--help",), ("-h",)):
         result = invoke(*arguments)
         assert result.exit_code == 0
-        assert all(name in result.stdout for name in ("run", "features", "explain", "workload", "all"))
+        assert all(name in result.stdout for name in ("run", "features", "memory", "explain", "workload", "all"))
 
 
 @pytest.mark.parametrize(
@@ -104,6 +104,9 @@ def test_the_bare_command_and_help_list_the_commands() -> None:
         (("run", TINY, "--seconds", "inf"), "not a finite number"),
         (("run", TINY, "--threads", "0"), "--threads"),
         (("run", TINY, "--nope"), "--nope"),
+        (("run", TINY, "--against", "torch,tensorflow"), "unknown peer 'tensorflow'"),
+        (("run", TINY, "--against", "fused"), "unknown peer 'fused'"),
+        (("memory", "--against", ""), "unknown peer ''"),
         (("run", TINY, "--report", "/dev/null/folder"), "cannot make the folder"),
         (("run", TINY, "--json", "/dev/null/out.json"), "cannot make the folder"),
         (("features", "lengthz"), "'lengthz' is not one of"),

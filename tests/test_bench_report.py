@@ -11,7 +11,7 @@ import torch
 
 from bench.charts import ratio_chart
 from bench.environment import describe
-from bench.peers import PEERS, Case, ModuleRun, Peer, Results
+from bench.peers import Case, ModuleRun, Peer, Results, chosen
 from bench.problems import CELLS, Problem
 from bench.report import Table, parity_table, problem_lines, run_json, speed_table, write_json, write_report
 from bench.runner import Row, geometric_means, regimes, run_problem, thread_count
@@ -56,7 +56,7 @@ def rows() -> list[Row]:
 def test_every_cell_and_mode_is_verified_and_timed(rows: list[Row]) -> None:
     assert problem_lines(rows) == []
     for row in rows:
-        assert row.timings.keys() == PEERS.keys()
+        assert row.timings.keys() == {"torch", "fused"}
         assert row.ratio_minimum is not None
         assert row.gflops("fused") > 0.0
 
@@ -71,7 +71,7 @@ def test_all_gradients_are_compared(rows: list[Row]) -> None:
 
 @pytest.mark.parametrize("mode", ["infer", "train"])
 def test_a_wrong_result_fails_the_problem_and_is_not_timed(mode: str) -> None:
-    peers = {**PEERS, "fused": Peer("fused", "a wrong one", Wrong)}
+    peers = {**chosen(), "fused": Peer("fused", "a wrong one", Wrong)}
     row = run_problem(Problem.parse(f"lstm:t3,b2,i4,h5,f32,{mode}"), 1e-3, peers)
     assert not row.verified
     assert not row.timings
@@ -84,9 +84,9 @@ def test_an_implementation_that_raises_fails_the_problem_but_another_peer_is_onl
         raise NotImplementedError("no such cell\nhere")
 
     problem = Problem.parse("gru:t3,b2,i4,h5,f32,train")
-    failed = run_problem(problem, 1e-3, {**PEERS, "fused": Peer("fused", "", refuse)})
+    failed = run_problem(problem, 1e-3, {**chosen(), "fused": Peer("fused", "", refuse)})
     assert failed.failures == ["fused cannot run it: NotImplementedError: no such cell"]
-    noted = run_problem(problem, 1e-3, {**PEERS, "torch": Peer("torch", "", refuse)})
+    noted = run_problem(problem, 1e-3, {**chosen(), "torch": Peer("torch", "", refuse)})
     assert noted.verified
     assert noted.notes == ["torch cannot run it: NotImplementedError: no such cell"]
     assert noted.ratio_minimum is None
@@ -193,5 +193,5 @@ def test_a_failed_row_is_valid_json_and_charts_nothing(tmp_path: Path) -> None:
     write_json(tmp_path / "out.json", run_json(describe(), [row], 1.0))
     data = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
     assert data["problems"][0]["peers"]["fused"]["errors"]["output"] == "not finite"
-    ratio_chart([row], tmp_path / "out.png", "nothing timed")
+    ratio_chart([(row.problem, row.ratio_minimum)], tmp_path / "out.png", "nothing timed")
     assert (tmp_path / "out.png").read_bytes().startswith(PNG_SIGNATURE)

@@ -55,6 +55,13 @@ def test_tasks_take_turns_in_alternating_order() -> None:
     assert clock.calls.count("a") == clock.calls.count("b")
 
 
+def test_after_a_rest_a_task_runs_once_before_it_is_timed() -> None:
+    clock = FakeClock()
+    timings = measure({name: clock.task(name, 0.01) for name in ("a", "b")}, 1.0, clock, idle=1e-6)
+    assert "".join(clock.calls[-8:]) in {"aabbbbaa", "bbaaaabb"}
+    assert timings["a"].minimum == pytest.approx(0.01)
+
+
 def test_measuring_keeps_to_its_budget_and_warms_up_first() -> None:
     clock = FakeClock()
     timings = measure({"a": clock.task("a", 0.01), "b": clock.task("b", 0.03)}, 2.0, clock)

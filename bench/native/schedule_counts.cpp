@@ -1,0 +1,76 @@
+// Runs each CPU schedule once on a named problem, in one thread, for a tool that counts instructions.
+//
+// Usage: schedule_counts SCHEDULE runs one of kSchedules and prints its problem; without an argument it lists them.
+// What is to be counted is all within the function `counted_pass`: the workspace, the packing of weights and the steps.
+#include "schedule_checks.h"
+// (first: what follows needs its names)
+#include "cpu/backward_sweep.h"
+#include "cpu/forward_sweep.h"
+#include "cpu/row_backward.h"
+#include "cpu/row_forward.h"
+
+#include <cstdio>
+#include <functional>
+#include <string_view>
+
+#include "cells/lstm.h"
+
+extern "C" [[gnu::noinline, gnu::visibility("default")]] void counted_pass(const std::function<void()>& pass);
+extern "C" void counted_pass(const std::function<void()>& pass) {
+  pass();
+  asm volatile("" ::: "memory");  // else a jump in the place of a call could leave this function early
+}
+
+namespace {
+
+using namespace fused_rnn;
+using namespace fused_rnn::test;
+
+constexpr Shape kPlain{.time_steps = 20, .batch = 7, .directions = 1, .hidden_size = 72, .output_size = 72};
+constexpr Shape kNormalized = [] {
+  Shape shape = kPlain;
+  shape.normalized = true;
+  return shape;
+}();
+
+template <template <class, class> class Forward, template <class, class> class Backward>
+void run(const Shape& shape, bool backward) {
+  const Inputs<float> inputs = random_inputs<LstmCell, float>(shape, 1);
+  Results<float> results = empty_results<LstmCell, float>(shape);
+  Problem problem = problem_of<LstmCell>(shape, DataType::kFloat32);
+  const auto forward = [&] { run_schedule<Forward<LstmCell, float>>(problem, forward_views(inputs, results), Plan{}); };
+  if (backward) {
+    forward();
+    problem.backward = true;
+    counted_pass([&] { run_schedule<Backward<LstmCell, float>>(problem, backward_views(inputs, results), Plan{}); });
+  } else {
+    counted_pass(forward);
+  }
+  std::printf("%s\n", to_string(problem).c_str());
+}
+
+struct Schedule {
+  std::string_view name;
+  void (*run)();
+};
+constexpr Schedule kSchedules[] = {
+    {"forward_sweep", [] { run<ForwardSweep, BackwardSweep>(kPlain, false); }},
+    {"backward_sweep", [] { run<ForwardSweep, BackwardSweep>(kPlain, true); }},
+    {"row_forward", [] { run<RowForward, RowBackward>(kNormalized, false); }},
+    {"row_backward", [] { run<RowForward, RowBackward>(kNormalized, true); }},
+};
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  for (const Schedule& schedule : kSchedules) {
+    if (count == 1) {
+      std::printf("%s\n", schedule.name.data());
+    } else if (schedule.name == arguments[1]) {
+      schedule.run();
+      return test::failures == 0 ? 0 : 1;
+    }
+  }
+  if (count > 1) std::fprintf(stderr, "usage: schedule_counts [SCHEDULE], a name that it lists without one\n");
+  return count > 1 ? 2 : 0;
+}

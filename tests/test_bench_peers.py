@@ -1,0 +1,151 @@
+"""The other implementations compute what torch.nn computes, refuse with a reason what they lack, and are judged."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from bench import loops, peers, report
+from bench.commands import cli
+from bench.peers import PEERS, RIVALS, Case, ModuleRun, Peer, Results, chosen
+from bench.problems import CELLS, Problem
+from bench.runner import geometric_means, run_problem
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+ROOT = Path(__file__).resolve().parent.parent
+INFER = [f"{cell}:t5,b2,i3,h6{further},f32,infer" for cell in CELLS for further in ("", ",l2,bi")]
+TRAIN = [text.replace("infer", "train") for text in (*INFER, "lstm:t5,b2,i3,h6,l2,bi,p4,f32,infer")]
+
+
+def assert_exact(texts: Sequence[str], *against: str) -> None:
+    """The peers run the problems, and their results are within the tolerances of fused_rnn's."""
+    for text in texts:
+        row = run_problem(Problem.parse(text), 1e-3, chosen(against))
+        assert (row.failures, row.notes, row.refusals) == ([], [], {})
+        assert row.timings.keys() == {*against, "fused"}
+
+
+def test_the_loop_computes_every_cell_layer_direction_and_projection() -> None:
+    assert_exact([INFER[0], *TRAIN[1::2], TRAIN[-1]], "loop")
+
+
+def test_the_loop_computes_in_every_type() -> None:
+    assert_exact([TRAIN[0].replace("f32", name) for name in ("f64", "bf16")], "torch", "loop")
+
+
+def test_onnx_runtime_computes_every_cell_layer_and_direction() -> None:
+    assert_exact(INFER, "onnxruntime")
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script.*` is deprecated:DeprecationWarning")
+def test_the_compiled_loop_is_the_loop_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loops, "UNROLL", 2)
+    assert_exact(["rnn_tanh:t4,b2,i3,h6,f32,train"], "compiled-loop")
+
+
+def test_openvino_and_jax_compute_the_same_in_a_process_of_their_own(tmp_path: Path) -> None:
+    """Their threads stay until the process ends."""
+    path = tmp_path / "out.json"
+    problems = [
+        "lstm:t5,b2,i3,h6,l2,bi,f32,infer",
+        "rnn_relu:t5,b2,i3,h6,f32,infer",
+        "gru:t5,b2,i3,h6,f32,train",
+        TRAIN[-1],
+    ]
+    options = ["--against", "openvino,jax", "--seconds", "0.001", "--threads", "1", "--json", str(path)]
+    command = [sys.executable, "-m", "bench", "run", *problems, *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(path.read_text(encoding="utf-8"))
+    for problem in found["problems"]:
+        assert problem["notes"] == []
+        timed = {name for name, peer in problem["peers"].items() if "minimum_s" in peer}
+        assert timed == {"jax", "fused"} | (set() if problem["problem"].endswith("train") else {"openvino"})
+    assert found["peers"].keys() == {"openvino", "jax", "fused"}
+    assert "jax 0." in found["peers"]["jax"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("onnxruntime", "lstm:t3,b2,i4,h5,f32,train", "no backward pass"),
+        ("openvino", "lstm:t3,b2,i4,h5,p2,f32,infer", "no projection"),
+        ("openvino", "gru:t3,b2,i4,h5,bf16,infer", "float32 alone, not bf16"),
+        ("jax", "gru:t3,b2,i4,h5,f64,train", "float32 alone, not f64"),
+    ],
+)
+def test_what_a_peer_does_not_have_is_refused_with_the_reason(name: str, text: str, reason: str) -> None:
+    row = run_problem(Problem.parse(text), 1e-3, {name: PEERS[name]} | chosen(["loop"]))
+    assert reason in row.refusals[name]
+    assert row.to_json()["refusals"] == row.refusals
+    assert row.notes == []
+    times, ratios = report.speed_tables([row])
+    assert ratios.columns == ("problem", name, "loop")
+    assert times.columns == (*ratios.columns, "fused")
+    assert times.rows[0][1] == ratios.rows[0][1] == "-"
+    assert ratios.rows[0][2].endswith("x")
+
+
+class Inexact(ModuleRun):
+    """torch.nn with an output off by a little."""
+
+    def __init__(self, case: Case) -> None:
+        super().__init__(torch.nn, case)
+
+    def results(self, *, with_state: bool) -> Results:
+        results = super().results(with_state=with_state)
+        return results | {"output": results["output"] * 1.001}
+
+
+def test_an_inexact_peer_is_noted_and_not_timed() -> None:
+    row = run_problem(
+        Problem.parse("gru:t3,b2,i4,h5,f32,infer"), 1e-3, {"rival": Peer("rival", "off", Inexact)} | chosen()
+    )
+    assert row.verified
+    (note,) = row.notes
+    assert note.startswith("rival is not timed: output: error 1.0e-03")
+    assert row.timings.keys() == {"torch", "fused"}
+    assert row.ratio("rival") is None
+
+
+def test_means_are_of_each_peer_alone() -> None:
+    rows = [
+        run_problem(Problem.parse(text), 1e-3, chosen(["torch", "onnxruntime"]))
+        for text in ("gru:t3,b2,i4,h5,f32,infer", "gru:t3,b2,i4,h5,f32,train")
+    ]
+    means = {(mean.peer, mean.regime): mean.problems for mean in geometric_means(rows)}
+    assert means["torch", "all"] == 2
+    assert means["onnxruntime", "all"] == means["onnxruntime", "gru infer"] == 1
+    table = report.means_table(geometric_means(rows))
+    assert table.columns == ("regime", "torch", "onnxruntime")
+    assert [row[0] for row in table.rows] == ["gru infer", "gru train", "all"]
+    assert table.rows[1][2] == "-"
+    assert table.rows[2][2].endswith("(1)")
+
+
+def test_the_command_compares_with_the_peers_asked_for(tmp_path: Path) -> None:
+    arguments = ["run", INFER[0], "--against", "torch, loop", "--seconds", "0.001", "--report", str(tmp_path)]
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 0, result.output
+    assert "How many times faster fused_rnn is than each" in result.stdout
+    (problem,) = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["problems"]
+    assert problem["peers"]["loop"]["ratio_minimum"] > 0.0
+    assert problem["ratio_minimum"] == problem["peers"]["torch"]["ratio_minimum"]
+
+
+@pytest.mark.parametrize("name", [name for name in RIVALS if PEERS[name].packages])
+def test_a_missing_package_is_a_usage_error_that_names_the_extra(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "find_spec", lambda _name: None)
+    result = CliRunner().invoke(cli, ["run", INFER[0], "--against", f"loop,{name}"])
+    assert result.exit_code == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert f"{name} needs {', '.join(PEERS[name].packages)}: pip install 'fused_rnn[peers]'" in result.stderr

@@ -1,0 +1,70 @@
+"""The pieces of `make perf-check`: its programs run, and its judgement is right. Nothing here asserts a speed."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from scripts import perf_check
+from scripts.perf_check import FLOOR, MARGIN, Tile
+from tests import native_build
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+WIDEST = native_build.runnable_instruction_sets()[-1]
+SCHEDULES = ["forward_sweep", "backward_sweep", "row_forward", "row_backward"]
+
+
+def test_every_tile_is_timed_beside_the_peak(tmp_path: Path) -> None:
+    tiles = perf_check.tile_speeds(perf_check.build("tile_speed", WIDEST, tmp_path), rounds=1)
+    assert {tile.name.split("x")[0] for tile in tiles} == {f"{t} {c}" for t in ("float", "double") for c in (2, 3, 4)}
+    assert len({tile.name for tile in tiles}) == len(tiles)
+    assert all(tile.gflops > 0.0 for tile in tiles)
+
+
+def test_every_schedule_runs_its_problem(tmp_path: Path) -> None:
+    program = perf_check.build("schedule_counts", WIDEST, tmp_path, "-O0")  # compiles sooner, and nothing is counted
+    names = perf_check.schedules(program)
+    assert names == SCHEDULES
+    problems = [perf_check.run_schedule(program, name).stdout for name in names]
+    assert [("layer_norm" in text, "backward" in text) for text in problems] == [
+        (False, False),
+        (False, True),
+        (True, False),
+        (True, True),
+    ]
+
+
+def test_a_tile_fails_below_its_floor_alone() -> None:
+    tiles = [Tile("a", 1.0, FLOOR * 0.8 - 0.01), Tile("b", 1.0, FLOOR * 0.8), Tile("new", 1.0, 0.01)]
+    (line,) = perf_check.slow_tiles(tiles, {"a": 0.8, "b": 0.8})
+    assert line.startswith("a: 0.39 of the peak, floor 0.40")
+
+
+def test_a_count_fails_above_its_margin_alone() -> None:
+    most = int(1000 * (1.0 + MARGIN))
+    (line,) = perf_check.grown_counts({"a": most + 1, "b": most, "c": 1, "new": 9}, {"a": 1000, "b": 1000, "c": 1000})
+    assert line == "a: 1,031 instructions, +3.1% of the recorded 1,000"
+    assert perf_check.unrecorded(["a", "new"], ["a"]) == ["new"]
+
+
+def test_without_valgrind_counting_is_skipped_in_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr("scripts.perf_check.shutil.which", lambda _name: None)
+    check = perf_check.Check({"tile_shares": {}, "instructions": {}}, tmp_path)
+    check.counts()
+    assert "SKIPPED" in capsys.readouterr().out
+    assert check.failures == []
+
+
+def test_what_is_recorded_is_shares_and_counts() -> None:
+    recorded = json.loads(perf_check.EXPECTED.read_text(encoding="utf-8"))
+    assert recorded.keys() == {"tile_shares", "instructions"}
+    for shares in recorded["tile_shares"].values():
+        assert all(0.0 < share < 1.1 for share in shares.values())
+    for counts in recorded["instructions"].values():
+        assert [name.split(":")[0] for name in counts] == SCHEDULES
