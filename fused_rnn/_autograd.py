@@ -53,10 +53,12 @@ def recurrence(
     zoneout: Tensor | None = None,
     recurrent_mask: Tensor | None = None,
     keep_cells: bool = False,
+    own_gates: bool = False,
 ) -> RecurrenceResult:
     """The recurrence of `Arguments`, differentiable in every tensor of numbers but the masks.
 
-    Nothing is saved without grad, except that `keep_cells` asks for the cells.
+    Nothing is saved without grad, except that `keep_cells` asks for the cells. With `own_gates` nobody else holds the
+    gates, whose memory may take what the backward pass needs.
     """
     arguments = Arguments(
         gates, w_hh, b_hh, w_hr, h_0, c_0, unit_weights, norm, lengths, resets, zoneout, recurrent_mask
@@ -70,6 +72,8 @@ def recurrence(
         function = Recurrence if _wants_gradient(arguments) else None
     elif _forward_modes() < 2:
         function = EagerRecurrence if _wants_gradient(arguments) or _hides_derivatives() else None
+        if function is not None and own_gates and not _hides_derivatives() and _ops.can_write_over_gates(cell, arguments):
+            function = OwningRecurrence
     else:  # torch's tangents of tangents are zero through any Function (pytorch issue 197867)
         why = "torch takes them for zero in a function with kernels"
         return _in_plain_torch("tangents of tangents", why, cell, arguments)
@@ -201,6 +205,27 @@ class EagerRecurrence(Recurrence):
     def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[tuple[Tensor | None, ...], Any]:
         """Run all members as one batch, whose weight gradients are then one product."""
         return _vmap.batched(EagerRecurrence.apply, _vmap.RECURRENCE, info.batch_size, in_dims, arguments)
+
+
+class OwningRecurrence(EagerRecurrence):
+    """The same where the gates may be written over, without vmap and tangents."""
+
+    @staticmethod
+    def forward(cell: str, gates: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+        """Run the operator, which leaves what it saves in the gates."""
+        anchor = gates.new_zeros(()).expand(gates.shape)
+        return (*_ops.forward_over_gates(cell, Arguments._make((gates, *rest))), anchor)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """Save the tensors of the backward pass."""
+        cell, gates, *arguments = inputs
+        *results, anchor = output
+        sequence, _, _, cells, _, hidden = results
+        ctx.cell, ctx.strict = cell, _strict.active()
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*results[_differentiable(cell) :])
+        ctx.save_for_backward(anchor, *arguments, sequence, cells, gates.detach(), hidden)
 
 
 class RecurrenceGradients(Function):

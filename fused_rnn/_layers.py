@@ -117,7 +117,7 @@ def _run(
     arguments = Arguments(gates, w_hh, b_hh, w_hr, h_0, c_0, lengths=ragged.lengths, resets=ragged.resets)
     if variants is not PLAIN:
         arguments = with_variants(variants, cell, arguments, weights, masks)
-    result = recurrence(cell, **arguments._asdict(), keep_cells=keep_cells)
+    result = recurrence(cell, **arguments._asdict(), keep_cells=keep_cells, own_gates=True)
     if w_hr is None or dtype in {None, product}:
         return result
     return result._replace(output=result.output.to(product), h_n=result.h_n.to(product))  # products, under autocast

@@ -55,6 +55,7 @@ NORM_EPSILON: float = _C.norm_epsilon
 """Added to the variances of the layer norms."""
 
 _forward = torch.ops.fused_rnn.forward.default
+_forward_over_gates = torch.ops.fused_rnn.forward_over_gates.default
 _backward = torch.ops.fused_rnn.backward.default
 _product = torch.ops.fused_rnn.product.default
 
@@ -101,6 +102,20 @@ def forward(cell: str, arguments: Arguments, save: bool) -> ForwardResult:
     return ForwardResult._make(_forward(cell, *arguments, save, tf32_allowed(arguments.gates)))
 
 
+def can_write_over_gates(cell: str, arguments: Arguments) -> bool:
+    """Whether `forward_over_gates` takes these arguments."""
+    spec = CELLS[cell]
+    gates, variants = arguments.gates, (*arguments[6:8], *arguments[10:])
+    plain = all(variant is None for variant in variants)
+    return plain and spec.saved == spec.gates and gates.is_cpu and gates.is_contiguous()
+
+
+def forward_over_gates(cell: str, arguments: Arguments) -> ForwardResult:
+    """The same with everything saved, where what is `saved` takes the place of the gates, and is [0] in the result."""
+    gates, w_hh, b_hh, w_hr, h_0, c_0, _, _, lengths, resets, _, _ = arguments
+    return ForwardResult._make(_forward_over_gates(cell, gates, w_hh, b_hh, w_hr, h_0, c_0, lengths, resets))
+
+
 def backward(
     cell: str, incoming: Sequence[Tensor | None], arguments: Arguments, output: Tensor, cells: Tensor, saved: Tensor
 ) -> BackwardResult:
@@ -141,6 +156,13 @@ def _forward_shapes(cell: str, *given: Any) -> tuple[Tensor, ...]:
         gates.new_empty((*sequence, saved, hidden_size) if save else (0,)),
         gates.new_empty((*sequence, hidden_size) if save and w_hr is not None else (0,)),
     )
+
+
+@torch.library.register_fake("fused_rnn::forward_over_gates")  # type: ignore[untyped-decorator]
+def _forward_over_gates_shapes(cell: str, *given: Any) -> tuple[Tensor, ...]:
+    *arguments, lengths, resets = given
+    *results, _, hidden = _forward_shapes(cell, *Arguments(*arguments, lengths=lengths, resets=resets), True, False)
+    return (*results, hidden.new_empty(0), hidden)
 
 
 @torch.library.register_fake("fused_rnn::backward")  # type: ignore[untyped-decorator]

@@ -193,26 +193,27 @@ def draw_masks(variants: Variants, cell: str, x: Tensor, weights: Sequence[Direc
             means = torch.tensor(probabilities, dtype=w_hh.dtype, device=w_hh.device)
             zoneout = means.unsqueeze(1).expand(states, width).contiguous().expand(shape)
         elif len(set(probabilities)) == 1:
-            zoneout = _draw(shape, probabilities[0], x, w_hh.dtype)
+            zoneout = _draw(shape, probabilities[0], w_hh)
         else:
             of_state = (*shape[:3], width)
-            zoneout = torch.stack([_draw(of_state, each, x, w_hh.dtype) for each in probabilities], 3)
+            zoneout = torch.stack([_draw(of_state, each, w_hh) for each in probabilities], 3)
     if variants.recurrent_dropout and variants.training:
         ones = x.new_ones(len(weights), x.shape[1], width, dtype=w_hh.dtype)
         recurrent = F.dropout(ones, variants.recurrent_dropout)
     return Masks(zoneout, recurrent)
 
 
-def _draw(shape: Sequence[int], probability: float, like: Tensor, dtype: torch.dtype) -> Tensor:
-    """Ones with a probability, rounded to a multiple of 2^-16 but not to 0, and zeros, mapped where `like` is.
+def _draw(shape: Sequence[int], probability: float, like: Tensor) -> Tensor:
+    """Ones with a probability, rounded to a multiple of 2^-16 but not to 0, and zeros, as `like` in type and device.
 
     A decision takes 16 random bits of 64: bernoulli_, one draw each, would take a third of a training step.
     """
     if probability == 0:
-        return like.new_zeros(shape, dtype=dtype)
+        return like.new_zeros(shape)
     count = math.prod(shape)
-    bits = like.new_empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-    return (bits[:count].view(shape) <= max(1, round(probability * 2**16)) - 2**15 - 1).to(dtype)
+    words = torch.randint(-(2**63), 2**63 - 1, ((count + 3) // 4,), device=like.device)
+    bits = words.view(torch.int16)
+    return (bits[:count].view(shape) <= max(1, round(probability * 2**16)) - 2**15 - 1).to(like.dtype)
 
 
 def with_variants(

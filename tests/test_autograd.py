@@ -140,6 +140,22 @@ def test_nothing_is_saved_without_grad(monkeypatch: pytest.MonkeyPatch) -> None:
     assert saves == [True, False, False]
 
 
+def test_gates_that_are_written_over_change_no_gradient() -> None:
+    tensors = draw("lstm", proj=2)
+    found = []
+    for own in (False, True):
+        fresh = {**tensors, "gates": tensors["gates"] * 1.0}
+        outputs = differentiable("lstm", recurrence("lstm", **fresh, own_gates=own))
+        assert ("Owning" in str(outputs[0].grad_fn)) == own
+        loss = sum((output.sin().sum() for output in outputs), torch.zeros(()))
+        first = torch.autograd.grad(loss, list(tensors.values()), retain_graph=True)
+        again = torch.autograd.grad(loss, list(tensors.values()), create_graph=True)
+        second = torch.autograd.grad(sum(d.square().sum() for d in again), list(tensors.values()))
+        found.append([*outputs, *first, *again, *second])
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_any_argument_alone_turns_grad_on(name: str) -> None:
     tensors = {each: t.detach() for each, t in draw("lstm", proj=2).items()}

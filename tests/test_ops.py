@@ -331,6 +331,28 @@ def test_opcheck_passes(cell: str, proj: int, directions: int, full: bool) -> No
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("proj", [0, 2])
+@pytest.mark.parametrize("directions", [1, 2])
+def test_what_is_saved_can_take_the_place_of_the_gates(directions: int, proj: int) -> None:
+    arguments = draw("lstm", 4, 5, directions, 9, proj)
+    arguments.lengths, arguments.resets = torch.tensor([4, 0, 2, 3, 1]), torch.rand(4, 5) < 0.3
+    expected, gates = arguments.call(save=True), arguments.gates.clone()
+    result = _ops.forward_over_gates("lstm", arguments.given()._replace(gates=gates))
+    assert torch.equal(gates, expected.saved)
+    assert_same_bits(result._replace(saved=gates), expected)
+    numbers, ends = arguments.given()[1:6], (arguments.lengths, arguments.resets)
+    torch.library.opcheck(torch.ops.fused_rnn.forward_over_gates.default, ("lstm", gates, *numbers, *ends))
+
+
+def test_gates_that_cannot_be_written_over_are_refused() -> None:
+    gru, lstm = draw("gru").given(), draw("lstm").given()
+    strided = lstm._replace(gates=lstm.gates.transpose(3, 4).contiguous().transpose(3, 4))
+    for cell, arguments in (("gru", gru), ("lstm", strided)):
+        assert not _ops.can_write_over_gates(cell, arguments)
+        with pytest.raises(RuntimeError, match="gates cannot be written over"):
+            _ops.forward_over_gates(cell, arguments)
+
+
 def test_errors_name_the_argument() -> None:
     good = draw("lstm")
     for name, bad in (

@@ -127,11 +127,14 @@ void run_on_cpu(const Schedule<Views>& schedule, const Problem& problem, const V
 
 using ForwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-ForwardResult forward(const std::string& cell, const Tensor& gates_given, const Tensor& w_hh,
-                      const OptionalTensor& b_hh, const OptionalTensor& w_hr, const OptionalTensor& h_0_given,
-                      const OptionalTensor& c_0_given, const OptionalTensor& unit_weights, const OptionalTensor& norm,
-                      const OptionalTensor& lengths_given, const OptionalTensor& resets, const OptionalTensor& zoneout,
-                      const OptionalTensor& recurrent_mask, bool save, bool allow_tf32) {
+enum class Save { kNothing, kApart, kOverGates };  // what backward needs
+
+ForwardResult run_forward(const std::string& cell, const Tensor& gates_given, const Tensor& w_hh,
+                          const OptionalTensor& b_hh, const OptionalTensor& w_hr, const OptionalTensor& h_0_given,
+                          const OptionalTensor& c_0_given, const OptionalTensor& unit_weights,
+                          const OptionalTensor& norm, const OptionalTensor& lengths_given,
+                          const OptionalTensor& resets, const OptionalTensor& zoneout,
+                          const OptionalTensor& recurrent_mask, Save saving, bool allow_tf32) {
   const Checker check(gates_given, "gates");
   const Variant given{unit_weights, norm, zoneout, recurrent_mask};
   const Problem p = describe_problem(cell, gates_given, "gates", w_hh, w_hr, given, check.type(), false);
@@ -142,6 +145,13 @@ ForwardResult forward(const std::string& cell, const Tensor& gates_given, const 
   check_states(check, p, h_0_given, "h_0", c_0_given, "c_0");
   const Tensor gates = with_dense_tail(gates_given, 3);
   const OptionalTensor h_0 = with_dense_tail(h_0_given, 2), c_0 = with_dense_tail(c_0_given, 2);
+  if (saving == Save::kOverGates &&
+      (!gates.is_cpu() || is_variant(p) || saved_values(p) != p.cell.gates || gates.data_ptr() != gates_given.data_ptr())) {
+    fail(
+        "gates cannot be written over: that takes a plain recurrence on CPU with as many saved values as gates, and "
+        "contiguous trailing dimensions");
+  }
+  const bool save = saving != Save::kNothing;
 
   const Allocator allocate(gates);
   const bool has_c = p.cell.states == 2;
@@ -150,7 +160,8 @@ ForwardResult forward(const std::string& cell, const Tensor& gates_given, const 
   const Tensor h_n = allocate(true, {p.directions, p.batch, p.output_size});
   const Tensor c_n = allocate(has_c, {p.directions, p.batch, p.hidden_size});
   const Tensor cells = allocate(save && has_c, units);
-  const Tensor saved = allocate(save, {p.time_steps, p.batch, p.directions, saved_values(p), p.hidden_size});
+  const Shape values{p.time_steps, p.batch, p.directions, saved_values(p), p.hidden_size};
+  const Tensor saved = saving == Save::kOverGates ? gates : allocate(save, values);
   const Tensor hidden = allocate(save && p.projected, units);
 
   ForwardViews views;
@@ -173,7 +184,24 @@ ForwardResult forward(const std::string& cell, const Tensor& gates_given, const 
   } else {
     run_on_cuda(p, views, allocate, w_hh, w_hr, allow_tf32);
   }
-  return {output, h_n, c_n, cells, saved, hidden};
+  return {output, h_n, c_n, cells, saving == Save::kOverGates ? allocate(false, {}) : saved, hidden};
+}
+
+ForwardResult forward(const std::string& cell, const Tensor& gates, const Tensor& w_hh, const OptionalTensor& b_hh,
+                      const OptionalTensor& w_hr, const OptionalTensor& h_0, const OptionalTensor& c_0,
+                      const OptionalTensor& unit_weights, const OptionalTensor& norm, const OptionalTensor& lengths,
+                      const OptionalTensor& resets, const OptionalTensor& zoneout, const OptionalTensor& recurrent_mask,
+                      bool save, bool allow_tf32) {
+  return run_forward(cell, gates, w_hh, b_hh, w_hr, h_0, c_0, unit_weights, norm, lengths, resets, zoneout,
+                     recurrent_mask, save ? Save::kApart : Save::kNothing, allow_tf32);
+}
+
+ForwardResult forward_over_gates(const std::string& cell, const Tensor& gates, const Tensor& w_hh,
+                                 const OptionalTensor& b_hh, const OptionalTensor& w_hr, const OptionalTensor& h_0,
+                                 const OptionalTensor& c_0, const OptionalTensor& lengths,
+                                 const OptionalTensor& resets) {
+  return run_forward(cell, gates, w_hh, b_hh, w_hr, h_0, c_0, std::nullopt, std::nullopt, lengths, resets, std::nullopt,
+                     std::nullopt, Save::kOverGates, false);
 }
 
 using BackwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
@@ -259,6 +287,10 @@ STABLE_TORCH_LIBRARY(fused_rnn, m) {
       " Tensor? recurrent_mask, bool save, bool allow_tf32)"
       " -> (Tensor output, Tensor h_n, Tensor c_n, Tensor cells, Tensor saved, Tensor hidden)");
   m.def(
+      "forward_over_gates(str cell, Tensor(a!) gates, Tensor w_hh, Tensor? b_hh, Tensor? w_hr, Tensor? h_0,"
+      " Tensor? c_0, Tensor? lengths, Tensor? resets)"
+      " -> (Tensor output, Tensor h_n, Tensor c_n, Tensor cells, Tensor saved, Tensor hidden)");
+  m.def(
       "backward(str cell, Tensor? d_output, Tensor? d_h_n, Tensor? d_c_n, Tensor? d_cells, Tensor w_hh, Tensor? w_hr,"
       " Tensor output, Tensor cells, Tensor saved, Tensor? h_0, Tensor? c_0, Tensor? unit_weights,"
       " Tensor? norm, Tensor? lengths, Tensor? resets, Tensor? zoneout, Tensor? recurrent_mask, bool allow_tf32)"
@@ -268,6 +300,7 @@ STABLE_TORCH_LIBRARY(fused_rnn, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(fused_rnn, CPU, m) {
   m.impl("forward", TORCH_BOX(&fused_rnn::forward));
+  m.impl("forward_over_gates", TORCH_BOX(&fused_rnn::forward_over_gates));
   m.impl("backward", TORCH_BOX(&fused_rnn::backward));
 }
 

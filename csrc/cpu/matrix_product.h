@@ -19,8 +19,8 @@ class MatrixMultiplier {
   using V = Vec<Real>;
   using Columns = Block<1, Real>;
   static constexpr int kLanes = V::kLanes;
-  static constexpr int64_t kDepth = 256;         // of a panel, along the reduction
-  static constexpr int64_t kRows = 256;          // of a panel of A
+  static constexpr int64_t kDepth = 384;         // of a panel, along the reduction
+  static constexpr int64_t kRows = 192;          // of a panel of A
   static constexpr int64_t kBlocks = 1024 / 32;  // of a panel of B
 
  public:
