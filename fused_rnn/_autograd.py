@@ -227,6 +227,16 @@ class OwningRecurrence(EagerRecurrence):
         ctx.mark_non_differentiable(*results[_differentiable(cell) :])
         ctx.save_for_backward(anchor, *arguments, sequence, cells, gates.detach(), hidden)
 
+    @staticmethod
+    def backward(ctx: Any, *d_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Gradients, which are written over what is saved where the graph ends with this pass."""
+        incoming, d_anchor = _incoming(ctx.cell, d_outputs), d_outputs[-1]
+        again = torch.is_grad_enabled() or torch._C._autograd._get_current_graph_task_keep_graph()
+        if again or d_anchor is not None or all(d is None for d in incoming):
+            return EagerRecurrence.backward(ctx, *d_outputs)
+        found = _gradients(ctx.cell, ctx.needs_input_grad[1 : 1 + _NUMBERS], incoming, ctx.saved_tensors, over=True)
+        return (None, *found, *_NO_GRADIENT)
+
 
 class RecurrenceGradients(Function):
     """The backward pass as a node of its own, which has derivatives again: those of the recurrence in plain torch.
@@ -302,15 +312,18 @@ def _incoming(cell: str, d_outputs: Sequence[Tensor | None]) -> tuple[Any, ...]:
 
 
 def _gradients(
-    cell: str, needed: Sequence[bool], incoming: Sequence[Any], kept: Sequence[Any]
+    cell: str, needed: Sequence[bool], incoming: Sequence[Any], kept: Sequence[Any], *, over: bool = False
 ) -> tuple[Tensor | None, ...]:
     """Gradients of the numbers among the arguments, None where `needed` (same order) is false.
 
     Incoming are d_output, d_h_n, d_c_n, d_cells; kept are the arguments (the gates may be anything), output, cells,
-    saved, hidden.
+    saved, hidden. With `over` the gate gradients take the memory of what is saved.
     """
     arguments, (output, cells, saved, hidden) = Arguments._make(kept[:_ARGUMENTS]), kept[_ARGUMENTS:]
-    result = _ops.backward(cell, incoming, arguments, output, cells, saved)
+    if over:
+        result = _ops.backward_over_saved(cell, incoming, arguments, output, cells, saved)._replace(d_gates=saved)
+    else:
+        result = _ops.backward(cell, incoming, arguments, output, cells, saved)
     need: Any = Arguments(*needed)  # type: ignore[arg-type]
     d_gates_h = result.d_gates_h if result.d_gates_h.dim() == 5 else result.d_gates
     d_gates_h = d_gates_h.reshape(*d_gates_h.shape[:3], arguments.w_hh.shape[1])  # [T, B, D, G*H]

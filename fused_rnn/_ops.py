@@ -57,6 +57,7 @@ NORM_EPSILON: float = _C.norm_epsilon
 _forward = torch.ops.fused_rnn.forward.default
 _forward_over_gates = torch.ops.fused_rnn.forward_over_gates.default
 _backward = torch.ops.fused_rnn.backward.default
+_backward_over_saved = torch.ops.fused_rnn.backward_over_saved.default
 _product = torch.ops.fused_rnn.product.default
 
 
@@ -107,7 +108,7 @@ def can_write_over_gates(cell: str, arguments: Arguments) -> bool:
     spec = CELLS[cell]
     gates, variants = arguments.gates, (*arguments[6:8], *arguments[10:])
     plain = all(variant is None for variant in variants)
-    return plain and spec.saved == spec.gates and gates.is_cpu and gates.is_contiguous()
+    return plain and spec.saved == spec.gates and not spec.split and gates.is_cpu and gates.is_contiguous()
 
 
 def forward_over_gates(cell: str, arguments: Arguments) -> ForwardResult:
@@ -126,6 +127,16 @@ def backward(
     _, w_hh, _, w_hr, *others = arguments
     allowed = tf32_allowed(output)
     return BackwardResult._make(_backward(cell, *incoming, w_hh, w_hr, output, cells, saved, *others, allowed))
+
+
+def backward_over_saved(
+    cell: str, incoming: Sequence[Tensor | None], arguments: Arguments, output: Tensor, cells: Tensor, saved: Tensor
+) -> BackwardResult:
+    """The same after `forward_over_gates`, where d_gates take the place of what is saved, and are [0] in the result."""
+    _, w_hh, _, w_hr, h_0, c_0, _, _, lengths, resets, _, _ = arguments
+    return BackwardResult._make(
+        _backward_over_saved(cell, *incoming, w_hh, w_hr, output, cells, saved, h_0, c_0, lengths, resets)
+    )
 
 
 def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -186,6 +197,13 @@ def _backward_shapes(cell: str, *given: Any) -> tuple[Tensor, ...]:
         of_rows(unit_weights),
         of_rows(norm),
     )
+
+
+@torch.library.register_fake("fused_rnn::backward_over_saved")  # type: ignore[untyped-decorator]
+def _backward_over_saved_shapes(cell: str, *given: Any) -> tuple[Tensor, ...]:
+    *tensors, lengths, resets = given
+    d_gates, *others = _backward_shapes(cell, *tensors, None, None, lengths, resets, None, None, False)
+    return (d_gates.new_empty(0), *others)
 
 
 class Sizes(NamedTuple):

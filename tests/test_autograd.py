@@ -150,8 +150,12 @@ def test_gates_that_are_written_over_change_no_gradient() -> None:
         loss = sum((output.sin().sum() for output in outputs), torch.zeros(()))
         first = torch.autograd.grad(loss, list(tensors.values()), retain_graph=True)
         again = torch.autograd.grad(loss, list(tensors.values()), create_graph=True)
-        second = torch.autograd.grad(sum(d.square().sum() for d in again), list(tensors.values()))
-        found.append([*outputs, *first, *again, *second])
+        squares = sum((d.square().sum() for d in again), torch.zeros(()))
+        second = torch.autograd.grad(squares, list(tensors.values()), retain_graph=True)
+        last = torch.autograd.grad(loss, list(tensors.values()))  # the graph ends here
+        found.append([*outputs, *first, *again, *second, *last])
+        with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+            loss.backward()
     for one, other in zip(*found, strict=True):
         assert torch.equal(one, other)
 

@@ -340,7 +340,18 @@ def test_what_is_saved_can_take_the_place_of_the_gates(directions: int, proj: in
     result = _ops.forward_over_gates("lstm", arguments.given()._replace(gates=gates))
     assert torch.equal(gates, expected.saved)
     assert_same_bits(result._replace(saved=gates), expected)
+    d_output, d_cells = torch.randn_like(result.output), torch.randn_like(result.cells)
+    given = arguments.given(), result.output, result.cells
+    gradients = _ops.backward("lstm", (d_output, None, None, d_cells), *given, gates)
+    saved = gates.clone()
+    over = _ops.backward_over_saved("lstm", (d_output, None, None, d_cells), *given, saved)
+    assert_same_bits(over._replace(d_gates=saved), gradients)
     numbers, ends = arguments.given()[1:6], (arguments.lengths, arguments.resets)
+    torch.library.opcheck(
+        torch.ops.fused_rnn.backward_over_saved.default,
+        ("lstm", d_output, None, None, d_cells, arguments.w_hh, arguments.w_hr, result.output, result.cells, gates,
+         *arguments.given()[4:6], *ends),
+    )  # fmt: skip
     torch.library.opcheck(torch.ops.fused_rnn.forward_over_gates.default, ("lstm", gates, *numbers, *ends))
 
 

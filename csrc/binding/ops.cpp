@@ -127,6 +127,17 @@ void run_on_cpu(const Schedule<Views>& schedule, const Problem& problem, const V
 
 using ForwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
+// What the forward pass saves may take the place of the gates, and the gate gradients that of what was saved, since an
+// update loads all that it needs of a unit before it stores.
+void check_exchange(const char* name, const Problem& p, const Tensor& given, const Tensor& dense) {
+  if (given.is_cpu() && !is_variant(p) && saved_values(p) == p.cell.gates && !p.cell.split &&
+      given.data_ptr() == dense.data_ptr()) {
+    return;
+  }
+  fail(std::string(name) + " cannot be written over: that takes a plain recurrence on CPU with one gradient and one "
+       "saved value for each gate, and contiguous trailing dimensions");
+}
+
 enum class Save { kNothing, kApart, kOverGates };  // what backward needs
 
 ForwardResult run_forward(const std::string& cell, const Tensor& gates_given, const Tensor& w_hh,
@@ -145,12 +156,7 @@ ForwardResult run_forward(const std::string& cell, const Tensor& gates_given, co
   check_states(check, p, h_0_given, "h_0", c_0_given, "c_0");
   const Tensor gates = with_dense_tail(gates_given, 3);
   const OptionalTensor h_0 = with_dense_tail(h_0_given, 2), c_0 = with_dense_tail(c_0_given, 2);
-  if (saving == Save::kOverGates &&
-      (!gates.is_cpu() || is_variant(p) || saved_values(p) != p.cell.gates || gates.data_ptr() != gates_given.data_ptr())) {
-    fail(
-        "gates cannot be written over: that takes a plain recurrence on CPU with as many saved values as gates, and "
-        "contiguous trailing dimensions");
-  }
+  if (saving == Save::kOverGates) check_exchange("gates", p, gates_given, gates);
   const bool save = saving != Save::kNothing;
 
   const Allocator allocate(gates);
@@ -206,14 +212,15 @@ ForwardResult forward_over_gates(const std::string& cell, const Tensor& gates, c
 
 using BackwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-BackwardResult backward(const std::string& cell, const OptionalTensor& d_output_given,
-                        const OptionalTensor& d_h_n_given, const OptionalTensor& d_c_n_given,
-                        const OptionalTensor& d_cells_given, const Tensor& w_hh, const OptionalTensor& w_hr,
-                        const Tensor& output_given, const Tensor& cells_given, const Tensor& saved_given,
-                        const OptionalTensor& h_0_given, const OptionalTensor& c_0_given,
-                        const OptionalTensor& unit_weights, const OptionalTensor& norm,
-                        const OptionalTensor& lengths_given, const OptionalTensor& resets,
-                        const OptionalTensor& zoneout, const OptionalTensor& recurrent_mask, bool allow_tf32) {
+BackwardResult run_backward(const std::string& cell, const OptionalTensor& d_output_given,
+                            const OptionalTensor& d_h_n_given, const OptionalTensor& d_c_n_given,
+                            const OptionalTensor& d_cells_given, const Tensor& w_hh, const OptionalTensor& w_hr,
+                            const Tensor& output_given, const Tensor& cells_given, const Tensor& saved_given,
+                            const OptionalTensor& h_0_given, const OptionalTensor& c_0_given,
+                            const OptionalTensor& unit_weights, const OptionalTensor& norm,
+                            const OptionalTensor& lengths_given, const OptionalTensor& resets,
+                            const OptionalTensor& zoneout, const OptionalTensor& recurrent_mask, bool over_saved,
+                            bool allow_tf32) {
   const Checker check(output_given, "output");
   const Variant given{unit_weights, norm, zoneout, recurrent_mask};
   const Problem p = describe_problem(cell, output_given, "output", w_hh, w_hr, given, check.type(), true);
@@ -235,10 +242,11 @@ BackwardResult backward(const std::string& cell, const OptionalTensor& d_output_
   const OptionalTensor h_0 = with_dense_tail(h_0_given, 2), c_0 = with_dense_tail(c_0_given, 2);
   const Tensor output = with_dense_tail(output_given, 3), cells = with_dense_tail(cells_given, 3);
   const Tensor saved = with_dense_tail(saved_given, 3);
+  if (over_saved) check_exchange("saved", p, saved_given, saved);
 
   const Allocator allocate(output);
   const Shape gates{p.time_steps, p.batch, p.directions, p.cell.gates, p.hidden_size};
-  const Tensor d_gates = allocate(true, gates);
+  const Tensor d_gates = over_saved ? saved : allocate(true, gates);
   const Tensor d_gates_h = allocate(p.cell.split || p.normalized, gates);
   const Tensor d_h_0 = allocate(true, {p.directions, p.batch, p.output_size});
   const Tensor d_c_0 = allocate(has_c, {p.directions, p.batch, p.hidden_size});
@@ -273,7 +281,27 @@ BackwardResult backward(const std::string& cell, const OptionalTensor& d_output_
   } else {
     run_on_cuda(p, views, allocate, w_hh, w_hr, allow_tf32);
   }
-  return {d_gates, d_gates_h, d_h_0, d_c_0, d_projected, d_unit_weights, d_norm};
+  return {over_saved ? allocate(false, {}) : d_gates, d_gates_h, d_h_0, d_c_0, d_projected, d_unit_weights, d_norm};
+}
+
+BackwardResult backward(const std::string& cell, const OptionalTensor& d_output, const OptionalTensor& d_h_n,
+                        const OptionalTensor& d_c_n, const OptionalTensor& d_cells, const Tensor& w_hh,
+                        const OptionalTensor& w_hr, const Tensor& output, const Tensor& cells, const Tensor& saved,
+                        const OptionalTensor& h_0, const OptionalTensor& c_0, const OptionalTensor& unit_weights,
+                        const OptionalTensor& norm, const OptionalTensor& lengths, const OptionalTensor& resets,
+                        const OptionalTensor& zoneout, const OptionalTensor& recurrent_mask, bool allow_tf32) {
+  return run_backward(cell, d_output, d_h_n, d_c_n, d_cells, w_hh, w_hr, output, cells, saved, h_0, c_0, unit_weights,
+                      norm, lengths, resets, zoneout, recurrent_mask, false, allow_tf32);
+}
+
+BackwardResult backward_over_saved(const std::string& cell, const OptionalTensor& d_output,
+                                   const OptionalTensor& d_h_n, const OptionalTensor& d_c_n,
+                                   const OptionalTensor& d_cells, const Tensor& w_hh, const OptionalTensor& w_hr,
+                                   const Tensor& output, const Tensor& cells, const Tensor& saved,
+                                   const OptionalTensor& h_0, const OptionalTensor& c_0, const OptionalTensor& lengths,
+                                   const OptionalTensor& resets) {
+  return run_backward(cell, d_output, d_h_n, d_c_n, d_cells, w_hh, w_hr, output, cells, saved, h_0, c_0, std::nullopt,
+                      std::nullopt, lengths, resets, std::nullopt, std::nullopt, true, false);
 }
 
 }  // namespace
@@ -296,9 +324,16 @@ STABLE_TORCH_LIBRARY(fused_rnn, m) {
       " Tensor? norm, Tensor? lengths, Tensor? resets, Tensor? zoneout, Tensor? recurrent_mask, bool allow_tf32)"
       " -> (Tensor d_gates, Tensor d_gates_h, Tensor d_h_0, Tensor d_c_0, Tensor d_projected,"
       " Tensor d_unit_weights, Tensor d_norm)");
+  m.def(
+      "backward_over_saved(str cell, Tensor? d_output, Tensor? d_h_n, Tensor? d_c_n, Tensor? d_cells, Tensor w_hh,"
+      " Tensor? w_hr, Tensor output, Tensor cells, Tensor(a!) saved, Tensor? h_0, Tensor? c_0, Tensor? lengths,"
+      " Tensor? resets)"
+      " -> (Tensor d_gates, Tensor d_gates_h, Tensor d_h_0, Tensor d_c_0, Tensor d_projected,"
+      " Tensor d_unit_weights, Tensor d_norm)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fused_rnn, CPU, m) {
+  m.impl("backward_over_saved", TORCH_BOX(&fused_rnn::backward_over_saved));
   m.impl("forward", TORCH_BOX(&fused_rnn::forward));
   m.impl("forward_over_gates", TORCH_BOX(&fused_rnn::forward_over_gates));
   m.impl("backward", TORCH_BOX(&fused_rnn::backward));

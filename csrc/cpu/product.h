@@ -34,6 +34,19 @@ constexpr int max_tile_blocks(int columns, int rows) {
   return sums >= 8 ? 1 : (8 + sums - 1) / sums;
 }
 
+// The same value, of which the compiler knows nothing before this point of the program: it cannot move it to another.
+template <class V>
+FUSED_RNN_INLINE V in_register(V x) {
+#if defined(__AVX512F__)
+  asm volatile("" : "+v"(x.parts[0]));
+#elif defined(__x86_64__)
+  asm volatile("" : "+x"(x.parts[0]));
+#elif defined(__aarch64__)
+  asm volatile("" : "+w"(x.parts[0]));
+#endif
+  return x;
+}
+
 // tile[row][block][column] += the product; each tile element is one vector. Weights are of type W, in which they may
 // take less memory than the Real that they are computed in.
 template <class W, int Columns, int Rows, int Blocks>
@@ -51,12 +64,32 @@ template <class W, int Columns, int Rows, int Blocks>
       for (int s = 0; s < kSums; ++s) sums[r][s] = V(0);
     }
     for (int64_t k = begin; k < end; ++k) {
+      const auto weight = [&](int s) FUSED_RNN_INLINE_LAMBDA {
+        return Storage<W>::load(weights + (s / Columns) * block_stride + (k * Columns + s % Columns) * kLanes);
+      };
+      const auto value = [&](int r) FUSED_RNN_INLINE_LAMBDA { return V(rows[r * row_stride + k]); };
+      // The fewer operands stay in registers while the others pass by one at a time; the compiler is told where each is
+      // due, since it would load all of them first and then has no registers left for the sums.
+      if constexpr (Rows <= kSums) {
+        V values[Rows];
 #pragma GCC unroll 16
-      for (int s = 0; s < kSums; ++s) {
-        const V weight =
-            Storage<W>::load(weights + (s / Columns) * block_stride + (k * Columns + s % Columns) * kLanes);
+        for (int r = 0; r < Rows; ++r) values[r] = value(r);
 #pragma GCC unroll 16
-        for (int r = 0; r < Rows; ++r) sums[r][s] = multiply_add(weight, V(rows[r * row_stride + k]), sums[r][s]);
+        for (int s = 0; s < kSums; ++s) {
+          const V passing = in_register(weight(s));
+#pragma GCC unroll 16
+          for (int r = 0; r < Rows; ++r) sums[r][s] = multiply_add(passing, values[r], sums[r][s]);
+        }
+      } else {
+        V held[kSums];
+#pragma GCC unroll 16
+        for (int s = 0; s < kSums; ++s) held[s] = weight(s);
+#pragma GCC unroll 16
+        for (int r = 0; r < Rows; ++r) {
+          const V passing = in_register(value(r));
+#pragma GCC unroll 16
+          for (int s = 0; s < kSums; ++s) sums[r][s] = multiply_add(held[s], passing, sums[r][s]);
+        }
       }
     }
 #pragma GCC unroll 16
