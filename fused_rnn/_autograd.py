@@ -17,13 +17,12 @@ from torch import Tensor
 from torch.autograd import Function, forward_ad
 
 from fused_rnn import _ops, _plain, _strict, _vmap
-from fused_rnn._products import product
 from fused_rnn._tensors import DIFFERENTIABLE, Arguments
+from fused_rnn._weight_gradients import w_hh_gradient, w_hr_gradient
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-_HALF = (torch.bfloat16, torch.float16)
 _NUMBERS, _ARGUMENTS = DIFFERENTIABLE, len(Arguments._fields)
 _NO_GRADIENT = (None,) * (_ARGUMENTS - _NUMBERS)  # of lengths and masks
 
@@ -71,8 +70,13 @@ def recurrence(
     elif torch.compiler.is_compiling():
         function = Recurrence if _wants_gradient(arguments) else None
     elif _forward_modes() < 2:
-        function = EagerRecurrence if _wants_gradient(arguments) or _hides_derivatives() else None
-        if function is not None and own_gates and not _hides_derivatives() and _ops.can_write_over_gates(cell, arguments):
+        function = EagerRecurrence if _wants_gradient(arguments) or hides_derivatives() else None
+        if (
+            function is not None
+            and own_gates
+            and not hides_derivatives()
+            and _ops.can_write_over_gates(cell, arguments)
+        ):
             function = OwningRecurrence
     else:  # torch's tangents of tangents are zero through any Function (pytorch issue 197867)
         why = "torch takes them for zero in a function with kernels"
@@ -105,7 +109,7 @@ def _wants_gradient(tensors: Sequence[Tensor | None]) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
-def _hides_derivatives() -> bool:
+def hides_derivatives() -> bool:
     """Whether a tensor may have a tangent, or be mapped by vmap, which hides that it requires grad."""
     return _forward_modes() > 0 or (torch.is_grad_enabled() and torch._C._are_functorch_transforms_active())
 
@@ -329,74 +333,11 @@ def _gradients(
     d_gates_h = d_gates_h.reshape(*d_gates_h.shape[:3], arguments.w_hh.shape[1])  # [T, B, D, G*H]
     return (
         result.d_gates if need.gates else None,
-        _w_hh_gradient(d_gates_h, output, arguments) if need.w_hh else None,
+        w_hh_gradient(d_gates_h, output, arguments) if need.w_hh else None,
         d_gates_h.sum((0, 1)) if need.b_hh else None,
-        _w_hr_gradient(result.d_projected, hidden) if need.w_hr else None,
+        w_hr_gradient(result.d_projected, hidden) if need.w_hr else None,
         result.d_h_0 if need.h_0 else None,
         result.d_c_0 if need.c_0 else None,
         result.d_unit_weights.sum(1) if need.unit_weights else None,
         result.d_norm.sum(1) if need.norm else None,
     )
-
-
-def _w_hh_gradient(d_gates_h: Tensor, output: Tensor, arguments: Arguments) -> Tensor:
-    """dW_hh [D, G*H, P] from d_gates_h [T, B, D, G*H] and output [T, B, D, P].
-
-    Lengths matter only for where the reverse direction starts: gradients and outputs of inactive steps are zero.
-    """
-    h_0, lengths, resets, mask = arguments.h_0, arguments.lengths, arguments.resets, arguments.recurrent_mask
-    parts = []
-    for direction in range(output.shape[2]):
-        # The state before step t is the output of step t - 1, or of step t + 1 where a sequence is read from its end.
-        after, before = slice(1, None), slice(None, -1)
-        if direction == 1:
-            after, before = before, after
-        d_steps = d_gates_h[:, :, direction]
-        zeroed = None if resets is None else resets[after]
-        vector = _plain.zero_where(zeroed, output[before, :, direction])
-        vector = vector if mask is None else vector * mask[direction]
-        part = _sum_of_outer_products(d_steps[after], vector)
-        if h_0 is not None and output.shape[0] > 0:  # no step, no first step
-            zeroed = None if resets is None else _first_steps(resets, direction, lengths)
-            first = _plain.zero_where(zeroed, h_0[direction])
-            first = first if mask is None else first * mask[direction]
-            d_first = _first_steps(d_steps, direction, lengths)
-            part = _sum_of_outer_products(d_first.unsqueeze(0), first.unsqueeze(0), part)
-        parts.append(part)
-    return _stack(parts, output.dtype)
-
-
-def _first_steps(steps: Tensor, direction: int, lengths: Tensor | None) -> Tensor:
-    """The step [B, ...] of [T, B, ...] that each row starts with; some step of a row of length 0."""
-    if direction == 0:
-        return steps[0]
-    if lengths is None:
-        return steps[-1]
-    last = (lengths - 1).clamp(0, steps.shape[0] - 1)
-    return steps[last, torch.arange(steps.shape[1], device=steps.device)]
-
-
-def _w_hr_gradient(d_projected: Tensor, hidden: Tensor) -> Tensor:
-    """dW_hr [D, P, H] from d_projected [T, B, D, P] and hidden [T, B, D, H]."""
-    directions = range(hidden.shape[2])
-    return _stack([_sum_of_outer_products(d_projected[:, :, d], hidden[:, :, d]) for d in directions], hidden.dtype)
-
-
-def _sum_of_outer_products(left: Tensor, right: Tensor, base: Tensor | None = None) -> Tensor:
-    """base + sum over t and b of left[t, b]^T right[t, b]: [T, B, M] and [T, B, N] to [M, N] in one product.
-
-    The views keep the strides of the buffers, which the product takes as they are. Half types are widened, also in the
-    result: where the processor lacks instructions for them, their products on CPU are slower and less exact (torch 2.13
-    on AVX-512, [3200, 1024]^T [3200, 256]: float32 17 ms, bfloat16 68 ms, float16 758 ms).
-    """
-    left, right = left.reshape(-1, left.shape[2]), right.reshape(-1, right.shape[2])
-    if left.dtype in _HALF:
-        left, right = left.float(), right.float()
-    result = product(left.t(), right)
-    return result if base is None else base + result
-
-
-def _stack(parts: list[Tensor], dtype: torch.dtype) -> Tensor:
-    """The directions' matrices as one tensor [D, M, N] in the type of the weights."""
-    stacked = parts[0].unsqueeze(0) if len(parts) == 1 else torch.stack(parts)
-    return stacked.to(dtype)

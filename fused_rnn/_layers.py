@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from fused_rnn import _autocast, _onnx
-from fused_rnn._autograd import RecurrenceResult, only_run, recurrence
+from fused_rnn._autograd import RecurrenceResult, hides_derivatives, only_run, recurrence
 from fused_rnn._packed import gather_steps, scatter_steps
 from fused_rnn._products import linear
 from fused_rnn._tensors import Arguments
@@ -107,7 +107,14 @@ def _run(
         return _onnx.run_layer(cell, x, (w_ih, w_hh), (b_ih, b_hh), h_0, c_0, ragged.lengths, **no_place)
     if variants.layer_norm:
         b_ih = b_hh = None  # they follow the norms
-    gates = _project(x, w_ih, b_ih, (len(weights), w_hh.shape[1] // hidden_size, hidden_size))
+    unit_shape = (len(weights), w_hh.shape[1] // hidden_size, hidden_size)
+    if ragged.places is not None and not variants.layer_norm:
+        elements = linear(gather_steps(x, ragged.places), w_ih, b_ih)
+        # Kernels do not look at the padding; plain torch, which makes tangents, multiplies it by zero.
+        padded = scatter_steps(elements, ragged.places, (x.shape[0], x.shape[1]), anything=not hides_derivatives())
+        gates = padded.view(x.shape[0], x.shape[1], *unit_shape)
+    else:
+        gates = _project(x, w_ih, b_ih, unit_shape)
     product = gates.dtype
     odd = any(t is not None and t.dtype != product for t in (x, w_hh, h_0, c_0))
     dtype = _autocast.recurrence_type(cell, x, h_0, c_0) if odd else None

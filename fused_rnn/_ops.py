@@ -171,8 +171,8 @@ def _forward_shapes(cell: str, *given: Any) -> tuple[Tensor, ...]:
 
 @torch.library.register_fake("fused_rnn::forward_over_gates")  # type: ignore[untyped-decorator]
 def _forward_over_gates_shapes(cell: str, *given: Any) -> tuple[Tensor, ...]:
-    *arguments, lengths, resets = given
-    *results, _, hidden = _forward_shapes(cell, *Arguments(*arguments, lengths=lengths, resets=resets), True, False)
+    arguments = Arguments(*given[:-2])._replace(lengths=given[-2], resets=given[-1])
+    *results, _, hidden = _forward_shapes(cell, *arguments, True, False)
     return (*results, hidden.new_empty(0), hidden)
 
 

@@ -34,10 +34,10 @@ def pad(packed: PackedSequence) -> Padded:
     return Padded(scatter_steps(data, places, (time_steps, batch)), lengths, places)
 
 
-def scatter_steps(elements: Tensor, places: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Elements [N, I] at their places in steps [T, B, I] that are zero elsewhere."""
+def scatter_steps(elements: Tensor, places: Tensor, shape: tuple[int, int], *, anything: bool = False) -> Tensor:
+    """Elements [N, I] at their places in steps [T, B, I] that are zero elsewhere, or `anything`."""
     width = elements.shape[1]
-    steps = elements.new_zeros(shape[0] * shape[1], width)
+    steps = (elements.new_empty if anything else elements.new_zeros)(shape[0] * shape[1], width)
     return steps.index_copy_(0, places, elements).view(*shape, width)
 
 

@@ -104,11 +104,11 @@ class RecurrentLayer(_Unscriptable, torch.nn.RNNBase):
         return [names[0].removeprefix("weight_ih") for names in self._all_weights]
 
     def _variants(self) -> Variants:
-        found = Variants(
+        values = (
             self.layer_norm, self.zoneout, self.recurrent_dropout, self.weight_dropout, self.peephole, self.cell_clip,
             self.recompute,
         )  # fmt: skip
-        return PLAIN if found == PLAIN else found._replace(training=self.training)
+        return PLAIN if values == PLAIN[:-1] else Variants(*values, training=self.training)
 
     def _variant_parameters(self) -> dict[str, tuple[str, int]]:
         gates = _GATES_OF_MODE[self.mode]
@@ -158,17 +158,21 @@ class RecurrentLayer(_Unscriptable, torch.nn.RNNBase):
     @property
     def cell(self) -> str:
         """The name of the cell in the compiled library: lstm, lstm_peephole, gru, rnn_tanh or rnn_relu."""
-        return "lstm_peephole" if self._variants().unit_weights else _CELL_OF_MODE[self.mode]
+        return self._cell_of(self._variants())
 
-    def _layers(self) -> list[list[DirectionWeights]]:
+    def _cell_of(self, variants: Variants) -> str:
+        return "lstm_peephole" if variants.unit_weights else _CELL_OF_MODE[self.mode]
+
+    def _layers(self, variants: Variants | None = None) -> list[list[DirectionWeights]]:
         """The parameters of every direction of every layer."""
+        variants = self._variants() if variants is None else variants
         directions = []
         for names in self._all_weights:
             tensors = _held(self, names)
             if not self.bias:
                 tensors[2:2] = (None, None)
             directions.append(DirectionWeights(*tensors))
-        if self._variants() is not PLAIN:
+        if variants is not PLAIN:
             fields = {name: field for name, (field, _) in self._variant_parameters().items()}
             for index, suffix in enumerate(self._suffixes()):
                 values = _held(self, [name + suffix for name in fields])
@@ -246,10 +250,10 @@ class RecurrentLayer(_Unscriptable, torch.nn.RNNBase):
             raise TypeError(f"{type(self).__name__}: return_cells needs a cell state, which only the LSTM has")
         sequence, h_0, c_0, ragged = self._prepare(x, hx, lengths, resets)
         dropout = self.dropout if self.training else 0.0
-        layers = self._layers()
+        variants = self._variants()
         output, h_n, c_n, cells = run_stack(
-            self.cell, sequence, layers, self.hidden_size, h_0, c_0, dropout, ragged, self._variants(),
-            keep_cells=return_cells,
+            self._cell_of(variants), sequence, self._layers(variants), self.hidden_size, h_0, c_0, dropout, ragged,
+            variants, keep_cells=return_cells,
         )  # fmt: skip
         output = self._like_input(x, output, ragged.places)
         if return_cells:

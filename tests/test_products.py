@@ -92,7 +92,7 @@ def test_wrong_operands_are_named() -> None:
         ((x.half(), x.t().half()), "left must be float32 or float64"),
     ]:
         with pytest.raises(RuntimeError, match=message):
-            _ops.product(*arguments)  # type: ignore[arg-type]
+            _ops.product(*arguments)
 
 
 def test_the_operator_is_registered_well() -> None:

@@ -134,7 +134,8 @@ void check_exchange(const char* name, const Problem& p, const Tensor& given, con
       given.data_ptr() == dense.data_ptr()) {
     return;
   }
-  fail(std::string(name) + " cannot be written over: that takes a plain recurrence on CPU with one gradient and one "
+  fail(std::string(name) +
+       " cannot be written over: that takes a plain recurrence on CPU with one gradient and one "
        "saved value for each gate, and contiguous trailing dimensions");
 }
 
@@ -143,9 +144,9 @@ enum class Save { kNothing, kApart, kOverGates };  // what backward needs
 ForwardResult run_forward(const std::string& cell, const Tensor& gates_given, const Tensor& w_hh,
                           const OptionalTensor& b_hh, const OptionalTensor& w_hr, const OptionalTensor& h_0_given,
                           const OptionalTensor& c_0_given, const OptionalTensor& unit_weights,
-                          const OptionalTensor& norm, const OptionalTensor& lengths_given,
-                          const OptionalTensor& resets, const OptionalTensor& zoneout,
-                          const OptionalTensor& recurrent_mask, Save saving, bool allow_tf32) {
+                          const OptionalTensor& norm, const OptionalTensor& lengths_given, const OptionalTensor& resets,
+                          const OptionalTensor& zoneout, const OptionalTensor& recurrent_mask, Save saving,
+                          bool allow_tf32) {
   const Checker check(gates_given, "gates");
   const Variant given{unit_weights, norm, zoneout, recurrent_mask};
   const Problem p = describe_problem(cell, gates_given, "gates", w_hh, w_hr, given, check.type(), false);
@@ -294,12 +295,11 @@ BackwardResult backward(const std::string& cell, const OptionalTensor& d_output,
                       norm, lengths, resets, zoneout, recurrent_mask, false, allow_tf32);
 }
 
-BackwardResult backward_over_saved(const std::string& cell, const OptionalTensor& d_output,
-                                   const OptionalTensor& d_h_n, const OptionalTensor& d_c_n,
-                                   const OptionalTensor& d_cells, const Tensor& w_hh, const OptionalTensor& w_hr,
-                                   const Tensor& output, const Tensor& cells, const Tensor& saved,
-                                   const OptionalTensor& h_0, const OptionalTensor& c_0, const OptionalTensor& lengths,
-                                   const OptionalTensor& resets) {
+BackwardResult backward_over_saved(const std::string& cell, const OptionalTensor& d_output, const OptionalTensor& d_h_n,
+                                   const OptionalTensor& d_c_n, const OptionalTensor& d_cells, const Tensor& w_hh,
+                                   const OptionalTensor& w_hr, const Tensor& output, const Tensor& cells,
+                                   const Tensor& saved, const OptionalTensor& h_0, const OptionalTensor& c_0,
+                                   const OptionalTensor& lengths, const OptionalTensor& resets) {
   return run_backward(cell, d_output, d_h_n, d_c_n, d_cells, w_hh, w_hr, output, cells, saved, h_0, c_0, std::nullopt,
                       std::nullopt, lengths, resets, std::nullopt, std::nullopt, true, false);
 }

@@ -38,8 +38,8 @@ Tensor product(const Tensor& left, const Tensor& right, const OptionalTensor& bi
                               .bias = dense.has_value() ? dense->const_data_ptr() : nullptr,
                               .c = result.mutable_data_ptr()};
   const double work = static_cast<double>(rows) * static_cast<double>(columns) * static_cast<double>(depth);
-  const int threads = static_cast<int>(
-      std::clamp(work / kWorthOneThread, 1.0, static_cast<double>(torch::stable::get_num_threads())));
+  const int threads =
+      static_cast<int>(std::clamp(work / kWorthOneThread, 1.0, static_cast<double>(torch::stable::get_num_threads())));
   const CpuUnit& unit = active_cpu_unit();
   const Tensor workspace = allocate.bytes(unit.multiply_workspace_bytes(problem, threads));
   unit.multiply(problem, threads, workspace.mutable_data_ptr());
