@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from fused_rnn import _ops, _tensors, _weight_gradients
+from fused_rnn import _autograd, _ops, _tensors, _weight_gradients
 from fused_rnn._autograd import recurrence
 from tests import reference
 from tests.tolerances import TOLERANCES, relative_error

@@ -15,7 +15,7 @@ from tests import native_build
 NATIVE = native_build.ROOT / "tests" / "native"
 SOURCES = sorted(path.stem for path in NATIVE.glob("test_*.cpp"))
 # Parts of the library that are not headers, for the tests that need them.
-LINKED = {source: ["csrc/cpu/team.cpp"] for source in ("test_rows", "test_sharing", "test_sweep", "test_team")}
+LINKED = {source: ["csrc/cpu/team.cpp"] for source in ("test_rows", "test_sharing", "test_single_steps", "test_sweep", "test_team")}
 INSTRUCTION_SETS = native_build.runnable_instruction_sets()
 FLAVOURS = [*INSTRUCTION_SETS, "sanitized"]
 THREADED = ["test_sharing", "test_team"]  # what these share is watched by ThreadSanitizer too
@@ -24,6 +24,7 @@ THREADED = ["test_sharing", "test_team"]  # what these share is watched by Threa
 FEWER_FLAVOURS = {
     "test_plain_recurrence": INSTRUCTION_SETS[-1:],
     "test_rows": [INSTRUCTION_SETS[-1], "sanitized"],
+    "test_single_steps": [INSTRUCTION_SETS[-1], "sanitized"],
     "test_sharing": INSTRUCTION_SETS[-1:],
 }
 CASES = [(source, flavour) for source in SOURCES for flavour in FEWER_FLAVOURS.get(source, FLAVOURS)] + [
@@ -77,6 +78,7 @@ def test_every_native_source_is_listed() -> None:
         "test_plain_recurrence",
         "test_rows",
         "test_sharing",
+        "test_single_steps",
         "test_storage",
         "test_sweep",
         "test_team",

@@ -1,0 +1,190 @@
+// Tests the layers of a Stepper and the product of matrices, on buffers of their exact size, against plain loops.
+#include "isa.h"
+// (first: what follows needs its names)
+#include "cpu/matrix_product.h"
+#include "cpu/packed_step.h"
+
+#include <string>
+#include <vector>
+
+#include "cells/table.h"
+#include "check.h"
+
+namespace fused_rnn {
+StepLayer::~StepLayer() = default;  // as in stepper.cpp, which needs all units
+}
+
+namespace {
+
+using namespace fused_rnn;
+using namespace fused_rnn::test;
+
+// Multiples of 1/128 whose largest in each row is 127/128: every storage type holds them, and sums are near exact.
+template <class Real>
+std::vector<Real> matrix(Random& random, int64_t rows, int64_t columns) {
+  std::vector<Real> values(rows * columns);
+  for (int64_t i = 0; i < rows * columns; ++i) {
+    values[i] = static_cast<Real>(i % columns == (i / columns) % columns ? 127 : std::floor(random(-16, 16))) / 128;
+  }
+  return values;
+}
+
+template <class Real>
+std::vector<Real> numbers(Random& random, int64_t count, double from, double to) {
+  std::vector<Real> values(count);
+  for (Real& value : values) value = static_cast<Real>(random(from, to));
+  return values;
+}
+
+template <class Cell, class W>
+void check_layer(int64_t batch, int64_t input_size, int64_t hidden_size, int64_t output_size, bool bias, int parts) {
+  using Real = RealOf<W>;
+  constexpr int G = Cell::kGates, K = Cell::kUnitWeights;
+  constexpr int kSteps = 3;
+  Random random(5);
+  const bool projected = output_size != hidden_size;
+  const auto w_ih = matrix<Real>(random, G * hidden_size, input_size);
+  const auto w_hh = matrix<Real>(random, G * hidden_size, output_size);
+  const auto w_hr = matrix<Real>(random, projected ? output_size : 0, hidden_size);
+  const auto b_ih = numbers<Real>(random, bias ? G * hidden_size : 0, -1, 1);
+  const auto b_hh = numbers<Real>(random, bias ? G * hidden_size : 0, -1, 1);
+  const auto unit_weights = numbers<Real>(random, K * hidden_size, 0.1, 1);
+  const auto x = numbers<Real>(random, kSteps * batch * input_size, -1, 1);
+  const auto given = [](const std::vector<Real>& values) { return values.empty() ? nullptr : values.data(); };
+  const StepProblem problem{.cell = spec_of<Cell>(0),
+                            .type = sizeof(Real) == 8 ? DataType::kFloat64 : DataType::kFloat32,
+                            .storage = StepStorage::kExact,
+                            .batch = batch,
+                            .input_size = input_size,
+                            .hidden_size = hidden_size,
+                            .output_size = output_size,
+                            .projected = projected};
+  PackedStep<Cell, W> layer(problem,
+                            {given(w_ih), given(w_hh), given(b_ih), given(b_hh), given(w_hr), given(unit_weights)});
+  std::vector<double> h(batch * output_size), c(batch * hidden_size);
+  for (int step = 0; step < kSteps; ++step) {
+    const Real* x_now = x.data() + step * batch * input_size;
+    for (int part = 0; part < parts; ++part) layer.update(step, x_now, input_size, part, parts);
+    for (int part = 0; part < parts; ++part) layer.project(step, part, parts);
+    std::vector<double> next(batch * output_size);
+    for (int64_t row = 0; row < batch; ++row) {
+      std::vector<double> hidden(hidden_size);
+      for (int64_t u = 0; u < hidden_size; ++u) {
+        Pack<double, G> from_x{}, from_h{};
+        for (int g = 0; g < G; ++g) {
+          const int64_t at = g * hidden_size + u;
+          from_x[g] = bias ? b_ih[at] : 0.0, from_h[g] = bias ? b_hh[at] : 0.0;
+          for (int64_t i = 0; i < input_size; ++i) {
+            from_x[g] += double(w_ih[at * input_size + i]) * double(x_now[row * input_size + i]);
+          }
+          for (int64_t p = 0; p < output_size; ++p) from_h[g] += w_hh[at * output_size + p] * h[row * output_size + p];
+        }
+        Pack<double, Cell::kStates> state{};
+        if (!projected) state[0] = h[row * output_size + u];
+        if (Cell::kStates == 2) state[Cell::kStates - 1] = c[row * hidden_size + u];
+        Pack<double, K> weights{};
+        for (int k = 0; k < K; ++k) weights[k] = unit_weights[k * hidden_size + u];
+        const auto result = cell_forward<Cell, double>(from_x, from_h, state, weights);
+        hidden[u] = result.state[0];
+        if (Cell::kStates == 2) c[row * hidden_size + u] = result.state[Cell::kStates - 1];
+      }
+      for (int64_t p = 0; p < output_size; ++p) {
+        double& to = next[row * output_size + p];
+        if (!projected) to = hidden[p];
+        for (int64_t u = 0; projected && u < hidden_size; ++u) to += w_hr[p * hidden_size + u] * hidden[u];
+      }
+    }
+    h = next;
+    const Real* made = static_cast<const Real*>(layer.h(step + 1));
+    const std::string name = std::string(Cell::kName) + " batch " + std::to_string(batch) + " hidden " +
+                             std::to_string(hidden_size) + " step " + std::to_string(step);
+    for (int64_t row = 0; row < batch; ++row) {
+      for (int64_t p = 0; p < output_size; ++p) {
+        check_near(made[row * layer.h_stride() + p], h[row * output_size + p], sizeof(Real) == 8 ? 1e-14 : 4e-6, name);
+      }
+    }
+  }
+}
+
+template <class Cell, class W>
+void check_sizes() {
+  for (const int64_t batch : {1, 2, 9}) {
+    for (const int64_t hidden_size : {1, 5, 16, 37}) {
+      for (const int parts : {1, 3}) {
+        check_layer<Cell, W>(batch, 3, hidden_size, hidden_size, true, parts);
+        if (!Cell::kReadsHidden && hidden_size > 1) check_layer<Cell, W>(batch, 70, hidden_size, 4, false, parts);
+      }
+    }
+  }
+}
+
+void layers_make_the_steps_of_their_cell() {
+  check_sizes<LstmCell, float>();
+  check_sizes<PeepholeLstmCell, double>();
+  check_sizes<GruCell, double>();
+  check_sizes<GruCell, float>();
+  check_sizes<ElmanCell<Tanh>, float>();
+}
+
+void layers_take_weights_of_less_memory() {
+  check_sizes<LstmCell, BFloat16>();
+  check_sizes<LstmCell, Int8>();
+  check_sizes<GruCell, Int8>();
+}
+
+template <class Real>
+void check_product(int64_t rows, int64_t columns, int64_t depth, bool a_by_columns, bool b_by_columns, int threads) {
+  Random random(9);
+  const auto a = numbers<Real>(random, rows * depth, -1, 1), b = numbers<Real>(random, depth * columns, -1, 1);
+  const auto bias = numbers<Real>(random, columns, -1, 1);
+  std::vector<Real> c(rows * columns, Real(NAN));
+  const MatrixView a_view{a.data(), a_by_columns ? 1 : depth, a_by_columns ? rows : 1};
+  const MatrixView b_view{b.data(), b_by_columns ? 1 : columns, b_by_columns ? depth : 1};
+  const bool biased = rows % 2 == 1;
+  const MatrixProduct product{
+      DataType::kFloat32, rows, columns, depth, a_view, b_view, biased ? bias.data() : nullptr, c.data()};
+  Arena counter(nullptr);
+  MatrixMultiplier<Real>(product, threads, counter);
+  std::vector<char> memory(counter.used() + Arena::kAlignment);
+  Arena arena(reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(memory.data()) + Arena::kAlignment - 1) /
+                                      Arena::kAlignment * Arena::kAlignment));
+  const MatrixMultiplier<Real> multiplier(product, threads, arena);
+  for (int thread = threads - 1; thread >= 0; --thread) multiplier.run(thread);
+  const std::string name = "product " + std::to_string(rows) + " x " + std::to_string(columns) + " x " +
+                           std::to_string(depth) + " on " + std::to_string(threads);
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t column = 0; column < columns; ++column) {
+      double sum = biased ? double(bias[column]) : 0.0;
+      for (int64_t k = 0; k < depth; ++k) {
+        sum += double(a[row * a_view.row_stride + k * a_view.column_stride]) *
+               double(b[k * b_view.row_stride + column * b_view.column_stride]);
+      }
+      check_near(c[row * columns + column], sum, (sizeof(Real) == 8 ? 1e-15 : 1e-6) * double(depth + 1), name);
+    }
+  }
+}
+
+void products_of_matrices_are_right_whatever_their_order() {
+  for (const bool a_by_columns : {false, true}) {
+    for (const bool b_by_columns : {false, true}) {
+      for (const int threads : {1, 2, 5}) {
+        check_product<float>(1, 1, 1, a_by_columns, b_by_columns, threads);
+        check_product<float>(33, 17, 3, a_by_columns, b_by_columns, threads);
+        check_product<float>(7, 70, 390, a_by_columns, b_by_columns, threads);
+        check_product<float>(200, 9, 65, a_by_columns, b_by_columns, threads);
+        check_product<double>(3, 1100, 20, a_by_columns, b_by_columns, threads);
+        check_product<double>(6, 5, 0, a_by_columns, b_by_columns, threads);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+int main() {
+  return test::run({
+      {"layers make the steps of their cell", layers_make_the_steps_of_their_cell},
+      {"layers take weights of less memory", layers_take_weights_of_less_memory},
+      {"products of matrices are right whatever their order", products_of_matrices_are_right_whatever_their_order},
+  });
+}
