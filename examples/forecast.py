@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from statsmodels.datasets import co2, sunspots
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -136,12 +137,10 @@ def main(arguments: Sequence[str] | None = None) -> list[tuple[float, float]]:
         )
         drawings.append((series, cut, forecasts))
     if options.picture:
-        from matplotlib.figure import Figure
-
         figure = Figure(figsize=(7, 4.5), layout="constrained")
         for panel, drawing in zip(figure.subplots(2), drawings, strict=True):
             draw(panel, *drawing)
-        figure.savefig(options.picture, dpi=80)
+        figure.savefig(options.picture, dpi=70)
     print(f"forecast, {options.cell}, mean absolute error: {'; '.join(lines)}")
     return figures
 

@@ -114,15 +114,15 @@ def main(arguments: Sequence[str] | None = None) -> tuple[float, float]:
     parser.add_argument("--units", type=int, default=128)
     parser.add_argument("--numbers", type=int, default=10_000, help="to learn from; a tenth more are held out")
     parser.add_argument("--limit", type=int, default=100_000, help="what the numbers are below")
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     torch.manual_seed(options.seed)
 
     # Uniform in their logarithm, or nearly all would have the most digits.
-    shares = torch.rand(4 * options.numbers, dtype=torch.float64)
-    drawn = [int(options.limit**share) for share in shares.tolist()]
-    drawn = list(dict.fromkeys(drawn))  # each once, in the order drawn
+    shares = torch.rand(4 * options.numbers, dtype=torch.float64).tolist()
+    numbers = sorted({int(options.limit**share) for share in shares})
+    drawn = [numbers[place] for place in torch.randperm(len(numbers)).tolist()]
     held_out, learnt = drawn[: options.numbers // 10], drawn[options.numbers // 10 :][: options.numbers]
     model = Translator(options.impl, options.cell, options.units)
     train(model, encode(learnt), options.steps)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from examples import forecast, number_words, text, vowels
+from examples import forecast, gradient_flow, number_words, text, vowels
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,3 +50,18 @@ def test_a_season_is_forecast_better_than_by_the_one_before(options: list[str], 
 def test_numbers_never_seen_are_written_in_words(options: list[str]) -> None:
     right, by_nearest = number_words.main(["--limit", "1000", "--numbers", "700", "--steps", "150", *options])
     assert right > 0.5 > by_nearest
+
+
+@pytest.mark.parametrize("options", [["--seed", seed] for seed in SEEDS] + [["--impl", "torch"]])
+def test_gradients_vanish_and_explode_in_plain_cells_only(options: list[str], tmp_path: Path) -> None:
+    picture = tmp_path / "flow.png"
+    powers, loss = gradient_flow.main(["--picture", str(picture), *options])
+    as_initialised, large = powers.values()
+    for name in as_initialised:
+        plain = "RNN" in name
+        assert (as_initialised[name] < -20) is plain, name
+        assert abs(as_initialised[name]) < 2 or plain, name
+    assert large["relu RNN"] > large["tanh RNN"] > 1 > large["GRU"]
+    assert loss["clipped at 1"] < 0.95
+    assert not loss["not clipped"] < 1e6  # nan, where it went further
+    assert picture.read_bytes().startswith(b"\x89PNG")
