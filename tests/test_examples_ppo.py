@@ -24,8 +24,8 @@ def test_the_pole_stands_three_times_as_long(seed: str, tmp_path: Path) -> None:
 
 
 def test_step_by_step_with_torch_learns_too() -> None:
-    learnt, before = ppo.main(["--rollouts", "12", "--impl", "torch"])
-    assert learnt > 1.3 * before
+    learnt, before = ppo.main(["--rollouts", "10", "--impl", "torch"])
+    assert learnt > 1.2 * before
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
