@@ -104,7 +104,6 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="of checkpoints, to write and to go on from, and of losses.jsonl")
     parser.add_argument("--kill-at", type=int, help="step at which the last worker kills itself, in its first life")
     options = parser.parse_args()
-
     mesh = join()
     rank, workers, device = dist.get_rank(), dist.get_world_size(), mesh.device_type
     streams, alphabet, by_pairs = read()
@@ -142,7 +141,7 @@ def main() -> None:
         last, seconds = bits[-max(1, options.steps // 10) :], time.perf_counter() - started
         cost, speed = sum(last) / len(last), len(bits) * STREAMS * LENGTH / seconds
         line = f"{cost:.3f} bits per character, {by_pairs:.3f} by pairs; {speed:.0f} characters a second"
-        print(f"train_distributed, {options.cell}, {options.strategy}, {workers} processes: {line}", flush=True)
+        print(f"train_distributed, {options.cell}, {options.strategy}, processes {workers}: {line}", flush=True)
     os._exit(0)  # where Python frees the last reference to a gloo group, torch 2.13 waits now and then for ever
 
 
