@@ -1,10 +1,12 @@
-"""What docs/tutorial.md claims is so: its code runs from top to bottom, and its links lead somewhere."""
+"""What docs/tutorial.md claims is so: its code runs from top to bottom; its links and those of scaling.md lead on."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "tutorial.md"
@@ -21,7 +23,9 @@ def test_every_block_runs_after_those_before_it() -> None:
         exec(compile("\n" * line + block[1], str(PAGE), "exec"), names)  # noqa: S102
 
 
-def test_every_link_leads_to_a_file() -> None:
-    targets = [target.partition("#")[0] for target in re.findall(r"\]\(([^)]+)\)", PAGE.read_text())]
+@pytest.mark.parametrize("name", ["tutorial.md", "scaling.md"])
+def test_every_link_leads_to_a_file(name: str) -> None:
+    text = (PAGE.parent / name).read_text()
+    targets = [target.partition("#")[0] for target in re.findall(r"\]\(([^)]+)\)", text)]
     assert targets
     assert [target for target in targets if not (PAGE.parent / target).exists()] == []
