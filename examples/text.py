@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import math
 from pydoc_data.topics import topics
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -29,15 +29,8 @@ IMPLEMENTATIONS: dict[str, Any] = {"fused": fused_rnn, "torch": nn}
 ROWS = 64  # windows a step
 
 
-class Recipe(NamedTuple):
-    """What differs between the three networks."""
-
-    embedding: int | None  # features of a character; None for one-hot vectors
-    units: int
-    last_only: bool  # whether the loss is that of the last step of a window
-
-
-RECIPES = {"rnn": Recipe(None, 50, False), "lstm": Recipe(256, 128, True), "gru": Recipe(256, 128, False)}
+# Features of a character (None for one-hot vectors), units, and whether the loss is that of a window's last step only.
+RECIPES = {"rnn": (None, 50, False), "lstm": (256, 128, True), "gru": (256, 128, False)}
 
 
 class CharModel(nn.Module):
@@ -45,19 +38,20 @@ class CharModel(nn.Module):
 
     def __init__(self, implementation: str, cell: str, alphabet: int) -> None:
         super().__init__()
-        recipe = RECIPES[cell]
-        if recipe.embedding is None:
-            self.embedding = nn.Embedding(alphabet, alphabet, _weight=torch.eye(alphabet), _freeze=True)  # one-hot
+        features, units, self.last_only = RECIPES[cell]
+        if features is None:
+            self.embedding = nn.Embedding(alphabet, alphabet, _weight=torch.eye(alphabet), _freeze=True)
         else:
-            self.embedding = nn.Embedding(alphabet, recipe.embedding)
+            self.embedding = nn.Embedding(alphabet, features)
         layer = getattr(IMPLEMENTATIONS[implementation], cell.upper())
-        self.recurrent = layer(self.embedding.embedding_dim, recipe.units)
-        self.head = nn.Linear(recipe.units, alphabet)
+        self.recurrent = layer(self.embedding.embedding_dim, units)
+        self.head = nn.Linear(units, alphabet)
 
-    def forward(self, codes: Tensor, state: Any = None, *, last_only: bool = False) -> tuple[Tensor, Any]:
-        """Scores [T, B, alphabet] ([1, B, alphabet] with `last_only`) and the last state, for codes [T, B]."""
-        output, state = self.recurrent(self.embedding(codes), state)
-        return self.head(output[-1:] if last_only else output), state
+    def forward(self, codes: Tensor, *, last_only: bool = False) -> Tensor:
+        """Scores [T, B, alphabet] ([1, B, alphabet] with `last_only`) for codes [T, B]."""
+        output, _ = self.recurrent(self.embedding(codes))
+        scores: Tensor = self.head(output[-1:] if last_only else output)
+        return scores
 
 
 def windows(codes: Tensor, length: int, starts: Tensor) -> tuple[Tensor, Tensor]:
@@ -66,14 +60,14 @@ def windows(codes: Tensor, length: int, starts: Tensor) -> tuple[Tensor, Tensor]
     return window[:-1], window[1:]
 
 
-def train(model: CharModel, codes: Tensor, length: int, steps: int, *, last_only: bool) -> None:
+def train(model: CharModel, codes: Tensor, length: int, steps: int) -> None:
     """Adam on random windows, with a learning rate that falls to zero as a cosine."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=5e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in (progress := trange(steps, desc="training", leave=False)):
         inputs, targets = windows(codes, length, torch.randint(len(codes) - length, (ROWS,)))
-        scores, _ = model(inputs, last_only=last_only)
+        scores = model(inputs, last_only=model.last_only)
         loss = F.cross_entropy(scores.flatten(0, 1), targets[-len(scores) :].flatten())
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -86,21 +80,21 @@ def train(model: CharModel, codes: Tensor, length: int, steps: int, *, last_only
 @torch.no_grad()
 def generate(model: CharModel, prompt: Tensor, length: int, temperature: float) -> list[int]:
     """Characters after the prompt [T], each drawn from the scores and fed back; temperature 0 takes the likeliest."""
-    scores, state = model(prompt.unsqueeze(1))
-    codes = []
-    for _ in range(length):
-        last = scores[-1, 0]
-        code = torch.multinomial(F.softmax(last / temperature, 0), 1) if temperature else last.argmax().view(1)
-        codes.append(int(code))
-        scores, state = model(code.view(1, 1), state)
-    return codes
+    stepper, codes = fused_rnn.Stepper(model.recurrent), prompt.tolist()  # of torch.nn's layers, too
+    for place in range(len(prompt) + length - 1):
+        output = stepper.step(model.embedding(torch.tensor([codes[place]])))
+        if place >= len(prompt) - 1:
+            scores = model.head(output)[0]
+            chosen = torch.multinomial(F.softmax(scores / temperature, 0), 1) if temperature else scores.argmax()
+            codes.append(int(chosen))
+    return codes[len(prompt) :]
 
 
 @torch.no_grad()
 def bits_of_model(model: CharModel, codes: Tensor, length: int) -> float:
     """Bits that a character of `codes` costs when the `length` characters before it are known."""
     inputs, targets = windows(codes, length, torch.arange(0, len(codes) - length, 7))
-    scores, _ = model(inputs, last_only=True)
+    scores = model(inputs, last_only=True)
     return F.cross_entropy(scores[0], targets[-1]).item() / math.log(2)
 
 
@@ -131,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> tuple[float, float]:
     length, steps, prompt, temperature = (3, 100, "ab", 0.0) if options.toy else (40, 1500, "The ", options.temperature)
     learnt, held_out = codes.tensor_split([len(codes) if options.toy else len(codes) * 19 // 20])
     model = CharModel(options.impl, options.cell, len(alphabet))
-    train(model, learnt, length, options.steps or steps, last_only=RECIPES[options.cell].last_only)
+    train(model, learnt, length, options.steps or steps)
 
     start = torch.tensor([alphabet.index(character) for character in prompt])
     written = "".join(alphabet[code] for code in generate(model, start, options.length, temperature))
