@@ -14,6 +14,8 @@ from examples import ppo
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from torch import Tensor
+
 
 @pytest.mark.parametrize("seed", ["0", "1"])
 def test_the_pole_stands_three_times_as_long(seed: str, tmp_path: Path) -> None:
@@ -21,6 +23,17 @@ def test_the_pole_stands_three_times_as_long(seed: str, tmp_path: Path) -> None:
     learnt, before = ppo.main(["--rollouts", "25", "--seed", seed, "--picture", str(picture)])
     assert learnt > 3 * before
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_task_needs_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = ppo.Policy.forward
+
+    def forgetful(policy: ppo.Policy, seen: Tensor, begins: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return forward(policy, seen, torch.ones_like(begins), state)
+
+    monkeypatch.setattr(ppo.Policy, "forward", forgetful)
+    learnt, before = ppo.main(["--rollouts", "25"])
+    assert learnt < 3 * before
 
 
 def test_step_by_step_with_torch_learns_too() -> None:
