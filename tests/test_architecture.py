@@ -53,7 +53,7 @@ PACKAGE_RULES: dict[str, set[str]] = {
 }
 # Folder with Python outside the package: the top-level names of the project that it may import, besides fused_rnn.
 # `bench` imports itself only by relative imports, since it has another name once installed.
-OUTSIDE_RULES: dict[str, set[str]] = {"bench": set(), "examples": set(), "tests": {"bench", "tests"}}
+OUTSIDE_RULES: dict[str, set[str]] = {"bench": set(), "examples": set(), "tests": {"bench", "examples", "tests"}}
 OWN_NAMES = {"fused_rnn", "fused_rnn_bench", "bench", "tests", "examples"}
 
 LONGEST_FILE = 400

@@ -1,0 +1,1 @@
+"""What the layers are for: each module is a program of its own, `python examples/NAME.py --help`."""

@@ -1,0 +1,67 @@
+"""The examples learn: each, made small, beats the baseline that it prints, whatever the seed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from examples import forecast, gradient_flow, number_words, text, vowels
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SEEDS = ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
+def test_every_cell_continues_the_cycle_from_its_first_two_letters(
+    cell: str, seed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    share, chance = text.main(["--toy", "--cell", cell, "--seed", seed, "--length", "10"])
+    assert share == 1.0 > chance
+    written, last = capsys.readouterr().out.splitlines()
+    assert written == "abcabcabcabc"
+    assert "100.0%" in last
+
+
+@pytest.mark.parametrize("seed", SEEDS[:2])
+def test_characters_of_real_text_cost_less_than_by_pairs(seed: str) -> None:
+    bits, by_pairs = text.main(["--cell", "gru", "--seed", seed, "--steps", "50", "--length", "20"])
+    assert bits < by_pairs - 0.1
+
+
+@pytest.mark.parametrize("options", [["--seed", seed] for seed in SEEDS] + [["--impl", "torch", "--cell", "gru"]])
+def test_speakers_are_named_in_19_of_20_recordings(options: list[str]) -> None:
+    right, by_nearest_mean = vowels.main(["--epochs", "15", *options])
+    assert right >= 0.95 > by_nearest_mean
+
+
+@pytest.mark.parametrize("options", [["--seed", seed] for seed in SEEDS])
+def test_a_season_is_forecast_better_than_by_the_one_before(options: list[str], tmp_path: Path) -> None:
+    picture = tmp_path / "forecast.png"
+    for error, naive in forecast.main(["--steps", "150", "--picture", str(picture), *options]):
+        assert error < 0.95 * naive
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("options", [["--seed", seed] for seed in SEEDS[:2]] + [["--impl", "torch", "--cell", "lstm"]])
+def test_numbers_never_seen_are_written_in_words(options: list[str]) -> None:
+    right, by_nearest = number_words.main(["--limit", "1000", "--numbers", "700", "--steps", "150", *options])
+    assert right > 0.5 > by_nearest
+
+
+@pytest.mark.parametrize("options", [["--seed", seed] for seed in SEEDS] + [["--impl", "torch"]])
+def test_gradients_vanish_and_explode_in_plain_cells_only(options: list[str], tmp_path: Path) -> None:
+    picture = tmp_path / "flow.png"
+    powers, loss = gradient_flow.main(["--picture", str(picture), *options])
+    as_initialised, large = powers.values()
+    for name in as_initialised:
+        plain = "RNN" in name
+        assert (as_initialised[name] < -20) is plain, name
+        assert abs(as_initialised[name]) < 2 or plain, name
+    assert large["relu RNN"] > large["tanh RNN"] > 1 > large["GRU"]
+    assert loss["clipped at 1"] < 0.95
+    assert not loss["not clipped"] < 1e6  # nan, where it went further
+    assert picture.read_bytes().startswith(b"\x89PNG")
