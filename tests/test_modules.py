@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils import parametrizations
 
 import fused_rnn
@@ -364,3 +365,17 @@ def test_training_follows_torch_step_by_step(name: str) -> None:
         losses.append(of_namespace)
     assert losses[0] == pytest.approx(losses[1], rel=1e-9)
     assert losses[0][-1] < losses[0][0]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("LSTM", {"proj_size": 2}), ("GRU", {"num_layers": 2, "bidirectional": True}), ("RNN", {})]
+)
+def test_layers_take_tensors_on_a_gpu(name: str, options: dict[str, Any]) -> None:
+    layer = make(fused_rnn, name, 3, 5, device="meta", **options)
+    with FakeTensorMode(), torch.no_grad():  # tensors without values, so that no GPU is needed
+        parameters = {key: torch.empty(p.shape, device="cuda") for key, p in layer.named_parameters()}
+        x, lengths = torch.empty(4, 2, 3, device="cuda"), torch.empty(2, dtype=torch.int64, device="cuda")
+        output = torch.func.functional_call(layer, parameters, (x,), {"lengths": lengths})[0]
+    width = (options.get("proj_size") or 5) * (2 if layer.bidirectional else 1)
+    assert output.device.type == "cuda"
+    assert output.shape == (4, 2, width)
