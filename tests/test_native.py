@@ -15,7 +15,8 @@ from tests import native_build
 NATIVE = native_build.ROOT / "tests" / "native"
 SOURCES = sorted(path.stem for path in NATIVE.glob("test_*.cpp"))
 # Parts of the library that are not headers, for the tests that need them.
-LINKED = {source: ["csrc/cpu/team.cpp"] for source in ("test_rows", "test_sharing", "test_single_steps", "test_sweep", "test_team")}
+USING_TEAMS = ("test_rows", "test_sharing", "test_single_steps", "test_sweep", "test_team")
+LINKED = {source: ["csrc/cpu/team.cpp"] for source in USING_TEAMS}
 INSTRUCTION_SETS = native_build.runnable_instruction_sets()
 FLAVOURS = [*INSTRUCTION_SETS, "sanitized"]
 THREADED = ["test_sharing", "test_team"]  # what these share is watched by ThreadSanitizer too
