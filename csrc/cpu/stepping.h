@@ -36,6 +36,11 @@ struct StepParameters {
 // The state lives here, in two copies of h: step number s reads the copy s % 2 and writes the other.
 class StepLayer {
  public:
+  StepLayer() = default;
+  StepLayer(const StepLayer&) = delete;
+  StepLayer(StepLayer&&) = delete;
+  StepLayer& operator=(const StepLayer&) = delete;
+  StepLayer& operator=(StepLayer&&) = delete;
   virtual ~StepLayer();
 
   // The share that thread `part` of `parts` has of a step: the cell's update of its units, from x [B, x_stride]; and of

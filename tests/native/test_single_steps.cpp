@@ -4,6 +4,8 @@
 #include "cpu/matrix_product.h"
 #include "cpu/packed_step.h"
 
+#include <cstdlib>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -39,16 +41,16 @@ std::vector<Real> numbers(Random& random, int64_t count, double from, double to)
 template <class Cell, class W>
 void check_layer(int64_t batch, int64_t input_size, int64_t hidden_size, int64_t output_size, bool bias, int parts) {
   using Real = RealOf<W>;
-  constexpr int G = Cell::kGates, K = Cell::kUnitWeights;
+  constexpr int kGates = Cell::kGates, kWeights = Cell::kUnitWeights;
   constexpr int kSteps = 3;
   Random random(5);
   const bool projected = output_size != hidden_size;
-  const auto w_ih = matrix<Real>(random, G * hidden_size, input_size);
-  const auto w_hh = matrix<Real>(random, G * hidden_size, output_size);
+  const auto w_ih = matrix<Real>(random, kGates * hidden_size, input_size);
+  const auto w_hh = matrix<Real>(random, kGates * hidden_size, output_size);
   const auto w_hr = matrix<Real>(random, projected ? output_size : 0, hidden_size);
-  const auto b_ih = numbers<Real>(random, bias ? G * hidden_size : 0, -1, 1);
-  const auto b_hh = numbers<Real>(random, bias ? G * hidden_size : 0, -1, 1);
-  const auto unit_weights = numbers<Real>(random, K * hidden_size, 0.1, 1);
+  const auto b_ih = numbers<Real>(random, bias ? kGates * hidden_size : 0, -1, 1);
+  const auto b_hh = numbers<Real>(random, bias ? kGates * hidden_size : 0, -1, 1);
+  const auto unit_weights = numbers<Real>(random, kWeights * hidden_size, 0.1, 1);
   const auto x = numbers<Real>(random, kSteps * batch * input_size, -1, 1);
   const auto given = [](const std::vector<Real>& values) { return values.empty() ? nullptr : values.data(); };
   const StepProblem problem{.cell = spec_of<Cell>(0),
@@ -70,8 +72,8 @@ void check_layer(int64_t batch, int64_t input_size, int64_t hidden_size, int64_t
     for (int64_t row = 0; row < batch; ++row) {
       std::vector<double> hidden(hidden_size);
       for (int64_t u = 0; u < hidden_size; ++u) {
-        Pack<double, G> from_x{}, from_h{};
-        for (int g = 0; g < G; ++g) {
+        Pack<double, kGates> from_x{}, from_h{};
+        for (int g = 0; g < kGates; ++g) {
           const int64_t at = g * hidden_size + u;
           from_x[g] = bias ? b_ih[at] : 0.0, from_h[g] = bias ? b_hh[at] : 0.0;
           for (int64_t i = 0; i < input_size; ++i) {
@@ -82,8 +84,8 @@ void check_layer(int64_t batch, int64_t input_size, int64_t hidden_size, int64_t
         Pack<double, Cell::kStates> state{};
         if (!projected) state[0] = h[row * output_size + u];
         if (Cell::kStates == 2) state[Cell::kStates - 1] = c[row * hidden_size + u];
-        Pack<double, K> weights{};
-        for (int k = 0; k < K; ++k) weights[k] = unit_weights[k * hidden_size + u];
+        Pack<double, kWeights> weights{};
+        for (int k = 0; k < kWeights; ++k) weights[k] = unit_weights[k * hidden_size + u];
         const auto result = cell_forward<Cell, double>(from_x, from_h, state, weights);
         hidden[u] = result.state[0];
         if (Cell::kStates == 2) c[row * hidden_size + u] = result.state[Cell::kStates - 1];
@@ -142,9 +144,9 @@ void check_product(int64_t rows, int64_t columns, int64_t depth, bool a_by_colum
       DataType::kFloat32, rows, columns, depth, a_view, b_view, biased ? bias.data() : nullptr, c.data()};
   Arena counter(nullptr);
   MatrixMultiplier<Real>(product, threads, counter);
-  std::vector<char> memory(counter.used() + Arena::kAlignment);
-  Arena arena(reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(memory.data()) + Arena::kAlignment - 1) /
-                                      Arena::kAlignment * Arena::kAlignment));
+  const std::unique_ptr<char, decltype(&std::free)> memory(
+      static_cast<char*>(std::aligned_alloc(Arena::kAlignment, counter.used())), std::free);
+  Arena arena(memory.get());
   const MatrixMultiplier<Real> multiplier(product, threads, arena);
   for (int thread = threads - 1; thread >= 0; --thread) multiplier.run(thread);
   const std::string name = "product " + std::to_string(rows) + " x " + std::to_string(columns) + " x " +
