@@ -86,6 +86,14 @@ def recurrence(
     return RecurrenceResult._make(function.apply(cell, *arguments)[:4])  # type: ignore[no-untyped-call]
 
 
+def _eager_function(cell: str, arguments: Arguments, own_gates: bool) -> type[Function] | None:
+    if hides_derivatives():
+        return EagerRecurrence
+    if not _wants_gradient(arguments):
+        return None
+    return OwningRecurrence if own_gates and _ops.can_write_over_gates(cell, arguments) else DirectRecurrence
+
+
 def _lacks_kernel(arguments: Arguments) -> bool:
     return arguments.norm is not None and arguments.gates.is_cuda
 
@@ -211,25 +219,32 @@ class EagerRecurrence(Recurrence):
         return _vmap.batched(EagerRecurrence.apply, _vmap.RECURRENCE, info.batch_size, in_dims, arguments)
 
 
-class OwningRecurrence(EagerRecurrence):
-    """The same where the gates may be written over, without vmap and tangents."""
+class DirectRecurrence(EagerRecurrence):
+    """The same outside of transforms, without a `setup_context`, for which torch looks up a signature at every call."""
+
+    setup_context = Function.setup_context
 
     @staticmethod
-    def forward(cell: str, gates: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-        """Run the operator, which leaves what it saves in the gates."""
+    def forward(ctx: Any, cell: str, *arguments: Any) -> tuple[Tensor, ...]:  # type: ignore[override]
+        """Run the operator and save the tensors of the backward pass."""
+        output = EagerRecurrence.forward(cell, *arguments)
+        EagerRecurrence.setup_context(ctx, (cell, *arguments), output)
+        return output
+
+
+class OwningRecurrence(DirectRecurrence):
+    """The same where the gates may be written over."""
+
+    @staticmethod
+    def forward(ctx: Any, cell: str, gates: Tensor, *rest: Any) -> tuple[Tensor, ...]:  # type: ignore[override]
+        """Run the operator, which leaves what it saves in the gates, and save the tensors of the backward pass."""
         anchor = gates.new_zeros(()).expand(gates.shape)
-        return (*_ops.forward_over_gates(cell, Arguments._make((gates, *rest))), anchor)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        """Save the tensors of the backward pass."""
-        cell, gates, *arguments = inputs
-        *results, anchor = output
-        sequence, _, _, cells, _, hidden = results
+        results = _ops.forward_over_gates(cell, Arguments._make((gates, *rest)))
         ctx.cell, ctx.strict = cell, _strict.active()
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*results[_differentiable(cell) :])
-        ctx.save_for_backward(anchor, *arguments, sequence, cells, gates.detach(), hidden)
+        ctx.save_for_backward(anchor, *rest, results.output, results.cells, gates.detach(), results.hidden)
+        return (*results, anchor)
 
     @staticmethod
     def backward(ctx: Any, *d_outputs: Tensor | None) -> tuple[Tensor | None, ...]:

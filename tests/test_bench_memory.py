@@ -31,8 +31,9 @@ def test_the_command_writes_bytes_per_step_row_and_unit(tmp_path: Path) -> None:
     assert row["notes"] == {"onnxruntime": "it has no backward pass"}
     fused = row["peers"]["fused"]
     assert fused["bytes"] == fused["bytes_per_step_row_unit"] * 2000 * 4 * 128
-    # At least the output, the input projection and the gates' gradients; at most a few more of their size.
-    assert 12 <= fused["bytes_per_step_row_unit"] <= 40
+    # At least two of output, input projection and gates' gradients, since memory that a first pass left free is taken
+    # again; at most a few more of their size.
+    assert 8 <= fused["bytes_per_step_row_unit"] <= 40
 
 
 def test_a_process_that_fails_is_noted_with_its_last_line(monkeypatch: pytest.MonkeyPatch) -> None:
