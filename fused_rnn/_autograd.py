@@ -70,14 +70,7 @@ def recurrence(
     elif torch.compiler.is_compiling():
         function = Recurrence if _wants_gradient(arguments) else None
     elif _forward_modes() < 2:
-        function = EagerRecurrence if _wants_gradient(arguments) or hides_derivatives() else None
-        if (
-            function is not None
-            and own_gates
-            and not hides_derivatives()
-            and _ops.can_write_over_gates(cell, arguments)
-        ):
-            function = OwningRecurrence
+        function = _eager_function(cell, arguments, own_gates)
     else:  # torch's tangents of tangents are zero through any Function (pytorch issue 197867)
         why = "torch takes them for zero in a function with kernels"
         return _in_plain_torch("tangents of tangents", why, cell, arguments)
@@ -251,7 +244,7 @@ class OwningRecurrence(DirectRecurrence):
         """Gradients, which are written over what is saved where the graph ends with this pass."""
         incoming, d_anchor = _incoming(ctx.cell, d_outputs), d_outputs[-1]
         again = torch.is_grad_enabled() or torch._C._autograd._get_current_graph_task_keep_graph()
-        if again or d_anchor is not None or all(d is None for d in incoming):
+        if again or _are_mapped(incoming) or d_anchor is not None or all(d is None for d in incoming):
             return EagerRecurrence.backward(ctx, *d_outputs)
         found = _gradients(ctx.cell, ctx.needs_input_grad[1 : 1 + _NUMBERS], incoming, ctx.saved_tensors, over=True)
         return (None, *found, *_NO_GRADIENT)
@@ -317,6 +310,12 @@ class RecurrenceGradients(Function):
             return _plain.pull(recurrence, variables[4:], ctx.needed, variables[:4])
 
         return gradients, (*incoming, gates.detach() + arguments.gates, *numbers)
+
+
+def _are_mapped(tensors: Sequence[Tensor | None]) -> bool:
+    """Whether many gradients come at once, by torch.func or by autograd's own `is_grads_batched`."""
+    legacy = torch._C._functorch.is_legacy_batchedtensor
+    return torch._C._are_functorch_transforms_active() or any(t is not None and legacy(t) for t in tensors)
 
 
 def _differentiable(cell: str) -> int:

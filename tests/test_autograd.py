@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+import fused_rnn
 from fused_rnn import _autograd, _ops, _tensors, _weight_gradients
 from fused_rnn._autograd import recurrence
 from tests import reference
@@ -158,6 +159,17 @@ def test_gates_that_are_written_over_change_no_gradient() -> None:
             torch.autograd.backward(loss)
     for one, other in zip(*found, strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
+def test_a_batch_of_gradients_at_once_is_that_of_each(name: str) -> None:
+    layer = getattr(fused_rnn, name)(3, 5, dtype=torch.float64)
+    x, many = torch.randn(4, 2, 3, dtype=torch.float64), torch.randn(6, 4, 2, 5, dtype=torch.float64)
+    wanted = list(layer.parameters())
+    together = torch.autograd.grad(layer(x)[0], wanted, many, is_grads_batched=True)
+    each = [torch.autograd.grad(layer(x)[0], wanted, one) for one in many]
+    for found, expected in zip(together, zip(*each, strict=True), strict=True):
+        torch.testing.assert_close(found, torch.stack(expected))
 
 
 @pytest.mark.parametrize("name", NAMES)
