@@ -138,11 +138,7 @@ class Recurrence(Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         """Save the tensors of the backward pass; the gate pre-activations are not among them."""
         cell, _, *arguments = inputs
-        sequence, _, _, cells, saved, hidden = output
-        ctx.cell = cell
-        ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(*output[_differentiable(cell) :])
-        ctx.save_for_backward(None, *arguments, sequence, cells, saved, hidden)
+        _keep(ctx, cell, None, arguments, _ops.ForwardResult._make(output))
 
     @staticmethod
     def backward(ctx: Any, *d_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -173,11 +169,8 @@ class EagerRecurrence(Recurrence):
         """Save the tensors of the backward pass, and for tangents, which come at once, all arguments."""
         cell, _, *arguments = inputs
         *results, anchor = output
-        sequence, _, _, cells, saved, hidden = results
-        ctx.cell, ctx.strict = cell, _strict.active()
-        ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(*results[_differentiable(cell) :])
-        ctx.save_for_backward(anchor, *arguments, sequence, cells, saved, hidden)
+        ctx.strict = _strict.active()
+        _keep(ctx, cell, anchor, arguments, _ops.ForwardResult._make(results))
         ctx.save_for_forward(*inputs[1:], *results[: _differentiable(cell)])
 
     @staticmethod
@@ -233,10 +226,8 @@ class OwningRecurrence(DirectRecurrence):
         """Run the operator, which leaves what it saves in the gates, and save the tensors of the backward pass."""
         anchor = gates.new_zeros(()).expand(gates.shape)
         results = _ops.forward_over_gates(cell, Arguments._make((gates, *rest)))
-        ctx.cell, ctx.strict = cell, _strict.active()
-        ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(*results[_differentiable(cell) :])
-        ctx.save_for_backward(anchor, *rest, results.output, results.cells, gates.detach(), results.hidden)
+        ctx.strict = _strict.active()
+        _keep(ctx, cell, anchor, rest, results, saved=gates.detach())
         return (*results, anchor)
 
     @staticmethod
@@ -310,6 +301,22 @@ class RecurrenceGradients(Function):
             return _plain.pull(recurrence, variables[4:], ctx.needed, variables[:4])
 
         return gradients, (*incoming, gates.detach() + arguments.gates, *numbers)
+
+
+def _keep(
+    ctx: Any,
+    cell: str,
+    anchor: Tensor | None,
+    arguments: Sequence[Any],
+    results: _ops.ForwardResult,
+    saved: Tensor | None = None,
+) -> None:
+    """Save what backward needs: anchor, arguments without the gates, and results; `saved` where it is elsewhere."""
+    ctx.cell = cell
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(*results[_differentiable(cell) :])
+    saved = results.saved if saved is None else saved
+    ctx.save_for_backward(anchor, *arguments, results.output, results.cells, saved, results.hidden)
 
 
 def _are_mapped(tensors: Sequence[Tensor | None]) -> bool:

@@ -106,7 +106,8 @@ def forward(cell: str, arguments: Arguments, save: bool) -> ForwardResult:
 def can_write_over_gates(cell: str, arguments: Arguments) -> bool:
     """Whether `forward_over_gates` takes these arguments."""
     spec = CELLS[cell]
-    gates, variants = arguments.gates, (*arguments[6:8], *arguments[10:])
+    gates = arguments.gates
+    variants = (arguments.unit_weights, arguments.norm, arguments.zoneout, arguments.recurrent_mask)
     plain = all(variant is None for variant in variants)
     return plain and spec.saved == spec.gates and not spec.split and gates.is_cpu and gates.is_contiguous()
 
