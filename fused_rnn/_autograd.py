@@ -52,12 +52,10 @@ def recurrence(
     zoneout: Tensor | None = None,
     recurrent_mask: Tensor | None = None,
     keep_cells: bool = False,
-    own_gates: bool = False,
 ) -> RecurrenceResult:
     """The recurrence of `Arguments`, differentiable in every tensor of numbers but the masks.
 
-    Nothing is saved without grad, except that `keep_cells` asks for the cells. With `own_gates` nobody else holds the
-    gates, whose memory may take what the backward pass needs.
+    Nothing is saved without grad, except that `keep_cells` asks for the cells.
     """
     arguments = Arguments(
         gates, w_hh, b_hh, w_hr, h_0, c_0, unit_weights, norm, lengths, resets, zoneout, recurrent_mask
@@ -68,9 +66,9 @@ def recurrence(
     if only_run():
         function = None
     elif torch.compiler.is_compiling():
-        function = Recurrence if _wants_gradient(arguments) else None
+        function = Recurrence if wants_gradient(arguments) else None
     elif _forward_modes() < 2:
-        function = _eager_function(cell, arguments, own_gates)
+        function = _eager_function(arguments)
     else:  # torch's tangents of tangents are zero through any Function (pytorch issue 197867)
         why = "torch takes them for zero in a function with kernels"
         return _in_plain_torch("tangents of tangents", why, cell, arguments)
@@ -79,12 +77,10 @@ def recurrence(
     return RecurrenceResult._make(function.apply(cell, *arguments)[:4])  # type: ignore[no-untyped-call]
 
 
-def _eager_function(cell: str, arguments: Arguments, own_gates: bool) -> type[Function] | None:
+def _eager_function(arguments: Arguments) -> type[Function] | None:
     if hides_derivatives():
         return EagerRecurrence
-    if not _wants_gradient(arguments):
-        return None
-    return OwningRecurrence if own_gates and _ops.can_write_over_gates(cell, arguments) else DirectRecurrence
+    return DirectRecurrence if wants_gradient(arguments) else None
 
 
 def _lacks_kernel(arguments: Arguments) -> bool:
@@ -106,7 +102,7 @@ def only_run() -> bool:
     return torch.compiler._is_exporting_flag or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
 
 
-def _wants_gradient(tensors: Sequence[Tensor | None]) -> bool:
+def wants_gradient(tensors: Sequence[Tensor | None]) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
@@ -143,10 +139,10 @@ class Recurrence(Function):
     @staticmethod
     def backward(ctx: Any, *d_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
         """Gradients of the numbers among the arguments, each only where it is asked for."""
-        incoming = _incoming(ctx.cell, d_outputs)
+        incoming = incoming_gradients(ctx.cell, d_outputs)
         if all(d is None for d in incoming):
             return (None,) * (1 + _ARGUMENTS)
-        found = _gradients(ctx.cell, ctx.needs_input_grad[1 : 1 + _NUMBERS], incoming, ctx.saved_tensors)
+        found = gradients_of_numbers(ctx.cell, ctx.needs_input_grad[1 : 1 + _NUMBERS], incoming, ctx.saved_tensors)
         return (None, *found, *_NO_GRADIENT)
 
 
@@ -171,12 +167,12 @@ class EagerRecurrence(Recurrence):
         *results, anchor = output
         ctx.strict = _strict.active()
         _keep(ctx, cell, anchor, arguments, _ops.ForwardResult._make(results))
-        ctx.save_for_forward(*inputs[1:], *results[: _differentiable(cell)])
+        ctx.save_for_forward(*inputs[1:], *results[: differentiable(cell)])
 
     @staticmethod
     def backward(ctx: Any, *d_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
         """Gradients of the numbers among the arguments, each only where it is asked for."""
-        incoming, d_anchor = _incoming(ctx.cell, d_outputs), d_outputs[6]
+        incoming, d_anchor = incoming_gradients(ctx.cell, d_outputs), d_outputs[6]
         found: tuple[Tensor | None, ...] = (None,) * _NUMBERS
         if any(d is not None for d in incoming):
             arguments = (ctx.cell, *ctx.needs_input_grad[1 : 1 + _NUMBERS], *incoming, *ctx.saved_tensors)
@@ -218,29 +214,6 @@ class DirectRecurrence(EagerRecurrence):
         return output
 
 
-class OwningRecurrence(DirectRecurrence):
-    """The same where the gates may be written over."""
-
-    @staticmethod
-    def forward(ctx: Any, cell: str, gates: Tensor, *rest: Any) -> tuple[Tensor, ...]:  # type: ignore[override]
-        """Run the operator, which leaves what it saves in the gates, and save the tensors of the backward pass."""
-        anchor = gates.new_zeros(()).expand(gates.shape)
-        results = _ops.forward_over_gates(cell, Arguments._make((gates, *rest)))
-        ctx.strict = _strict.active()
-        _keep(ctx, cell, anchor, rest, results, saved=gates.detach())
-        return (*results, anchor)
-
-    @staticmethod
-    def backward(ctx: Any, *d_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Gradients, which are written over what is saved where the graph ends with this pass."""
-        incoming, d_anchor = _incoming(ctx.cell, d_outputs), d_outputs[-1]
-        again = torch.is_grad_enabled() or torch._C._autograd._get_current_graph_task_keep_graph()
-        if again or _are_mapped(incoming) or d_anchor is not None or all(d is None for d in incoming):
-            return EagerRecurrence.backward(ctx, *d_outputs)
-        found = _gradients(ctx.cell, ctx.needs_input_grad[1 : 1 + _NUMBERS], incoming, ctx.saved_tensors, over=True)
-        return (None, *found, *_NO_GRADIENT)
-
-
 class RecurrenceGradients(Function):
     """The backward pass as a node of its own, which has derivatives again: those of the recurrence in plain torch.
 
@@ -254,7 +227,7 @@ class RecurrenceGradients(Function):
     def forward(cell: str, *arguments: Any) -> tuple[Tensor | None, ...]:
         """The gradients of the numbers; what arrives at the results comes before the saved tensors."""
         needed, incoming, kept = arguments[:_NUMBERS], arguments[_NUMBERS:][:4], arguments[_NUMBERS:][4:]
-        return _gradients(cell, needed, incoming, kept)
+        return gradients_of_numbers(cell, needed, incoming, kept)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor | None, ...]) -> None:  # noqa: ARG004
@@ -303,40 +276,32 @@ class RecurrenceGradients(Function):
         return gradients, (*incoming, gates.detach() + arguments.gates, *numbers)
 
 
-def _keep(
-    ctx: Any,
-    cell: str,
-    anchor: Tensor | None,
-    arguments: Sequence[Any],
-    results: _ops.ForwardResult,
-    saved: Tensor | None = None,
-) -> None:
-    """Save what backward needs: anchor, arguments without the gates, and results; `saved` where it is elsewhere."""
+def _keep(ctx: Any, cell: str, anchor: Tensor | None, arguments: Sequence[Any], results: _ops.ForwardResult) -> None:
+    """Save what backward needs: anchor, arguments without the gates, and results."""
     ctx.cell = cell
     ctx.set_materialize_grads(False)
-    ctx.mark_non_differentiable(*results[_differentiable(cell) :])
-    saved = results.saved if saved is None else saved
-    ctx.save_for_backward(anchor, *arguments, results.output, results.cells, saved, results.hidden)
+    ctx.mark_non_differentiable(*results[differentiable(cell) :])
+    ctx.save_for_backward(anchor, *arguments, results.output, results.cells, results.saved, results.hidden)
 
 
-def _are_mapped(tensors: Sequence[Tensor | None]) -> bool:
+def are_mapped(tensors: Sequence[Tensor | None]) -> bool:
     """Whether many gradients come at once, by torch.func or by autograd's own `is_grads_batched`."""
     legacy = torch._C._functorch.is_legacy_batchedtensor
     return torch._C._are_functorch_transforms_active() or any(t is not None and legacy(t) for t in tensors)
 
 
-def _differentiable(cell: str) -> int:
+def differentiable(cell: str) -> int:
     """How many of the operator's results are: output, h_n, and where there is a cell state c_n and cells."""
     return 2 * _ops.CELLS[cell].states
 
 
-def _incoming(cell: str, d_outputs: Sequence[Tensor | None]) -> tuple[Any, ...]:
+def incoming_gradients(cell: str, d_outputs: Sequence[Tensor | None]) -> tuple[Any, ...]:
     """What arrives at output, h_n, c_n and cells; a compiler passes zeros of shape [0] for what has no derivative."""
-    count = _differentiable(cell)
+    count = differentiable(cell)
     return (*d_outputs[:count], *(None,) * (4 - count))
 
 
-def _gradients(
+def gradients_of_numbers(
     cell: str, needed: Sequence[bool], incoming: Sequence[Any], kept: Sequence[Any], *, over: bool = False
 ) -> tuple[Tensor | None, ...]:
     """Gradients of the numbers among the arguments, None where `needed` (same order) is false.

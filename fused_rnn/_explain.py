@@ -118,12 +118,13 @@ def explain(layer: torch.nn.Module, x: Tensor, hx: Any = None, *, device: CudaDe
         layer.cell, sequence.dtype, time_steps, batch, directions, layer.hidden_size, layer.proj_size,
         variants.layer_norm, any(variants.zoneouts), bool(variants.recurrent_dropout and layer.training),
     )  # fmt: skip
-    if device is not None or sequence.is_cuda:
-        name, passes = _cuda_passes(sizes, training, sequence, device)
-    else:
-        name, passes = _cpu_passes(sizes, training)
+    makes_gates = layer._makes_gates(sequence, h_0, c_0)
     plans = []
     for _ in range(layer.num_layers):
+        if device is not None or sequence.is_cuda:
+            name, passes = _cuda_passes(sizes, training, sequence, device)
+        else:
+            name, passes = _cpu_passes(sizes._replace(input_size=width if makes_gates else 0), training)
         problem = (
             f"{layer.cell}: T={time_steps} B={batch} D={directions} I={width} H={layer.hidden_size}"
             f"{f' P={layer.proj_size}' if layer.proj_size else ''} {str(sequence.dtype).removeprefix('torch.')}, "

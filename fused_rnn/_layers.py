@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from fused_rnn import _autocast, _onnx
+from fused_rnn import _autocast, _onnx, _whole_layer
 from fused_rnn._autograd import RecurrenceResult, hides_derivatives, only_run, recurrence
 from fused_rnn._packed import gather_steps, scatter_steps
 from fused_rnn._products import linear
-from fused_rnn._tensors import Arguments
+from fused_rnn._tensors import Arguments, LayerArguments, by_direction
 from fused_rnn._variants import (
     NO_MASKS,
     PLAIN,
@@ -50,6 +50,14 @@ class Ragged(NamedTuple):
 REGULAR = Ragged()
 
 
+def makes_gates(
+    x: Tensor, weights: DirectionWeights, h_0: Tensor | None, c_0: Tensor | None, variants: Variants
+) -> bool:
+    """Whether a layer's kernel would make the gates of x itself."""
+    w_ih, w_hh, b_ih, b_hh, w_hr = weights[:5]
+    return variants is PLAIN and _whole_layer.can_run(LayerArguments(x, w_ih, b_ih, w_hh, b_hh, w_hr, h_0, c_0))
+
+
 def run_layer(
     cell: str,
     x: Tensor,
@@ -70,7 +78,8 @@ def run_layer(
         return _run(cell, weights, hidden_size, variants, x, h_0, c_0, ragged, keep_cells=keep_cells)
     weights = with_dropped_weights(variants, weights)
     masks = draw_masks(variants, cell, x, weights)
-    run = partial(_run, cell, weights, hidden_size, variants)
+    rest = variants._replace(recompute=False, training=False)
+    run = partial(_run, cell, weights, hidden_size, PLAIN if rest == PLAIN else variants)
     if variants.recompute and torch.is_grad_enabled() and x.shape[0] > 0:
         return _run_segments(run, x, h_0, c_0, ragged, masks, directions=len(weights))
     return run(x, h_0, c_0, ragged, masks, keep_cells=keep_cells)
@@ -89,25 +98,22 @@ def _run(
     *,
     keep_cells: bool = False,
 ) -> RecurrenceResult:
-    """Projection and recurrence."""
-    if len(weights) == 1:
-        w_ih, w_hh, b_ih, b_hh, w_hr = weights[0][:5]
-        w_hh = w_hh.unsqueeze(0)
-        b_hh = None if b_hh is None else b_hh.unsqueeze(0)
-        w_hr = None if w_hr is None else w_hr.unsqueeze(0)
-    else:
-        first = weights[0]
-        w_ih = torch.cat([w.w_ih for w in weights])
-        w_hh = torch.stack([w.w_hh for w in weights])
-        b_ih = None if first.b_ih is None else torch.cat([w.b_ih for w in weights if w.b_ih is not None])
-        b_hh = None if first.b_hh is None else torch.stack([w.b_hh for w in weights if w.b_hh is not None])
-        w_hr = None if first.w_hr is None else torch.stack([w.w_hr for w in weights if w.w_hr is not None])
+    """The layer as one node where that can be, else projection and recurrence."""
+    directions = len(weights)
+    joined: Sequence[Any] = weights[0] if directions == 1 else _joined_weights(weights)
+    w_ih, w_hh, b_ih, b_hh, w_hr = joined[:5]
+    if variants is PLAIN:
+        whole = LayerArguments(x, w_ih, b_ih, w_hh, b_hh, w_hr, h_0, c_0, ragged.lengths, ragged.resets)
+        if _whole_layer.can_run(whole):
+            return _whole_layer.run(cell, whole, directions, ragged.places, keep_cells=keep_cells)
+    stacked: list[Any] = [None if t is None else by_direction(t, directions) for t in (w_hh, b_hh, w_hr)]
+    w_hh, b_hh, w_hr = stacked
     if _onnx.exporting():
         no_place = {"proj_size": w_hr, "resets": ragged.resets, "return_cells": keep_cells, **changing(variants)}
         return _onnx.run_layer(cell, x, (w_ih, w_hh), (b_ih, b_hh), h_0, c_0, ragged.lengths, **no_place)
     if variants.layer_norm:
         b_ih = b_hh = None  # they follow the norms
-    unit_shape = (len(weights), w_hh.shape[1] // hidden_size, hidden_size)
+    unit_shape = (directions, w_hh.shape[1] // hidden_size, hidden_size)
     if ragged.places is not None and not variants.layer_norm:
         elements = linear(gather_steps(x, ragged.places), w_ih, b_ih)
         # Kernels do not look at the padding; plain torch, which makes tangents, multiplies it by zero.
@@ -124,10 +130,15 @@ def _run(
     arguments = Arguments(gates, w_hh, b_hh, w_hr, h_0, c_0, lengths=ragged.lengths, resets=ragged.resets)
     if variants is not PLAIN:
         arguments = with_variants(variants, cell, arguments, weights, masks)
-    result = recurrence(cell, **arguments._asdict(), keep_cells=keep_cells, own_gates=True)
+    result = recurrence(cell, **arguments._asdict(), keep_cells=keep_cells)
     if w_hr is None or dtype in {None, product}:
         return result
     return result._replace(output=result.output.to(product), h_n=result.h_n.to(product))  # products, under autocast
+
+
+def _joined_weights(weights: Sequence[DirectionWeights]) -> Sequence[Any]:
+    """W_ih, W_hh, b_ih, b_hh and W_hr of both directions, one after the other."""
+    return [None if parts[0] is None else torch.cat(parts) for parts in zip(*(w[:5] for w in weights), strict=True)]
 
 
 def _run_segments(

@@ -1,4 +1,4 @@
-"""Load the compiled library, give its two operators shape rules, and call them with types.
+"""Load the compiled library, give its operators shape rules, and call them with types.
 
 Dimension order everywhere: time, batch, direction, gate, unit `[T, B, D, G, H]`; P is the width of the hidden state,
 which is H without a projection. An operator returns an empty tensor of shape [0] for what a call does not have.
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch  # before the compiled module, whose symbols it provides
 from torch import Tensor
 
-from fused_rnn._tensors import Arguments
+from fused_rnn._tensors import Arguments, LayerArguments, by_direction
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,7 +55,7 @@ NORM_EPSILON: float = _C.norm_epsilon
 """Added to the variances of the layer norms."""
 
 _forward = torch.ops.fused_rnn.forward.default
-_forward_over_gates = torch.ops.fused_rnn.forward_over_gates.default
+_layer = torch.ops.fused_rnn.layer.default
 _backward = torch.ops.fused_rnn.backward.default
 _backward_over_saved = torch.ops.fused_rnn.backward_over_saved.default
 _product = torch.ops.fused_rnn.product.default
@@ -103,19 +103,9 @@ def forward(cell: str, arguments: Arguments, save: bool) -> ForwardResult:
     return ForwardResult._make(_forward(cell, *arguments, save, tf32_allowed(arguments.gates)))
 
 
-def can_write_over_gates(cell: str, arguments: Arguments) -> bool:
-    """Whether `forward_over_gates` takes these arguments."""
-    spec = CELLS[cell]
-    gates = arguments.gates
-    variants = (arguments.unit_weights, arguments.norm, arguments.zoneout, arguments.recurrent_mask)
-    plain = all(variant is None for variant in variants)
-    return plain and spec.saved == spec.gates and not spec.split and gates.is_cpu and gates.is_contiguous()
-
-
-def forward_over_gates(cell: str, arguments: Arguments) -> ForwardResult:
-    """The same with everything saved, where what is `saved` takes the place of the gates, and is [0] in the result."""
-    gates, w_hh, b_hh, w_hr, h_0, c_0, _, _, lengths, resets, _, _ = arguments
-    return ForwardResult._make(_forward_over_gates(cell, gates, w_hh, b_hh, w_hr, h_0, c_0, lengths, resets))
+def layer(cell: str, arguments: LayerArguments, directions: int, save: bool) -> ForwardResult:
+    """The same on CPU for a plain cell, from the input instead of the gates."""
+    return ForwardResult._make(_layer(cell, *arguments, directions, save))
 
 
 def backward(
@@ -130,10 +120,16 @@ def backward(
     return BackwardResult._make(_backward(cell, *incoming, w_hh, w_hr, output, cells, saved, *others, allowed))
 
 
+def can_write_over_saved(cell: str) -> bool:
+    """Whether `backward_over_saved` takes what `layer` has saved."""
+    spec = CELLS[cell]
+    return spec.saved == spec.gates and not spec.split
+
+
 def backward_over_saved(
     cell: str, incoming: Sequence[Tensor | None], arguments: Arguments, output: Tensor, cells: Tensor, saved: Tensor
 ) -> BackwardResult:
-    """The same after `forward_over_gates`, where d_gates take the place of what is saved, and are [0] in the result."""
+    """The same on CPU without variants, where d_gates take the place of what is saved, and are [0] in the result."""
     _, w_hh, _, w_hr, h_0, c_0, _, _, lengths, resets, _, _ = arguments
     return BackwardResult._make(
         _backward_over_saved(cell, *incoming, w_hh, w_hr, output, cells, saved, h_0, c_0, lengths, resets)
@@ -170,11 +166,15 @@ def _forward_shapes(cell: str, *given: Any) -> tuple[Tensor, ...]:
     )
 
 
-@torch.library.register_fake("fused_rnn::forward_over_gates")  # type: ignore[untyped-decorator]
-def _forward_over_gates_shapes(cell: str, *given: Any) -> tuple[Tensor, ...]:
-    arguments = Arguments(*given[:-2])._replace(lengths=given[-2], resets=given[-1])
-    *results, _, hidden = _forward_shapes(cell, *arguments, True, False)
-    return (*results, hidden.new_empty(0), hidden)
+@torch.library.register_fake("fused_rnn::layer")  # type: ignore[untyped-decorator]
+def _layer_shapes(cell: str, *given: Any) -> tuple[Tensor, ...]:
+    arguments, (directions, save) = LayerArguments._make(given[:-2]), given[-2:]
+    gates = CELLS[cell].gates
+    shape = (*arguments.x.shape[:2], directions, gates, arguments.w_hh.shape[0] // (directions * gates))
+    w_hr = None if arguments.w_hr is None else by_direction(arguments.w_hr, directions)
+    as_gates = Arguments(arguments.x.new_empty(shape), arguments.w_hh, w_hr=w_hr)
+    results: tuple[Tensor, ...] = _forward_shapes(cell, *as_gates, save, False)
+    return results
 
 
 @torch.library.register_fake("fused_rnn::backward")  # type: ignore[untyped-decorator]
@@ -220,6 +220,8 @@ class Sizes(NamedTuple):
     normalized: bool = False
     zoneout: bool = False
     recurrent_mask: bool = False
+    input_size: int = 0
+    """Of a forward pass that makes the gates of its input itself; 0: they are given."""
 
     def _named(self) -> dict[str, Any]:
         return {**self._asdict(), "dtype": str(self.dtype).removeprefix("torch.")}

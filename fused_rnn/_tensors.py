@@ -41,3 +41,23 @@ class Arguments(NamedTuple):
 
 
 DIFFERENTIABLE = 8
+
+
+def by_direction(tensor: Tensor, directions: int) -> Tensor:
+    """[D*N, ...] as [D, N, ...]."""
+    return tensor.view(directions, -1, *tensor.shape[1:])
+
+
+class LayerArguments(NamedTuple):
+    """What a layer is a function of where its kernel makes the gates; gradients exist for the first eight."""
+
+    x: Tensor  # [T, B, I]
+    w_ih: Tensor  # [D*G*H, I]
+    b_ih: Tensor | None  # [D*G*H]
+    w_hh: Tensor  # [D*G*H, P]
+    b_hh: Tensor | None  # [D*G*H]
+    w_hr: Tensor | None  # [D*P, H], projection
+    h_0: Tensor | None = None  # [D, B, P], None: zero
+    c_0: Tensor | None = None  # [D, B, H], None: zero
+    lengths: Tensor | None = None  # [B] int64
+    resets: Tensor | None = None  # [T, B] bool

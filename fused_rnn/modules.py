@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from fused_rnn._layers import Ragged, run_layer, run_stack, without_padding
+from fused_rnn._layers import Ragged, makes_gates, run_layer, run_stack, without_padding
 from fused_rnn._packed import gather_steps, pad, permuted
 from fused_rnn._parameters import (
     BATCH_FIRST_FORMS,
@@ -104,8 +104,9 @@ class RecurrentLayer(_Unscriptable, torch.nn.RNNBase):
         return [names[0].removeprefix("weight_ih") for names in self._all_weights]
 
     def _variants(self) -> Variants:
+        zoneout = self.zoneout if self.zoneout != (0.0, 0.0) else 0.0
         values = (
-            self.layer_norm, self.zoneout, self.recurrent_dropout, self.weight_dropout, self.peephole, self.cell_clip,
+            self.layer_norm, zoneout, self.recurrent_dropout, self.weight_dropout, self.peephole, self.cell_clip,
             self.recompute,
         )  # fmt: skip
         return PLAIN if values == PLAIN[:-1] else Variants(*values, training=self.training)
@@ -179,6 +180,10 @@ class RecurrentLayer(_Unscriptable, torch.nn.RNNBase):
                 directions[index] = directions[index]._replace(**dict(zip(fields.values(), values, strict=True)))
         step = 2 if self.bidirectional else 1
         return [directions[first : first + step] for first in range(0, len(directions), step)]
+
+    def _makes_gates(self, x: Tensor, h_0: Tensor | None, c_0: Tensor | None) -> bool:
+        """Whether the kernels would make the gates themselves."""
+        return makes_gates(x, self._layers()[0][0], h_0, c_0, self._variants())
 
     def _states(self, hx: Any) -> tuple[Tensor, ...]:
         """The states in `hx`, which the caller gave."""

@@ -270,7 +270,7 @@ def test_without_tangents_forward_mode_changes_nothing() -> None:
     with torch.no_grad(), forward_ad.dual_level():
         output = module(x)[0]
         assert tangent_of(output) is None
-    assert torch.equal(output, module(x)[0])
+    torch.testing.assert_close(output, module(x)[0])  # whose projection is another product
 
 
 @pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])

@@ -333,35 +333,32 @@ def test_opcheck_passes(cell: str, proj: int, directions: int, full: bool) -> No
 
 @pytest.mark.parametrize("proj", [0, 2])
 @pytest.mark.parametrize("directions", [1, 2])
-def test_what_is_saved_can_take_the_place_of_the_gates(directions: int, proj: int) -> None:
+def test_gradients_can_take_the_place_of_what_is_saved(directions: int, proj: int) -> None:
     arguments = draw("lstm", 4, 5, directions, 9, proj)
     arguments.lengths, arguments.resets = torch.tensor([4, 0, 2, 3, 1]), torch.rand(4, 5) < 0.3
-    expected, gates = arguments.call(save=True), arguments.gates.clone()
-    result = _ops.forward_over_gates("lstm", arguments.given()._replace(gates=gates))
-    assert torch.equal(gates, expected.saved)
-    assert_same_bits(result._replace(saved=gates), expected)
+    result = arguments.call(save=True)
     d_output, d_cells = torch.randn_like(result.output), torch.randn_like(result.cells)
     given = arguments.given(), result.output, result.cells
-    gradients = _ops.backward("lstm", (d_output, None, None, d_cells), *given, gates)
-    saved = gates.clone()
+    gradients = _ops.backward("lstm", (d_output, None, None, d_cells), *given, result.saved)
+    saved = result.saved.clone()
     over = _ops.backward_over_saved("lstm", (d_output, None, None, d_cells), *given, saved)
     assert_same_bits(over._replace(d_gates=saved), gradients)
-    numbers, ends = arguments.given()[1:6], (arguments.lengths, arguments.resets)
     torch.library.opcheck(
         torch.ops.fused_rnn.backward_over_saved.default,
-        ("lstm", d_output, None, None, d_cells, arguments.w_hh, arguments.w_hr, result.output, result.cells, gates,
-         *arguments.given()[4:6], *ends),
+        ("lstm", d_output, None, None, d_cells, arguments.w_hh, arguments.w_hr, result.output, result.cells,
+         result.saved, *arguments.given()[4:6], arguments.lengths, arguments.resets),
     )  # fmt: skip
-    torch.library.opcheck(torch.ops.fused_rnn.forward_over_gates.default, ("lstm", gates, *numbers, *ends))
 
 
-def test_gates_that_cannot_be_written_over_are_refused() -> None:
-    gru, lstm = draw("gru").given(), draw("lstm").given()
-    strided = lstm._replace(gates=lstm.gates.transpose(3, 4).contiguous().transpose(3, 4))
-    for cell, arguments in (("gru", gru), ("lstm", strided)):
-        assert not _ops.can_write_over_gates(cell, arguments)
-        with pytest.raises(RuntimeError, match="gates cannot be written over"):
-            _ops.forward_over_gates(cell, arguments)
+def test_saved_values_that_cannot_be_written_over_are_refused() -> None:
+    gru, lstm = draw("gru"), draw("lstm")
+    assert not _ops.can_write_over_saved("gru")
+    for cell, arguments in (("gru", gru), ("lstm", lstm)):
+        result = arguments.call(save=True)
+        saved = result.saved if cell == "gru" else result.saved.transpose(3, 4).contiguous().transpose(3, 4)
+        incoming = (torch.ones_like(result.output), None, None, None)
+        with pytest.raises(RuntimeError, match="saved cannot be written over"):
+            _ops.backward_over_saved(cell, incoming, arguments.given(), result.output, result.cells, saved)
 
 
 def test_errors_name_the_argument() -> None:

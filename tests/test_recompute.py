@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from functools import partial
 from typing import Any
 
 import pytest
@@ -87,15 +88,14 @@ def kept_bytes(layer: Any, x: torch.Tensor) -> int:
 @pytest.mark.parametrize("name", ["LSTM", "GRU"])
 def test_less_is_kept_for_the_backward_pass(name: str, more: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     saved: list[Any] = []
-    forward = _ops.forward
 
-    def recorded(cell: str, arguments: _tensors.Arguments, save: bool) -> _ops.ForwardResult:
-        result = forward(cell, arguments, save)
-        saved.extend(weakref.ref(each) for each in (arguments.gates, result.saved))
+    def recorded(run: Any, *given: Any, **options: Any) -> _ops.ForwardResult:
+        result: _ops.ForwardResult = run(*given, **options)
+        saved.append(weakref.ref(result.saved))
         return result
 
-    monkeypatch.setattr(_ops, "forward", recorded)
-    monkeypatch.setattr(_ops, "can_write_over_gates", lambda *_: False)  # which would leave one tensor to look at
+    for operator in ("forward", "layer"):
+        monkeypatch.setattr(_ops, operator, partial(recorded, getattr(_ops, operator)))
     x = torch.randn(4 * SEGMENT, 8, 16)
     kept = []
     for recompute in (False, True):
@@ -113,13 +113,13 @@ def test_less_is_kept_for_the_backward_pass(name: str, more: dict[str, Any], mon
 
 def test_a_segment_is_run_again_once(monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[int] = []
-    forward = _ops.forward
+    run = _ops.layer
 
-    def recorded(cell: str, arguments: _tensors.Arguments, save: bool) -> _ops.ForwardResult:
-        steps.append(len(arguments.gates))
-        return forward(cell, arguments, save)
+    def recorded(cell: str, arguments: _tensors.LayerArguments, directions: int, save: bool) -> _ops.ForwardResult:
+        steps.append(len(arguments.x))
+        return run(cell, arguments, directions, save)
 
-    monkeypatch.setattr(_ops, "forward", recorded)
+    monkeypatch.setattr(_ops, "layer", recorded)
     layer = make("GRU", 3, 5, recompute=True)
     x = torch.randn(2 * SEGMENT + 1, 2, 3, dtype=torch.float64)
     loss = total(layer(x))

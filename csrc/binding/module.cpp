@@ -59,9 +59,11 @@ py::dict cell_spec_dict(const std::string& name) {
 
 Problem make_problem(const std::string& cell, const std::string& dtype, int64_t time_steps, int64_t batch,
                      int64_t directions, int64_t hidden_size, int64_t proj_size, bool normalized, bool zoneout,
-                     bool recurrent_mask) {
-  if (time_steps < 0 || batch < 0 || hidden_size < 1 || proj_size < 0 || directions < 1 || directions > 2) {
-    throw py::value_error("a plan needs time_steps, batch, proj_size >= 0; hidden_size >= 1; directions 1 or 2");
+                     bool recurrent_mask, int64_t input_size) {
+  if (time_steps < 0 || batch < 0 || hidden_size < 1 || proj_size < 0 || input_size < 0 || directions < 1 ||
+      directions > 2) {
+    throw py::value_error(
+        "a plan needs time_steps, batch, proj_size, input_size >= 0; hidden_size >= 1; directions 1 or 2");
   }
   const int64_t output_size = proj_size > 0 ? proj_size : hidden_size;
   return {.cell = spec_by_name(cell),
@@ -75,15 +77,16 @@ Problem make_problem(const std::string& cell, const std::string& dtype, int64_t 
           .projected = proj_size > 0,
           .normalized = normalized,
           .zoneout = zoneout,
-          .recurrent_mask = recurrent_mask};
+          .recurrent_mask = recurrent_mask,
+          .input_size = input_size};
 }
 
 py::dict plan_dict(const std::string& cell, const std::string& dtype, int64_t time_steps, int64_t batch,
                    int64_t directions, int64_t hidden_size, int64_t proj_size, bool normalized, bool zoneout,
-                   bool recurrent_mask, bool training, int threads) {
+                   bool recurrent_mask, int64_t input_size, bool training, int threads) {
   if (threads < 1) throw py::value_error("a plan needs threads >= 1");
   Problem problem = make_problem(cell, dtype, time_steps, batch, directions, hidden_size, proj_size, normalized,
-                                 zoneout, recurrent_mask);
+                                 zoneout, recurrent_mask, input_size);
   const auto add = [&](py::dict& to, const char* key, const auto& schedule) {
     const Plan plan = schedule.plan(problem, threads);
     py::dict part;
@@ -101,6 +104,7 @@ py::dict plan_dict(const std::string& cell, const std::string& dtype, int64_t ti
   result["instruction_set"] = active_cpu_instruction_set();
   add(result, "forward", active_cpu_unit().forward);
   problem.backward = true;
+  problem.input_size = 0;  // of the forward pass alone
   if (training) add(result, "backward", active_cpu_unit().backward);
   return result;
 }
@@ -124,9 +128,10 @@ std::vector<cuda::Option> options_on(const Problem& problem, bool allow_tf32, co
 
 py::list cuda_options(const std::string& cell, const std::string& dtype, int64_t time_steps, int64_t batch,
                       int64_t directions, int64_t hidden_size, int64_t proj_size, bool normalized, bool zoneout,
-                      bool recurrent_mask, bool backward, bool allow_tf32, const DeviceChoice& device) {
+                      bool recurrent_mask, int64_t input_size, bool backward, bool allow_tf32,
+                      const DeviceChoice& device) {
   Problem problem = make_problem(cell, dtype, time_steps, batch, directions, hidden_size, proj_size, normalized,
-                                 zoneout, recurrent_mask);
+                                 zoneout, recurrent_mask, input_size);
   problem.backward = backward;
   std::vector<cuda::Option> options = options_on(problem, allow_tf32, device);
   if (const char* forced = std::getenv("FUSED_RNN_CUDA_SCHEDULE"); forced != nullptr && *forced != '\0') {
@@ -181,9 +186,10 @@ PYBIND11_MODULE(_C, m) {
   m.def("active_instruction_set", &fused_rnn::active_cpu_instruction_set);
   m.def("plan", &fused_rnn::plan_dict, py::arg("cell"), py::arg("dtype"), py::arg("time_steps"), py::arg("batch"),
         py::arg("directions"), py::arg("hidden_size"), py::arg("proj_size"), py::arg("normalized"), py::arg("zoneout"),
-        py::arg("recurrent_mask"), py::arg("training"), py::arg("threads"));
+        py::arg("recurrent_mask"), py::arg("input_size"), py::arg("training"), py::arg("threads"));
   m.def("cuda_options", &fused_rnn::cuda_options, py::arg("cell"), py::arg("dtype"), py::arg("time_steps"),
         py::arg("batch"), py::arg("directions"), py::arg("hidden_size"), py::arg("proj_size"), py::arg("normalized"),
-        py::arg("zoneout"), py::arg("recurrent_mask"), py::arg("backward"), py::arg("allow_tf32"), py::arg("device"));
+        py::arg("zoneout"), py::arg("recurrent_mask"), py::arg("input_size"), py::arg("backward"),
+        py::arg("allow_tf32"), py::arg("device"));
   fused_rnn::define_stepper(m);
 }

@@ -7,25 +7,12 @@
 #include <string>
 #include <tuple>
 
-#include "binding/allocator.h"
 #include "binding/cuda_backend.h"
-#include "binding/tensor_views.h"
-#include "cells/table.h"
-#include "cpu/dispatch.h"
+#include "binding/recurrence_call.h"
 
 namespace fused_rnn {
 
 namespace {
-
-int known_cell(const std::string& name) {
-  const int index = find_cell(name);
-  if (index < 0) {
-    std::string known;
-    for (int i = 0; i < Cells::kSize; ++i) known += (i > 0 ? ", " : "") + std::string(cell_spec(i).name);
-    fail("cell must be one of " + known + ", got \"" + name + "\"");
-  }
-  return index;
-}
 
 // What a call has of the variants.
 struct Variant {
@@ -79,30 +66,6 @@ void check_weights(const Checker& check, const Problem& p, const Tensor& w_hh, c
   check(w_hr, "w_hr", "[D, P, H]", {p.directions, p.output_size, p.hidden_size});
 }
 
-void check_states(const Checker& check, const Problem& p, const OptionalTensor& h, const char* h_name,
-                  const OptionalTensor& c, const char* c_name) {
-  check(h, h_name, "[D, B, P]", {p.directions, p.batch, p.output_size});
-  if (p.cell.states == 2) {
-    check(c, c_name, "[D, B, H]", {p.directions, p.batch, p.hidden_size});
-  } else if (c.has_value()) {
-    fail(std::string(c_name) + " must be None for cell \"" + p.cell.name + "\", which has no cell state");
-  }
-}
-
-// Where rows end and start anew: lengths [B] and resets [T, B]. The kernels take a length outside of [0, T] for the
-// nearer end, since a look at it here would wait for the device. The result owns what the view of lengths points to.
-template <class Views>
-OptionalTensor set_ragged(Views& views, const Checker& check, const Problem& p, const OptionalTensor& lengths_given,
-                          const OptionalTensor& resets) {
-  using torch::headeronly::ScalarType;
-  check.indices(lengths_given, "lengths", "[B]", {p.batch}, ScalarType::Long, "int64");
-  check.indices(resets, "resets", "[T, B]", {p.time_steps, p.batch}, ScalarType::Bool, "bool");
-  const OptionalTensor lengths = with_dense_tail(lengths_given, 0);
-  views.lengths = lengths_view(lengths);
-  views.resets = reset_view(resets);
-  return lengths;
-}
-
 // The result owns what the views point to.
 Variant set_variant(VariantViews& views, const Checker& check, const Problem& p, const Variant& given) {
   check(given.unit_weights, "unit_weights", "[D, K, H]", {p.directions, p.cell.unit_weights, p.hidden_size});
@@ -117,18 +80,8 @@ Variant set_variant(VariantViews& views, const Checker& check, const Problem& p,
   return dense;
 }
 
-template <class Views>
-void run_on_cpu(const Schedule<Views>& schedule, const Problem& problem, const Views& views,
-                const Allocator& allocate) {
-  const Plan plan = schedule.plan(problem, static_cast<int>(torch::stable::get_num_threads()));
-  const Tensor workspace = allocate.bytes(schedule.workspace_bytes(problem, plan));
-  schedule.run(problem, views, plan, workspace.mutable_data_ptr());
-}
-
-using ForwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
-
-// What the forward pass saves may take the place of the gates, and the gate gradients that of what was saved, since an
-// update loads all that it needs of a unit before it stores.
+// The gate gradients may take the place of what was saved, since an update loads all that it needs of a unit before it
+// stores.
 void check_exchange(const char* name, const Problem& p, const Tensor& given, const Tensor& dense) {
   if (given.is_cpu() && !is_variant(p) && saved_values(p) == p.cell.gates && !p.cell.split &&
       given.data_ptr() == dense.data_ptr()) {
@@ -139,14 +92,11 @@ void check_exchange(const char* name, const Problem& p, const Tensor& given, con
        "saved value for each gate, and contiguous trailing dimensions");
 }
 
-enum class Save { kNothing, kApart, kOverGates };  // what backward needs
-
-ForwardResult run_forward(const std::string& cell, const Tensor& gates_given, const Tensor& w_hh,
-                          const OptionalTensor& b_hh, const OptionalTensor& w_hr, const OptionalTensor& h_0_given,
-                          const OptionalTensor& c_0_given, const OptionalTensor& unit_weights,
-                          const OptionalTensor& norm, const OptionalTensor& lengths_given, const OptionalTensor& resets,
-                          const OptionalTensor& zoneout, const OptionalTensor& recurrent_mask, Save saving,
-                          bool allow_tf32) {
+ForwardResult forward(const std::string& cell, const Tensor& gates_given, const Tensor& w_hh,
+                      const OptionalTensor& b_hh, const OptionalTensor& w_hr, const OptionalTensor& h_0_given,
+                      const OptionalTensor& c_0_given, const OptionalTensor& unit_weights, const OptionalTensor& norm,
+                      const OptionalTensor& lengths_given, const OptionalTensor& resets, const OptionalTensor& zoneout,
+                      const OptionalTensor& recurrent_mask, bool save, bool allow_tf32) {
   const Checker check(gates_given, "gates");
   const Variant given{unit_weights, norm, zoneout, recurrent_mask};
   const Problem p = describe_problem(cell, gates_given, "gates", w_hh, w_hr, given, check.type(), false);
@@ -157,20 +107,9 @@ ForwardResult run_forward(const std::string& cell, const Tensor& gates_given, co
   check_states(check, p, h_0_given, "h_0", c_0_given, "c_0");
   const Tensor gates = with_dense_tail(gates_given, 3);
   const OptionalTensor h_0 = with_dense_tail(h_0_given, 2), c_0 = with_dense_tail(c_0_given, 2);
-  if (saving == Save::kOverGates) check_exchange("gates", p, gates_given, gates);
-  const bool save = saving != Save::kNothing;
 
   const Allocator allocate(gates);
-  const bool has_c = p.cell.states == 2;
-  const Shape units{p.time_steps, p.batch, p.directions, p.hidden_size};
-  const Tensor output = allocate(true, {p.time_steps, p.batch, p.directions, p.output_size});
-  const Tensor h_n = allocate(true, {p.directions, p.batch, p.output_size});
-  const Tensor c_n = allocate(has_c, {p.directions, p.batch, p.hidden_size});
-  const Tensor cells = allocate(save && has_c, units);
-  const Shape values{p.time_steps, p.batch, p.directions, saved_values(p), p.hidden_size};
-  const Tensor saved = saving == Save::kOverGates ? gates : allocate(save, values);
-  const Tensor hidden = allocate(save && p.projected, units);
-
+  const ForwardBuffers made(p, allocate, save);
   ForwardViews views;
   const OptionalTensor lengths = set_ragged(views, check, p, lengths_given, resets);
   const Variant variant = set_variant(views.variant, check, p, given);
@@ -180,35 +119,13 @@ ForwardResult run_forward(const std::string& cell, const Tensor& gates_given, co
   views.w_hr = weight_view(w_hr);
   views.h_0 = state_view(h_0);
   views.c_0 = state_view(c_0);
-  views.output = sequence_view<void>(output);
-  views.h_n = state_view<void>(h_n);
-  views.c_n = state_view<void>(c_n);
-  views.cells = sequence_view<void>(cells);
-  views.saved = sequence_view<void>(saved);
-  views.hidden = sequence_view<void>(hidden);
+  made.view(views);
   if (gates.is_cpu()) {
     run_on_cpu(active_cpu_unit().forward, p, views, allocate);
   } else {
     run_on_cuda(p, views, allocate, w_hh, w_hr, allow_tf32);
   }
-  return {output, h_n, c_n, cells, saving == Save::kOverGates ? allocate(false, {}) : saved, hidden};
-}
-
-ForwardResult forward(const std::string& cell, const Tensor& gates, const Tensor& w_hh, const OptionalTensor& b_hh,
-                      const OptionalTensor& w_hr, const OptionalTensor& h_0, const OptionalTensor& c_0,
-                      const OptionalTensor& unit_weights, const OptionalTensor& norm, const OptionalTensor& lengths,
-                      const OptionalTensor& resets, const OptionalTensor& zoneout, const OptionalTensor& recurrent_mask,
-                      bool save, bool allow_tf32) {
-  return run_forward(cell, gates, w_hh, b_hh, w_hr, h_0, c_0, unit_weights, norm, lengths, resets, zoneout,
-                     recurrent_mask, save ? Save::kApart : Save::kNothing, allow_tf32);
-}
-
-ForwardResult forward_over_gates(const std::string& cell, const Tensor& gates, const Tensor& w_hh,
-                                 const OptionalTensor& b_hh, const OptionalTensor& w_hr, const OptionalTensor& h_0,
-                                 const OptionalTensor& c_0, const OptionalTensor& lengths,
-                                 const OptionalTensor& resets) {
-  return run_forward(cell, gates, w_hh, b_hh, w_hr, h_0, c_0, std::nullopt, std::nullopt, lengths, resets, std::nullopt,
-                     std::nullopt, Save::kOverGates, false);
+  return made.result();
 }
 
 using BackwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
@@ -315,10 +232,6 @@ STABLE_TORCH_LIBRARY(fused_rnn, m) {
       " Tensor? recurrent_mask, bool save, bool allow_tf32)"
       " -> (Tensor output, Tensor h_n, Tensor c_n, Tensor cells, Tensor saved, Tensor hidden)");
   m.def(
-      "forward_over_gates(str cell, Tensor(a!) gates, Tensor w_hh, Tensor? b_hh, Tensor? w_hr, Tensor? h_0,"
-      " Tensor? c_0, Tensor? lengths, Tensor? resets)"
-      " -> (Tensor output, Tensor h_n, Tensor c_n, Tensor cells, Tensor saved, Tensor hidden)");
-  m.def(
       "backward(str cell, Tensor? d_output, Tensor? d_h_n, Tensor? d_c_n, Tensor? d_cells, Tensor w_hh, Tensor? w_hr,"
       " Tensor output, Tensor cells, Tensor saved, Tensor? h_0, Tensor? c_0, Tensor? unit_weights,"
       " Tensor? norm, Tensor? lengths, Tensor? resets, Tensor? zoneout, Tensor? recurrent_mask, bool allow_tf32)"
@@ -335,7 +248,6 @@ STABLE_TORCH_LIBRARY(fused_rnn, m) {
 STABLE_TORCH_LIBRARY_IMPL(fused_rnn, CPU, m) {
   m.impl("backward_over_saved", TORCH_BOX(&fused_rnn::backward_over_saved));
   m.impl("forward", TORCH_BOX(&fused_rnn::forward));
-  m.impl("forward_over_gates", TORCH_BOX(&fused_rnn::forward_over_gates));
   m.impl("backward", TORCH_BOX(&fused_rnn::backward));
 }
 

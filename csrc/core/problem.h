@@ -48,6 +48,7 @@ struct Problem {
   bool normalized = false;      // layer norms stand before the recurrent gates, and before the c that h is made of
   bool zoneout = false;         // a part of the state before the step stays
   bool recurrent_mask = false;  // h is multiplied by a mask where it enters W_hh
+  int64_t input_size = 0;       // I, of a forward pass that makes the gates of x itself; 0: the gates are given
 };
 
 // Whether the problem has something that the plain schedules do not know.
@@ -71,6 +72,7 @@ inline std::string to_string(const Problem& problem) {
   text += " T=" + std::to_string(problem.time_steps) + " B=" + std::to_string(problem.batch);
   text += " D=" + std::to_string(problem.directions) + " H=" + std::to_string(problem.hidden_size);
   if (problem.projected) text += " P=" + std::to_string(problem.output_size);
+  if (problem.input_size > 0) text += " I=" + std::to_string(problem.input_size);
   if (problem.normalized) text += " layer_norm";
   if (problem.zoneout) text += " zoneout";
   if (problem.recurrent_mask) text += " recurrent_dropout";

@@ -60,7 +60,10 @@ struct VariantViews {
 };
 
 struct ForwardViews {
-  SequenceView<const void> gates;    // [T, B, D, G, H] input projection, b_ih included
+  SequenceView<const void> gates;    // [T, B, D, G, H] input projection, b_ih included; or the next three instead
+  SequenceView<const void> x;        // [T, B, I], the same for all directions
+  WeightView w_ih;                   // [D, G*H, I]
+  WeightView b_ih;                   // [D, G*H, 1], optional
   WeightView w_hh;                   // [D, G*H, P]
   WeightView b_hh;                   // [D, G*H, 1], optional
   WeightView w_hr;                   // [D, P, H], only when projected

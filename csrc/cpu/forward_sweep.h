@@ -1,5 +1,6 @@
 // The CPU schedule of the forward pass: every thread walks through time over its share of directions, rows and units.
 //
+// Where the gates are not given, a thread makes those of a few steps (input_gates.h), then walks through these steps.
 // One step of a thread, for its rows and blocks of units:
 //   product   from_h = b_hh + W_hh h_{t-1}    tile by tile, h from a buffer in the compute type
 //   update    the cell, in registers; writes output, h_t into the other h buffer, and what backward needs
@@ -13,6 +14,7 @@
 
 #include "cells/cell.h"
 #include "core/views.h"
+#include "cpu/input_gates.h"
 #include "cpu/packed_weights.h"
 #include "cpu/share.h"
 #include "cpu/state_buffer.h"
@@ -44,7 +46,8 @@ class ForwardSweep {
         barriers_(plan, arena),
         threads_(plan.threads()),
         ragged_(v_.lengths != nullptr || v_.resets),
-        weights_(problem, views, arena) {
+        weights_(problem, views, plan.threads(), arena),
+        input_(problem, views, plan, arena) {
     hidden_stride_ = Units::padded(p_.hidden_size);
     output_stride_ = projected() ? Outputs::padded(p_.output_size) : hidden_stride_;
     for (Real*& h : h_) h = arena.take<Real>(p_.directions * p_.batch * output_stride_);
@@ -60,7 +63,16 @@ class ForwardSweep {
     for (int64_t d = share.directions.begin; d < share.directions.end; ++d) load_initial(share, d);
     barriers_.wait_for_team();  // packed weights and initial states are complete
     for (int64_t d = share.directions.begin; d < share.directions.end; ++d) {
-      for (int64_t s = 0; s < p_.time_steps; ++s) step(share, d, s);
+      weights_.for_each_packed(thread, d, share.blocks_of(weights_.unit_blocks()), [&](const PackedBlocks& packed) {
+        for (int64_t s = 0; s < p_.time_steps; s += input_.steps()) {
+          const int64_t count = std::min(input_.steps(), p_.time_steps - s);
+          input_.make(thread, share, d, s, count, packed, weights_.input());
+          for (int64_t i = 0; i < count; ++i) {
+            step(share, d, s + i, packed, input_.of_step(thread, share, i, count, packed));
+          }
+        }
+      });
+      if (weights_.few()) share.wait();
       store_final(share, d);
     }
   }
@@ -87,13 +99,16 @@ class ForwardSweep {
     if (Cell::kStates == 2) store_state<T>({c_, p_.batch, hidden_stride_}, v_.c_n, p_.hidden_size, d, rows);
   }
 
-  void step(const Share& share, int64_t d, int64_t s) const {
+  using GatesMade = typename InputGates<Cell, T>::Rows;
+
+  void step(const Share& share, int64_t d, int64_t s, const PackedBlocks& packed, const GatesMade& made) const {
     const int64_t t = d == 0 ? s : p_.time_steps - 1 - s;
     const int64_t first_row = row_index(d, 0);
     const Real* h_previous = h_[s & 1] + first_row * output_stride_;
     Real* h_next = h_[(s + 1) & 1] + first_row * output_stride_;
     const bool from_zero = s == 0 && !v_.h_0;
-    const Product<Real> recurrent = weights_.recurrent(d, h_previous, output_stride_, from_zero ? 0 : p_.output_size);
+    const Product<Real> recurrent =
+        weights_.recurrent().times(packed, h_previous, output_stride_, from_zero ? 0 : p_.output_size);
     Real* hidden = projected() ? hidden_ + first_row * hidden_stride_ : nullptr;
     const auto special = [&](int64_t row) { return row_step_at(t, row) != RowStep::kPlain; };
     const auto announce = [&](const auto& tile) {
@@ -103,12 +118,11 @@ class ForwardSweep {
     };
     const auto update_tile = [&](const auto& tile) {
       for_each_vector<Units::kVectors>(tile, p_.hidden_size, special, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
-        update(tile, where, d, t, h_previous, h_next, hidden);
+        update(tile, where, d, t, packed, made, h_previous, h_next, hidden);
       });
     };
-    for_each_tile<Units::kColumns>(recurrent, share.rows, share.blocks_of(weights_.unit_blocks()), announce,
-                                   update_tile);
-    share.wait();
+    for_each_tile<Units::kColumns>(recurrent, share.rows, packed.blocks, announce, update_tile);
+    if (!weights_.few()) share.wait();
     if constexpr (!Cell::kReadsHidden) {
       if (projected()) project(share, d, t, hidden, h_previous, h_next);
     }
@@ -116,8 +130,10 @@ class ForwardSweep {
 
   template <class TileOf>
   void prefetch_update(const TileOf& tile, int64_t d, int64_t t) const {
-    prefetch_tile<Units::kVectors>(tile, Cell::kGates, p_.hidden_size,
-                                   [&](int64_t row) { return at<T>(v_.gates, t, row, d); });
+    if (v_.gates) {
+      prefetch_tile<Units::kVectors>(tile, Cell::kGates, p_.hidden_size,
+                                     [&](int64_t row) { return at<T>(v_.gates, t, row, d); });
+    }
     const auto prefetch_result = [&](const SequenceView<void>& view, int count) {
       if (!view) return;
       prefetch_tile<Units::kVectors, true>(tile, count, p_.hidden_size,
@@ -152,8 +168,8 @@ class ForwardSweep {
   }
 
   template <class TileOf, class Where>
-  FUSED_RNN_INLINE void update(const TileOf& tile, const Where& where, int64_t d, int64_t t, const Real* h_previous,
-                               Real* h_next, Real* hidden) const {
+  FUSED_RNN_INLINE void update(const TileOf& tile, const Where& where, int64_t d, int64_t t, const PackedBlocks& packed,
+                               const GatesMade& made, const Real* h_previous, Real* h_next, Real* hidden) const {
     using Rows = Vec<Real, Where::kRows>;
     const RowStep kind = Where::kRows == 1 ? row_step_at(t, where.row) : RowStep::kPlain;
     if constexpr (Where::kRows == 1) {
@@ -163,16 +179,18 @@ class ForwardSweep {
     Pack<Rows, Cell::kGates> from_x, from_h;
 #pragma GCC unroll 4
     for (int g = 0; g < Cell::kGates; ++g) {
-      from_x[g] = load_rows<T>(
-          where, [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(v_.gates, t, row, d) + g * p_.hidden_size; });
-      from_h[g] = column_of(tile, where, where.vector * Cell::kGates + g);
+      const int column = where.vector * Cell::kGates + g;
+      from_x[g] = made ? made.load(tile, where, column) : load_rows<T>(where, [&](int64_t row) FUSED_RNN_INLINE_LAMBDA {
+        return at<T>(v_.gates, t, row, d) + g * p_.hidden_size;
+      });
+      from_h[g] = column_of(tile, where, column);
     }
     Pack<Rows, Cell::kStates> state;
     state[0] = Rows(0);
     if constexpr (Cell::kReadsHidden) state[0] = load_padded(where, h_previous, output_stride_);
     if constexpr (Cell::kStates == 2) state[1] = load_padded(where, c, hidden_stride_);
     if constexpr (Where::kRows == 1) {
-      if (kind == RowStep::kReset) forget(tile, where, d, from_h, state);
+      if (kind == RowStep::kReset) forget(tile, where, packed, from_h, state);
     }
     CellForward<Rows, Cell> result = Cell::forward(from_x, from_h, state);
 
@@ -185,9 +203,9 @@ class ForwardSweep {
 
   // A step from the zero state: W_hh 0 + b_hh = b_hh.
   template <class TileOf, class Where>
-  FUSED_RNN_INLINE void forget(const TileOf& tile, const Where& where, int64_t d, Pack<V, Cell::kGates>& from_h,
-                               Pack<V, Cell::kStates>& state) const {
-    const Real* bias = weights_.bias(d, tile.block + where.b) + where.vector * Cell::kGates * kLanes;
+  FUSED_RNN_INLINE void forget(const TileOf& tile, const Where& where, const PackedBlocks& packed,
+                               Pack<V, Cell::kGates>& from_h, Pack<V, Cell::kStates>& state) const {
+    const Real* bias = weights_.recurrent().bias(packed, tile.block + where.b) + where.vector * Cell::kGates * kLanes;
     for (int g = 0; g < Cell::kGates; ++g) from_h[g] = V::load(bias + g * kLanes);
     for (int k = 0; k < Cell::kStates; ++k) state[k] = V(0);
   }
@@ -232,6 +250,7 @@ class ForwardSweep {
   int threads_;
   bool ragged_;  // there are lengths or resets
   ForwardWeights<Cell, T> weights_;
+  InputGates<Cell, T> input_;
   int64_t hidden_stride_, output_stride_;  // padded sizes of one row of c and hidden, and of h
   Real* h_[2];                             // [D, B, output_stride] before and after the step, alternating
   Real* c_ = nullptr;                      // [D, B, hidden_stride]

@@ -39,10 +39,11 @@ double step_cycles(const Problem& problem, const Tiling& tiling, const Plan& pla
   const double later = std::max(per_tile_rows * fma, vectors * kNearLoadCycles);
   const double product =
       first + static_cast<double>(std::max<int64_t>(tiles - 1, 0)) * later + static_cast<double>(tiles) * kTileCycles;
+  const double input = static_cast<double>(rows * problem.input_size) * tiling.columns / kFmasPerCycle;
   const double update = static_cast<double>(rows) * kUpdateCycles * tiling.columns;
   const double stages = problem.projected ? 2 : 1;
   const double barriers = plan.unit_parts > 1 ? stages * kBarrierCycles : 0;
-  return directions * (static_cast<double>(blocks) * (stages * product + update) + barriers);
+  return directions * (static_cast<double>(blocks) * (stages * product + input + update) + barriers);
 }
 
 }  // namespace
@@ -76,9 +77,10 @@ Plan make_plan(const Problem& problem, const Tiling& tiling, int threads) {
 std::string describe(const Plan& plan, const Problem& problem, int threads) {
   const std::string estimate =
       " (model: " + std::to_string(static_cast<int64_t>(plan.step_cycles)) + " cycles per step)";
+  const char* input = problem.input_size > 0 ? "; W_ih x is made a few steps at a time" : "";
   if (plan.threads() == 1) {
     const char* reason = threads == 1 ? "one thread is allowed" : "a step is too short to be worth sharing";
-    return std::string("one thread, since ") + reason + estimate;
+    return std::string("one thread, since ") + reason + input + estimate;
   }
   std::string text = std::to_string(plan.threads()) + " threads";
   const char* joint = " share ";
@@ -91,7 +93,7 @@ std::string describe(const Plan& plan, const Problem& problem, int threads) {
     joint = " and ";
   }
   if (plan.unit_parts > 1) text += std::string(joint) + "the hidden units, with a barrier each step";
-  return text + estimate;
+  return text + input + estimate;
 }
 
 }  // namespace fused_rnn

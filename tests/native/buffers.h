@@ -23,6 +23,7 @@ struct Shape {
   bool normalized = false;
   bool zoneout = false;  // not with a projection
   bool recurrent_mask = false;
+  int64_t input_size = 0;  // the schedule makes the gates of x itself; 0: they are given
 };
 
 // How a test converts a type; storage types bring a specialisation of their own.
@@ -138,6 +139,8 @@ struct Inputs {
   Buffer<T> gates, h_0, c_0;                  // forward
   Buffer<T> d_output, d_h_n, d_c_n, d_cells;  // backward
   Matrix<T> w_hh, b_hh, w_hr;
+  Buffer<T> x;           // [T, B, 1, I], of which the gates are made
+  Matrix<T> w_ih, b_ih;  // [D, G*H, I]
   Buffer<T> unit_weights, norm, zoneout,
       recurrent_mask;              // variants: [D, K, H], [D, N, H], [T, B, D, states, H], [D, B, P]
   std::vector<int64_t> lengths;    // empty: all T
@@ -196,6 +199,24 @@ void fill_variants(const Shape& s, Random& random, Inputs<T>& in) {
   }
 }
 
+// Gates that are W_ih x + b_ih, with NaN in the padding of x.
+template <class Cell, class T>
+void fill_input(const Shape& s, Random& random, Inputs<T>& in) {
+  if (s.input_size == 0) return;
+  in.x = Buffer<T>(s.time_steps, s.batch, 1, s.input_size);
+  in.x.fill(random, 0.25);
+  in.w_ih = Matrix<T>(s.directions, Cell::kGates * s.hidden_size, s.input_size, s.transposed);
+  in.w_ih.fill(random, s.directions);
+  if (s.bias) in.b_ih = in.b_hh;
+  in.gates.for_each([&](int64_t t, int64_t b, int64_t d, int64_t u) {
+    double sum = s.bias ? in.b_ih.get(d, u, 0) : 0.0;
+    for (int64_t i = 0; i < s.input_size; ++i) sum += in.w_ih.get(d, u, i) * in.x.get(t, b, 0, i);
+    in.gates.at(t, b, d, u) = from_double<T>(sum);
+  });
+  poison_padding(in, in.x);
+  poison_padding(in, in.gates);
+}
+
 template <class Cell, class T>
 Inputs<T> random_inputs(const Shape& s, uint64_t seed) {
   Random random(seed);
@@ -238,6 +259,7 @@ Inputs<T> random_inputs(const Shape& s, uint64_t seed) {
     for (int64_t i = 0; i < s.batch * s.time_steps; ++i) in.resets[i] = random(0.0, 1.0) < 0.3;
   }
   fill_variants<Cell>(s, random, in);
+  fill_input<Cell>(s, random, in);
   return in;
 }
 

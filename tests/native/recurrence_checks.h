@@ -13,7 +13,7 @@ inline std::string to_string(const Shape& s) {
   return " T" + std::to_string(s.time_steps) + " B" + std::to_string(s.batch) + " D" + std::to_string(s.directions) +
          " H" + std::to_string(s.hidden_size) + " P" + std::to_string(s.output_size) + (s.lengths ? " lengths" : "") +
          (s.resets ? " resets" : "") + (s.normalized ? " normalized" : "") + (s.zoneout ? " zoneout" : "") +
-         (s.recurrent_mask ? " mask" : "");
+         (s.recurrent_mask ? " mask" : "") + (s.input_size > 0 ? " I" + std::to_string(s.input_size) : "");
 }
 
 template <class Cell>
@@ -29,7 +29,8 @@ Problem problem_of(const Shape& s, DataType type) {
           .projected = s.output_size != s.hidden_size,
           .normalized = s.normalized,
           .zoneout = s.zoneout,
-          .recurrent_mask = s.recurrent_mask};
+          .recurrent_mask = s.recurrent_mask,
+          .input_size = s.input_size};
 }
 
 template <class T>
@@ -54,7 +55,12 @@ VariantViews variant_views(const Inputs<T>& in) {
 
 template <class T>
 ForwardViews forward_views(const Inputs<T>& in, Results<T>& out) {
-  return {.gates = in.gates.sequence(),
+  const SequenceView<const void> gates = in.gates.sequence(), x = in.x.sequence();
+  const bool made = x.data != nullptr;
+  return {.gates = made ? SequenceView<const void>{} : gates,
+          .x = {x.data, x.time_stride, x.row_stride, 0},
+          .w_ih = optional_view(in.w_ih),
+          .b_ih = optional_view(in.b_ih),
           .w_hh = in.w_hh.view(),
           .b_hh = optional_view(in.b_hh),
           .w_hr = optional_view(in.w_hr),

@@ -149,7 +149,9 @@ struct ScheduleChecks {
       copy_row(inputs.gates, part.gates), copy_row(inputs.h_0, part.h_0), copy_row(inputs.c_0, part.c_0);
       copy_row(inputs.d_output, part.d_output), copy_row(inputs.d_h_n, part.d_h_n);
       copy_row(inputs.d_c_n, part.d_c_n), copy_row(inputs.d_cells, part.d_cells);
-      copy_row(inputs.zoneout, part.zoneout), copy_row(inputs.recurrent_mask, part.recurrent_mask);
+      part.w_ih = inputs.w_ih, part.b_ih = inputs.b_ih;
+      copy_row(inputs.x, part.x), copy_row(inputs.zoneout, part.zoneout),
+          copy_row(inputs.recurrent_mask, part.recurrent_mask);
       if (s.lengths) part.lengths = {inputs.lengths[row]};
       if (s.resets) std::copy_n(&inputs.resets[row * s.time_steps], s.time_steps, part.resets.get());
       Results<T> expected = empty_results<Cell, T>(one_row);

@@ -29,6 +29,12 @@ void sweeps_do_not_depend_on_how_threads_share_the_work() {
   check_sweep<IdentityCell, BFloat16>({20, 5, 2, 70, 70});
   check_sweep<BilinearCell, float>({20, 5, 2, 37, 37, true, true, false, true, true});
   check_sweep<TwoStateCell, double>({20, 5, 2, 70, 33, true, true, false, true, true});
+  Shape made{20, 5, 2, 70, 33};
+  made.input_size = 40;
+  check_sweep<TwoStateCell, double>(made);
+  made.time_steps = 1, made.output_size = 70;
+  check_sweep<TwoStateCell, double>(made);
+  check_sweep<BilinearCell, float>(made);
 }
 
 template <class Cell, class T>

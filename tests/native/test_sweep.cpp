@@ -85,12 +85,39 @@ void rows_end_and_start_anew_anywhere() {
   }
 }
 
+Shape with_input(Shape s, int64_t input_size) {
+  s.input_size = input_size;
+  return s;
+}
+
+// Long sequences and wide inputs take several rounds, one step wide and single steps a few blocks at a time.
+void gates_are_made_of_the_input() {
+  for (const int64_t input_size : {1, 15, 16, 17, 65}) {
+    Sweeps::check_shape<IdentityCell, float>(with_input({3, 2, 2, 33, 33}, input_size));
+    Sweeps::check_shape<BilinearCell, float>(with_input({1, 7, 2, 65, 65}, input_size));
+    Sweeps::check_shape<TwoStateCell, double>(with_input({1, 1, 1, 70, 70, false, false}, input_size));
+    Sweeps::check_shape<TwoStateCell, double>(with_input({4, 3, 2, 17, 6, true, true, true}, input_size));
+    Sweeps::check_shape<IdentityCell, BFloat16>(with_input({3, 2, 2, 17, 17}, input_size));
+  }
+  Sweeps::check_shape<BilinearCell, float>(with_input({700, 2, 2, 19, 19}, 65));
+  Sweeps::check_shape<TwoStateCell, double>(with_input({40, 19, 1, 17, 17}, 300));
+  Sweeps::check_shape<TwoStateCell, double>(with_input({3, 40, 1, 17, 17}, 900));
+  for (const int64_t time_steps : {0, 1, 40}) {
+    const bool given = true, lengths = true, resets = true;
+    Sweeps::check_shape<BilinearCell, float>(with_input({time_steps, 9, 2, 33, 33, given, given, false, lengths}, 200));
+    Sweeps::check_shape<TwoStateCell, double>(
+        with_input({time_steps, 9, 2, 17, 6, given, given, false, lengths, resets}, 200));
+  }
+}
+
 void a_row_does_not_depend_on_its_batch() {
   Sweeps::check_rows<IdentityCell, float>({6, 11, 2, 35, 35});
   Sweeps::check_rows<BilinearCell, float>({6, 11, 2, 13, 13});
   Sweeps::check_rows<TwoStateCell, double>({6, 11, 1, 70, 33});
   Sweeps::check_rows<BilinearCell, float>({6, 11, 2, 33, 33, true, true, false, true, true});
   Sweeps::check_rows<TwoStateCell, double>({6, 11, 2, 70, 33, true, true, false, true, true});
+  Sweeps::check_rows<TwoStateCell, double>(with_input({6, 11, 2, 33, 33, true, true, false, true, true}, 70));
+  Sweeps::check_rows<BilinearCell, float>(with_input({1, 11, 2, 70, 70}, 33));
 }
 
 }  // namespace
@@ -106,6 +133,7 @@ int main() {
       {"optional inputs may be absent and weights may be transposed",
        optional_inputs_may_be_absent_and_weights_may_be_transposed},
       {"rows end and start anew anywhere", rows_end_and_start_anew_anywhere},
+      {"gates are made of the input", gates_are_made_of_the_input},
       {"a row does not depend on its batch", a_row_does_not_depend_on_its_batch},
   });
 }

@@ -1,0 +1,124 @@
+// The input projection W_ih x + b_ih of a few steps at a time, made by each thread for its own rows and units just
+// before the steps that use it: it stays in that thread's cache, where a buffer of all steps would pass through memory.
+#pragma once
+
+#include <algorithm>
+
+#include "core/views.h"
+#include "cpu/packed_weights.h"
+#include "cpu/share.h"
+
+namespace fused_rnn {
+inline namespace FUSED_RNN_ISA {
+
+// The pre-activations of one step that are already there, of some rows and blocks of units.
+template <class Real, int Columns>
+struct GateRows {
+  const Real* values = nullptr;  // [blocks][block_stride], of which each row takes [columns][lanes]; null: none
+  int64_t block_stride = 0;
+  int64_t first_block = 0, first_row = 0;
+
+  explicit operator bool() const { return values != nullptr; }
+
+  // One column of the vectors that an update works on.
+  template <class TileOf, class Where>
+  FUSED_RNN_INLINE auto load(const TileOf& tile, const Where& where, int column) const {
+    constexpr int64_t kLanes = Vec<Real>::kLanes;
+    const Real* from = values + (tile.block + where.b - first_block) * block_stride +
+                       ((where.row - first_row) * Columns + column) * kLanes;
+    Vec<Real, Where::kRows> result;
+#pragma GCC unroll 8
+    for (int i = 0; i < Where::kRows; ++i) result.parts[i] = Vec<Real>::load(from + i * Columns * kLanes).parts[0];
+    return result;
+  }
+};
+
+template <class Cell, class T>
+class InputGates {
+  using Real = RealOf<T>;
+  using Units = typename GateWeights<Cell, T>::Units;
+  static constexpr int kLanes = Vec<Real>::kLanes;
+  static constexpr int64_t kRow = Units::kColumns * kLanes;
+  static constexpr int64_t kBytes = 256 * 1024;  // of x and gates of one thread: a part of its second cache
+  static constexpr int64_t kLeastRows = 32;      // so many multiplications are worth the loading of a weight
+
+ public:
+  using Rows = GateRows<Real, Units::kColumns>;
+
+  InputGates(const Problem& problem, const ForwardViews& views, const Plan& plan, Arena& arena)
+      : p_(problem), v_(views), steps_(problem.time_steps) {
+    if (!made()) return;
+    x_stride_ = (p_.input_size + kLanes - 1) / kLanes * kLanes;
+    const int64_t rows = (p_.batch + plan.row_parts - 1) / plan.row_parts;
+    const int64_t blocks = (Units::count(p_.hidden_size) + plan.unit_parts - 1) / plan.unit_parts;
+    const int64_t row_size = x_stride_ + blocks * kRow;
+    const int64_t most_rows = std::max<int64_t>(kBytes / (row_size * int64_t{sizeof(Real)}), kLeastRows);
+    steps_ = std::max<int64_t>(std::min(p_.time_steps, most_rows / std::max<int64_t>(rows, 1)), 1);
+    x_size_ = steps_ * rows * x_stride_;
+    gates_size_ = steps_ * rows * blocks * kRow;
+    x_ = arena.take<Real>(plan.threads() * x_size_);
+    gates_ = arena.take<Real>(plan.threads() * gates_size_);
+  }
+
+  // Steps that are made at once; all where the gates are given.
+  int64_t steps() const { return steps_; }
+
+  // Makes the gates of steps [begin, begin + count) of a direction.
+  void make(int thread, const Share& share, int64_t d, int64_t begin, int64_t count, const PackedBlocks& packed,
+            const GateWeights<Cell, T>& weights) const {
+    if (!made()) return;
+    const int64_t rows = share.rows.size();
+    Real* x = x_ + thread * x_size_;
+    for (int64_t s = 0; s < count; ++s) {
+      const int64_t t = d == 0 ? begin + s : p_.time_steps - 1 - begin - s;
+      for (int64_t row = 0; row < rows; ++row) copy(t, share.rows.begin + row, x + (s * rows + row) * x_stride_);
+    }
+    Real* gates = gates_ + thread * gates_size_;
+    const auto always = [](const auto& /*tile*/) { return true; };
+    const auto keep = [&](const auto& tile) {
+      for (int b = 0; b < tile.blocks; ++b) {
+        Real* to = gates + ((tile.block + b - packed.blocks.begin) * count * rows + tile.row) * kRow;
+        for (int r = 0; r < tile.rows; ++r) {
+#pragma GCC unroll 16
+          for (int column = 0; column < Units::kColumns; ++column) {
+            tile.at(r, b, column).store(to + r * kRow + column * kLanes);
+          }
+        }
+      }
+    };
+    for_each_tile<Units::kColumns>(weights.times(packed, x, x_stride_, p_.input_size), {0, count * rows}, packed.blocks,
+                                   always, keep);
+  }
+
+  // Those of the index-th of the `count` steps made last.
+  Rows of_step(int thread, const Share& share, int64_t index, int64_t count, const PackedBlocks& packed) const {
+    if (!made()) return {};
+    const int64_t rows = share.rows.size();
+    return {gates_ + thread * gates_size_ + index * rows * kRow, count * rows * kRow, packed.blocks.begin,
+            share.rows.begin};
+  }
+
+ private:
+  bool made() const { return p_.input_size > 0; }
+
+  // Inactive steps have zeros for x, whatever lies there.
+  void copy(int64_t t, int64_t row, Real* to) const {
+    const bool active = row_step(v_, t, row) != RowStep::kInactive;
+    const T* from = at<T>(v_.x, t, row, 0);
+    for (int64_t i = 0; i < p_.input_size; i += kLanes) {
+      Vec<Real> value(0);
+      if (active) visit_lanes<Real>(p_.input_size - i, [&](auto n) { value = load<T>(from + i, n); });
+      value.store(to + i);
+    }
+  }
+
+  const Problem& p_;
+  const ForwardViews& v_;
+  int64_t steps_;
+  int64_t x_stride_ = 0, x_size_ = 0, gates_size_ = 0;  // elements: of a row of x; of one thread's buffers
+  Real* x_ = nullptr;                                   // [threads][steps][rows][x_stride]
+  Real* gates_ = nullptr;                               // [threads][blocks][steps][rows][columns][lanes]
+};
+
+}  // namespace FUSED_RNN_ISA
+}  // namespace fused_rnn
