@@ -18,6 +18,7 @@ from torch.autograd import Function, forward_ad
 from fused_rnn import _ops
 
 _WORTH_IT = 1 << 18  # multiplications; below, the call costs more than it gains
+_LEAST = 16  # of each size: thinner matrices are not worth their packing
 _TYPES = (torch.float32, torch.float64)
 _PLAIN = (Tensor, torch.nn.Parameter)
 
@@ -35,6 +36,7 @@ def _takes(columns: int, left: Tensor, *others: Tensor | None) -> bool:
         _ENABLED
         and not torch.compiler.is_compiling()
         and left.numel() * columns >= _WORTH_IT
+        and min(columns, left.shape[-1], left.numel() // max(left.shape[-1], 1)) >= _LEAST
         and all(
             t is None or (t.device.type == "cpu" and t.dtype == left.dtype and type(t) in _PLAIN)
             for t in (left, *others)

@@ -37,12 +37,13 @@ _GIVEN = len(LayerArguments._fields)
 def can_run(arguments: LayerArguments) -> bool:
     """Whether `run` takes a layer without variants; the compiler, transforms and autocast see to their own."""
     x = arguments.x
+    if torch.compiler.is_compiling() or type(x) not in _PLAIN:
+        return False
     dtype = x.dtype
     return (
-        not torch.compiler.is_compiling()
-        and x.device.type == "cpu"
+        x.dim() == 3
         and x.shape[2] > 0
-        and all(t is None or (type(t) in _PLAIN and t.dtype == dtype) for t in arguments[:DIFFERENTIABLE])
+        and all(t is None or (type(t) in _PLAIN and t.dtype == dtype and t.is_cpu) for t in arguments[:DIFFERENTIABLE])
         and not torch.is_autocast_enabled("cpu")
         and forward_ad._current_level < 0
         and not torch._C._are_functorch_transforms_active()

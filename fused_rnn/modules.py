@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from fused_rnn._layers import Ragged, makes_gates, run_layer, run_stack, without_padding
+from fused_rnn._layers import Ragged, makes_gates, run_layer, run_stack, run_unchecked, without_padding
 from fused_rnn._packed import gather_steps, pad, permuted
 from fused_rnn._parameters import (
     BATCH_FIRST_FORMS,
@@ -251,6 +251,10 @@ class RecurrentLayer(_Unscriptable, torch.nn.RNNBase):
         self, x: Tensor | PackedSequence, hx: Any, lengths: Any, resets: Any, return_cells: bool
     ) -> tuple[Any, Tensor, Tensor, Any]:
         """Output, h_n, c_n and cells ([0] where there are none) in the layout of the input."""
+        if lengths is None and resets is None and not return_cells:
+            found = self._run_unchecked(x, hx)
+            if found is not None:
+                return found
         if return_cells and self.mode != "LSTM":
             raise TypeError(f"{type(self).__name__}: return_cells needs a cell state, which only the LSTM has")
         sequence, h_0, c_0, ragged = self._prepare(x, hx, lengths, resets)
@@ -264,6 +268,28 @@ class RecurrentLayer(_Unscriptable, torch.nn.RNNBase):
         if return_cells:
             cells = self._like_input(x, cells, ragged.places)
         return output, _state_like_input(x, h_n), _state_like_input(x, c_n), cells
+
+    def _run_unchecked(self, x: Any, hx: Any) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
+        """The same the short way, for single steps are short; None where it has to be the long one."""
+        if self.num_layers != 1 or self.bidirectional or type(x) is not Tensor or x.dim() != 3:
+            return None
+        if self._variants() is not PLAIN:
+            return None
+        h_0, c_0 = hx, None
+        if self.mode == "LSTM" and hx is not None:
+            if type(hx) is not tuple or len(hx) != 2:
+                return None
+            h_0, c_0 = hx
+            if h_0 is None or c_0 is None:
+                return None
+        w_ih, w_hh, *others = _held(self, self._all_weights[0])
+        b_ih, b_hh, w_hr = [*(() if self.bias else (None, None)), *others, None][:3]
+        steps = x.transpose(0, 1) if self.batch_first else x
+        found = run_unchecked(_CELL_OF_MODE[self.mode], steps, (w_ih, w_hh, b_ih, b_hh, w_hr), h_0, c_0)
+        if found is None:
+            return None
+        output = found.output.squeeze(2)
+        return output.transpose(0, 1) if self.batch_first else output, found.h_n, found.c_n, found.cells
 
     def _like_input(self, x: Tensor | PackedSequence, steps: Tensor, places: Any) -> Any:
         """Steps [T, B, N] in the layout of the input, whose elements have `places` if it is packed."""
@@ -616,6 +642,13 @@ class RecurrentCell(_Unscriptable, torch.nn.RNNCellBase):
         self, cell: str, x: Tensor, states: Sequence[Tensor], names: Sequence[str], labels: Sequence[str]
     ) -> tuple[Tensor, Tensor]:
         """The next hidden state and cell state ([0] without one); errors call the states by `names` and `labels`."""
+        held = _held(self, _CELL_PARAMETERS)
+        if type(x) is Tensor and x.dim() == 2 and all(type(state) is Tensor and state.dim() == 2 for state in states):
+            h_0, c_0 = [*(state.unsqueeze(0) for state in states), None, None][:2]
+            w_ih, w_hh, b_ih, b_hh = held
+            found = run_unchecked(cell, x.unsqueeze(0), (w_ih, w_hh, b_ih, b_hh, None), h_0, c_0)
+            if found is not None:
+                return found.h_n.squeeze(0), found.c_n.squeeze(0)
         owner = type(self).__name__
         check_dimensions(owner, x, CELL_FORMS)
         check_cell_state_dimensions(owner, states, names, labels, x)
@@ -623,7 +656,7 @@ class RecurrentCell(_Unscriptable, torch.nn.RNNCellBase):
         if not batched:
             x = x.unsqueeze(0)
             states = [state.unsqueeze(0) for state in states]
-        weights = DirectionWeights(*_held(self, _CELL_PARAMETERS))
+        weights = DirectionWeights(*held)
         check_cell_input(x, weights.w_ih, self.input_size)
         for index, state in enumerate(states):
             check_cell_state(state, names[index], f"hidden{index}", self.hidden_size, x)

@@ -63,13 +63,16 @@ ForwardResult layer(const std::string& cell, const Tensor& x_given, const Tensor
 
   const Allocator allocate(x);
   const ForwardBuffers made(p, allocate, save);
+  const bool single = is_single_step(p);
+  const auto dense = [&](const OptionalTensor& t, int64_t first) { return single ? with_dense_tail(t, first) : t; };
+  const OptionalTensor w_x = dense(w_ih, 1), w_h = dense(w_hh, 1), b_x = dense(b_ih, 0), b_h = dense(b_hh, 0);
   ForwardViews views;
   const OptionalTensor lengths = set_ragged(views, check, p, lengths_given, resets);
   if (x.numel() > 0) views.x = {x.const_data_ptr(), x.stride(0), x.stride(1), 0};
-  views.w_ih = stacked_view(w_ih, directions);
-  views.b_ih = stacked_view(b_ih, directions);
-  views.w_hh = stacked_view(w_hh, directions);
-  views.b_hh = stacked_view(b_hh, directions);
+  views.w_ih = stacked_view(w_x, directions);
+  views.b_ih = stacked_view(b_x, directions);
+  views.w_hh = stacked_view(w_h, directions);
+  views.b_hh = stacked_view(b_h, directions);
   views.w_hr = stacked_view(w_hr, directions);
   views.h_0 = state_view(h_0);
   views.c_0 = state_view(c_0);

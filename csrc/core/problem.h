@@ -56,6 +56,11 @@ constexpr bool is_variant(const Problem& p) {
   return p.normalized || p.zoneout || p.recurrent_mask || p.cell.unit_weights > 0;
 }
 
+// A step from x that is alone. The weights' columns are contiguous then.
+constexpr bool is_single_step(const Problem& p) {
+  return p.time_steps == 1 && p.input_size > 0 && !p.projected && !is_variant(p);
+}
+
 // What the forward pass saves per unit and step, in this order: the cell's own values; with zoneout the last state as
 // the cell made it; with norms the recurrent gates before theirs.
 constexpr int saved_values(const Problem& p) {

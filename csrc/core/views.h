@@ -62,7 +62,7 @@ struct VariantViews {
 struct ForwardViews {
   SequenceView<const void> gates;    // [T, B, D, G, H] input projection, b_ih included; or the next three instead
   SequenceView<const void> x;        // [T, B, I], the same for all directions
-  WeightView w_ih;                   // [D, G*H, I]
+  WeightView w_ih;                   // [D, G*H, I]; for is_single_step its columns are contiguous, and those of w_hh
   WeightView b_ih;                   // [D, G*H, 1], optional
   WeightView w_hh;                   // [D, G*H, P]
   WeightView b_hh;                   // [D, G*H, 1], optional

@@ -18,6 +18,7 @@
 #include "cpu/packed_weights.h"
 #include "cpu/share.h"
 #include "cpu/state_buffer.h"
+#include "cpu/step_results.h"
 #include "cpu/tile_vectors.h"
 #include "cpu/vec_math.h"
 
@@ -46,7 +47,7 @@ class ForwardSweep {
         barriers_(plan, arena),
         threads_(plan.threads()),
         ragged_(v_.lengths != nullptr || v_.resets),
-        weights_(problem, views, plan.threads(), arena),
+        weights_(problem, views, arena),
         input_(problem, views, plan, arena) {
     hidden_stride_ = Units::padded(p_.hidden_size);
     output_stride_ = projected() ? Outputs::padded(p_.output_size) : hidden_stride_;
@@ -63,16 +64,11 @@ class ForwardSweep {
     for (int64_t d = share.directions.begin; d < share.directions.end; ++d) load_initial(share, d);
     barriers_.wait_for_team();  // packed weights and initial states are complete
     for (int64_t d = share.directions.begin; d < share.directions.end; ++d) {
-      weights_.for_each_packed(thread, d, share.blocks_of(weights_.unit_blocks()), [&](const PackedBlocks& packed) {
-        for (int64_t s = 0; s < p_.time_steps; s += input_.steps()) {
-          const int64_t count = std::min(input_.steps(), p_.time_steps - s);
-          input_.make(thread, share, d, s, count, packed, weights_.input());
-          for (int64_t i = 0; i < count; ++i) {
-            step(share, d, s + i, packed, input_.of_step(thread, share, i, count, packed));
-          }
-        }
-      });
-      if (weights_.few()) share.wait();
+      for (int64_t s = 0; s < p_.time_steps; s += input_.steps()) {
+        const int64_t count = std::min(input_.steps(), p_.time_steps - s);
+        input_.make(thread, share, d, s, count, weights_.input());
+        for (int64_t i = 0; i < count; ++i) step(share, d, s + i, input_.of_step(thread, share, i, count));
+      }
       store_final(share, d);
     }
   }
@@ -101,14 +97,14 @@ class ForwardSweep {
 
   using GatesMade = typename InputGates<Cell, T>::Rows;
 
-  void step(const Share& share, int64_t d, int64_t s, const PackedBlocks& packed, const GatesMade& made) const {
+  void step(const Share& share, int64_t d, int64_t s, const GatesMade& made) const {
     const int64_t t = d == 0 ? s : p_.time_steps - 1 - s;
     const int64_t first_row = row_index(d, 0);
     const Real* h_previous = h_[s & 1] + first_row * output_stride_;
     Real* h_next = h_[(s + 1) & 1] + first_row * output_stride_;
     const bool from_zero = s == 0 && !v_.h_0;
     const Product<Real> recurrent =
-        weights_.recurrent().times(packed, h_previous, output_stride_, from_zero ? 0 : p_.output_size);
+        weights_.recurrent().times(d, h_previous, output_stride_, from_zero ? 0 : p_.output_size);
     Real* hidden = projected() ? hidden_ + first_row * hidden_stride_ : nullptr;
     const auto special = [&](int64_t row) { return row_step_at(t, row) != RowStep::kPlain; };
     const auto announce = [&](const auto& tile) {
@@ -118,11 +114,12 @@ class ForwardSweep {
     };
     const auto update_tile = [&](const auto& tile) {
       for_each_vector<Units::kVectors>(tile, p_.hidden_size, special, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
-        update(tile, where, d, t, packed, made, h_previous, h_next, hidden);
+        update(tile, where, d, t, made, h_previous, h_next, hidden);
       });
     };
-    for_each_tile<Units::kColumns>(recurrent, share.rows, packed.blocks, announce, update_tile);
-    if (!weights_.few()) share.wait();
+    for_each_tile<Units::kColumns>(recurrent, share.rows, share.blocks_of(weights_.unit_blocks()), announce,
+                                   update_tile);
+    share.wait();
     if constexpr (!Cell::kReadsHidden) {
       if (projected()) project(share, d, t, hidden, h_previous, h_next);
     }
@@ -168,8 +165,8 @@ class ForwardSweep {
   }
 
   template <class TileOf, class Where>
-  FUSED_RNN_INLINE void update(const TileOf& tile, const Where& where, int64_t d, int64_t t, const PackedBlocks& packed,
-                               const GatesMade& made, const Real* h_previous, Real* h_next, Real* hidden) const {
+  FUSED_RNN_INLINE void update(const TileOf& tile, const Where& where, int64_t d, int64_t t, const GatesMade& made,
+                               const Real* h_previous, Real* h_next, Real* hidden) const {
     using Rows = Vec<Real, Where::kRows>;
     const RowStep kind = Where::kRows == 1 ? row_step_at(t, where.row) : RowStep::kPlain;
     if constexpr (Where::kRows == 1) {
@@ -190,7 +187,7 @@ class ForwardSweep {
     if constexpr (Cell::kReadsHidden) state[0] = load_padded(where, h_previous, output_stride_);
     if constexpr (Cell::kStates == 2) state[1] = load_padded(where, c, hidden_stride_);
     if constexpr (Where::kRows == 1) {
-      if (kind == RowStep::kReset) forget(tile, where, packed, from_h, state);
+      if (kind == RowStep::kReset) forget(tile, where, d, from_h, state);
     }
     CellForward<Rows, Cell> result = Cell::forward(from_x, from_h, state);
 
@@ -198,14 +195,14 @@ class ForwardSweep {
     store_padded(where, result.state[0], hidden != nullptr ? hidden : h_next,
                  hidden != nullptr ? hidden_stride_ : output_stride_);
     if constexpr (Cell::kStates == 2) store_padded(where, result.state[1], c, hidden_stride_);
-    store_results(where, d, t, result);
+    store_results<T>(v_, p_, projected(), where, d, t, result);
   }
 
   // A step from the zero state: W_hh 0 + b_hh = b_hh.
   template <class TileOf, class Where>
-  FUSED_RNN_INLINE void forget(const TileOf& tile, const Where& where, const PackedBlocks& packed,
-                               Pack<V, Cell::kGates>& from_h, Pack<V, Cell::kStates>& state) const {
-    const Real* bias = weights_.recurrent().bias(packed, tile.block + where.b) + where.vector * Cell::kGates * kLanes;
+  FUSED_RNN_INLINE void forget(const TileOf& tile, const Where& where, int64_t d, Pack<V, Cell::kGates>& from_h,
+                               Pack<V, Cell::kStates>& state) const {
+    const Real* bias = weights_.recurrent().bias(d, tile.block + where.b) + where.vector * Cell::kGates * kLanes;
     for (int g = 0; g < Cell::kGates; ++g) from_h[g] = V::load(bias + g * kLanes);
     for (int k = 0; k < Cell::kStates; ++k) state[k] = V(0);
   }
@@ -219,29 +216,7 @@ class ForwardSweep {
     } else {
       store_padded(where, load_padded(where, h_previous, output_stride_), h_next, output_stride_);
     }
-    store_results(where, d, t, CellForward<V, Cell>{});
-  }
-
-  // What a step leaves for the caller: h, rounded, to `output` or, before its projection, to `hidden`.
-  template <class Where, class Rows>
-  FUSED_RNN_INLINE void store_results(const Where& where, int64_t d, int64_t t,
-                                      const CellForward<Rows, Cell>& result) const {
-    const SequenceView<void>& h = projected() ? v_.hidden : v_.output;
-    if (h) {
-      store_rows<T>(where, result.state[0], [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(h, t, row, d); });
-    }
-    if constexpr (Cell::kStates == 2) {
-      if (v_.cells)
-        store_rows<T>(where, result.state[1],
-                      [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(v_.cells, t, row, d); });
-    }
-    if (!v_.saved) return;
-#pragma GCC unroll 4
-    for (int k = 0; k < Cell::kSaved; ++k) {
-      store_rows<T>(where, result.saved[k], [&](int64_t row) FUSED_RNN_INLINE_LAMBDA {
-        return at<T>(v_.saved, t, row, d) + k * p_.hidden_size;
-      });
-    }
+    store_results<T>(v_, p_, projected(), where, d, t, CellForward<V, Cell>{});
   }
 
   const Problem& p_;

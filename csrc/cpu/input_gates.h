@@ -64,9 +64,10 @@ class InputGates {
   int64_t steps() const { return steps_; }
 
   // Makes the gates of steps [begin, begin + count) of a direction.
-  void make(int thread, const Share& share, int64_t d, int64_t begin, int64_t count, const PackedBlocks& packed,
+  void make(int thread, const Share& share, int64_t d, int64_t begin, int64_t count,
             const GateWeights<Cell, T>& weights) const {
     if (!made()) return;
+    const Range blocks = blocks_of(share);
     const int64_t rows = share.rows.size();
     Real* x = x_ + thread * x_size_;
     for (int64_t s = 0; s < count; ++s) {
@@ -77,7 +78,7 @@ class InputGates {
     const auto always = [](const auto& /*tile*/) { return true; };
     const auto keep = [&](const auto& tile) {
       for (int b = 0; b < tile.blocks; ++b) {
-        Real* to = gates + ((tile.block + b - packed.blocks.begin) * count * rows + tile.row) * kRow;
+        Real* to = gates + ((tile.block + b - blocks.begin) * count * rows + tile.row) * kRow;
         for (int r = 0; r < tile.rows; ++r) {
 #pragma GCC unroll 16
           for (int column = 0; column < Units::kColumns; ++column) {
@@ -86,20 +87,21 @@ class InputGates {
         }
       }
     };
-    for_each_tile<Units::kColumns>(weights.times(packed, x, x_stride_, p_.input_size), {0, count * rows}, packed.blocks,
-                                   always, keep);
+    for_each_tile<Units::kColumns>(weights.times(d, x, x_stride_, p_.input_size), {0, count * rows}, blocks, always,
+                                   keep);
   }
 
   // Those of the index-th of the `count` steps made last.
-  Rows of_step(int thread, const Share& share, int64_t index, int64_t count, const PackedBlocks& packed) const {
+  Rows of_step(int thread, const Share& share, int64_t index, int64_t count) const {
     if (!made()) return {};
     const int64_t rows = share.rows.size();
-    return {gates_ + thread * gates_size_ + index * rows * kRow, count * rows * kRow, packed.blocks.begin,
+    return {gates_ + thread * gates_size_ + index * rows * kRow, count * rows * kRow, blocks_of(share).begin,
             share.rows.begin};
   }
 
  private:
   bool made() const { return p_.input_size > 0; }
+  Range blocks_of(const Share& share) const { return share.blocks_of(Units::count(p_.hidden_size)); }
 
   // Inactive steps have zeros for x, whatever lies there.
   void copy(int64_t t, int64_t row, Real* to) const {

@@ -9,13 +9,6 @@
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {
 
-// Which blocks of units are packed now, and where.
-struct PackedBlocks {
-  Range blocks;   // to work on
-  int64_t first;  // the block that lies at `place`
-  int64_t place;  // in the packed memory, in blocks
-};
-
 // A matrix of gates, W [D, G*H, columns] with b [D, G*H], in blocks of hidden units with all their gates.
 template <class Cell, class T>
 class GateWeights {
@@ -24,39 +17,34 @@ class GateWeights {
  public:
   using Units = Block<Cell::kGates, Real>;
 
-  // Holds as many blocks as there are `places`.
-  GateWeights(const WeightView& w, const WeightView& b, int64_t hidden_size, int64_t columns, int64_t places,
-              Arena& arena)
+  GateWeights(const WeightView& w, const WeightView& b, const Problem& problem, int64_t columns, Arena& arena)
       : w_(w),
         b_(b),
-        hidden_size_(hidden_size),
+        hidden_size_(problem.hidden_size),
         columns_(columns),
-        block_stride_(columns * kRow),
-        packed_(arena.take<Real>(places * block_stride_)),
-        bias_(arena.take<Real>(places * kRow)) {}
+        unit_blocks_(Units::count(hidden_size_)),
+        block_stride_(columns * kRow) {
+    if (columns == 0) return;
+    packed_ = arena.take<Real>(problem.directions * unit_blocks_ * block_stride_);
+    bias_ = arena.take<Real>(problem.directions * unit_blocks_ * kRow);
+  }
 
-  void pack(int64_t d, int64_t block, int64_t place) const {
-    pack_block<Cell::kGates, Units::kVectors>(source(w_, d, columns_), block, packed_ + place * block_stride_);
-    Real* bias = bias_ + place * kRow;
+  void pack(int64_t d, int64_t block) const {
+    if (columns_ == 0) return;
+    const int64_t at = d * unit_blocks_ + block;
+    pack_block<Cell::kGates, Units::kVectors>(source(w_, d, columns_), block, packed_ + at * block_stride_);
+    Real* bias = bias_ + at * kRow;
     if (b_) return pack_block<Cell::kGates, Units::kVectors>(source(b_, d, 1), block, bias);
     for (int column = 0; column < Units::kColumns; ++column) Vec<Real>(0).store(bias + column * kLanes);
   }
 
   // b + W rows; `length` is that of the rows, or 0 where they are zeros.
-  Product<Real> times(const PackedBlocks& packed, const Real* rows, int64_t row_stride, int64_t length) const {
-    return {packed_ + packed.place * block_stride_,
-            bias(packed, packed.first),
-            block_stride_,
-            rows,
-            row_stride,
-            length,
-            packed.first};
+  Product<Real> times(int64_t d, const Real* rows, int64_t row_stride, int64_t length) const {
+    return {packed_ + d * unit_blocks_ * block_stride_, bias(d, 0), block_stride_, rows, row_stride, length};
   }
 
   // b of a block, [columns][lanes].
-  const Real* bias(const PackedBlocks& packed, int64_t block) const {
-    return bias_ + (packed.place + block - packed.first) * kRow;
-  }
+  const Real* bias(int64_t d, int64_t block) const { return bias_ + (d * unit_blocks_ + block) * kRow; }
 
  private:
   static constexpr int kLanes = Vec<Real>::kLanes;
@@ -75,17 +63,14 @@ class GateWeights {
   }
 
   const WeightView &w_, &b_;
-  int64_t hidden_size_, columns_;
-  int64_t block_stride_;  // packed elements of one block
-  Real* packed_;          // [places, columns of W, columns, lanes]
-  Real* bias_;            // [places, columns, lanes]
+  int64_t hidden_size_, columns_, unit_blocks_;
+  int64_t block_stride_;    // packed elements of one block
+  Real* packed_ = nullptr;  // [D, blocks, columns of W, columns, lanes]
+  Real* bias_ = nullptr;    // [D, blocks, columns, lanes]
 };
 
-// W_hh with b_hh in blocks of hidden units; W_ih with b_ih likewise, where the pass makes the gates; and W_hr in blocks
+// W_hh with b_hh in blocks of hidden units, W_ih with b_ih likewise where the pass makes the gates, and W_hr in blocks
 // of projected outputs.
-//
-// What many steps use is packed before the first. For a single step each thread packs a few blocks at a time, which
-// then are used while they are near.
 template <class Cell, class T>
 class ForwardWeights {
   using Real = RealOf<T>;
@@ -94,30 +79,28 @@ class ForwardWeights {
   using Units = Block<Cell::kGates, Real>;
   using Outputs = Block<1, Real>;
 
-  ForwardWeights(const Problem& problem, const ForwardViews& views, int threads, Arena& arena)
+  ForwardWeights(const Problem& problem, const ForwardViews& views, Arena& arena)
       : p_(problem),
         v_(views),
-        few_(problem.time_steps == 1 && !problem.projected && !is_variant(problem)),
         unit_blocks_(Units::count(p_.hidden_size)),
-        places_(few_ ? threads * kFew : p_.directions * unit_blocks_),
-        recurrent_(v_.w_hh, v_.b_hh, p_.hidden_size, p_.output_size, places_, arena),
-        input_(v_.w_ih, v_.b_ih, p_.hidden_size, p_.input_size, p_.input_size > 0 ? places_ : 0, arena) {
+        recurrent_(v_.w_hh, v_.b_hh, p_, p_.output_size, arena),
+        input_(v_.w_ih, v_.b_ih, p_, p_.input_size, arena) {
     if (!p_.projected) return;
     output_blocks_ = Outputs::count(p_.output_size);
     projection_stride_ = p_.hidden_size * Outputs::kColumns * kLanes;
     projection_ = arena.take<Real>(p_.directions * output_blocks_ * projection_stride_);
   }
 
-  // Whether only a few blocks are packed at a time.
-  bool few() const { return few_; }
   int64_t unit_blocks() const { return unit_blocks_; }
   int64_t output_blocks() const { return output_blocks_; }
 
-  // One thread's part of the packing before the first step.
+  // One thread's part of the packing.
   void pack(int thread, int threads) const {
-    if (few_) return;
-    const Range own = part_of({0, places_}, threads, thread);
-    for (int64_t i = own.begin; i < own.end; ++i) pack_units(i / unit_blocks_, i % unit_blocks_, i);
+    const Range own = part_of({0, p_.directions * unit_blocks_}, threads, thread);
+    for (int64_t i = own.begin; i < own.end; ++i) {
+      recurrent_.pack(i / unit_blocks_, i % unit_blocks_);
+      input_.pack(i / unit_blocks_, i % unit_blocks_);
+    }
     if (!p_.projected) return;
     const Range own_outputs = part_of({0, p_.directions * output_blocks_}, threads, thread);
     for (int64_t i = own_outputs.begin; i < own_outputs.end; ++i) {
@@ -135,21 +118,6 @@ class ForwardWeights {
     }
   }
 
-  // Calls visit(PackedBlocks) until all of one direction's `blocks` have been packed while it ran.
-  template <class Visit>
-  void for_each_packed(int thread, int64_t d, Range blocks, const Visit& visit) const {
-    if (!few_) return visit(all(d, blocks));
-    for (int64_t first = blocks.begin; first < blocks.end; first += kFew) {
-      const PackedBlocks packed{
-          {first, first + kFew < blocks.end ? first + kFew : blocks.end}, first, int64_t{thread} * kFew};
-      for (int64_t i = 0; i < packed.blocks.size(); ++i) pack_units(d, first + i, packed.place + i);
-      visit(packed);
-    }
-  }
-
-  // What pack has left, where that is all blocks.
-  PackedBlocks all(int64_t d, Range blocks) const { return {blocks, 0, d * unit_blocks_}; }
-
   const GateWeights<Cell, T>& recurrent() const { return recurrent_; }  // b_hh + W_hh h
   const GateWeights<Cell, T>& input() const { return input_; }          // b_ih + W_ih x
 
@@ -165,18 +133,10 @@ class ForwardWeights {
 
  private:
   static constexpr int kLanes = Vec<Real>::kLanes;
-  static constexpr int kFew = max_tile_blocks(Units::kColumns, 1);  // as many as a tile has
-
-  void pack_units(int64_t d, int64_t block, int64_t place) const {
-    recurrent_.pack(d, block, place);
-    if (p_.input_size > 0) input_.pack(d, block, place);
-  }
 
   const Problem& p_;
   const ForwardViews& v_;
-  bool few_;
   int64_t unit_blocks_, output_blocks_ = 0;
-  int64_t places_;  // blocks of units that are packed at a time
   GateWeights<Cell, T> recurrent_, input_;
   int64_t projection_stride_ = 0;  // packed elements of one block
   Real* projection_ = nullptr;     // [D, output blocks, H, columns, lanes]

@@ -75,9 +75,12 @@ Plan make_plan(const Problem& problem, const Tiling& tiling, int threads) {
 }
 
 std::string describe(const Plan& plan, const Problem& problem, int threads) {
+  const bool single = is_single_step(problem);  // which has no model
   const std::string estimate =
-      " (model: " + std::to_string(static_cast<int64_t>(plan.step_cycles)) + " cycles per step)";
-  const char* input = problem.input_size > 0 ? "; W_ih x is made a few steps at a time" : "";
+      single ? "" : " (model: " + std::to_string(static_cast<int64_t>(plan.step_cycles)) + " cycles per step)";
+  const char* input = single                   ? "; the weights are read where they lie"
+                      : problem.input_size > 0 ? "; W_ih x is made a few steps at a time"
+                                               : "";
   if (plan.threads() == 1) {
     const char* reason = threads == 1 ? "one thread is allowed" : "a step is too short to be worth sharing";
     return std::string("one thread, since ") + reason + input + estimate;
@@ -92,7 +95,8 @@ std::string describe(const Plan& plan, const Problem& problem, int threads) {
     text += std::string(joint) + "the rows of the batch";
     joint = " and ";
   }
-  if (plan.unit_parts > 1) text += std::string(joint) + "the hidden units, with a barrier each step";
+  if (plan.unit_parts > 1) text += std::string(joint) + "the hidden units";
+  if (plan.unit_parts > 1 && !single) text += ", with a barrier each step";
   return text + input + estimate;
 }
 

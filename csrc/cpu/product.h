@@ -151,8 +151,7 @@ struct Product {
   int64_t block_stride;  // elements between blocks of weights
   const Real* rows;      // [rows][row_stride], the left operand
   int64_t row_stride;
-  int64_t length;           // of the reduction; 0 leaves the bias alone
-  int64_t first_block = 0;  // the block that weights and bias begin with
+  int64_t length;  // of the reduction; 0 leaves the bias alone
 };
 
 // Where an update finds its results.
@@ -191,14 +190,13 @@ FUSED_RNN_INLINE void for_each_tile(const Product<W>& product, Range rows, Range
       const int row_count = static_cast<int>(rows.end - row < most_rows ? rows.end - row : most_rows);
       const Tile<Real, Columns> tile{values, row, block, row_count, block_count};
       const bool wanted = announce(tile);
-      const int64_t place = block - product.first_block;
       for (int s = 0; s < sums; ++s) {
         const Vec<Real> start =
-            product.bias != nullptr ? Vec<Real>::load(product.bias + (place * Columns + s) * kLanes) : Vec<Real>(0);
+            product.bias != nullptr ? Vec<Real>::load(product.bias + (block * Columns + s) * kLanes) : Vec<Real>(0);
         for (int r = 0; r < row_count; ++r) start.store(values + (r * sums + s) * kLanes);
       }
       if (wanted && product.length > 0) {
-        Tiles::select(row_count, block_count)(product.weights + place * product.block_stride, product.block_stride,
+        Tiles::select(row_count, block_count)(product.weights + block * product.block_stride, product.block_stride,
                                               product.rows + row * product.row_stride, product.row_stride,
                                               product.length, values);
       }

@@ -48,7 +48,7 @@ class RowForward {
         v_(views),
         barriers_(plan, arena),
         threads_(plan.threads()),
-        weights_(problem, views, plan.threads(), arena),
+        weights_(problem, views, arena),
         parameters_(problem, views.variant, arena) {
     const int64_t rows = p_.directions * p_.batch;
     hidden_stride_ = Units::padded(p_.hidden_size);
@@ -115,8 +115,7 @@ class RowForward {
       if (row_step(v_, t, row) != RowStep::kReset) continue;
       for (const StateBuffer<Real>* state : {&h_, &vector_, &c_}) clear_row(*state, d, row);
     }
-    const Product<Real> recurrent = weights_.recurrent().times(weights_.all(d, {0, weights_.unit_blocks()}),
-                                                               vector_.row(d, 0), output_stride_, p_.output_size);
+    const Product<Real> recurrent = weights_.recurrent().times(d, vector_.row(d, 0), output_stride_, p_.output_size);
     const auto wanted = [&](const auto& tile) {
       return any_row(tile, [&](int64_t row) { return !is_inactive(t, row); });
     };

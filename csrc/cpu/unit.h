@@ -9,36 +9,39 @@
 #include "cpu/packed_step.h"
 #include "cpu/row_backward.h"
 #include "cpu/row_forward.h"
+#include "cpu/single_step.h"
 
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {
 
 using DataTypes = TypeList<float, double, BFloat16, Float16>;  // in the order of DataType
 
-// The schedules of one pass: for the plain recurrence, and for its variants.
+// The schedules of one pass, each with a visit to the one for a problem.
 struct ForwardSchedules {
   using Views = ForwardViews;
-  template <class Cell, class T>
-  using Plain = ForwardSweep<Cell, T>;
-  template <class Cell, class T>
-  using Variant = RowForward<Cell, T>;
+  template <class Cell, class T, class Visitor>
+  static void visit(const Problem& problem, const Visitor& visitor) {
+    if (is_variant(problem)) return visitor(Tag<RowForward<Cell, T>>{});
+    if constexpr (Cell::kUnitWeights == 0) {
+      if (is_single_step(problem)) return visitor(Tag<SingleStep<Cell, T>>{});
+      visitor(Tag<ForwardSweep<Cell, T>>{});
+    }
+  }
 };
 struct BackwardSchedules {
   using Views = BackwardViews;
-  template <class Cell, class T>
-  using Plain = BackwardSweep<Cell, T>;
-  template <class Cell, class T>
-  using Variant = RowBackward<Cell, T>;
+  template <class Cell, class T, class Visitor>
+  static void visit(const Problem& problem, const Visitor& visitor) {
+    if (is_variant(problem)) return visitor(Tag<RowBackward<Cell, T>>{});
+    if constexpr (Cell::kUnitWeights == 0) visitor(Tag<BackwardSweep<Cell, T>>{});
+  }
 };
 
 template <class Schedules, class Visitor>
 void visit_sweep(const Problem& problem, Visitor&& visitor) {
   visit_type(Cells{}, problem.cell.index, [&](auto cell) {
     visit_type(DataTypes{}, static_cast<int>(problem.type), [&](auto type) {
-      using Cell = typename decltype(cell)::type;
-      using T = typename decltype(type)::type;
-      if (is_variant(problem)) return visitor(Tag<typename Schedules::template Variant<Cell, T>>{});
-      if constexpr (Cell::kUnitWeights == 0) visitor(Tag<typename Schedules::template Plain<Cell, T>>{});
+      Schedules::template visit<typename decltype(cell)::type, typename decltype(type)::type>(problem, visitor);
     });
   });
 }
@@ -49,8 +52,14 @@ struct Runner {
 
   static Plan plan(const Problem& problem, int threads) {
     Plan result;
-    visit_sweep<Schedules>(
-        problem, [&](auto sweep) { result = make_plan(problem, decltype(sweep)::type::tiling(problem), threads); });
+    visit_sweep<Schedules>(problem, [&](auto sweep) {
+      using SweepOf = typename decltype(sweep)::type;
+      if constexpr (requires { SweepOf::tiling(problem); }) {
+        result = make_plan(problem, SweepOf::tiling(problem), threads);
+      } else {
+        result = SweepOf::plan(problem, threads);
+      }
+    });
     return result;
   }
 
