@@ -43,6 +43,8 @@ class CellSpec(NamedTuple):
     """Values per hidden unit and step that the backward pass needs."""
     split: bool
     """Whether the gradients of the two pre-activations, W_ih x + b_ih and W_hh h + b_hh, differ."""
+    gradients: int
+    """Gradients of pre-activations of one hidden unit and step that differ."""
     unit_weights: int
     """Numbers of every unit that enter its update."""
     norm_groups: int
@@ -57,6 +59,7 @@ NORM_EPSILON: float = _C.norm_epsilon
 _forward = torch.ops.fused_rnn.forward.default
 _layer = torch.ops.fused_rnn.layer.default
 _backward = torch.ops.fused_rnn.backward.default
+_layer_backward = torch.ops.fused_rnn.layer_backward.default
 _backward_over_saved = torch.ops.fused_rnn.backward_over_saved.default
 _product = torch.ops.fused_rnn.product.default
 
@@ -121,18 +124,55 @@ def backward(
 
 
 def can_write_over_saved(cell: str) -> bool:
-    """Whether `backward_over_saved` takes what `layer` has saved."""
+    """Whether the gradients of the gates can take the place of what `layer` has saved."""
     spec = CELLS[cell]
-    return spec.saved == spec.gates and not spec.split
+    return spec.saved == spec.gradients
 
 
 def backward_over_saved(
     cell: str, incoming: Sequence[Tensor | None], arguments: Arguments, output: Tensor, cells: Tensor, saved: Tensor
 ) -> BackwardResult:
-    """The same on CPU without variants, where d_gates take the place of what is saved, and are [0] in the result."""
+    """The same on CPU without variants, for a cell that is not split.
+
+    d_gates take the place of what is saved, and are [0] in the result.
+    """
     _, w_hh, _, w_hr, h_0, c_0, _, _, lengths, resets, _, _ = arguments
     return BackwardResult._make(
         _backward_over_saved(cell, *incoming, w_hh, w_hr, output, cells, saved, h_0, c_0, lengths, resets)
+    )
+
+
+class LayerGradients(NamedTuple):
+    """What `layer_backward` returns; [0] stands for a tensor that was not asked for or the call does not have."""
+
+    d_x: Tensor  # [T, B, I]
+    d_w_ih: Tensor  # [D*G*H, I]
+    d_w_hh: Tensor  # [D*G*H, H]
+    d_b_ih: Tensor  # [D*G*H], also that of b_hh where the cell is not split
+    d_b_hh: Tensor  # [D*G*H], split cells
+    d_h_0: Tensor  # [D, B, H]
+    d_c_0: Tensor  # [D, B, H], two-state cells
+
+
+def layer_backward(
+    cell: str,
+    incoming: Sequence[Tensor | None],
+    arguments: LayerArguments,
+    kept: Sequence[Tensor],
+    needed: tuple[bool, bool, bool, bool],
+    *,
+    over: bool,
+) -> LayerGradients:
+    """All gradients of `layer` without projection, lengths and resets, float32 or float64.
+
+    Incoming are d_output, d_h_n, d_c_n, d_cells; kept are output, cells, saved; needed are x, w_ih, w_hh and the
+    biases. With `over` the gate gradients take the memory of what is saved.
+    """
+    x, w_ih, _, w_hh, _, _, h_0, c_0, _, _ = arguments
+    output, cells, saved = kept
+    either = (None, saved) if over else (saved, None)
+    return LayerGradients._make(
+        _layer_backward(cell, *incoming, x, w_ih, w_hh, output, cells, *either, h_0, c_0, *needed)
     )
 
 
@@ -205,6 +245,23 @@ def _backward_over_saved_shapes(cell: str, *given: Any) -> tuple[Tensor, ...]:
     *tensors, lengths, resets = given
     d_gates, *others = _backward_shapes(cell, *tensors, None, None, lengths, resets, None, None, False)
     return (d_gates.new_empty(0), *others)
+
+
+@torch.library.register_fake("fused_rnn::layer_backward")  # type: ignore[untyped-decorator]
+def _layer_backward_shapes(cell: str, *given: Any) -> tuple[Tensor, ...]:
+    x, w_ih, w_hh, output = given[4:8]
+    need_x, need_w_ih, need_w_hh, need_bias = given[-4:]
+    spec, (_, batch, directions, width) = CELLS[cell], output.shape
+    state, bias = (directions, batch, width), w_ih.shape[:1]
+    return (
+        x.new_empty(x.shape if need_x else (0,)),
+        x.new_empty(w_ih.shape if need_w_ih else (0,)),
+        x.new_empty(w_hh.shape if need_w_hh else (0,)),
+        x.new_empty(bias if need_bias else (0,)),
+        x.new_empty(bias if need_bias and spec.split else (0,)),
+        x.new_empty(state),
+        x.new_empty(state if spec.states == 2 else (0,)),
+    )
 
 
 class Sizes(NamedTuple):

@@ -18,6 +18,7 @@ from torch.autograd import Function, forward_ad
 from fused_rnn import _ops
 
 _WORTH_IT = 1 << 18  # multiplications; below, the call costs more than it gains
+_SMALL = 1 << 21  # multiplications; below, a library's call costs more than a better product gains
 _LEAST = 16  # of each size: thinner matrices are not worth their packing
 _TYPES = (torch.float32, torch.float64)
 _PLAIN = (Tensor, torch.nn.Parameter)
@@ -46,6 +47,12 @@ def _takes(columns: int, left: Tensor, *others: Tensor | None) -> bool:
         and not torch._C._are_functorch_transforms_active()
         and forward_ad._current_level < 0
     )
+
+
+def are_ours(rows: int, columns: int, depth: int) -> bool:
+    """Whether our kernel is to take [rows, depth] times [depth, columns] and its like, all of them float."""
+    size = rows * columns * depth
+    return size < _WORTH_IT or (min(rows, columns, depth) >= _LEAST and (_ENABLED or size < _SMALL))
 
 
 def product(left: Tensor, right: Tensor) -> Tensor:

@@ -24,13 +24,14 @@ from fused_rnn._autograd import (
     only_run,
     wants_gradient,
 )
-from fused_rnn._products import product
+from fused_rnn._products import are_ours, product
 from fused_rnn._tensors import DIFFERENTIABLE, LayerArguments, by_direction
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _PLAIN = (Tensor, torch.nn.Parameter)
+_TYPES = (torch.float32, torch.float64)  # of products by our kernel
 _GIVEN = len(LayerArguments._fields)
 
 
@@ -82,6 +83,8 @@ class _Layer(Function):
         saved = ctx.saved_tensors  # once: a recomputation unpacks each tensor once
         given, places, results = LayerArguments._make(saved[:_GIVEN]), saved[_GIVEN], saved[_GIVEN + 1 :]
         need: Any = LayerArguments._make(ctx.needs_input_grad[3:])
+        if _can_be_one_call(given, places) and not torch.is_grad_enabled() and not are_mapped(incoming):
+            return (None, None, None, *_gradients_by_one_call(ctx.cell, given, need, incoming, results))
         # The biases have one gradient where the gates have.
         split = _ops.CELLS[ctx.cell].split
         need_bias = need.b_ih or (need.b_hh and not split)
@@ -94,6 +97,36 @@ class _Layer(Function):
         d_w_hr = None if d_w_hr is None else d_w_hr.reshape(-1, d_w_hr.shape[-1])
         d_b_ih = d_bias if need.b_ih else None
         return (None, None, None, d_x, d_w_ih, d_b_ih, d_w_hh, d_b_hh, d_w_hr, d_h_0, d_c_0, None, None)
+
+
+def _can_be_one_call(given: LayerArguments, places: Tensor | None) -> bool:
+    x, w_ih = given.x, given.w_ih
+    return (
+        given.w_hr is None
+        and given.lengths is None
+        and given.resets is None
+        and places is None
+        and x.dtype in _TYPES
+        and are_ours(x.shape[0] * x.shape[1], *w_ih.shape)
+        and are_ours(x.shape[0] * x.shape[1], *given.w_hh.shape)
+    )
+
+
+def _gradients_by_one_call(
+    cell: str, given: LayerArguments, need: LayerArguments, incoming: Sequence[Any], results: Sequence[Tensor]
+) -> tuple[Tensor | None, ...]:
+    """Those of `LayerArguments`."""
+    wanted: Any = (need.x, need.w_ih, need.w_hh, need.b_ih or need.b_hh)
+    over = _may_write_over(cell)
+    found = _ops.layer_backward(cell, incoming, given, results[:3], wanted, over=over)
+    d_b_hh = found.d_b_hh if _ops.CELLS[cell].split else found.d_b_ih
+    gradients = (found.d_x, found.d_w_ih, found.d_b_ih, found.d_w_hh, d_b_hh, None, found.d_h_0, found.d_c_0)
+    return (*(d if each else None for d, each in zip(gradients, need, strict=False)), None, None)
+
+
+def _may_write_over(cell: str) -> bool:
+    """Whether nobody will look at what is saved after this pass."""
+    return not torch._C._autograd._get_current_graph_task_keep_graph() and _ops.can_write_over_saved(cell)
 
 
 class _Zeros(Function):
@@ -131,8 +164,7 @@ def _recurrence_gradients(
         with _strict.resumed(ctx.strict):
             found: Sequence[Tensor | None] = RecurrenceGradients.apply(ctx.cell, *needed, *incoming, *kept)  # type: ignore[no-untyped-call]
             return found
-    again = torch._C._autograd._get_current_graph_task_keep_graph() or are_mapped(incoming)
-    over = not again and _ops.can_write_over_saved(ctx.cell)
+    over = _may_write_over(ctx.cell) and not _ops.CELLS[ctx.cell].split and not are_mapped(incoming)
     return gradients_of_numbers(ctx.cell, needed, incoming, kept, over=over)
 
 

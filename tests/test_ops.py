@@ -352,7 +352,6 @@ def test_gradients_can_take_the_place_of_what_is_saved(directions: int, proj: in
 
 def test_saved_values_that_cannot_be_written_over_are_refused() -> None:
     gru, lstm = draw("gru"), draw("lstm")
-    assert not _ops.can_write_over_saved("gru")
     for cell, arguments in (("gru", gru), ("lstm", lstm)):
         result = arguments.call(save=True)
         saved = result.saved if cell == "gru" else result.saved.transpose(3, 4).contiguous().transpose(3, 4)

@@ -1,6 +1,11 @@
 // The op torch.ops.fused_rnn.layer: a recurrence that makes its gates of x itself, on CPU.
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "binding/multiply.h"
 #include "binding/recurrence_call.h"
 
 namespace fused_rnn {
@@ -81,6 +86,167 @@ ForwardResult layer(const std::string& cell, const Tensor& x_given, const Tensor
   return made.result();
 }
 
+// The products of the backward pass, direction by direction, from the gradients of the gates.
+class LayerGradients {
+ public:
+  // Some neighbouring gates: [T*B, D, gates*H] with strides.
+  struct Gates {
+    int64_t first, count;  // gates
+    const void* data;
+    int64_t row_stride, direction_stride;
+  };
+
+  // `of_h` has the gates of h in pieces.
+  LayerGradients(const Problem& p, const Gates& of_x, std::vector<Gates> of_h)
+      : p_(p), rows_(p.time_steps * p.batch), of_x_(of_x), of_h_(std::move(of_h)) {}
+
+  void input(const Tensor& w_ih, const Tensor& d_x) {
+    const int64_t size = p_.cell.gates * p_.hidden_size;
+    for (int64_t d = 0; d < p_.directions; ++d) {
+      const void* w = shifted(w_ih.const_data_ptr(), d * size * w_ih.stride(0), p_.type);
+      add_product({.rows = rows_,
+                   .columns = p_.input_size,
+                   .depth = size,
+                   .a = {of_direction(of_x_, d), of_x_.row_stride, 1},
+                   .b = {w, w_ih.stride(0), w_ih.stride(1)},
+                   .c = d_x.mutable_data_ptr(),
+                   .add = d > 0});
+    }
+  }
+
+  void input_weights(const Tensor& x, const Tensor& d_w_ih) {
+    for (int64_t d = 0; d < p_.directions; ++d) {
+      outer(of_x_, d, {0, rows_}, {x.const_data_ptr(), p_.input_size, 1}, d_w_ih);
+    }
+  }
+
+  // Sums over t of d_gates[t]^T h[t - 1], where h[t - 1] is the output one step before in the direction's order.
+  void recurrent_weights(const Tensor& output, const OptionalTensor& h_0, const Tensor& d_w_hh) {
+    const int64_t width = p_.directions * p_.output_size, others = std::max<int64_t>(rows_ - p_.batch, 0);
+    for (int64_t d = 0; d < p_.directions; ++d) {
+      // All steps but the first in that order, and the outputs one step before them.
+      const Rows after{d == 0 ? rows_ - others : 0, others};
+      const int64_t before = d == 0 ? 0 : rows_ - others;
+      const MatrixView h{shifted(output.const_data_ptr(), before * width + d * p_.output_size, p_.type), width, 1};
+      for (const Gates& gates : of_h_) {
+        outer(gates, d, after, h, d_w_hh);
+        if (!h_0.has_value() || rows_ == 0) continue;
+        const void* state = shifted(h_0->const_data_ptr(), d * h_0->stride(0), p_.type);
+        outer(gates, d, {d == 0 ? 0 : others, p_.batch}, {state, h_0->stride(1), 1}, d_w_hh);
+        work_.products.back().add = true;
+      }
+    }
+  }
+
+  void input_bias(const Tensor& d_b) { sum(of_x_, d_b); }
+  void recurrent_bias(const Tensor& d_b) {
+    for (const Gates& gates : of_h_) sum(gates, d_b);
+  }
+
+  const MatrixWork& work() const { return work_; }
+
+ private:
+  struct Rows {
+    int64_t first, count;
+  };
+
+  const void* of_direction(const Gates& gates, int64_t d) const {
+    return shifted(gates.data, d * gates.direction_stride, p_.type);
+  }
+
+  // Where the gradients [D*G*H, columns] of some gates begin.
+  void* rows_of(const Tensor& gradient, const Gates& gates, int64_t d, int64_t columns) const {
+    const int64_t row = (d * p_.cell.gates + gates.first) * p_.hidden_size;
+    return shifted(gradient.mutable_data_ptr(), row * columns, p_.type);
+  }
+
+  void add_product(MatrixProduct product) {
+    product.type = p_.type;
+    work_.products.push_back(product);
+  }
+
+  // gradient = gates[rows]^T b, for the rows of the gradient that are those of the gates.
+  void outer(const Gates& gates, int64_t d, Rows rows, MatrixView b, const Tensor& gradient) {
+    const int64_t columns = gradient.size(1);
+    add_product({.rows = gates.count * p_.hidden_size,
+                 .columns = columns,
+                 .depth = rows.count,
+                 .a = {shifted(of_direction(gates, d), rows.first * gates.row_stride, p_.type), 1, gates.row_stride},
+                 .b = b,
+                 .c = rows_of(gradient, gates, d, columns)});
+  }
+
+  void sum(const Gates& gates, const Tensor& gradient) {
+    for (int64_t d = 0; d < p_.directions; ++d) {
+      const MatrixView a{of_direction(gates, d), gates.row_stride, 1};
+      work_.sums.push_back({p_.type, rows_, gates.count * p_.hidden_size, a, rows_of(gradient, gates, d, 1)});
+    }
+  }
+
+  const Problem& p_;
+  int64_t rows_;
+  Gates of_x_;
+  std::vector<Gates> of_h_;
+  MatrixWork work_;
+};
+
+// Where the backward pass has left the gradients of the gates; see check_exchange for those that are written `over`.
+LayerGradients gradients_of(const Problem& p, const BackwardResult& found, const OptionalTensor& over) {
+  const int64_t gates = p.cell.gates, joint = p.cell.joint_gates;
+  const auto view = [&](const Tensor& tensor, int64_t values, int64_t at, int64_t first,
+                        int64_t count) -> LayerGradients::Gates {
+    const int64_t width = values * p.hidden_size;
+    return {first, count, shifted(tensor.const_data_ptr(), at * p.hidden_size, p.type), p.directions * width, width};
+  };
+  if (!over.has_value()) {
+    const Tensor& of_h = p.cell.split ? std::get<1>(found) : std::get<0>(found);
+    return {p, view(std::get<0>(found), gates, 0, 0, gates), {view(of_h, gates, 0, 0, gates)}};
+  }
+  const int64_t values = p.cell.gradients();
+  std::vector<LayerGradients::Gates> of_h;
+  if (joint > 0) of_h.push_back(view(*over, values, 0, 0, joint));
+  if (joint < gates) of_h.push_back(view(*over, values, gates, joint, gates - joint));
+  return {p, view(*over, values, 0, 0, gates), std::move(of_h)};
+}
+
+using LayerGradientsResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+LayerGradientsResult layer_backward(const std::string& cell, const OptionalTensor& d_output,
+                                    const OptionalTensor& d_h_n, const OptionalTensor& d_c_n,
+                                    const OptionalTensor& d_cells, const Tensor& x_given, const Tensor& w_ih,
+                                    const Tensor& w_hh, const Tensor& output, const Tensor& cells,
+                                    const OptionalTensor& saved, const OptionalTensor& written_over,
+                                    const OptionalTensor& h_0_given, const OptionalTensor& c_0, bool need_x,
+                                    bool need_w_ih, bool need_w_hh, bool need_bias) {
+  if (saved.has_value() == written_over.has_value()) fail("layer_backward takes either saved or written_over");
+  const Checker check(x_given, "x");
+  const int64_t directions = output.dim() == 4 ? output.size(2) : 1;
+  const Problem p = describe_layer(cell, x_given, w_hh, std::nullopt, check.type(), directions);
+  if (p.type != DataType::kFloat32 && p.type != DataType::kFloat64) fail("x must be float32 or float64");
+  const int64_t gate_rows = p.cell.gates * p.hidden_size, width = directions * gate_rows;
+  check(w_ih, "w_ih", "[D*G*H, I]", {width, p.input_size});
+  const Tensor stacked = torch::stable::view(w_hh, {directions, gate_rows, p.output_size});
+  const BackwardResult found =
+      run_backward(cell, d_output, d_h_n, d_c_n, d_cells, stacked, std::nullopt, output, cells,
+                   written_over.has_value() ? *written_over : *saved, h_0_given, c_0, std::nullopt, std::nullopt,
+                   std::nullopt, std::nullopt, std::nullopt, std::nullopt, written_over.has_value(), false);
+  const Tensor x = torch::stable::contiguous(x_given), dense_output = torch::stable::contiguous(output);
+  const OptionalTensor h_0 = with_dense_tail(h_0_given, 2);
+  const Allocator allocate(x);
+  const Tensor d_x = allocate(need_x, {p.time_steps, p.batch, p.input_size});
+  const Tensor d_w_ih = allocate(need_w_ih, {width, p.input_size});
+  const Tensor d_w_hh = allocate(need_w_hh, {width, p.output_size});
+  const Tensor d_b_ih = allocate(need_bias, {width}), d_b_hh = allocate(need_bias && p.cell.split, {width});
+  LayerGradients gradients = gradients_of(p, found, written_over);
+  if (need_x) gradients.input(w_ih, d_x);
+  if (need_w_ih) gradients.input_weights(x, d_w_ih);
+  if (need_w_hh) gradients.recurrent_weights(dense_output, h_0, d_w_hh);
+  if (need_bias) gradients.input_bias(d_b_ih);
+  if (need_bias && p.cell.split) gradients.recurrent_bias(d_b_hh);
+  multiply_on_cpu(gradients.work(), allocate);
+  return {d_x, d_w_ih, d_w_hh, d_b_ih, d_b_hh, std::get<2>(found), std::get<3>(found)};
+}
+
 }  // namespace
 
 }  // namespace fused_rnn
@@ -90,6 +256,14 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fused_rnn, m) {
       "layer(str cell, Tensor x, Tensor w_ih, Tensor? b_ih, Tensor w_hh, Tensor? b_hh, Tensor? w_hr, Tensor? h_0,"
       " Tensor? c_0, Tensor? lengths, Tensor? resets, int directions, bool save)"
       " -> (Tensor output, Tensor h_n, Tensor c_n, Tensor cells, Tensor saved, Tensor hidden)");
+  m.def(
+      "layer_backward(str cell, Tensor? d_output, Tensor? d_h_n, Tensor? d_c_n, Tensor? d_cells, Tensor x, Tensor w_ih,"
+      " Tensor w_hh, Tensor output, Tensor cells, Tensor? saved, Tensor(a!)? written_over, Tensor? h_0, Tensor? c_0,"
+      " bool need_x, bool need_w_ih, bool need_w_hh, bool need_bias)"
+      " -> (Tensor d_x, Tensor d_w_ih, Tensor d_w_hh, Tensor d_b_ih, Tensor d_b_hh, Tensor d_h_0, Tensor d_c_0)");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(fused_rnn, CPU, m) { m.impl("layer", TORCH_BOX(&fused_rnn::layer)); }
+STABLE_TORCH_LIBRARY_IMPL(fused_rnn, CPU, m) {
+  m.impl("layer", TORCH_BOX(&fused_rnn::layer));
+  m.impl("layer_backward", TORCH_BOX(&fused_rnn::layer_backward));
+}

@@ -52,6 +52,7 @@ py::dict cell_spec_dict(const std::string& name) {
   result["states"] = spec.states;
   result["saved"] = spec.saved;
   result["split"] = spec.split;
+  result["gradients"] = spec.gradients();
   result["unit_weights"] = spec.unit_weights;
   result["norm_groups"] = spec.norm_groups;
   return result;

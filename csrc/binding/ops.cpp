@@ -81,15 +81,15 @@ Variant set_variant(VariantViews& views, const Checker& check, const Problem& p,
 }
 
 // The gate gradients may take the place of what was saved, since an update loads all that it needs of a unit before it
-// stores.
+// stores: d_gates first, then what of d_gates_h differs.
 void check_exchange(const char* name, const Problem& p, const Tensor& given, const Tensor& dense) {
-  if (given.is_cpu() && !is_variant(p) && saved_values(p) == p.cell.gates && !p.cell.split &&
+  if (given.is_cpu() && !is_variant(p) && saved_values(p) == p.cell.gradients() &&
       given.data_ptr() == dense.data_ptr()) {
     return;
   }
   fail(std::string(name) +
-       " cannot be written over: that takes a plain recurrence on CPU with one gradient and one "
-       "saved value for each gate, and contiguous trailing dimensions");
+       " cannot be written over: that takes a plain recurrence on CPU that saves one value for "
+       "each gradient, and contiguous trailing dimensions");
 }
 
 ForwardResult forward(const std::string& cell, const Tensor& gates_given, const Tensor& w_hh,
@@ -128,7 +128,7 @@ ForwardResult forward(const std::string& cell, const Tensor& gates_given, const 
   return made.result();
 }
 
-using BackwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+}  // namespace
 
 BackwardResult run_backward(const std::string& cell, const OptionalTensor& d_output_given,
                             const OptionalTensor& d_h_n_given, const OptionalTensor& d_c_n_given,
@@ -165,7 +165,7 @@ BackwardResult run_backward(const std::string& cell, const OptionalTensor& d_out
   const Allocator allocate(output);
   const Shape gates{p.time_steps, p.batch, p.directions, p.cell.gates, p.hidden_size};
   const Tensor d_gates = over_saved ? saved : allocate(true, gates);
-  const Tensor d_gates_h = allocate(p.cell.split || p.normalized, gates);
+  const Tensor d_gates_h = allocate((p.cell.split && !over_saved) || p.normalized, gates);
   const Tensor d_h_0 = allocate(true, {p.directions, p.batch, p.output_size});
   const Tensor d_c_0 = allocate(has_c, {p.directions, p.batch, p.hidden_size});
   const Tensor d_projected = allocate(p.projected, outputs);
@@ -189,6 +189,11 @@ BackwardResult run_backward(const std::string& cell, const OptionalTensor& d_out
   views.c_0 = state_view(c_0);
   views.d_gates = sequence_view<void>(d_gates);
   views.d_gates_h = sequence_view<void>(d_gates_h);
+  if (over_saved && p.cell.split) {
+    views.first_apart = p.cell.joint_gates;
+    views.d_gates_h = views.d_gates;
+    views.d_gates_h.data = shifted(views.d_gates.data, (p.cell.gates - p.cell.joint_gates) * p.hidden_size, p.type);
+  }
   views.d_h_0 = state_view<void>(d_h_0);
   views.d_c_0 = state_view<void>(d_c_0);
   views.d_projected = sequence_view<void>(d_projected);
@@ -201,6 +206,8 @@ BackwardResult run_backward(const std::string& cell, const OptionalTensor& d_out
   }
   return {over_saved ? allocate(false, {}) : d_gates, d_gates_h, d_h_0, d_c_0, d_projected, d_unit_weights, d_norm};
 }
+
+namespace {
 
 BackwardResult backward(const std::string& cell, const OptionalTensor& d_output, const OptionalTensor& d_h_n,
                         const OptionalTensor& d_c_n, const OptionalTensor& d_cells, const Tensor& w_hh,
@@ -217,6 +224,7 @@ BackwardResult backward_over_saved(const std::string& cell, const OptionalTensor
                                    const OptionalTensor& w_hr, const Tensor& output, const Tensor& cells,
                                    const Tensor& saved, const OptionalTensor& h_0, const OptionalTensor& c_0,
                                    const OptionalTensor& lengths, const OptionalTensor& resets) {
+  if (cell_spec(known_cell(cell)).split) fail("saved cannot be written over: cell \"" + cell + "\" is split");
   return run_backward(cell, d_output, d_h_n, d_c_n, d_cells, w_hh, w_hr, output, cells, saved, h_0, c_0, std::nullopt,
                       std::nullopt, lengths, resets, std::nullopt, std::nullopt, true, false);
 }

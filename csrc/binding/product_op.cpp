@@ -1,19 +1,12 @@
 // The op torch.ops.fused_rnn.product: the matrix product of cpu/matrix_product.h for tensors of any strides.
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
 
-#include <algorithm>
-
-#include "binding/allocator.h"
+#include "binding/multiply.h"
 #include "binding/tensor_views.h"
-#include "cpu/dispatch.h"
 
 namespace fused_rnn {
 
 namespace {
-
-// Multiplications that are worth one more thread: 18 us of one core, where starting a thread takes 1 to 10.
-constexpr double kWorthOneThread = 1 << 21;
 
 Tensor product(const Tensor& left, const Tensor& right, const OptionalTensor& bias) {
   const Checker check(left, "left");
@@ -37,12 +30,7 @@ Tensor product(const Tensor& left, const Tensor& right, const OptionalTensor& bi
                               .b = {right.const_data_ptr(), right.stride(0), right.stride(1)},
                               .bias = dense.has_value() ? dense->const_data_ptr() : nullptr,
                               .c = result.mutable_data_ptr()};
-  const double work = static_cast<double>(rows) * static_cast<double>(columns) * static_cast<double>(depth);
-  const int threads =
-      static_cast<int>(std::clamp(work / kWorthOneThread, 1.0, static_cast<double>(torch::stable::get_num_threads())));
-  const CpuUnit& unit = active_cpu_unit();
-  const Tensor workspace = allocate.bytes(unit.multiply_workspace_bytes(problem, threads));
-  unit.multiply(problem, threads, workspace.mutable_data_ptr());
+  multiply_on_cpu({{problem}, {}}, allocate);
   return result;
 }
 

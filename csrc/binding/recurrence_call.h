@@ -81,4 +81,15 @@ struct ForwardBuffers {
   Tensor output, h_n, c_n, cells, saved, hidden;
 };
 
+using BackwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+// The backward pass of a recurrence; with `over_saved` the gate gradients take the place of what was saved.
+BackwardResult run_backward(const std::string& cell, const OptionalTensor& d_output, const OptionalTensor& d_h_n,
+                            const OptionalTensor& d_c_n, const OptionalTensor& d_cells, const Tensor& w_hh,
+                            const OptionalTensor& w_hr, const Tensor& output, const Tensor& cells, const Tensor& saved,
+                            const OptionalTensor& h_0, const OptionalTensor& c_0, const OptionalTensor& unit_weights,
+                            const OptionalTensor& norm, const OptionalTensor& lengths, const OptionalTensor& resets,
+                            const OptionalTensor& zoneout, const OptionalTensor& recurrent_mask, bool over_saved,
+                            bool allow_tf32);
+
 }  // namespace fused_rnn

@@ -61,6 +61,13 @@ FUSED_RNN_HD inline CellBackward<V, Cell> cell_backward(const Pack<V, Cell::kSav
   }
 }
 
+// The first gates of the cell whose d_from_h equals their d_from_x: all, or kJointGates of a split cell that says so.
+template <class Cell>
+constexpr int joint_gates() {
+  if constexpr (requires { Cell::kJointGates; }) return Cell::kJointGates;
+  return Cell::kSplit ? 0 : Cell::kGates;
+}
+
 // Whether the normalized form of the cell also normalizes c where h is made of it.
 template <class Cell>
 inline constexpr bool kHasNormalizedC = Cell::kNormGroups > 0 && Cell::kStates == 2;
@@ -80,9 +87,11 @@ concept RecurrentCell =
 
 template <RecurrentCell Cell>
 constexpr CellSpec spec_of(int index) {
-  return {Cell::kName,      index,        Cell::kGates,        Cell::kStates,
-          Cell::kSaved,     Cell::kSplit, !Cell::kReadsHidden, Cell::kUnitWeights,
-          Cell::kNormGroups};
+  return {Cell::kName,         index,
+          Cell::kGates,        Cell::kStates,
+          Cell::kSaved,        Cell::kSplit,
+          !Cell::kReadsHidden, Cell::kUnitWeights,
+          Cell::kNormGroups,   joint_gates<Cell>()};
 }
 
 }  // namespace fused_rnn

@@ -14,6 +14,7 @@ struct GruCell {
   static constexpr const char* kName = "gru";
   static constexpr int kGates = 3, kStates = 1, kSaved = 4, kUnitWeights = 0;
   static constexpr bool kSplit = true, kReadsHidden = true;
+  static constexpr int kJointGates = 2;  // r and z
   // Norms: one over r and z together, one over n.
   static constexpr int kNormGroups = 2;
   static constexpr int norm_group(int gate) { return gate < 2 ? 0 : 1; }

@@ -33,6 +33,9 @@ struct CellSpec {
   bool projectable;  // the update does not read h of its own unit, so h may be a projection
   int unit_weights;  // trained or fixed numbers of every unit that enter the update
   int norm_groups;   // sets of gates that a layer norm joins; 0: the cell has no normalized form
+  int joint_gates;   // the first gates, of which d_gates_h equals d_gates
+
+  int gradients() const { return 2 * gates - joint_gates; }  // of one unit and step that differ
 };
 
 struct Problem {

@@ -188,8 +188,9 @@ class BackwardSweep {
     prefetch_tile<Units::kVectors, true>(tile, Cell::kGates, p_.hidden_size,
                                          [&](int64_t row) { return at<T>(v_.d_gates, t, row, d); });
     if constexpr (Cell::kSplit) {
-      prefetch_tile<Units::kVectors, true>(tile, Cell::kGates, p_.hidden_size,
-                                           [&](int64_t row) { return at<T>(v_.d_gates_h, t, row, d); });
+      prefetch_tile<Units::kVectors, true>(tile, Cell::kGates - v_.first_apart, p_.hidden_size, [&](int64_t row) {
+        return at<T>(v_.d_gates_h, t, row, d) + v_.first_apart * p_.hidden_size;
+      });
     }
   }
 
@@ -260,7 +261,7 @@ class BackwardSweep {
       store_rows<T>(where, result.d_from_x[g],
                     [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(v_.d_gates, t, row, d) + gate; });
       store_padded(where, result.d_from_h[g], for_product + g * hidden_stride_, gates_stride_);
-      if constexpr (Cell::kSplit) {
+      if (Cell::kSplit && g >= v_.first_apart) {
         store_rows<T>(where, result.d_from_h[g],
                       [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(v_.d_gates_h, t, row, d) + gate; });
       }
@@ -288,7 +289,7 @@ class BackwardSweep {
     for (int g = 0; g < Cell::kGates; ++g) {
       const int64_t gate = g * p_.hidden_size;
       store_rows<T>(where, V(0), [&](int64_t row) { return at<T>(v_.d_gates, t, row, d) + gate; });
-      if constexpr (Cell::kSplit) {
+      if (Cell::kSplit && g >= v_.first_apart) {
         store_rows<T>(where, V(0), [&](int64_t row) { return at<T>(v_.d_gates_h, t, row, d) + gate; });
       }
     }

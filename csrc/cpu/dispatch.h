@@ -26,8 +26,9 @@ struct CpuUnit {
   Schedule<ForwardViews> forward;
   Schedule<BackwardViews> backward;
   std::unique_ptr<StepLayer> (*make_step_layer)(const StepProblem&, const StepParameters&);
-  size_t (*multiply_workspace_bytes)(const MatrixProduct&, int threads);
-  void (*multiply)(const MatrixProduct&, int threads, void* workspace);
+  // Of work that is not empty and has one type.
+  size_t (*multiply_workspace_bytes)(const MatrixWork&, int threads);
+  void (*multiply)(const MatrixWork&, int threads, void* workspace);
 };
 
 // Compiled in and runnable here, from the plainest to the widest.

@@ -1,7 +1,8 @@
-// A product of matrices as a caller describes it: C = bias + A B.
+// Work on matrices as a caller describes it: products C = bias + A B, and sums of the columns of a matrix.
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "core/problem.h"
 
@@ -14,14 +15,28 @@ struct MatrixView {  // strides in elements, any
 };
 
 struct MatrixProduct {
-  DataType type;  // float32 or float64
+  DataType type = DataType::kFloat32;  // or float64
   int64_t rows;
   int64_t columns;
-  int64_t depth;     // of the reduction
-  MatrixView a;      // [rows, depth]
-  MatrixView b;      // [depth, columns]
-  const void* bias;  // [columns], contiguous, or null
-  void* c;           // [rows, columns], contiguous; written to the end before it is read
+  int64_t depth;               // of the reduction
+  MatrixView a;                // [rows, depth]
+  MatrixView b;                // [depth, columns]
+  const void* bias = nullptr;  // [columns], contiguous, or null
+  void* c;                     // [rows, columns], contiguous; written to the end before it is read
+  bool add = false;            // C += A B instead, after the product before it in a list that has the same C
+};
+
+struct ColumnSums {  // out[j] = sum over i of a[i, j]
+  DataType type;     // float32 or float64
+  int64_t rows;
+  int64_t columns;
+  MatrixView a;  // [rows, columns], contiguous rows
+  void* out;     // [columns]
+};
+
+struct MatrixWork {
+  std::vector<MatrixProduct> products;
+  std::vector<ColumnSums> sums;
 };
 
 }  // namespace fused_rnn

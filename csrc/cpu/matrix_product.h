@@ -5,6 +5,8 @@
 // else it is transposed on the way. Threads share the longer side of C and meet nowhere.
 #pragma once
 
+#include <algorithm>
+
 #include "cpu/arena.h"
 #include "cpu/matrices.h"
 #include "cpu/pack_weights.h"
@@ -69,7 +71,7 @@ class MatrixMultiplier {
   }
 
   void multiply(int thread, Range rows, Range blocks, int64_t k, int64_t depth) const {
-    const bool first = k == 0;
+    const bool first = k == 0 && !p_.add;
     const auto* a = static_cast<const Real*>(p_.a.data) + rows.begin * p_.a.row_stride + k * p_.a.column_stride;
     int64_t a_stride = p_.a.row_stride;
     if (p_.a.column_stride != 1) {
@@ -83,7 +85,7 @@ class MatrixMultiplier {
     }
     Real* c = static_cast<Real*>(p_.c) + rows.begin * p_.columns + blocks.begin * Columns::kUnits;
     const int64_t columns = p_.columns - blocks.begin * Columns::kUnits;
-    const Real* bias = p_.bias != nullptr && first ? bias_of(thread) : nullptr;
+    const Real* bias = p_.bias != nullptr && k == 0 ? bias_of(thread) : nullptr;
     const Product<Real> product{b_of(thread), bias, depth * Columns::kUnits, a, a_stride, depth};
     const auto row_of = [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return c + row * p_.columns; };
     const auto announce = [&](const auto& tile) {
@@ -107,6 +109,40 @@ class MatrixMultiplier {
   Real* b_;            // [threads][blocks][depth][columns][lanes]
   Real* a_ = nullptr;  // [threads][kRows][kDepth]
   Real* bias_;         // [threads][blocks][columns][lanes]
+};
+
+// Sums of columns: chunks of rows, then their sums, as the products do.
+template <class Real>
+class ColumnSummer {
+  using V = Vec<Real>;
+
+ public:
+  ColumnSummer(const ColumnSums& sums, int threads) : p_(sums), threads_(threads) {}
+
+  void run(int thread) const {
+    const Range own = part_of({0, (p_.columns + V::kLanes - 1) / V::kLanes}, threads_, thread);
+    for (int64_t i = own.begin; i < own.end; ++i) {
+      visit_lanes<Real>(p_.columns - i * V::kLanes, [&](auto count) { sum(i * V::kLanes, count); });
+    }
+  }
+
+ private:
+  template <class Count>
+  void sum(int64_t column, Count count) const {
+    const Real* a = static_cast<const Real*>(p_.a.data) + column;
+    V total(0);
+    for (int64_t begin = 0; begin < p_.rows; begin += kChunk) {
+      V part(0);
+      for (int64_t row = begin; row < std::min(begin + kChunk, p_.rows); ++row) {
+        part = part + load<Real>(a + row * p_.a.row_stride, count);
+      }
+      total = total + part;
+    }
+    store<Real>(static_cast<Real*>(p_.out) + column, total, count);
+  }
+
+  const ColumnSums& p_;
+  int threads_;
 };
 
 }  // namespace FUSED_RNN_ISA

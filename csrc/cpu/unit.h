@@ -1,6 +1,9 @@
 // Everything one instruction set offers, behind a table of functions: included once by each unit under isa/.
 #pragma once
 
+#include <type_traits>
+#include <vector>
+
 #include "cells/table.h"
 #include "cpu/backward_sweep.h"
 #include "cpu/dispatch.h"
@@ -110,26 +113,46 @@ inline std::unique_ptr<StepLayer> make_step_layer(const StepProblem& problem, co
   return layer;
 }
 
+// A thread's part of all the work, in which it waits for nobody.
+template <class Real>
+class Multiplier {
+ public:
+  Multiplier(const MatrixWork& work, int threads, Arena& arena) {
+    products_.reserve(work.products.size());
+    for (const MatrixProduct& product : work.products) products_.emplace_back(product, threads, arena);
+    for (const ColumnSums& sums : work.sums) sums_.emplace_back(sums, threads);
+  }
+
+  void run(int thread) const {
+    for (const auto& product : products_) product.run(thread);
+    for (const auto& sums : sums_) sums.run(thread);
+  }
+
+ private:
+  std::vector<MatrixMultiplier<Real>> products_;
+  std::vector<ColumnSummer<Real>> sums_;
+};
+
 template <class Visitor>
-void visit_multiplier(const MatrixProduct& product, const Visitor& visitor) {
-  if (product.type == DataType::kFloat64) {
-    visitor(Tag<MatrixMultiplier<double>>{});
+void visit_multiplier(const MatrixWork& work, int threads, void* workspace, const Visitor& visitor) {
+  const DataType type = work.products.empty() ? work.sums.at(0).type : work.products[0].type;
+  Arena arena(workspace);
+  if (type == DataType::kFloat64) {
+    visitor(Multiplier<double>(work, threads, arena), arena);
   } else {
-    visitor(Tag<MatrixMultiplier<float>>{});
+    visitor(Multiplier<float>(work, threads, arena), arena);
   }
 }
 
-inline size_t multiply_workspace_bytes(const MatrixProduct& product, int threads) {
-  Arena arena(nullptr);
-  visit_multiplier(product, [&](auto tag) { typename decltype(tag)::type(product, threads, arena); });
-  return arena.used();
+inline size_t multiply_workspace_bytes(const MatrixWork& work, int threads) {
+  size_t bytes = 0;
+  visit_multiplier(work, threads, nullptr, [&](const auto&, const Arena& arena) { bytes = arena.used(); });
+  return bytes;
 }
 
-inline void multiply(const MatrixProduct& product, int threads, void* workspace) {
-  visit_multiplier(product, [&](auto tag) {
-    using Multiplier = typename decltype(tag)::type;
-    Arena arena(workspace);
-    const Multiplier multiplier(product, threads, arena);
+inline void multiply(const MatrixWork& work, int threads, void* workspace) {
+  visit_multiplier(work, threads, workspace, [&](const auto& multiplier, const Arena&) {
+    using Multiplier = std::remove_cvref_t<decltype(multiplier)>;
     const auto body = [](void* context, int thread) { static_cast<const Multiplier*>(context)->run(thread); };
     if (run_team(threads, body, const_cast<Multiplier*>(&multiplier))) return;
     for (int thread = 0; thread < threads; ++thread) multiplier.run(thread);  // one after the other
