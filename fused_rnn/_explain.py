@@ -39,7 +39,7 @@ class PassPlan:
     details: dict[str, Any]
     """Everything else the planner said, by name: threads or blocks, the parts the work is cut into, the workspace."""
     others: dict[str, str]
-    """The other schedules: why each cannot run, or what was expected of it."""
+    """The other schedules, or on CPU ways to share the work: why each cannot run, or what was expected of it."""
 
     def __str__(self) -> str:
         details = ", ".join(f"{name} {value}" for name, value in self.details.items() if name != "problem")
@@ -142,7 +142,8 @@ def _cpu_passes(sizes: _ops.Sizes, training: bool) -> tuple[str, tuple[PassPlan,
     for name in ("forward", "backward"):
         if name in chosen:
             details = dict(chosen[name])
-            passes.append(PassPlan(name, str(chosen["schedule"]), str(details.pop("why")), details, {}))
+            why, others = str(details.pop("why")), dict(details.pop("others"))
+            passes.append(PassPlan(name, str(chosen["schedule"]), why, details, others))
     text = f"CPU, instruction set {_ops.active_instruction_set()}, up to {threads} thread{'s' * (threads != 1)}"
     return text, tuple(passes)
 

@@ -39,6 +39,24 @@ def test_the_text_names_instruction_set_schedule_threads_and_reason() -> None:
         assert 1 <= each.details["threads"] <= 2
 
 
+def test_other_ways_to_share_the_work_are_named_with_what_was_expected_of_them() -> None:
+    torch.set_num_threads(2)
+    layer = fused_rnn.LSTM(256, 256, bidirectional=True)
+    for each in fused_rnn.explain(layer, torch.zeros(50, 4, 256)).layers[0].passes:
+        ways = {
+            "one thread",
+            "2 threads share the 2 directions",
+            "2 threads share the rows of the batch",
+            "2 threads share the hidden units",
+        }
+        (chosen,) = (way for way in ways if each.why.startswith(way))
+        assert set(each.others) == ways - {chosen}
+        assert all("cycles per step" in expected for expected in each.others.values())
+    (alone,) = fused_rnn.explain(fused_rnn.GRU(3, 8), torch.zeros(1, 1, 3)).layers[0].passes[:1]
+    assert alone.schedule == "cpu_single_step"
+    assert not alone.others
+
+
 def test_nothing_is_computed() -> None:
     layer = fused_rnn.LSTM(3, 5, device="meta")
     assert fused_rnn.explain(layer, torch.empty(1000, 1000, 3, device="meta")).layers

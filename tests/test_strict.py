@@ -50,7 +50,8 @@ def test_training_stays_in_the_kernels(name: str) -> None:
     expected = gradient(function, x)
     with fused_rnn.strict():
         assert torch.equal(gradient(function, x), expected)
-        assert torch.equal(gradient(function, x, create_graph=True), expected)
+        again = gradient(function, x, create_graph=True)
+        torch.testing.assert_close(again, expected)  # whose products are others
         with torch.no_grad():
             function(x)
 

@@ -98,6 +98,13 @@ py::dict plan_dict(const std::string& cell, const std::string& dtype, int64_t ti
     part["unit_parts"] = plan.unit_parts;
     part["workspace_bytes"] = schedule.workspace_bytes(problem, plan);
     part["why"] = describe(plan, problem, threads);
+    py::dict others;
+    const std::vector<Plan> options = schedule.options(problem, threads);
+    for (size_t i = 1; i < options.size(); ++i) {
+      const auto cycles = static_cast<int64_t>(options[i].step_cycles);
+      others[py::str(name_of(options[i], problem))] = "model: " + std::to_string(cycles) + " cycles per step";
+    }
+    part["others"] = others;
     to[key] = part;
   };
   py::dict result;

@@ -17,6 +17,7 @@ namespace fused_rnn {
 template <class Views>
 struct Schedule {
   Plan (*plan)(const Problem&, int threads);
+  std::vector<Plan> (*options)(const Problem&, int threads);  // that were compared, the plan first
   size_t (*workspace_bytes)(const Problem&, const Plan&);
   // `workspace` has workspace_bytes and is aligned to Arena::kAlignment.
   void (*run)(const Problem&, const Views&, const Plan&, void* workspace);

@@ -46,11 +46,9 @@ double step_cycles(const Problem& problem, const Tiling& tiling, const Plan& pla
   return directions * (static_cast<double>(blocks) * (stages * product + input + update) + barriers);
 }
 
-}  // namespace
-
-Plan make_plan(const Problem& problem, const Tiling& tiling, int threads) {
-  Plan best;
-  double best_cycles = 0;
+// Calls visit(plan, cycles of the whole pass) for every way to share the work.
+template <class Visit>
+void for_each_plan(const Problem& problem, const Tiling& tiling, int threads, const Visit& visit) {
   const int most_directions = static_cast<int>(std::min<int64_t>(problem.directions, threads));
   for (int directions = 1; directions <= most_directions; ++directions) {
     const int most_rows =
@@ -61,30 +59,53 @@ Plan make_plan(const Problem& problem, const Tiling& tiling, int threads) {
       for (int units = 1; units <= most_units; ++units) {
         Plan plan{directions, rows, units, 0};
         plan.step_cycles = step_cycles(problem, tiling, plan);
-        const double cycles =
-            plan.step_cycles * static_cast<double>(problem.time_steps) + kRegionCycles * (plan.threads() - 1);
-        const bool first = directions == 1 && rows == 1 && units == 1;
-        if (first || cycles < best_cycles) {
-          best = plan;
-          best_cycles = cycles;
-        }
+        visit(plan, plan.step_cycles * static_cast<double>(problem.time_steps) + kRegionCycles * (plan.threads() - 1));
       }
     }
   }
+}
+
+}  // namespace
+
+Plan make_plan(const Problem& problem, const Tiling& tiling, int threads) {
+  Plan best;
+  double best_cycles = -1;
+  for_each_plan(problem, tiling, threads, [&](const Plan& plan, double cycles) {
+    if (best_cycles >= 0 && cycles >= best_cycles) return;
+    best = plan;
+    best_cycles = cycles;
+  });
   return best;
 }
 
-std::string describe(const Plan& plan, const Problem& problem, int threads) {
-  const bool single = is_single_step(problem);  // which has no model
-  const std::string estimate =
-      single ? "" : " (model: " + std::to_string(static_cast<int64_t>(plan.step_cycles)) + " cycles per step)";
-  const char* input = single                   ? "; the weights are read where they lie"
-                      : problem.input_size > 0 ? "; W_ih x is made a few steps at a time"
-                                               : "";
-  if (plan.threads() == 1) {
-    const char* reason = threads == 1 ? "one thread is allowed" : "a step is too short to be worth sharing";
-    return std::string("one thread, since ") + reason + input + estimate;
-  }
+std::vector<Plan> plan_options(const Problem& problem, const Tiling& tiling, int threads) {
+  struct Option {
+    Plan plan;
+    double cycles;
+  };
+  std::vector<Option> options;  // the best of each kind
+  const auto same_kind = [](const Plan& a, const Plan& b) {
+    return (a.direction_parts > 1) == (b.direction_parts > 1) && (a.row_parts > 1) == (b.row_parts > 1) &&
+           (a.unit_parts > 1) == (b.unit_parts > 1);
+  };
+  for_each_plan(problem, tiling, threads, [&](const Plan& plan, double cycles) {
+    const auto found = std::find_if(options.begin(), options.end(),
+                                    [&](const Option& option) { return same_kind(option.plan, plan); });
+    if (found == options.end()) {
+      options.push_back({plan, cycles});
+    } else if (cycles < found->cycles) {
+      *found = {plan, cycles};
+    }
+  });
+  std::stable_sort(options.begin(), options.end(),
+                   [](const Option& a, const Option& b) { return a.cycles < b.cycles; });
+  std::vector<Plan> plans;
+  for (const Option& option : options) plans.push_back(option.plan);
+  return plans;
+}
+
+std::string name_of(const Plan& plan, const Problem& problem) {
+  if (plan.threads() == 1) return "one thread";
   std::string text = std::to_string(plan.threads()) + " threads";
   const char* joint = " share ";
   if (plan.direction_parts > 1) {
@@ -96,7 +117,23 @@ std::string describe(const Plan& plan, const Problem& problem, int threads) {
     joint = " and ";
   }
   if (plan.unit_parts > 1) text += std::string(joint) + "the hidden units";
-  if (plan.unit_parts > 1 && !single) text += ", with a barrier each step";
+  return text;
+}
+
+std::string describe(const Plan& plan, const Problem& problem, int threads) {
+  const bool single = is_single_step(problem);  // which has no model
+  const std::string estimate =
+      single ? "" : " (model: " + std::to_string(static_cast<int64_t>(plan.step_cycles)) + " cycles per step)";
+  const char* input = single                   ? "; the weights are read where they lie"
+                      : problem.input_size > 0 ? "; W_ih x is made a few steps at a time"
+                                               : "";
+  std::string text = name_of(plan, problem);
+  if (plan.threads() == 1) {
+    text +=
+        std::string(", since ") + (threads == 1 ? "one thread is allowed" : "a step is too short to be worth sharing");
+  } else if (plan.unit_parts > 1 && !single) {
+    text += ", with a barrier each step";
+  }
   return text + input + estimate;
 }
 

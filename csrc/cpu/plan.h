@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "core/problem.h"
 
@@ -31,6 +32,13 @@ struct Plan {
 };
 
 Plan make_plan(const Problem& problem, const Tiling& tiling, int threads);
+
+// The best plan of each kind, by directions, rows, units or several of them; the one that make_plan chooses is the
+// first.
+std::vector<Plan> plan_options(const Problem& problem, const Tiling& tiling, int threads);
+
+// What the plan does, in a few words.
+std::string name_of(const Plan& plan, const Problem& problem);
 
 // One sentence on what the plan does and why.
 std::string describe(const Plan& plan, const Problem& problem, int threads);

@@ -66,6 +66,19 @@ struct Runner {
     return result;
   }
 
+  static std::vector<Plan> options(const Problem& problem, int threads) {
+    std::vector<Plan> result;
+    visit_sweep<Schedules>(problem, [&](auto sweep) {
+      using SweepOf = typename decltype(sweep)::type;
+      if constexpr (requires { SweepOf::tiling(problem); }) {
+        result = plan_options(problem, SweepOf::tiling(problem), threads);
+      } else {
+        result = {SweepOf::plan(problem, threads)};
+      }
+    });
+    return result;
+  }
+
   static size_t workspace_bytes(const Problem& problem, const Plan& plan) {
     Arena arena(nullptr);
     visit_sweep<Schedules>(problem, [&](auto sweep) { typename decltype(sweep)::type(problem, Views{}, plan, arena); });
@@ -89,7 +102,7 @@ struct Runner {
     });
   }
 
-  static constexpr Schedule<Views> schedule() { return {plan, workspace_bytes, run}; }
+  static constexpr Schedule<Views> schedule() { return {plan, options, workspace_bytes, run}; }
 };
 
 template <class Cell>
