@@ -242,6 +242,17 @@ _VARIANTS = (
     "gru:t100,b4,i128,h128,l2,f32,train",
     "gru:t100,b4,i128,h128,bf16,train",
 )
+
+
+def _full_grid(cell: str) -> tuple[str, ...]:
+    return tuple(
+        f"{cell}:t100,b{b},i{h},h{h},f32,{mode}"
+        for mode in ("infer", "train")
+        for h in (64, 128, 256, 512)
+        for b in (1, 2, 4, 8, 16, 32, 64, 128)
+    )
+
+
 _RNN = _grid("rnn_tanh") + _grid("rnn_relu")
 
 _SUITES: Mapping[str, tuple[str, ...]] = {
@@ -249,6 +260,7 @@ _SUITES: Mapping[str, tuple[str, ...]] = {
     "lstm": _grid("lstm"),
     "gru": _grid("gru"),
     "rnn": _RNN,
+    **{f"{cell}-full": _full_grid(cell) for cell in CELLS},
     "all": _grid("lstm") + _grid("gru") + _RNN + _LARGE + _VARIANTS,
 }
 SUITE_NAMES: tuple[str, ...] = tuple(_SUITES)
@@ -257,7 +269,8 @@ SUITE_NAMES: tuple[str, ...] = tuple(_SUITES)
 def suite(name: str) -> tuple[Problem, ...]:
     """The problems of a named suite.
 
-    `quick` is about a dozen over all cells, `lstm`, `gru` and `rnn` are full grids in both modes, and `all` adds large
+    `quick` is about a dozen over all cells, `lstm`, `gru` and `rnn` are grids in both modes, those of
+    a cell that end with `-full` have more batches and hidden sizes, and `all` adds large
     hidden sizes, other types, and stacked, bidirectional and projected layers.
     """
     if name not in _SUITES:

@@ -140,5 +140,5 @@ def test_the_suite_all_holds_every_other_one_but_repeats_nothing() -> None:
 
 
 def test_an_unknown_suite_names_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="unknown suite 'slow': use quick, lstm, gru, rnn, all"):
+    with pytest.raises(ValueError, match=r"unknown suite .slow.: use quick, lstm, gru, rnn, .*, all"):
         suite("slow")
