@@ -106,7 +106,8 @@ FUSED_RNN_INLINE Vec<Real, Parts> quotient(Vec<Real, Parts> a, Vec<Real, Parts> 
 #if defined(__AVX512F__)
   if constexpr (sizeof(Real) == sizeof(float)) {
     using V = Vec<Real, Parts>;
-    const V inverse = V::map([](auto part) { return FloatLanes(_mm512_rcp14_ps(part)); }, b);
+    // With a mask of all lanes, since gcc 12 warns of the undefined value in the plain form.
+    const V inverse = V::map([](auto part) { return FloatLanes(_mm512_maskz_rcp14_ps(0xFFFF, part)); }, b);
     const V estimate = a * inverse;
     return multiply_add(multiply_add(-b, estimate, a), inverse, estimate);
   }
