@@ -7,6 +7,7 @@
 #include "core/views.h"
 #include "cpu/packed_weights.h"
 #include "cpu/share.h"
+#include "cpu/tile_vectors.h"
 
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {
@@ -71,11 +72,16 @@ class InputGates {
     const int64_t rows = share.rows.size();
     Real* x = x_ + thread * x_size_;
     for (int64_t s = 0; s < count; ++s) {
-      const int64_t t = d == 0 ? begin + s : p_.time_steps - 1 - begin - s;
+      const int64_t t = time_of(d, begin + s);
       for (int64_t row = 0; row < rows; ++row) copy(t, share.rows.begin + row, x + (s * rows + row) * x_stride_);
     }
     Real* gates = gates_ + thread * gates_size_;
-    const auto always = [](const auto& /*tile*/) { return true; };
+    const auto wanted = [&](const auto& tile) {
+      return v_.lengths == nullptr || any_row(tile, [&](int64_t index) {
+               const int64_t t = time_of(d, begin + index / rows);
+               return row_step(v_, t, share.rows.begin + index % rows) != RowStep::kInactive;
+             });
+    };
     const auto keep = [&](const auto& tile) {
       for (int b = 0; b < tile.blocks; ++b) {
         Real* to = gates + ((tile.block + b - blocks.begin) * count * rows + tile.row) * kRow;
@@ -87,7 +93,7 @@ class InputGates {
         }
       }
     };
-    for_each_tile<Units::kColumns>(weights.times(d, x, x_stride_, p_.input_size), {0, count * rows}, blocks, always,
+    for_each_tile<Units::kColumns>(weights.times(d, x, x_stride_, p_.input_size), {0, count * rows}, blocks, wanted,
                                    keep);
   }
 
@@ -101,6 +107,7 @@ class InputGates {
 
  private:
   bool made() const { return p_.input_size > 0; }
+  int64_t time_of(int64_t d, int64_t s) const { return d == 0 ? s : p_.time_steps - 1 - s; }
   Range blocks_of(const Share& share) const { return share.blocks_of(Units::count(p_.hidden_size)); }
 
   // Inactive steps have zeros for x, whatever lies there.
