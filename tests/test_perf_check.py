@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pytest
 
 WIDEST = native_build.runnable_instruction_sets()[-1]
-SCHEDULES = ["forward_sweep", "backward_sweep", "row_forward", "row_backward"]
+SCHEDULES = ["forward_sweep", "backward_sweep", "row_forward", "row_backward", "input_gates", "single_step"]
 
 
 def test_every_tile_is_timed_beside_the_peak(tmp_path: Path) -> None:
@@ -35,6 +35,8 @@ def test_every_schedule_runs_its_problem(tmp_path: Path) -> None:
         (False, True),
         (True, False),
         (True, True),
+        (False, False),
+        (False, False),
     ]
 
 

@@ -8,6 +8,7 @@
 #include "cpu/forward_sweep.h"
 #include "cpu/row_backward.h"
 #include "cpu/row_forward.h"
+#include "cpu/single_step.h"
 
 #include <cstdio>
 #include <functional>
@@ -30,6 +31,17 @@ constexpr Shape kPlain{.time_steps = 20, .batch = 7, .directions = 1, .hidden_si
 constexpr Shape kNormalized = [] {
   Shape shape = kPlain;
   shape.normalized = true;
+  return shape;
+}();
+
+constexpr Shape kFromInput = [] {
+  Shape shape = kPlain;
+  shape.input_size = 72;
+  return shape;
+}();
+constexpr Shape kOneStep = [] {
+  Shape shape = kFromInput;
+  shape.time_steps = 1;
   return shape;
 }();
 
@@ -58,6 +70,8 @@ constexpr Schedule kSchedules[] = {
     {"backward_sweep", [] { run<ForwardSweep, BackwardSweep>(kPlain, true); }},
     {"row_forward", [] { run<RowForward, RowBackward>(kNormalized, false); }},
     {"row_backward", [] { run<RowForward, RowBackward>(kNormalized, true); }},
+    {"input_gates", [] { run<ForwardSweep, BackwardSweep>(kFromInput, false); }},
+    {"single_step", [] { run<SingleStep, BackwardSweep>(kOneStep, false); }},
 };
 
 }  // namespace
