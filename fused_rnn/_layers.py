@@ -54,19 +54,23 @@ def makes_gates(
     x: Tensor, weights: DirectionWeights, h_0: Tensor | None, c_0: Tensor | None, variants: Variants
 ) -> bool:
     """Whether a layer's kernel would make the gates of x itself."""
+    return variants is PLAIN and _whole_layer.can_run(_arguments(x, weights, h_0, c_0))
+
+
+def _arguments(x: Any, weights: Sequence[Any], h_0: Any, c_0: Any, ragged: Ragged = REGULAR) -> LayerArguments:
+    """Those of a whole layer, from the weights of all its directions in the order of `DirectionWeights`."""
     w_ih, w_hh, b_ih, b_hh, w_hr = weights[:5]
-    return variants is PLAIN and _whole_layer.can_run(LayerArguments(x, w_ih, b_ih, w_hh, b_hh, w_hr, h_0, c_0))
+    return LayerArguments(x, w_ih, b_ih, w_hh, b_hh, w_hr, h_0, c_0, ragged.lengths, ragged.resets)
 
 
 def run_unchecked(
-    cell: str, x: Any, weights: Sequence[Any], h_0: Any = None, c_0: Any = None
+    cell: str, x: Any, weights: DirectionWeights, h_0: Any = None, c_0: Any = None
 ) -> RecurrenceResult | None:
     """One direction of one plain layer on arguments that nobody has looked at; None where anything is unusual.
 
     The operator checks what it is given. Who gets None checks everything, to say in which way it is unusual.
     """
-    w_ih, w_hh, b_ih, b_hh, w_hr = weights
-    arguments = LayerArguments(x, w_ih, b_ih, w_hh, b_hh, w_hr, h_0, c_0)
+    arguments = _arguments(x, weights, h_0, c_0)
     try:
         return _whole_layer.run(cell, arguments, 1) if _whole_layer.can_run(arguments) else None
     except RuntimeError:
@@ -116,11 +120,11 @@ def _run(
     """The layer as one node where that can be, else projection and recurrence."""
     directions = len(weights)
     joined: Sequence[Any] = weights[0] if directions == 1 else _joined_weights(weights)
-    w_ih, w_hh, b_ih, b_hh, w_hr = joined[:5]
     if variants is PLAIN:
-        whole = LayerArguments(x, w_ih, b_ih, w_hh, b_hh, w_hr, h_0, c_0, ragged.lengths, ragged.resets)
+        whole = _arguments(x, joined, h_0, c_0, ragged)
         if _whole_layer.can_run(whole):
             return _whole_layer.run(cell, whole, directions, ragged.places, keep_cells=keep_cells)
+    w_ih, w_hh, b_ih, b_hh, w_hr = joined[:5]
     stacked: list[Any] = [None if t is None else by_direction(t, directions) for t in (w_hh, b_hh, w_hr)]
     w_hh, b_hh, w_hr = stacked
     if _onnx.exporting():

@@ -164,15 +164,17 @@ class RecurrentLayer(_Unscriptable, torch.nn.RNNBase):
     def _cell_of(self, variants: Variants) -> str:
         return "lstm_peephole" if variants.unit_weights else _CELL_OF_MODE[self.mode]
 
+    def _direction(self, names: Sequence[str]) -> DirectionWeights:
+        """The parameters of those names, without the variants'."""
+        tensors = _held(self, names)
+        if not self.bias:
+            tensors[2:2] = (None, None)
+        return DirectionWeights(*tensors)
+
     def _layers(self, variants: Variants | None = None) -> list[list[DirectionWeights]]:
         """The parameters of every direction of every layer."""
         variants = self._variants() if variants is None else variants
-        directions = []
-        for names in self._all_weights:
-            tensors = _held(self, names)
-            if not self.bias:
-                tensors[2:2] = (None, None)
-            directions.append(DirectionWeights(*tensors))
+        directions = [self._direction(names) for names in self._all_weights]
         if variants is not PLAIN:
             fields = {name: field for name, (field, _) in self._variant_parameters().items()}
             for index, suffix in enumerate(self._suffixes()):
@@ -282,10 +284,9 @@ class RecurrentLayer(_Unscriptable, torch.nn.RNNBase):
             h_0, c_0 = hx
             if h_0 is None or c_0 is None:
                 return None
-        w_ih, w_hh, *others = _held(self, self._all_weights[0])
-        b_ih, b_hh, w_hr = [*(() if self.bias else (None, None)), *others, None][:3]
+        weights = self._direction(self._all_weights[0])
         steps = x.transpose(0, 1) if self.batch_first else x
-        found = run_unchecked(_CELL_OF_MODE[self.mode], steps, (w_ih, w_hh, b_ih, b_hh, w_hr), h_0, c_0)
+        found = run_unchecked(_CELL_OF_MODE[self.mode], steps, weights, h_0, c_0)
         if found is None:
             return None
         output = found.output.squeeze(2)
@@ -642,11 +643,10 @@ class RecurrentCell(_Unscriptable, torch.nn.RNNCellBase):
         self, cell: str, x: Tensor, states: Sequence[Tensor], names: Sequence[str], labels: Sequence[str]
     ) -> tuple[Tensor, Tensor]:
         """The next hidden state and cell state ([0] without one); errors call the states by `names` and `labels`."""
-        held = _held(self, _CELL_PARAMETERS)
+        weights = DirectionWeights(*_held(self, _CELL_PARAMETERS))
         if type(x) is Tensor and x.dim() == 2 and all(type(state) is Tensor and state.dim() == 2 for state in states):
             h_0, c_0 = [*(state.unsqueeze(0) for state in states), None, None][:2]
-            w_ih, w_hh, b_ih, b_hh = held
-            found = run_unchecked(cell, x.unsqueeze(0), (w_ih, w_hh, b_ih, b_hh, None), h_0, c_0)
+            found = run_unchecked(cell, x.unsqueeze(0), weights, h_0, c_0)
             if found is not None:
                 return found.h_n.squeeze(0), found.c_n.squeeze(0)
         owner = type(self).__name__
@@ -656,7 +656,6 @@ class RecurrentCell(_Unscriptable, torch.nn.RNNCellBase):
         if not batched:
             x = x.unsqueeze(0)
             states = [state.unsqueeze(0) for state in states]
-        weights = DirectionWeights(*held)
         check_cell_input(x, weights.w_ih, self.input_size)
         for index, state in enumerate(states):
             check_cell_state(state, names[index], f"hidden{index}", self.hidden_size, x)

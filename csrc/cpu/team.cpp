@@ -46,16 +46,17 @@ void Barrier::wait(int count) {
     return;
   }
   const auto passed = [&] { return phase_.load(std::memory_order_acquire) != before; };
-  for (int spin = 0; spin < kPauses; ++spin) {
-    if (passed()) return;
-    pause();
-  }
-  const auto end = std::chrono::steady_clock::now() + kSpinning;
-  do {
+  const auto passes_soon = [&] {
     for (int spin = 0; spin < kPauses; ++spin) {
-      if (passed()) return;
+      if (passed()) return true;
       pause();
     }
+    return false;
+  };
+  if (passes_soon()) return;  // mostly, without a look at the clock
+  const auto end = std::chrono::steady_clock::now() + kSpinning;
+  do {
+    if (passes_soon()) return;
   } while (std::chrono::steady_clock::now() < end);
   std::unique_lock<std::mutex> lock(mutex_);
   changed_.wait(lock, passed);
