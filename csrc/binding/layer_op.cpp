@@ -55,7 +55,8 @@ ForwardResult layer(const std::string& cell, const Tensor& x_given, const Tensor
                     const OptionalTensor& h_0_given, const OptionalTensor& c_0_given,
                     const OptionalTensor& lengths_given, const OptionalTensor& resets, int64_t directions, bool save) {
   const Checker check(x_given, "x");
-  const Problem p = describe_layer(cell, x_given, w_hh, w_hr, check.type(), directions);
+  Problem p = describe_layer(cell, x_given, w_hh, w_hr, check.type(), directions);
+  p.keeps_weights = keeps_weights(p, save);
   const int64_t rows = p.directions * p.cell.gates * p.hidden_size;
   check(w_ih, "w_ih", "[D*G*H, I]", {rows, p.input_size});
   check(w_hh, "w_hh", "[D*G*H, P]", {rows, p.output_size});
@@ -82,7 +83,7 @@ ForwardResult layer(const std::string& cell, const Tensor& x_given, const Tensor
   views.h_0 = state_view(h_0);
   views.c_0 = state_view(c_0);
   made.view(views);
-  run_on_cpu(active_cpu_unit().forward, p, views, allocate);
+  run_on_cpu(active_cpu_unit().forward, p, views);
   return made.result();
 }
 
@@ -243,7 +244,7 @@ LayerGradientsResult layer_backward(const std::string& cell, const OptionalTenso
   if (need_w_hh) gradients.recurrent_weights(dense_output, h_0, d_w_hh);
   if (need_bias) gradients.input_bias(d_b_ih);
   if (need_bias && p.cell.split) gradients.recurrent_bias(d_b_hh);
-  multiply_on_cpu(gradients.work(), allocate);
+  multiply_on_cpu(gradients.work());
   return {d_x, d_w_ih, d_w_hh, d_b_ih, d_b_hh, std::get<2>(found), std::get<3>(found)};
 }
 

@@ -99,7 +99,8 @@ ForwardResult forward(const std::string& cell, const Tensor& gates_given, const 
                       const OptionalTensor& recurrent_mask, bool save, bool allow_tf32) {
   const Checker check(gates_given, "gates");
   const Variant given{unit_weights, norm, zoneout, recurrent_mask};
-  const Problem p = describe_problem(cell, gates_given, "gates", w_hh, w_hr, given, check.type(), false);
+  Problem p = describe_problem(cell, gates_given, "gates", w_hh, w_hr, given, check.type(), false);
+  p.keeps_weights = keeps_weights(p, save);
   check(gates_given, "gates", "[T, B, D, G, H]", {p.time_steps, p.batch, p.directions, p.cell.gates, p.hidden_size});
   check_weights(check, p, w_hh, w_hr);
   check(b_hh, "b_hh", "[D, G*H]", {p.directions, p.cell.gates * p.hidden_size});
@@ -121,7 +122,7 @@ ForwardResult forward(const std::string& cell, const Tensor& gates_given, const 
   views.c_0 = state_view(c_0);
   made.view(views);
   if (gates.is_cpu()) {
-    run_on_cpu(active_cpu_unit().forward, p, views, allocate);
+    run_on_cpu(active_cpu_unit().forward, p, views);
   } else {
     run_on_cuda(p, views, allocate, w_hh, w_hr, allow_tf32);
   }
@@ -200,7 +201,7 @@ BackwardResult run_backward(const std::string& cell, const OptionalTensor& d_out
   views.d_unit_weights = rows_view(d_unit_weights);
   views.d_norm = rows_view(d_norm);
   if (output.is_cpu()) {
-    run_on_cpu(active_cpu_unit().backward, p, views, allocate);
+    run_on_cpu(active_cpu_unit().backward, p, views);
   } else {
     run_on_cuda(p, views, allocate, w_hh, w_hr, allow_tf32);
   }

@@ -1,6 +1,7 @@
 // The op torch.ops.fused_rnn.product: the matrix product of cpu/matrix_product.h for tensors of any strides.
 #include <torch/csrc/stable/library.h>
 
+#include "binding/allocator.h"
 #include "binding/multiply.h"
 #include "binding/tensor_views.h"
 
@@ -30,7 +31,7 @@ Tensor product(const Tensor& left, const Tensor& right, const OptionalTensor& bi
                               .b = {right.const_data_ptr(), right.stride(0), right.stride(1)},
                               .bias = dense.has_value() ? dense->const_data_ptr() : nullptr,
                               .c = result.mutable_data_ptr()};
-  multiply_on_cpu({{problem}, {}}, allocate);
+  multiply_on_cpu({{problem}, {}});
   return result;
 }
 

@@ -5,11 +5,13 @@
 
 #include <string>
 #include <tuple>
+#include <type_traits>
 
 #include "binding/allocator.h"
 #include "binding/tensor_views.h"
 #include "cells/table.h"
 #include "cpu/dispatch.h"
+#include "cpu/workspace.h"
 
 namespace fused_rnn {
 
@@ -48,12 +50,19 @@ OptionalTensor set_ragged(Views& views, const Checker& check, const Problem& p, 
 }
 
 template <class Views>
-void run_on_cpu(const Schedule<Views>& schedule, const Problem& problem, const Views& views,
-                const Allocator& allocate) {
+void run_on_cpu(const Schedule<Views>& schedule, const Problem& problem, const Views& views) {
   const Plan plan = schedule.plan(problem, static_cast<int>(torch::stable::get_num_threads()));
-  const Tensor workspace = allocate.bytes(schedule.workspace_bytes(problem, plan));
-  schedule.run(problem, views, plan, workspace.mutable_data_ptr());
+  Workspace::Key key;
+  if constexpr (std::is_same_v<Views, ForwardViews>) {
+    if (problem.keeps_weights) key = Workspace::key_of(problem, views);
+  }
+  const Workspace workspace(key, schedule.workspace_bytes(problem, plan));
+  schedule.run(problem, views, plan, workspace.data());
 }
+
+// Whether a forward pass may find its weights packed: training changes them between two passes, and a single step reads
+// them where they lie.
+inline bool keeps_weights(const Problem& problem, bool save) { return !save && !is_single_step(problem); }
 
 using ForwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 

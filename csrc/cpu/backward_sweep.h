@@ -137,11 +137,12 @@ class BackwardSweep {
         return recurrent_is_wanted(tile, d, s);
       };
       const auto special = [&](int64_t row) { return is_special(d, s, t, row); };
-      for_each_tile<Units::kColumns>(recurrent(d, s), share.rows, output_blocks, announce, [&](const auto& tile) {
+      const auto update_tile = [&](const auto& tile) {
         for_each_vector<Units::kVectors>(tile, p_.hidden_size, special, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
           update(where, d, s, t, output_gradient(tile, where, d, t));
         });
-      });
+      };
+      for_each_tile<Units::kColumns>(recurrent(d, s), share.rows, output_blocks, announce, update_tile, s % 2 != 0);
       share.wait();
       return;
     }
@@ -157,7 +158,7 @@ class BackwardSweep {
     for_each_tile<Units::kColumns>(recurrent(d, s), share.rows, output_blocks, wanted, [&](const auto& tile) {
       for_each_vector<Units::kVectors>(tile, p_.output_size, special, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
         auto d_h = output_gradient(tile, where, d, t), carry = decltype(d_h)(0);
-        if (where.kRows == 1 && row_step_at(t, where.row) == RowStep::kInactive) std::swap(d_h, carry);
+        if (where.kParts == 1 && row_step_at(t, where.row) == RowStep::kInactive) std::swap(d_h, carry);
         store_padded(where, carry, carry_h_.row(d, 0), output_stride_);
         store_padded(where, d_h, d_projected, output_stride_);
         store_rows<T>(where, d_h,
@@ -173,7 +174,7 @@ class BackwardSweep {
     };
     const auto update_tile = [&](const auto& tile) {
       for_each_vector<Units::kVectors>(tile, p_.hidden_size, special, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
-        update(where, d, s, t, column_of(tile, where, where.vector));
+        update(where, d, s, t, column_of(tile, where));
       });
     };
     for_each_tile<Units::kColumns>(projection, share.rows, share.blocks_of(weights_.hidden_blocks()), announce,
@@ -198,8 +199,8 @@ class BackwardSweep {
   // inactive row has not.
   template <class TileOf, class Where>
   FUSED_RNN_INLINE auto output_gradient(const TileOf& tile, const Where& where, int64_t d, int64_t t) const {
-    auto d_h = column_of(tile, where, where.vector) + load_padded(where, carry_h_.row(d, 0), output_stride_);
-    if (v_.d_output && !(where.kRows == 1 && row_step_at(t, where.row) == RowStep::kInactive))
+    auto d_h = column_of(tile, where) + load_padded(where, carry_h_.row(d, 0), output_stride_);
+    if (v_.d_output && !(where.kParts == 1 && row_step_at(t, where.row) == RowStep::kInactive))
       d_h =
           d_h + load_rows<T>(where, [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(v_.d_output, t, row, d); });
     return d_h;
@@ -209,22 +210,22 @@ class BackwardSweep {
   template <class Where>
   FUSED_RNN_INLINE auto previous_state(const Where& where, const SequenceView<const void>& sequence,
                                        const StateView<const void>& initial, int64_t d, int64_t s, int64_t t) const {
-    if (where.kRows == 1 ? !starts(d, s, t, where.row) : s > 0) {
+    if (where.kParts == 1 ? !starts(d, s, t, where.row) : s > 0) {
       const int64_t before = time_before(d, t);
       return load_rows<T>(where, [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(sequence, before, row, d); });
     }
     if (initial)
       return load_rows<T>(where, [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(initial, d, row); });
-    return Vec<Real, Where::kRows>(0);
+    return Vec<Real, Where::kParts>(0);
   }
 
   template <class Where>
   FUSED_RNN_INLINE void update(const Where& where, int64_t d, int64_t s, int64_t t,
-                               const Vec<Real, Where::kRows>& d_h) const {
-    using Rows = Vec<Real, Where::kRows>;
+                               const Vec<Real, Where::kParts>& d_h) const {
+    using Rows = Vec<Real, Where::kParts>;
     const int64_t hidden_size = p_.hidden_size;
-    const RowStep kind = Where::kRows == 1 ? row_step_at(t, where.row) : RowStep::kPlain;
-    if constexpr (Where::kRows == 1) {
+    const RowStep kind = Where::kParts == 1 ? row_step_at(t, where.row) : RowStep::kPlain;
+    if constexpr (Where::kParts == 1) {
       if (kind == RowStep::kInactive) return pass_through(where, d, s, t, d_h);
     }
     Pack<Rows, Cell::kSaved> saved;
@@ -269,7 +270,7 @@ class BackwardSweep {
     // With a projection carry_h belongs to the projected h, which has no direct part.
     if (!projected()) store_padded(where, result.d_state[0], carry_h_.row(d, 0), output_stride_);
     if constexpr (Cell::kStates == 2) store_padded(where, result.d_state[1], carry_c_.row(d, 0), hidden_stride_);
-    if constexpr (Where::kRows == 1) {
+    if constexpr (Where::kParts == 1) {
       if (kind == RowStep::kReset) hand_nothing_on(where, d, s);
     }
   }
@@ -307,7 +308,7 @@ class BackwardSweep {
     const auto wanted = [&](const auto& tile) { return recurrent_is_wanted(tile, d, -1); };
     const auto store_tile = [&](const auto& tile) {
       for_each_vector<Units::kVectors>(tile, p_.output_size, kNoRow, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
-        const auto d_h = column_of(tile, where, where.vector) + load_padded(where, carry_h_.row(d, 0), output_stride_);
+        const auto d_h = column_of(tile, where) + load_padded(where, carry_h_.row(d, 0), output_stride_);
         store_rows<T>(where, d_h, [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(v_.d_h_0, d, row); });
       });
     };

@@ -44,10 +44,10 @@ class ForwardSweep {
   ForwardSweep(const Problem& problem, const Views& views, const Plan& plan, Arena& arena)
       : p_(problem),
         v_(views),
+        weights_(problem, views, arena),
         barriers_(plan, arena),
         threads_(plan.threads()),
         ragged_(v_.lengths != nullptr || v_.resets),
-        weights_(problem, views, arena),
         input_(problem, views, plan, arena) {
     hidden_stride_ = Units::padded(p_.hidden_size);
     output_stride_ = projected() ? Outputs::padded(p_.output_size) : hidden_stride_;
@@ -118,7 +118,7 @@ class ForwardSweep {
       });
     };
     for_each_tile<Units::kColumns>(recurrent, share.rows, share.blocks_of(weights_.unit_blocks()), announce,
-                                   update_tile);
+                                   update_tile, s % 2 != 0);
     share.wait();
     if constexpr (!Cell::kReadsHidden) {
       if (projected()) project(share, d, t, hidden, h_previous, h_next);
@@ -150,8 +150,8 @@ class ForwardSweep {
     const auto update_tile = [&](const auto& tile) {
       for_each_vector<Outputs::kVectors>(
           tile, p_.output_size, inactive, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
-            auto h = round_to<T>(column_of(tile, where, where.vector)), next = h;
-            if (where.kRows == 1 && inactive(where.row)) {
+            auto h = round_to<T>(column_of(tile, where)), next = h;
+            if (where.kParts == 1 && inactive(where.row)) {
               h = decltype(h)(0);
               next = load_padded(where, h_previous, output_stride_);
             }
@@ -167,26 +167,26 @@ class ForwardSweep {
   template <class TileOf, class Where>
   FUSED_RNN_INLINE void update(const TileOf& tile, const Where& where, int64_t d, int64_t t, const GatesMade& made,
                                const Real* h_previous, Real* h_next, Real* hidden) const {
-    using Rows = Vec<Real, Where::kRows>;
-    const RowStep kind = Where::kRows == 1 ? row_step_at(t, where.row) : RowStep::kPlain;
-    if constexpr (Where::kRows == 1) {
+    using Rows = Vec<Real, Where::kParts>;
+    const RowStep kind = Where::kParts == 1 ? row_step_at(t, where.row) : RowStep::kPlain;
+    if constexpr (Where::kParts == 1) {
       if (kind == RowStep::kInactive) return pass_through(where, d, t, h_previous, h_next, hidden);
     }
     Real* c = Cell::kStates == 2 ? c_ + row_index(d, 0) * hidden_stride_ : nullptr;
     Pack<Rows, Cell::kGates> from_x, from_h;
 #pragma GCC unroll 4
     for (int g = 0; g < Cell::kGates; ++g) {
-      const int column = where.vector * Cell::kGates + g;
-      from_x[g] = made ? made.load(tile, where, column) : load_rows<T>(where, [&](int64_t row) FUSED_RNN_INLINE_LAMBDA {
-        return at<T>(v_.gates, t, row, d) + g * p_.hidden_size;
-      });
-      from_h[g] = column_of(tile, where, column);
+      from_x[g] = made ? made.template load<Cell::kGates>(tile, where, g)
+                       : load_rows<T>(where, [&](int64_t row) FUSED_RNN_INLINE_LAMBDA {
+                           return at<T>(v_.gates, t, row, d) + g * p_.hidden_size;
+                         });
+      from_h[g] = column_of<Cell::kGates>(tile, where, g);
     }
     Pack<Rows, Cell::kStates> state;
     state[0] = Rows(0);
     if constexpr (Cell::kReadsHidden) state[0] = load_padded(where, h_previous, output_stride_);
     if constexpr (Cell::kStates == 2) state[1] = load_padded(where, c, hidden_stride_);
-    if constexpr (Where::kRows == 1) {
+    if constexpr (Where::kParts == 1) {
       if (kind == RowStep::kReset) forget(tile, where, d, from_h, state);
     }
     CellForward<Rows, Cell> result = Cell::forward(from_x, from_h, state);
@@ -202,7 +202,7 @@ class ForwardSweep {
   template <class TileOf, class Where>
   FUSED_RNN_INLINE void forget(const TileOf& tile, const Where& where, int64_t d, Pack<V, Cell::kGates>& from_h,
                                Pack<V, Cell::kStates>& state) const {
-    const Real* bias = weights_.recurrent().bias(d, tile.block + where.b) + where.vector * Cell::kGates * kLanes;
+    const Real* bias = weights_.recurrent().bias(d, tile.block) + where.vector * Cell::kGates * kLanes;
     for (int g = 0; g < Cell::kGates; ++g) from_h[g] = V::load(bias + g * kLanes);
     for (int k = 0; k < Cell::kStates; ++k) state[k] = V(0);
   }
@@ -221,10 +221,10 @@ class ForwardSweep {
 
   const Problem& p_;
   const Views& v_;
+  ForwardWeights<Cell, T> weights_;
   Barriers barriers_;
   int threads_;
   bool ragged_;  // there are lengths or resets
-  ForwardWeights<Cell, T> weights_;
   InputGates<Cell, T> input_;
   int64_t hidden_stride_, output_stride_;  // padded sizes of one row of c and hidden, and of h
   Real* h_[2];                             // [D, B, output_stride] before and after the step, alternating

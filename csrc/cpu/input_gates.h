@@ -21,15 +21,17 @@ struct GateRows {
 
   explicit operator bool() const { return values != nullptr; }
 
-  // One column of the vectors that an update works on.
-  template <class TileOf, class Where>
-  FUSED_RNN_INLINE auto load(const TileOf& tile, const Where& where, int column) const {
-    constexpr int64_t kLanes = Vec<Real>::kLanes;
-    const Real* from = values + (tile.block + where.b - first_block) * block_stride +
-                       ((where.row - first_row) * Columns + column) * kLanes;
-    Vec<Real, Where::kRows> result;
+  // One gate of `Gates` for the vectors that an update works on.
+  template <int Gates, class TileOf, class Where>
+  FUSED_RNN_INLINE auto load(const TileOf& tile, const Where& where, int gate) const {
+    Vec<Real, Where::kParts> result;
 #pragma GCC unroll 8
-    for (int i = 0; i < Where::kRows; ++i) result.parts[i] = Vec<Real>::load(from + i * Columns * kLanes).parts[0];
+    for (int i = 0; i < Where::kParts; ++i) {
+      const int column = where.vector_of(i) * Gates + gate;
+      const Real* block = values + (tile.block + column / Columns - first_block) * block_stride;
+      const int64_t at = (where.row_of(i) - first_row) * Columns + column % Columns;
+      result.parts[i] = Vec<Real>::load(block + at * Vec<Real>::kLanes).parts[0];
+    }
     return result;
   }
 };
@@ -88,7 +90,7 @@ class InputGates {
         for (int r = 0; r < tile.rows; ++r) {
 #pragma GCC unroll 16
           for (int column = 0; column < Units::kColumns; ++column) {
-            tile.at(r, b, column).store(to + r * kRow + column * kLanes);
+            tile.at(r, b * Units::kColumns + column).store(to + r * kRow + column * kLanes);
           }
         }
       }

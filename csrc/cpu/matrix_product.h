@@ -94,7 +94,7 @@ class MatrixMultiplier {
     };
     const auto update = [&](const auto& tile) {
       for_each_vector<Columns::kVectors>(tile, columns, kNoRow, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
-        auto value = column_of(tile, where, where.vector);
+        auto value = column_of(tile, where);
         if (!first) value = value + load_rows<Real>(where, row_of);
         store_rows<Real>(where, value, row_of);
       });

@@ -63,14 +63,15 @@ class StepMatrix {
     return {weights_, kScaled ? nullptr : bias_, size_ * kBlockValues, rows, row_stride, size_};
   }
 
-  // bias + matrix row for one column of a tile of the product.
+  // bias + matrix row for one group of a tile of the product.
   template <class TileOf, class Where>
-  FUSED_RNN_INLINE auto value(const TileOf& tile, const Where& where, int column) const {
-    auto sum = column_of(tile, where, column);
+  FUSED_RNN_INLINE auto value(const TileOf& tile, const Where& where, int group = 0) const {
+    auto sum = column_of<Groups>(tile, where, group);
     if constexpr (kScaled) {
-      const int64_t at = (tile.block + where.b) * kBlockValues + column * kLanes;
-      const V scale = V::load(scale_ + at), bias = V::load(bias_ + at);
-      for (auto& part : sum.parts) part = multiply_add(V(part), scale, bias).parts[0];
+      for (int i = 0; i < where.kParts; ++i) {
+        const int64_t at = tile.block * kBlockValues + (where.vector_of(i) * Groups + group) * kLanes;
+        sum.parts[i] = multiply_add(V(sum.parts[i]), V::load(scale_ + at), V::load(bias_ + at)).parts[0];
+      }
     }
     return sum;
   }
@@ -148,7 +149,7 @@ class PackedStep final : public StepLayer {
           [&](const auto& tile) {
             for_each_vector<Projection::Units::kVectors>(
                 tile, p_.output_size, kNoRow, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
-                  store_padded(where, projection_.value(tile, where, where.vector), next, h_stride_);
+                  store_padded(where, projection_.value(tile, where), next, h_stride_);
                 });
           });
     }
@@ -188,20 +189,19 @@ class PackedStep final : public StepLayer {
     }
   }
 
-  // Where the input's share of one column is kept.
-  Real* kept(int64_t row, int64_t block, int column) const {
-    return kept_ + ((row * from_x_.blocks() + block) * Units::kColumns + column) * kLanes;
+  // Where the input's share of one gate is kept.
+  template <class TileOf, class Where>
+  FUSED_RNN_INLINE Real* kept(const TileOf& tile, const Where& where, int part, int gate) const {
+    const int64_t first = where.row_of(part) * from_x_.blocks() + tile.block;
+    return kept_ + (first * Units::kColumns + where.vector_of(part) * Cell::kGates + gate) * kLanes;
   }
 
   template <class TileOf>
   void keep(const TileOf& tile) const {
     for_each_vector<Units::kVectors>(tile, p_.hidden_size, kNoRow, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
       for (int g = 0; g < Cell::kGates; ++g) {
-        const int column = where.vector * Cell::kGates + g;
-        const auto value = from_x_.value(tile, where, column);
-        for (int r = 0; r < where.kRows; ++r) {
-          V(value.parts[r]).store(kept(where.row + r, tile.block + where.b, column));
-        }
+        const auto value = from_x_.value(tile, where, g);
+        for (int i = 0; i < where.kParts; ++i) V(value.parts[i]).store(kept(tile, where, i, g));
       }
     });
   }
@@ -209,14 +209,11 @@ class PackedStep final : public StepLayer {
   template <class TileOf, class Where>
   FUSED_RNN_INLINE void update_vector(const TileOf& tile, const Where& where, const Real* h, Real* next,
                                       int64_t next_stride) const {
-    using Rows = Vec<Real, Where::kRows>;
+    using Rows = Vec<Real, Where::kParts>;
     Pack<Rows, Cell::kGates> from_x, from_h;
     for (int g = 0; g < Cell::kGates; ++g) {
-      const int column = where.vector * Cell::kGates + g;
-      for (int r = 0; r < where.kRows; ++r) {
-        from_x[g].parts[r] = V::load(kept(where.row + r, tile.block + where.b, column)).parts[0];
-      }
-      from_h[g] = from_h_.value(tile, where, column);
+      for (int i = 0; i < where.kParts; ++i) from_x[g].parts[i] = V::load(kept(tile, where, i, g)).parts[0];
+      from_h[g] = from_h_.value(tile, where, g);
     }
     Pack<Rows, Cell::kStates> state;
     state[0] = Rows(0);
@@ -224,7 +221,8 @@ class PackedStep final : public StepLayer {
     if constexpr (Cell::kStates == 2) state[1] = load_padded(where, c_, c_stride_);
     Pack<Rows, Cell::kUnitWeights> weights;
     for (int k = 0; k < Cell::kUnitWeights; ++k) {
-      for (auto& part : weights[k].parts) part = V::load(unit_weights_ + k * c_stride_ + where.unit).parts[0];
+      for (int i = 0; i < where.kParts; ++i)
+        weights[k].parts[i] = V::load(unit_weights_ + k * c_stride_ + where.unit_of(i)).parts[0];
     }
     const CellForward<Rows, Cell> result = cell_forward<Cell, Rows>(from_x, from_h, state, weights);
     store_padded(where, result.state[0], next, next_stride);

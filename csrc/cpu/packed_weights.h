@@ -3,7 +3,7 @@
 
 #include "core/views.h"
 #include "cpu/arena.h"
-#include "cpu/pack_weights.h"
+#include "cpu/fingerprint.h"
 #include "cpu/share.h"
 
 namespace fused_rnn {
@@ -27,12 +27,14 @@ class GateWeights {
     if (columns == 0) return;
     packed_ = arena.take<Real>(problem.directions * unit_blocks_ * block_stride_);
     bias_ = arena.take<Real>(problem.directions * unit_blocks_ * kRow);
+    if (problem.keeps_weights) seen_ = arena.take<Fingerprint>(problem.directions * unit_blocks_);
   }
 
   void pack(int64_t d, int64_t block) const {
     if (columns_ == 0) return;
     const int64_t at = d * unit_blocks_ + block;
-    pack_block<Cell::kGates, Units::kVectors>(source(w_, d, columns_), block, packed_ + at * block_stride_);
+    Fingerprint* seen = seen_ == nullptr ? nullptr : seen_ + at;
+    pack_changed_block<Cell::kGates, Units::kVectors>(source(w_, d, columns_), block, packed_ + at * block_stride_, seen);
     Real* bias = bias_ + at * kRow;
     if (b_) return pack_block<Cell::kGates, Units::kVectors>(source(b_, d, 1), block, bias);
     for (int column = 0; column < Units::kColumns; ++column) Vec<Real>(0).store(bias + column * kLanes);
@@ -67,10 +69,12 @@ class GateWeights {
   int64_t block_stride_;    // packed elements of one block
   Real* packed_ = nullptr;  // [D, blocks, columns of W, columns, lanes]
   Real* bias_ = nullptr;    // [D, blocks, columns, lanes]
+  Fingerprint* seen_ = nullptr;  // [D, blocks] of what is packed; null: nothing outlives the pass
 };
 
 // W_hh with b_hh in blocks of hidden units, W_ih with b_ih likewise where the pass makes the gates, and W_hr in blocks
-// of projected outputs.
+// of projected outputs. A schedule makes them the first in its workspace, since those that are kept have to lie where
+// another pass, of another plan and batch, finds them.
 template <class Cell, class T>
 class ForwardWeights {
   using Real = RealOf<T>;
@@ -89,6 +93,7 @@ class ForwardWeights {
     output_blocks_ = Outputs::count(p_.output_size);
     projection_stride_ = p_.hidden_size * Outputs::kColumns * kLanes;
     projection_ = arena.take<Real>(p_.directions * output_blocks_ * projection_stride_);
+    if (p_.keeps_weights) seen_ = arena.take<Fingerprint>(p_.directions * output_blocks_);
   }
 
   int64_t unit_blocks() const { return unit_blocks_; }
@@ -114,7 +119,8 @@ class ForwardWeights {
                                  w.column_stride,
                                  p_.hidden_size,
                                  p_.hidden_size};
-      pack_block<1, Outputs::kVectors>(source, i % output_blocks_, projection_ + i * projection_stride_);
+      Fingerprint* seen = seen_ == nullptr ? nullptr : seen_ + i;
+      pack_changed_block<1, Outputs::kVectors>(source, i % output_blocks_, projection_ + i * projection_stride_, seen);
     }
   }
 
@@ -140,6 +146,7 @@ class ForwardWeights {
   GateWeights<Cell, T> recurrent_, input_;
   int64_t projection_stride_ = 0;  // packed elements of one block
   Real* projection_ = nullptr;     // [D, output blocks, H, columns, lanes]
+  Fingerprint* seen_ = nullptr;    // [D, output blocks]
 };
 
 // The transposed weights: blocks of outputs (recurrent), and blocks of hidden units (projection).

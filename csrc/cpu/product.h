@@ -7,6 +7,7 @@
 // a row is in, or on the number of threads; and the chunks halve the rounding error of a single long sum.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <utility>
@@ -47,14 +48,16 @@ FUSED_RNN_INLINE V in_register(V x) {
   return x;
 }
 
-// tile[row][block][column] += the product; each tile element is one vector. Weights are of type W, in which they may
-// take less memory than the Real that they are computed in.
+// tile[row][block][column] = start[block][column] + the product; each element is one vector. Weights are of type W, in
+// which they may take less memory than the Real that they are computed in. The length is not 0.
 template <class W, int Columns, int Rows, int Blocks>
 [[gnu::noinline]] void product_tile(const W* weights, int64_t block_stride, const RealOf<W>* rows, int64_t row_stride,
-                                    int64_t length, RealOf<W>* tile) {
+                                    int64_t length, const RealOf<W>* start, RealOf<W>* tile) {
   using Real = RealOf<W>;
   using V = Vec<Real>;
   constexpr int kLanes = V::kLanes, kSums = Blocks * Columns;
+  const Real* total = start;  // of the chunks before
+  int64_t total_stride = 0;
   for (int64_t begin = 0; begin < length; begin += kChunk) {
     const int64_t end = begin + kChunk < length ? begin + kChunk : length;
     V sums[Rows][kSums];
@@ -96,10 +99,10 @@ template <class W, int Columns, int Rows, int Blocks>
     for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 16
       for (int s = 0; s < kSums; ++s) {
-        Real* to = tile + (r * kSums + s) * kLanes;
-        (V::load(to) + sums[r][s]).store(to);
+        (V::load(total + r * total_stride + s * kLanes) + sums[r][s]).store(tile + (r * kSums + s) * kLanes);
       }
     }
+    total = tile, total_stride = kSums * kLanes;
   }
 }
 
@@ -107,7 +110,7 @@ template <class W, int Columns, int Rows, int Blocks>
 template <class W, int Columns>
 struct ProductTiles {
   using Real = RealOf<W>;
-  using Function = void (*)(const W*, int64_t, const Real*, int64_t, int64_t, Real*);
+  using Function = void (*)(const W*, int64_t, const Real*, int64_t, int64_t, const Real*, Real*);
   static constexpr int kRows = max_tile_rows(Columns), kBlocks = max_tile_blocks(Columns, 1);
 
   static Function select(int rows, int blocks) { return kTable.functions[rows - 1][blocks - 1]; }
@@ -162,43 +165,45 @@ struct Tile {
   int64_t row, block;  // of the first
   int rows, blocks;
 
-  FUSED_RNN_INLINE Vec<Real> at(int r, int b, int column) const {
-    return Vec<Real>::load(values + ((static_cast<int64_t>(r) * blocks + b) * Columns + column) * Vec<Real>::kLanes);
+  // `column` counts on through the blocks.
+  FUSED_RNN_INLINE Vec<Real> at(int r, int column) const {
+    return Vec<Real>::load(values + (static_cast<int64_t>(r) * blocks * Columns + column) * Vec<Real>::kLanes);
   }
 };
 
 // Computes the product for a rectangle of rows and blocks tile by tile, and hands each tile to `update`. Blocks are the
 // outer loop: a block's weights are read from far once, and its tiles of rows find them near. `announce` is called with
 // each tile before its product, which takes long enough to bring what the update will touch near, and says whether the
-// product is of use; where it is not, the update finds the bias alone.
+// product is of use; where it is not, the update finds the bias alone. A schedule that repeats a product has every other
+// one `backwards`, from the last block to the first: it begins with the weights that were read last and are still near.
 template <int Columns, class W, class Announce, class Update>
 FUSED_RNN_INLINE void for_each_tile(const Product<W>& product, Range rows, Range blocks, const Announce& announce,
-                                    const Update& update) {
+                                    const Update& update, bool backwards = false) {
   using Real = RealOf<W>;
   using Tiles = ProductTiles<W, Columns>;
   constexpr int kLanes = Vec<Real>::kLanes;
   constexpr int kMost = Tiles::kRows * Columns > 8 + Columns ? Tiles::kRows * Columns : 8 + Columns;
+  alignas(64) static constexpr Real kZeros[kMost * kLanes] = {};
   alignas(64) Real values[kMost * kLanes];
   if (rows.size() == 0) return;
   const int64_t least_tiles = (rows.size() + Tiles::kRows - 1) / Tiles::kRows;
   const int most_rows = static_cast<int>((rows.size() + least_tiles - 1) / least_tiles);  // tiles nearly equal
   const int most_blocks = max_tile_blocks(Columns, most_rows);
-  for (int64_t block = blocks.begin; block < blocks.end; block += most_blocks) {
+  const int64_t groups = (blocks.size() + most_blocks - 1) / most_blocks;
+  for (int64_t group = 0; group < groups; ++group) {
+    const int64_t block = blocks.begin + (backwards ? groups - 1 - group : group) * most_blocks;
     const int block_count = static_cast<int>(blocks.end - block < most_blocks ? blocks.end - block : most_blocks);
     const int sums = block_count * Columns;
     for (int64_t row = rows.begin; row < rows.end; row += most_rows) {
       const int row_count = static_cast<int>(rows.end - row < most_rows ? rows.end - row : most_rows);
       const Tile<Real, Columns> tile{values, row, block, row_count, block_count};
-      const bool wanted = announce(tile);
-      for (int s = 0; s < sums; ++s) {
-        const Vec<Real> start =
-            product.bias != nullptr ? Vec<Real>::load(product.bias + (block * Columns + s) * kLanes) : Vec<Real>(0);
-        for (int r = 0; r < row_count; ++r) start.store(values + (r * sums + s) * kLanes);
-      }
-      if (wanted && product.length > 0) {
+      const Real* start = product.bias != nullptr ? product.bias + block * Columns * kLanes : kZeros;
+      if (announce(tile) && product.length > 0) {
         Tiles::select(row_count, block_count)(product.weights + block * product.block_stride, product.block_stride,
                                               product.rows + row * product.row_stride, product.row_stride,
-                                              product.length, values);
+                                              product.length, start, values);
+      } else {
+        for (int r = 0; r < row_count; ++r) std::copy_n(start, sums * kLanes, values + r * sums * kLanes);
       }
       update(tile);
     }

@@ -122,8 +122,8 @@ class RowBackward {
       const auto alone = [](int64_t /*row*/) { return true; };
       for_each_vector<Units::kVectors>(
           tile, p_.output_size, alone, [&]<class Where>(const Where& where) FUSED_RNN_INLINE_LAMBDA {
-            if constexpr (Where::kRows == 1) {
-              V d_h = column_of(tile, where, where.vector);
+            if constexpr (Where::kParts == 1) {
+              V d_h = column_of(tile, where);
               if (p_.recurrent_mask)
                 d_h = d_h * load<T>(at<T>(v_.variant.recurrent_mask, d, where.row) + where.unit, where.count);
               (d_h + V::load(carry_h_.row(d, where.row) + where.unit)).store(d_h_.row(d, where.row) + where.unit);
@@ -181,7 +181,7 @@ class RowBackward {
     const auto wanted = [](const auto& /*tile*/) { return true; };
     for_each_tile<Units::kColumns>(projection, rows, {0, weights_.hidden_blocks()}, wanted, [&](const auto& tile) {
       for_each_vector<Units::kVectors>(tile, p_.hidden_size, kNoRow, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
-        store_padded(where, column_of(tile, where, where.vector), d_hidden_.row(d, 0), hidden_stride_);
+        store_padded(where, column_of(tile, where), d_hidden_.row(d, 0), hidden_stride_);
       });
     });
   }

@@ -46,9 +46,9 @@ class RowForward {
   RowForward(const Problem& problem, const Views& views, const Plan& plan, Arena& arena)
       : p_(problem),
         v_(views),
+        weights_(problem, views, arena),
         barriers_(plan, arena),
         threads_(plan.threads()),
-        weights_(problem, views, arena),
         parameters_(problem, views.variant, arena) {
     const int64_t rows = p_.directions * p_.batch;
     hidden_stride_ = Units::padded(p_.hidden_size);
@@ -122,7 +122,7 @@ class RowForward {
     const auto store_sums = [&](const auto& tile) {
       for_each_vector<Units::kVectors>(tile, p_.hidden_size, kNoRow, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
         for (int g = 0; g < Cell::kGates; ++g) {
-          store_padded(where, column_of(tile, where, where.vector * Cell::kGates + g),
+          store_padded(where, column_of<Cell::kGates>(tile, where, g),
                        sums_.row(d, 0) + g * hidden_stride_, sums_.stride);
         }
       });
@@ -150,9 +150,9 @@ class RowForward {
       const auto alone = [](int64_t /*row*/) { return true; };
       for_each_vector<Outputs::kVectors>(tile, p_.output_size, alone,
                                          [&]<class Where>(const Where& where) FUSED_RNN_INLINE_LAMBDA {
-                                           if constexpr (Where::kRows == 1) {
+                                           if constexpr (Where::kParts == 1) {
                                              if (is_inactive(t, where.row)) return;
-                                             const V h = round_to<T>(column_of(tile, where, where.vector));
+                                             const V h = round_to<T>(column_of(tile, where));
                                              store<T>(at<T>(v_.output, t, where.row, d) + where.unit, h, where.count);
                                              h.store(h_.row(d, where.row) + where.unit);
                                              store_vector(d, where.row, where.unit, where.count, h);
@@ -255,9 +255,9 @@ class RowForward {
 
   const Problem& p_;
   const Views& v_;
+  ForwardWeights<Cell, T> weights_;
   Barriers barriers_;
   int threads_;
-  ForwardWeights<Cell, T> weights_;
   UnitParameters<Cell, T> parameters_;
   int64_t hidden_stride_, output_stride_;
   Real* made_;                                                  // [threads, made rows, hidden_stride]

@@ -190,7 +190,7 @@ class SingleStep {
     }
     CellForward<V, Cell> result = Cell::forward(from_x, from_h, state);
     result.state[0] = round_to<T>(result.state[0]);
-    const TileVector<1, Count> where{0, 0, 0, row, unit, count};
+    const TileVector<1, Count> where{0, 0, row, unit, count};
     store_results<T>(v_, p_, false, where, d, 0, result);
     store_state(where, d, result.state);
   }
@@ -198,7 +198,7 @@ class SingleStep {
   // The state stays, and the results are zero.
   template <class Count>
   void pass_through(int64_t d, int64_t unit, Count count, int64_t row) const {
-    const TileVector<1, Count> where{0, 0, 0, row, unit, count};
+    const TileVector<1, Count> where{0, 0, row, unit, count};
     Pack<V, Cell::kStates> state;
     for (int k = 0; k < Cell::kStates; ++k) state[k] = state_of(k == 0 ? v_.h_0 : v_.c_0, d, row, unit, count);
     store_results<T>(v_, p_, false, where, d, 0, CellForward<V, Cell>{});

@@ -7,46 +7,63 @@
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {
 
-// Rows that an update takes at once: a second row hides latency of the activations. LSTM, B = 16, H = 64, float32,
+// Vectors that an update takes at once: a second one hides latency of the activations. LSTM, B = 16, H = 64, float32,
 // AVX-512, one core of a 2.5 GHz Cascade Lake, 2026-11-21: forward 8.6 us a step instead of 9.2, backward 8.2 instead
 // of 9.4.
-inline constexpr int kUpdateRows = 2;
+inline constexpr int kUpdateParts = 2;
 
 // For for_each_vector: no row is special.
 inline constexpr auto kNoRow = [](int64_t /*row*/) { return false; };
 
-// A vector of units of `Rows` rows of a tile.
-template <int Rows, class Count>
+// The vectors that an update takes at once: a vector of units of `Parts` neighbouring rows of a tile or, OfUnits, as many
+// neighbouring vectors of one row.
+template <int Parts, class Count, bool OfUnits = false>
 struct TileVector {
-  static constexpr int kRows = Rows;
-  int r, b, vector;  // the first row, the block and the vector within the tile
-  int64_t row;       // the first row of the batch
-  int64_t unit;      // the first unit
-  Count count;       // units: WholeVector or an int
+  static constexpr int kParts = Parts;
+  int r, vector;  // the first row and vector within the tile
+  int64_t row;    // the first row of the batch
+  int64_t unit;   // the first unit
+  Count count;    // units of each: WholeVector or an int
+
+  int r_of(int part) const { return OfUnits ? r : r + part; }
+  int vector_of(int part) const { return OfUnits ? vector + part : vector; }
+  int64_t row_of(int part) const { return OfUnits ? row : row + part; }
+  int64_t unit_of(int part) const { return OfUnits ? unit + part * count : unit; }
 };
 
 // Calls visit(TileVector) for everything a tile holds of `units` units. Rows of the batch for which `alone(row)` holds
-// are visited one by one, so that the updates of two rows need not know of what is special about them.
+// are visited one by one, so that the updates of two parts need not know of what is special about them.
 template <int Vectors, class TileOf, class Alone, class Visit>
 FUSED_RNN_INLINE void for_each_vector(const TileOf& tile, int64_t units, const Alone& alone, const Visit& visit) {
   using Real = typename TileOf::Scalar;
-  for (int b = 0; b < tile.blocks; ++b) {
-    for (int vector = 0; vector < Vectors; ++vector) {
-      const int64_t unit = ((tile.block + b) * Vectors + vector) * Vec<Real>::kLanes;
-      visit_lanes<Real>(units - unit, [&](auto count) FUSED_RNN_INLINE_LAMBDA {
-        for (int r = 0; r < tile.rows;) {
-          if constexpr (!std::is_same_v<decltype(count), int>) {  // partial vectors are too rare to have two forms
-            if (r + kUpdateRows <= tile.rows && !alone(tile.row + r) && !alone(tile.row + r + 1)) {
-              visit(TileVector<kUpdateRows, decltype(count)>{r, b, vector, tile.row + r, unit, count});
-              r += kUpdateRows;
+  constexpr int64_t kLanes = Vec<Real>::kLanes;
+  const int vectors = tile.blocks * Vectors;
+  for (int vector = 0; vector < vectors; ++vector) {
+    const int64_t unit = (tile.block * Vectors + vector) * kLanes;
+    // Two vectors of a row without a partner, from an even one on.
+    const int64_t pair_end = unit + (vector % 2 == 0 ? 2 : 1) * kLanes;
+    const bool paired = vector / 2 * 2 + 1 < vectors && pair_end <= units;
+    visit_lanes<Real>(units - unit, [&](auto count) FUSED_RNN_INLINE_LAMBDA {
+      for (int r = 0; r < tile.rows;) {
+        const int64_t row = tile.row + r;
+        if constexpr (!std::is_same_v<decltype(count), int>) {  // partial vectors are too rare to have two forms
+          if (!alone(row)) {
+            if (r + 1 < tile.rows && !alone(row + 1)) {
+              visit(TileVector<kUpdateParts, decltype(count)>{r, vector, row, unit, count});
+              r += 2;
+              continue;
+            }
+            if (paired) {
+              if (vector % 2 == 0) visit(TileVector<kUpdateParts, decltype(count), true>{r, vector, row, unit, count});
+              ++r;
               continue;
             }
           }
-          visit(TileVector<1, decltype(count)>{r, b, vector, tile.row + r, unit, count});
-          ++r;
         }
-      });
-    }
+        visit(TileVector<1, decltype(count)>{r, vector, row, unit, count});
+        ++r;
+      }
+    });
   }
 }
 
@@ -59,45 +76,50 @@ FUSED_RNN_INLINE bool any_row(const TileOf& tile, const Holds& holds) {
   return false;
 }
 
-// One column of a tile.
-template <class TileOf, int Rows, class Count>
-FUSED_RNN_INLINE auto column_of(const TileOf& tile, const TileVector<Rows, Count>& at, int column) {
-  Vec<typename TileOf::Scalar, Rows> result;
+// What a tile holds for these vectors, of one gate of `Gates`.
+template <int Gates = 1, class TileOf, class Where>
+FUSED_RNN_INLINE auto column_of(const TileOf& tile, const Where& where, int gate = 0) {
+  Vec<typename TileOf::Scalar, Where::kParts> result;
 #pragma GCC unroll 8
-  for (int i = 0; i < Rows; ++i) result.parts[i] = tile.at(at.r + i, at.b, column).parts[0];
+  for (int i = 0; i < Where::kParts; ++i)
+    result.parts[i] = tile.at(where.r_of(i), where.vector_of(i) * Gates + gate).parts[0];
   return result;
 }
 
-// One vector from each row, at pointer_of(row of the batch) + the vector's unit.
-template <class T, int Rows, class Count, class PointerOf>
-FUSED_RNN_INLINE Vec<RealOf<T>, Rows> load_rows(const TileVector<Rows, Count>& at, const PointerOf& pointer_of) {
-  Vec<RealOf<T>, Rows> result;
+// The vectors at pointer_of(row of the batch) + the vector's unit.
+template <class T, class Where, class PointerOf>
+FUSED_RNN_INLINE auto load_rows(const Where& where, const PointerOf& pointer_of) {
+  Vec<RealOf<T>, Where::kParts> result;
 #pragma GCC unroll 8
-  for (int i = 0; i < Rows; ++i) result.parts[i] = load<T>(pointer_of(at.row + i) + at.unit, at.count).parts[0];
+  for (int i = 0; i < Where::kParts; ++i)
+    result.parts[i] = load<T>(pointer_of(where.row_of(i)) + where.unit_of(i), where.count).parts[0];
   return result;
 }
 
-template <class T, int Rows, class Count, class PointerOf>
-FUSED_RNN_INLINE void store_rows(const TileVector<Rows, Count>& at, const Vec<RealOf<T>, Rows>& values,
-                                 const PointerOf& pointer_of) {
+template <class T, class Where>
+FUSED_RNN_INLINE void store_rows(const Where& where, const Vec<RealOf<T>, Where::kParts>& values,
+                                 const auto& pointer_of) {
 #pragma GCC unroll 8
-  for (int i = 0; i < Rows; ++i) store<T>(pointer_of(at.row + i) + at.unit, Vec<RealOf<T>>(values.parts[i]), at.count);
+  for (int i = 0; i < Where::kParts; ++i)
+    store<T>(pointer_of(where.row_of(i)) + where.unit_of(i), Vec<RealOf<T>>(values.parts[i]), where.count);
 }
 
 // The same for a sweep's own buffers, whose rows are padded to whole vectors.
-template <int Rows, class Count, class Real>
-FUSED_RNN_INLINE Vec<Real, Rows> load_padded(const TileVector<Rows, Count>& at, const Real* rows, int64_t stride) {
-  Vec<Real, Rows> result;
+template <class Where, class Real>
+FUSED_RNN_INLINE auto load_padded(const Where& where, const Real* rows, int64_t stride) {
+  Vec<Real, Where::kParts> result;
 #pragma GCC unroll 8
-  for (int i = 0; i < Rows; ++i) result.parts[i] = Vec<Real>::load(rows + (at.row + i) * stride + at.unit).parts[0];
+  for (int i = 0; i < Where::kParts; ++i)
+    result.parts[i] = Vec<Real>::load(rows + where.row_of(i) * stride + where.unit_of(i)).parts[0];
   return result;
 }
 
-template <int Rows, class Count, class Real>
-FUSED_RNN_INLINE void store_padded(const TileVector<Rows, Count>& at, const Vec<Real, Rows>& values, Real* rows,
+template <class Where, class Real>
+FUSED_RNN_INLINE void store_padded(const Where& where, const Vec<Real, Where::kParts>& values, Real* rows,
                                    int64_t stride) {
 #pragma GCC unroll 8
-  for (int i = 0; i < Rows; ++i) Vec<Real>(values.parts[i]).store(rows + (at.row + i) * stride + at.unit);
+  for (int i = 0; i < Where::kParts; ++i)
+    Vec<Real>(values.parts[i]).store(rows + where.row_of(i) * stride + where.unit_of(i));
 }
 
 // Asks the memory for what an update of the tile will load, or will store (Write): for each row the vectors of the

@@ -33,6 +33,7 @@ using DoubleLanes [[gnu::vector_size(kVectorBytes)]] = double;
 using Int32Lanes [[gnu::vector_size(kVectorBytes)]] = int32_t;
 using Int64Lanes [[gnu::vector_size(kVectorBytes)]] = int64_t;
 using UInt32Lanes [[gnu::vector_size(kVectorBytes)]] = uint32_t;
+using UInt64Lanes [[gnu::vector_size(kVectorBytes)]] = uint64_t;
 using UInt16HalfLanes [[gnu::vector_size(kVectorBytes / 2)]] = uint16_t;
 using Int8QuarterLanes [[gnu::vector_size(kVectorBytes / 4)]] = int8_t;
 

@@ -1,0 +1,53 @@
+// The memory that calls work in, which outlives them: the next call finds it in the caches, and may find the weights
+// that the last one packed.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/problem.h"
+#include "core/views.h"
+
+namespace fused_rnn {
+
+// A call's memory, of which it is the only user until its end. Then it waits for the next call with the same key; what
+// has waited longest is freed where more than kMostBytes wait.
+class Workspace {
+ public:
+  static constexpr size_t kMostBytes = size_t{128} << 20;
+
+  // What a forward pass packs, and from where. It says where weights may lie packed, and not that they are unchanged:
+  // that is for the pass to find out (fingerprint.h). The default: nothing outlives the call.
+  struct Key {
+    const void *w_hh = nullptr, *w_ih = nullptr, *w_hr = nullptr;
+    int cell = 0;
+    DataType type = DataType::kFloat32;
+    int64_t directions = 0, hidden_size = 0, output_size = 0, input_size = 0;
+
+    bool operator==(const Key&) const = default;
+  };
+  static Key key_of(const Problem& problem, const ForwardViews& views);
+
+  // Aligned to Arena::kAlignment. With a key that has weights, memory that no such call had before is zeros.
+  Workspace(const Key& key, size_t bytes);
+  ~Workspace();
+  Workspace(const Workspace&) = delete;
+  Workspace& operator=(const Workspace&) = delete;
+
+  void* data() const { return block_.data; }
+
+  static size_t waiting_bytes();  // of all that is kept
+
+ private:
+  struct Block {
+    Key key;
+    size_t bytes = 0;
+    void* data = nullptr;
+  };
+  struct Store;
+  static Store& store();
+
+  Block block_;
+};
+
+}  // namespace fused_rnn
