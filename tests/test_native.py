@@ -15,8 +15,9 @@ from tests import native_build
 NATIVE = native_build.ROOT / "tests" / "native"
 SOURCES = sorted(path.stem for path in NATIVE.glob("test_*.cpp"))
 # Parts of the library that are not headers, for the tests that need them.
-USING_TEAMS = ("test_rows", "test_sharing", "test_single_steps", "test_sweep", "test_team")
+USING_TEAMS = ("test_rows", "test_sharing", "test_single_steps", "test_sweep", "test_team", "test_workspace")
 LINKED = {source: ["csrc/cpu/team.cpp"] for source in USING_TEAMS}
+LINKED["test_workspace"].append("csrc/cpu/workspace.cpp")
 INSTRUCTION_SETS = native_build.runnable_instruction_sets()
 FLAVOURS = [*INSTRUCTION_SETS, "sanitized"]
 THREADED = ["test_sharing", "test_team"]  # what these share is watched by ThreadSanitizer too
@@ -84,5 +85,6 @@ def test_every_native_source_is_listed() -> None:
         "test_sweep",
         "test_team",
         "test_vec_math",
+        "test_workspace",
     }
     assert {path.stem for path in NATIVE.glob("*.cpp")} == set(SOURCES)

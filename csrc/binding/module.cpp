@@ -14,6 +14,7 @@
 #include "binding/stepper_class.h"
 #include "cells/table.h"
 #include "cpu/dispatch.h"
+#include "cpu/workspace.h"
 #include "cuda/schedule.h"
 
 #if !defined(FUSED_RNN_VERSION) || !defined(FUSED_RNN_CUDA_BUILD)
@@ -189,6 +190,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("cell_names", &fused_rnn::cell_names);
   m.def("cell_spec", &fused_rnn::cell_spec_dict, py::arg("name"));
   m.def("build_info", &fused_rnn::build_info);
+  m.def("kept_bytes", &fused_rnn::Workspace::waiting_bytes);
   m.def("is_amd_processor", &fused_rnn::is_amd_processor);
   m.def("instruction_sets", &fused_rnn::cpu_instruction_sets);
   m.def("active_instruction_set", &fused_rnn::active_cpu_instruction_set);

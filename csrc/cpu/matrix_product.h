@@ -21,9 +21,10 @@ class MatrixMultiplier {
   using V = Vec<Real>;
   using Columns = Block<1, Real>;
   static constexpr int kLanes = V::kLanes;
-  static constexpr int64_t kDepth = 384;         // of a panel, along the reduction
-  static constexpr int64_t kRows = 192;          // of a panel of A
+  static constexpr int64_t kDepth = 512;         // of a panel, along the reduction
+  static constexpr int64_t kRows = 128;          // of a panel of A
   static constexpr int64_t kBlocks = 1024 / 32;  // of a panel of B
+  static constexpr int64_t kTerms = 2 * kChunk;  // of a sum: there is no step after it that would carry its error on
 
  public:
   MatrixMultiplier(const MatrixProduct& product, int threads, Arena& arena) : p_(product), threads_(threads) {
@@ -86,7 +87,7 @@ class MatrixMultiplier {
     Real* c = static_cast<Real*>(p_.c) + rows.begin * p_.columns + blocks.begin * Columns::kUnits;
     const int64_t columns = p_.columns - blocks.begin * Columns::kUnits;
     const Real* bias = p_.bias != nullptr && k == 0 ? bias_of(thread) : nullptr;
-    const Product<Real> product{b_of(thread), bias, depth * Columns::kUnits, a, a_stride, depth};
+    const Product<Real> product{b_of(thread), bias, depth * Columns::kUnits, a, a_stride, depth, kTerms};
     const auto row_of = [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return c + row * p_.columns; };
     const auto announce = [&](const auto& tile) {
       prefetch_tile<Columns::kVectors, true>(tile, 1, 0, row_of);

@@ -3,7 +3,7 @@
 // Packed weights are blocks of a few units; a block is [reduction][columns][lanes], so that one reduction index of all
 // the block's gates is one run of vectors. A tile computes `Rows` rows of `Blocks` blocks at once; which shape is used
 // depends on how many rows there are, but every output is the same sum in the same order whatever the shape: chunks of
-// kChunk terms, summed one after the other from zero, added to the bias in turn. So results do not depend on the batch
+// `chunk` terms, summed one after the other from zero, added to the bias in turn. So results do not depend on the batch
 // a row is in, or on the number of threads; and the chunks halve the rounding error of a single long sum.
 #pragma once
 
@@ -17,7 +17,7 @@
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {
 
-inline constexpr int kChunk = 64;
+inline constexpr int64_t kChunk = 64;
 
 // Vectors of units in one block: enough columns to keep the FMA units busy where a unit has a single column.
 constexpr int vectors_per_block(int gates) { return gates == 1 ? 2 : 1; }
@@ -52,14 +52,14 @@ FUSED_RNN_INLINE V in_register(V x) {
 // which they may take less memory than the Real that they are computed in. The length is not 0.
 template <class W, int Columns, int Rows, int Blocks>
 [[gnu::noinline]] void product_tile(const W* weights, int64_t block_stride, const RealOf<W>* rows, int64_t row_stride,
-                                    int64_t length, const RealOf<W>* start, RealOf<W>* tile) {
+                                    int64_t length, int64_t chunk, const RealOf<W>* start, RealOf<W>* tile) {
   using Real = RealOf<W>;
   using V = Vec<Real>;
   constexpr int kLanes = V::kLanes, kSums = Blocks * Columns;
   const Real* total = start;  // of the chunks before
   int64_t total_stride = 0;
-  for (int64_t begin = 0; begin < length; begin += kChunk) {
-    const int64_t end = begin + kChunk < length ? begin + kChunk : length;
+  for (int64_t begin = 0; begin < length; begin += chunk) {
+    const int64_t end = begin + chunk < length ? begin + chunk : length;
     V sums[Rows][kSums];
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r) {
@@ -110,7 +110,7 @@ template <class W, int Columns, int Rows, int Blocks>
 template <class W, int Columns>
 struct ProductTiles {
   using Real = RealOf<W>;
-  using Function = void (*)(const W*, int64_t, const Real*, int64_t, int64_t, const Real*, Real*);
+  using Function = void (*)(const W*, int64_t, const Real*, int64_t, int64_t, int64_t, const Real*, Real*);
   static constexpr int kRows = max_tile_rows(Columns), kBlocks = max_tile_blocks(Columns, 1);
 
   static Function select(int rows, int blocks) { return kTable.functions[rows - 1][blocks - 1]; }
@@ -155,6 +155,7 @@ struct Product {
   const Real* rows;      // [rows][row_stride], the left operand
   int64_t row_stride;
   int64_t length;  // of the reduction; 0 leaves the bias alone
+  int64_t chunk = kChunk;  // terms that are summed from zero
 };
 
 // Where an update finds its results.
@@ -201,7 +202,7 @@ FUSED_RNN_INLINE void for_each_tile(const Product<W>& product, Range rows, Range
       if (announce(tile) && product.length > 0) {
         Tiles::select(row_count, block_count)(product.weights + block * product.block_stride, product.block_stride,
                                               product.rows + row * product.row_stride, product.row_stride,
-                                              product.length, start, values);
+                                              product.length, product.chunk, start, values);
       } else {
         for (int r = 0; r < row_count; ++r) std::copy_n(start, sums * kLanes, values + r * sums * kLanes);
       }
