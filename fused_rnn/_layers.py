@@ -77,6 +77,18 @@ def run_unchecked(
         return None
 
 
+def step_unchecked(
+    cell: str, x: Tensor, weights: DirectionWeights, states: Sequence[Tensor]
+) -> tuple[Tensor, Tensor] | None:
+    """One step of a cell without gradients, from x [B, I] and states [B, H], likewise: h and c, [0] without one."""
+    h, c = (*states, None, None)[:2]
+    given = (x, weights.w_ih, weights.b_ih, weights.w_hh, weights.b_hh, h, c)
+    try:
+        return _whole_layer.step(cell, given) if _whole_layer.can_step(given) else None
+    except RuntimeError:
+        return None
+
+
 def run_layer(
     cell: str,
     x: Tensor,

@@ -58,6 +58,7 @@ NORM_EPSILON: float = _C.norm_epsilon
 
 _forward = torch.ops.fused_rnn.forward.default
 _layer = torch.ops.fused_rnn.layer.default
+_step = torch.ops.fused_rnn.step.default
 _backward = torch.ops.fused_rnn.backward.default
 _layer_backward = torch.ops.fused_rnn.layer_backward.default
 _backward_over_saved = torch.ops.fused_rnn.backward_over_saved.default
@@ -109,6 +110,15 @@ def forward(cell: str, arguments: Arguments, save: bool) -> ForwardResult:
 def layer(cell: str, arguments: LayerArguments, directions: int, save: bool) -> ForwardResult:
     """The same on CPU for a plain cell, from the input instead of the gates."""
     return ForwardResult._make(_layer(cell, *arguments, directions, save))
+
+
+def step(cell: str, *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
+    """One step on CPU of a plain cell: h and c ([0] without one), of which no gradients can be had.
+
+    From x [B, I], w_ih [G*H, I], b_ih [G*H], w_hh [G*H, H], b_hh [G*H], h [B, H] and c [B, H].
+    """
+    result: tuple[Tensor, Tensor] = _step(cell, *tensors)
+    return result
 
 
 def backward(
@@ -215,6 +225,13 @@ def _layer_shapes(cell: str, *given: Any) -> tuple[Tensor, ...]:
     as_gates = Arguments(arguments.x.new_empty(shape), arguments.w_hh, w_hr=w_hr)
     results: tuple[Tensor, ...] = _forward_shapes(cell, *as_gates, save, False)
     return results
+
+
+@torch.library.register_fake("fused_rnn::step")  # type: ignore[untyped-decorator]
+def _step_shapes(cell: str, *given: Any) -> tuple[Tensor, Tensor]:
+    x, w_hh = given[0], given[3]
+    state = (x.shape[0], w_hh.shape[1])
+    return x.new_empty(state), x.new_empty(state if CELLS[cell].states == 2 else (0,))
 
 
 @torch.library.register_fake("fused_rnn::backward")  # type: ignore[untyped-decorator]

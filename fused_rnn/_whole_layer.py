@@ -28,7 +28,7 @@ from fused_rnn._products import are_ours, product
 from fused_rnn._tensors import DIFFERENTIABLE, LayerArguments, by_direction
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 _TYPES = (torch.float32, torch.float64)  # of products by our kernel
@@ -45,11 +45,32 @@ def can_run(arguments: LayerArguments) -> bool:
         x.dim() == 3
         and x.shape[2] > 0
         and all(t is None or (type(t) in _PLAIN and t.dtype == dtype and t.is_cpu) for t in arguments[:DIFFERENTIABLE])
-        and not torch.is_autocast_enabled("cpu")
+        and _nothing_watches()
+    )
+
+
+def _nothing_watches() -> bool:
+    return (
+        not torch.is_autocast_enabled("cpu")
         and forward_ad._current_level < 0
         and not torch._C._are_functorch_transforms_active()
         and not only_run()
     )
+
+
+def can_step(tensors: Iterable[Tensor | None]) -> bool:
+    """Whether `step` may be tried, whose operator finds out itself whether the tensors fit."""
+    return (
+        not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and all(t is None or type(t) in _PLAIN for t in tensors)
+        and _nothing_watches()
+    )
+
+
+def step(cell: str, tensors: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
+    """One step of a plain cell, without gradients."""
+    return _ops.step(cell, *tensors)
 
 
 def run(

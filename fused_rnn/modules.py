@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from fused_rnn._layers import Ragged, makes_gates, run_layer, run_stack, run_unchecked, without_padding
+from fused_rnn._layers import Ragged, makes_gates, run_layer, run_stack, run_unchecked, step_unchecked, without_padding
 from fused_rnn._packed import gather_steps, pad, permuted
 from fused_rnn._parameters import (
     BATCH_FIRST_FORMS,
@@ -644,6 +644,9 @@ class RecurrentCell(_Unscriptable, torch.nn.RNNCellBase):
     ) -> tuple[Tensor, Tensor]:
         """The next hidden state and cell state ([0] without one); errors call the states by `names` and `labels`."""
         weights = DirectionWeights(*_held(self, _CELL_PARAMETERS))
+        stepped = step_unchecked(cell, x, weights, states)
+        if stepped is not None:
+            return stepped
         if type(x) is Tensor and x.dim() == 2 and all(type(state) is Tensor and state.dim() == 2 for state in states):
             h_0, c_0 = [*(state.unsqueeze(0) for state in states), None, None][:2]
             found = run_unchecked(cell, x.unsqueeze(0), weights, h_0, c_0)

@@ -1,4 +1,4 @@
-// The op torch.ops.fused_rnn.layer: a recurrence that makes its gates of x itself, on CPU.
+// The ops torch.ops.fused_rnn.layer and step: a recurrence that makes its gates of x itself, on CPU, and one step of it.
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
@@ -13,12 +13,12 @@ namespace fused_rnn {
 namespace {
 
 // The problem of a layer: x [T, B, I], w_hh [D*G*H, P], w_hr [D*P, H].
-Problem describe_layer(const std::string& cell, const Tensor& x, const Tensor& w_hh, const OptionalTensor& w_hr,
+Problem describe_layer(const std::string& cell, const Shape& input, const Tensor& w_hh, const OptionalTensor& w_hr,
                        DataType type, int64_t directions) {
   const CellSpec spec = cell_spec(known_cell(cell));
   if (spec.unit_weights > 0) fail("layer has no cell \"" + cell + "\"");
   if (w_hr.has_value() && !spec.projectable) fail("w_hr must be None for cell \"" + cell + "\", which cannot project");
-  const Shape input = shape_of(x), weights = shape_of(w_hh);
+  const Shape weights = shape_of(w_hh);
   if (input.size() != 3 || input[2] < 1) fail("x must have shape [T, B, I], got " + to_string(input));
   if (directions < 1 || directions > 2) fail("directions must be 1 or 2, got " + std::to_string(directions));
   const int64_t rows = directions * spec.gates;
@@ -50,18 +50,23 @@ WeightView stacked_view(const OptionalTensor& tensor, int64_t directions) {
           tensor->dim() > 1 ? tensor->stride(1) : 0};
 }
 
-ForwardResult layer(const std::string& cell, const Tensor& x_given, const Tensor& w_ih, const OptionalTensor& b_ih,
-                    const Tensor& w_hh, const OptionalTensor& b_hh, const OptionalTensor& w_hr,
-                    const OptionalTensor& h_0_given, const OptionalTensor& c_0_given,
-                    const OptionalTensor& lengths_given, const OptionalTensor& resets, int64_t directions, bool save) {
-  const Checker check(x_given, "x");
-  Problem p = describe_layer(cell, x_given, w_hh, w_hr, check.type(), directions);
-  p.keeps_weights = keeps_weights(p, save);
+void check_gate_weights(const Checker& check, const Problem& p, const Tensor& w_ih, const OptionalTensor& b_ih,
+                        const Tensor& w_hh, const OptionalTensor& b_hh) {
   const int64_t rows = p.directions * p.cell.gates * p.hidden_size;
   check(w_ih, "w_ih", "[D*G*H, I]", {rows, p.input_size});
   check(w_hh, "w_hh", "[D*G*H, P]", {rows, p.output_size});
   check(b_ih, "b_ih", "[D*G*H]", {rows});
   check(b_hh, "b_hh", "[D*G*H]", {rows});
+}
+
+ForwardResult layer(const std::string& cell, const Tensor& x_given, const Tensor& w_ih, const OptionalTensor& b_ih,
+                    const Tensor& w_hh, const OptionalTensor& b_hh, const OptionalTensor& w_hr,
+                    const OptionalTensor& h_0_given, const OptionalTensor& c_0_given,
+                    const OptionalTensor& lengths_given, const OptionalTensor& resets, int64_t directions, bool save) {
+  const Checker check(x_given, "x");
+  Problem p = describe_layer(cell, shape_of(x_given), w_hh, w_hr, check.type(), directions);
+  p.keeps_weights = keeps_weights(p, save);
+  check_gate_weights(check, p, w_ih, b_ih, w_hh, b_hh);
   check(w_hr, "w_hr", "[D*P, H]", {p.directions * p.output_size, p.hidden_size});
   check_states(check, p, h_0_given, "h_0", c_0_given, "c_0");
   const Tensor x = with_dense_tail(x_given, 2);
@@ -85,6 +90,46 @@ ForwardResult layer(const std::string& cell, const Tensor& x_given, const Tensor
   made.view(views);
   run_on_cpu(active_cpu_unit().forward, p, views);
   return made.result();
+}
+
+// The same for one step, x [B, I] and states [B, H], of which there are only results.
+std::tuple<Tensor, Tensor> step(const std::string& cell, const Tensor& x_given, const Tensor& w_ih_given,
+                                const OptionalTensor& b_ih_given, const Tensor& w_hh_given,
+                                const OptionalTensor& b_hh_given, const OptionalTensor& h_given,
+                                const OptionalTensor& c_given) {
+  const Checker check(x_given, "x");
+  if (x_given.dim() != 2) fail("x must have shape [B, I], got " + to_string(shape_of(x_given)));
+  const Shape input{1, x_given.size(0), x_given.size(1)};
+  const Problem p = describe_layer(cell, input, w_hh_given, std::nullopt, check.type(), 1);
+  check_gate_weights(check, p, w_ih_given, b_ih_given, w_hh_given, b_hh_given);
+  const Shape state{p.batch, p.hidden_size};
+  const bool has_c = p.cell.states == 2;
+  check(h_given, "h", "[B, H]", state);
+  if (c_given.has_value() && !has_c) fail("c must be None for cell \"" + cell + "\", which has no cell state");
+  check(c_given, "c", "[B, H]", state);
+  const Tensor x = with_dense_tail(x_given, 1), w_ih = with_dense_tail(w_ih_given, 1);
+  const Tensor w_hh = with_dense_tail(w_hh_given, 1);
+  const OptionalTensor b_ih = with_dense_tail(b_ih_given, 0), b_hh = with_dense_tail(b_hh_given, 0);
+  const OptionalTensor h = with_dense_tail(h_given, 1), c = with_dense_tail(c_given, 1);
+
+  const Allocator allocate(x);
+  const Tensor h_n = allocate(true, state), c_n = allocate(has_c, state);
+  ForwardViews views;
+  const auto rows_of = [](const OptionalTensor& t) -> StateView<const void> {
+    if (!t.has_value() || t->numel() == 0) return {};
+    return {t->const_data_ptr(), 0, t->stride(0)};
+  };
+  if (x.numel() > 0) views.x = {x.const_data_ptr(), 0, x.stride(0), 0};
+  views.w_ih = stacked_view(w_ih, 1);
+  views.b_ih = stacked_view(b_ih, 1);
+  views.w_hh = stacked_view(w_hh, 1);
+  views.b_hh = stacked_view(b_hh, 1);
+  views.h_0 = rows_of(h);
+  views.c_0 = rows_of(c);
+  if (h_n.numel() > 0) views.h_n = {h_n.mutable_data_ptr(), 0, h_n.stride(0)};
+  if (c_n.numel() > 0) views.c_n = {c_n.mutable_data_ptr(), 0, c_n.stride(0)};
+  run_on_cpu(active_cpu_unit().forward, p, views);
+  return {h_n, c_n};
 }
 
 // The products of the backward pass, direction by direction, from the gradients of the gates.
@@ -222,7 +267,7 @@ LayerGradientsResult layer_backward(const std::string& cell, const OptionalTenso
   if (saved.has_value() == written_over.has_value()) fail("layer_backward takes either saved or written_over");
   const Checker check(x_given, "x");
   const int64_t directions = output.dim() == 4 ? output.size(2) : 1;
-  const Problem p = describe_layer(cell, x_given, w_hh, std::nullopt, check.type(), directions);
+  const Problem p = describe_layer(cell, shape_of(x_given), w_hh, std::nullopt, check.type(), directions);
   if (p.type != DataType::kFloat32 && p.type != DataType::kFloat64) fail("x must be float32 or float64");
   const int64_t gate_rows = p.cell.gates * p.hidden_size, width = directions * gate_rows;
   check(w_ih, "w_ih", "[D*G*H, I]", {width, p.input_size});
@@ -258,6 +303,9 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fused_rnn, m) {
       " Tensor? c_0, Tensor? lengths, Tensor? resets, int directions, bool save)"
       " -> (Tensor output, Tensor h_n, Tensor c_n, Tensor cells, Tensor saved, Tensor hidden)");
   m.def(
+      "step(str cell, Tensor x, Tensor w_ih, Tensor? b_ih, Tensor w_hh, Tensor? b_hh, Tensor? h, Tensor? c)"
+      " -> (Tensor h_n, Tensor c_n)");
+  m.def(
       "layer_backward(str cell, Tensor? d_output, Tensor? d_h_n, Tensor? d_c_n, Tensor? d_cells, Tensor x, Tensor w_ih,"
       " Tensor w_hh, Tensor output, Tensor cells, Tensor? saved, Tensor(a!)? written_over, Tensor? h_0, Tensor? c_0,"
       " bool need_x, bool need_w_ih, bool need_w_hh, bool need_bias)"
@@ -266,5 +314,6 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fused_rnn, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(fused_rnn, CPU, m) {
   m.impl("layer", TORCH_BOX(&fused_rnn::layer));
+  m.impl("step", TORCH_BOX(&fused_rnn::step));
   m.impl("layer_backward", TORCH_BOX(&fused_rnn::layer_backward));
 }
