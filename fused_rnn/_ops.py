@@ -353,6 +353,12 @@ def make_stepper(
     )
 
 
+def kept_bytes() -> int:
+    """What calls on CPU have left for the next ones: their memory, and weights as they were packed."""
+    count: int = _C.kept_bytes()
+    return count
+
+
 def is_amd_processor() -> bool:
     """Whether this machine's processor is one of AMD."""
     found: bool = _C.is_amd_processor()

@@ -1,14 +1,15 @@
 """Guards of speed that do not depend on what else the machine does: shares of a peak, and counts of instructions.
 
-Usage: python -m scripts.perf_check [--update], in the root of a checkout; it needs a C++ compiler and neither torch nor
-a build. Against bench/native/expected.json it holds
+Usage: python -m scripts.perf_check [--update | --plans], in the root of a checkout; it needs a C++ compiler and neither
+torch nor a build. Against bench/native/expected.json it holds
 
 - every register tile of the recurrent product, as a share of the peak of one core's multiply-adds measured in the same
   run: below FLOOR of the recorded share it fails, which no noise brings about and a spilled register does;
 - the instructions of every schedule on one problem, counted by valgrind in the AVX2 unit (it does not know AVX-512):
   more than MARGIN above the recorded number fails. Numbers are of one compiler; others are not held to them.
 
---update records what it finds instead.
+--update records what it finds instead. --plans times the ways in which threads share the work, beside what the model
+of this processor (csrc/cpu/machine.cpp) would choose.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ FLOOR = 0.5  # of a tile's recorded share of the peak
 MARGIN = 0.03  # of a schedule's recorded instructions
 ROUNDS = 300  # of timing; each lasts about 2 ms
 COUNTED_ISA = "avx2"
+LINKED = ("machine", "plan", "team")  # of csrc/cpu
+PLAN_SECONDS = "0.1"  # for each way to share a pass
 
 Shares = dict[str, float]  # by tile: `float 4x6x1` is its type, columns, rows and blocks
 Counts = dict[str, int]  # by schedule and its problem
@@ -55,7 +58,7 @@ def build(source: str, isa: str, folder: Path, *further: str) -> Path:
         "-I",
         str(native_build.ROOT / "tests/native"),
     ]
-    files = [SOURCES / f"{source}.cpp", native_build.ROOT / "csrc/cpu/team.cpp"]
+    files = [SOURCES / f"{source}.cpp", *(native_build.ROOT / f"csrc/cpu/{name}.cpp" for name in LINKED)]
     return native_build.compile_cpp([*flags, *further, *map(str, files)], folder / f"{source}-{isa}")
 
 
@@ -171,7 +174,14 @@ def main() -> int:
     """Run everything; 0 when nothing failed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--update", action="store_true", help=f"record what is found in {EXPECTED.name}")
-    update = parser.parse_args().update
+    parser.add_argument("--plans", action="store_true", help="time the ways to share the work, and check nothing")
+    arguments = parser.parse_args()
+    update = arguments.update
+    if arguments.plans:
+        with tempfile.TemporaryDirectory() as folder:
+            isa = native_build.runnable_instruction_sets()[-1]
+            program = build("plan_times", isa, Path(folder), *native_build.openmp_flags())
+            return subprocess.run([str(program), PLAN_SECONDS], check=False).returncode
     expected = json.loads(EXPECTED.read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as folder:
         check = Check(expected, Path(folder))

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 import fused_rnn
-from fused_rnn import _C
+from fused_rnn import _ops
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 UNITS = 40  # two blocks of AVX-512, the second partial
-LAYERS = {
+LAYERS: dict[str, Callable[[], torch.nn.Module]] = {
     "lstm": lambda: fused_rnn.LSTM(UNITS, UNITS),
     "projected": lambda: fused_rnn.LSTM(UNITS, UNITS, proj_size=20),
     "gru": lambda: fused_rnn.GRU(UNITS, UNITS, bidirectional=True),
@@ -33,7 +33,7 @@ def outputs(layer: torch.nn.Module, time_steps: int = 5) -> Tensor:
     """Those on an input that depends on nothing."""
     parameter = next(layer.parameters())
     generator = torch.Generator().manual_seed(3)
-    x = torch.randn(time_steps, 2, layer.input_size, generator=generator).to(parameter.dtype)
+    x = torch.randn(time_steps, 2, int(layer.input_size), generator=generator).to(parameter.dtype)  # type: ignore[arg-type]
     with torch.no_grad():
         result: Tensor = layer(x)[0]
         return result
@@ -128,7 +128,7 @@ def test_functional_call_runs_the_weights_it_is_given() -> None:
             result: Tensor = torch.func.functional_call(layer, parameters, (x,))[0]
             return result
 
-    own = dict(layer.named_parameters())
+    own: dict[str, Tensor] = dict(layer.named_parameters())
     others = {name: torch.randn_like(p) for name, p in own.items()}
     first = call(own)
     assert not torch.equal(call(others), first)
@@ -157,4 +157,4 @@ def test_what_is_kept_is_bounded() -> None:
     with torch.no_grad():
         for _ in range(12):
             fused_rnn.LSTM(1024, 1024)(torch.randn(2, 1, 1024))  # packs 32 MB
-            assert 32 << 20 <= _C.kept_bytes() <= 128 << 20
+            assert 32 << 20 <= _ops.kept_bytes() <= 128 << 20

@@ -120,6 +120,58 @@ def test_opcheck_passes(cell: str, proj: int, directions: int) -> None:
         torch.library.opcheck(torch.ops.fused_rnn.layer.default, (cell, *arguments, directions, save))
 
 
+def step_arguments(given: LayerArguments) -> list[Tensor | None]:
+    states = [None if state is None else state[0] for state in (given.h_0, given.c_0)]
+    return [given.x[0], given.w_ih, given.b_ih, given.w_hh, given.b_hh, *states]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_operator_of_a_step_has_the_bits_of_a_layer_with_one_step(cell: str, dtype: torch.dtype) -> None:
+    for given in (draw(cell, 1, 3, 1, 9, 20, dtype=dtype), draw(cell, 1, 0, 1, 9, 20, dtype=dtype)):
+        for arguments in (given, given._replace(b_ih=None, b_hh=None), given._replace(h_0=None, c_0=None)):
+            whole = _ops.layer(cell, arguments, 1, save=False)
+            h, c = _ops.step(cell, *step_arguments(arguments))
+            torch.testing.assert_close(h, whole.h_n[0], rtol=0, atol=0)
+            torch.testing.assert_close(c, whole.c_n[0] if cell == "lstm" else whole.c_n, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_opcheck_of_the_operator_of_a_step_passes(cell: str) -> None:
+    torch.library.opcheck(torch.ops.fused_rnn.step.default, (cell, *step_arguments(draw(cell, 1, 2, 1, 4, 5))))
+
+
+def test_the_operator_of_a_step_names_what_does_not_fit() -> None:
+    x, w_ih, b_ih, w_hh, b_hh, h, c = step_arguments(draw("lstm", 1, 2, 1, 4, 5))
+    with pytest.raises(RuntimeError, match=r"x must have shape \[B, I\], got \[4\]"):
+        _ops.step("lstm", x[0], w_ih, b_ih, w_hh, b_hh, h, c)  # type: ignore[index]
+    with pytest.raises(RuntimeError, match=r"h must have shape \[B, H\] = \[2, 5\], got \[1, 5\]"):
+        _ops.step("lstm", x, w_ih, b_ih, w_hh, b_hh, h[:1], c)  # type: ignore[index]
+    with pytest.raises(RuntimeError, match="c must be None for cell"):
+        _ops.step("rnn_tanh", x, w_ih[:5], b_ih[:5], w_hh[:5], b_hh[:5], h, c)  # type: ignore[index]
+
+
+def test_a_cell_takes_the_operator_of_a_step_without_gradients_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def counted(cell: str, *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
+        calls.append(cell)
+        result: tuple[Tensor, Tensor] = _ops._step(cell, *tensors)
+        return result
+
+    monkeypatch.setattr(_ops, "step", counted)
+    cell, x = fused_rnn.GRUCell(4, 5), torch.randn(2, 4)
+    trained = cell(x)
+    assert not calls
+    with torch.no_grad():
+        torch.testing.assert_close(cell(x), trained, rtol=1e-5, atol=1e-6)
+        assert calls == ["gru"]
+        with torch.autocast("cpu", torch.bfloat16):
+            cell(x)
+    torch.func.vmap(cell)(x.unsqueeze(0))
+    assert calls == ["gru"]
+
+
 def test_any_strides_will_do() -> None:
     given = draw("lstm", 6, 5, 1, 9, 12)
     strided = LayerArguments._make(

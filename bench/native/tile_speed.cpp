@@ -48,7 +48,7 @@ template <class Real>
 template <class Real>
 struct Shape {
   int columns, rows, blocks;
-  void (*function)(const Real*, int64_t, const Real*, int64_t, int64_t, Real*);
+  typename ProductTiles<Real, 1>::Function function;
   double least_seconds = 1e9;
 
   int64_t operations() const { return kLength * columns * rows * blocks; }  // of vectors, in a call
@@ -75,7 +75,7 @@ void time_tiles(const char* type, int rounds) {
   };
   const auto lines = [](int64_t values) { return std::vector<Line>((values * sizeof(Real) + 63) / 64); };
   std::vector<Line> weights = lines(kLength * kMostVectors * kLanes), rows = lines(kLength * kMostVectors),
-                    tile = lines(kMostVectors * kLanes);
+                    start = lines(kMostVectors * kLanes), tile = lines(kMostVectors * kLanes);
   const auto values = [](std::vector<Line>& from) { return reinterpret_cast<Real*>(from.data()); };
   std::fill_n(values(weights), kLength * kMostVectors * kLanes, Real(1e-6));
   std::fill_n(values(rows), kLength * kMostVectors, Real(1e-6));
@@ -86,8 +86,8 @@ void time_tiles(const char* type, int rounds) {
       const int64_t calls = kOperations / shape.operations();
       const double seconds = seconds_of([&] {
         for (int64_t call = 0; call < calls; ++call) {
-          shape.function(values(weights), kLength * shape.columns * kLanes, values(rows), kLength, kLength,
-                         values(tile));
+          shape.function(values(weights), kLength * shape.columns * kLanes, values(rows), kLength, kLength, kChunk,
+                         values(start), values(tile));
         }
       });
       shape.least_seconds = std::min(shape.least_seconds, seconds / static_cast<double>(calls));

@@ -1,4 +1,5 @@
-// The ops torch.ops.fused_rnn.layer and step: a recurrence that makes its gates of x itself, on CPU, and one step of it.
+// The ops torch.ops.fused_rnn.layer and step: a recurrence that makes its gates of x itself, on CPU, and one step of
+// it.
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>

@@ -14,6 +14,7 @@
 #include "binding/stepper_class.h"
 #include "cells/table.h"
 #include "cpu/dispatch.h"
+#include "cpu/machine.h"
 #include "cpu/workspace.h"
 #include "cuda/schedule.h"
 
@@ -102,8 +103,7 @@ py::dict plan_dict(const std::string& cell, const std::string& dtype, int64_t ti
     py::dict others;
     const std::vector<Plan> options = schedule.options(problem, threads);
     for (size_t i = 1; i < options.size(); ++i) {
-      const auto cycles = static_cast<int64_t>(options[i].step_cycles);
-      others[py::str(name_of(options[i], problem))] = "model: " + std::to_string(cycles) + " cycles per step";
+      others[py::str(name_of(options[i], problem))] = expectation(options[i]);
     }
     part["others"] = others;
     to[key] = part;
@@ -159,15 +159,6 @@ py::list cuda_options(const std::string& cell, const std::string& dtype, int64_t
     all.append(one);
   }
   return all;
-}
-
-// Whether MKL, which torch's products use on x86, finds itself on a processor of AMD, where it keeps to slower code.
-bool is_amd_processor() {
-#if defined(__x86_64__)
-  return __builtin_cpu_is("amd");
-#else
-  return false;
-#endif
 }
 
 std::map<std::string, std::string> build_info() {

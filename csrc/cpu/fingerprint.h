@@ -44,7 +44,8 @@ Fingerprint fingerprint_of(const PackSource<T>& source, int64_t block) {
   const int64_t bytes = source.reduction_size * static_cast<int64_t>(sizeof(T));
   for (int group = 0; group < Groups; ++group) {
     for (int64_t unit = first; unit < end; ++unit) {
-      const char* row = reinterpret_cast<const char*>(source.data + group * source.group_stride + unit * source.unit_stride);
+      const char* row =
+          reinterpret_cast<const char*>(source.data + group * source.group_stride + unit * source.unit_stride);
       int64_t at = 0;
       for (; at + Fingerprint::kBytes <= bytes; at += Fingerprint::kBytes) result.add(row + at);
       if (at == bytes) continue;

@@ -34,7 +34,8 @@ class GateWeights {
     if (columns_ == 0) return;
     const int64_t at = d * unit_blocks_ + block;
     Fingerprint* seen = seen_ == nullptr ? nullptr : seen_ + at;
-    pack_changed_block<Cell::kGates, Units::kVectors>(source(w_, d, columns_), block, packed_ + at * block_stride_, seen);
+    pack_changed_block<Cell::kGates, Units::kVectors>(source(w_, d, columns_), block, packed_ + at * block_stride_,
+                                                      seen);
     Real* bias = bias_ + at * kRow;
     if (b_) return pack_block<Cell::kGates, Units::kVectors>(source(b_, d, 1), block, bias);
     for (int column = 0; column < Units::kColumns; ++column) Vec<Real>(0).store(bias + column * kLanes);
@@ -66,9 +67,9 @@ class GateWeights {
 
   const WeightView &w_, &b_;
   int64_t hidden_size_, columns_, unit_blocks_;
-  int64_t block_stride_;    // packed elements of one block
-  Real* packed_ = nullptr;  // [D, blocks, columns of W, columns, lanes]
-  Real* bias_ = nullptr;    // [D, blocks, columns, lanes]
+  int64_t block_stride_;         // packed elements of one block
+  Real* packed_ = nullptr;       // [D, blocks, columns of W, columns, lanes]
+  Real* bias_ = nullptr;         // [D, blocks, columns, lanes]
   Fingerprint* seen_ = nullptr;  // [D, blocks] of what is packed; null: nothing outlives the pass
 };
 

@@ -3,27 +3,16 @@
 
 #include <algorithm>
 
+#include "cpu/machine.h"
+
 namespace fused_rnn {
 
 namespace {
 
-// Measured on one core of a 2.5 GHz Xeon (Cascade Lake, 1 MB of L2 per core), 2026-11-21, float32, AVX-512.
-constexpr double kFmasPerCycle = 1.7;          // vectors; 138 GFLOP/s
-constexpr double kNearLoadCycles = 1.6;        // a vector of weights from L2
-constexpr double kFarLoadCycles = 5.0;         // from L3
-constexpr double kNearBytes = 0.75 * 1048576;  // of weights that stay near one core, beside everything else
-constexpr double kTileCycles = 60;             // entering a tile
-constexpr double kUpdateCycles = 55;           // the cell's arithmetic and memory traffic, per gate vector and row
-constexpr double kRegionCycles = 2500;         // starting one more thread, once per call
-
-// A barrier costs 500 cycles with the cache misses that follow it. The rest is a premium: where another process
-// displaces one thread, each barrier takes some 90 us, and a gain of a fraction of a microsecond a step is not worth
-// that.
-constexpr double kBarrierCycles = 1500;
-
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 double step_cycles(const Problem& problem, const Tiling& tiling, const Plan& plan) {
+  const Machine& m = this_machine();
   const double directions = static_cast<double>(ceil_div(problem.directions, plan.direction_parts));
   const int64_t rows = ceil_div(problem.batch, plan.row_parts);
   const int64_t blocks = ceil_div(tiling.blocks, plan.unit_parts);
@@ -31,19 +20,22 @@ double step_cycles(const Problem& problem, const Tiling& tiling, const Plan& pla
   const double vectors = static_cast<double>(problem.output_size * tiling.reduction) * tiling.columns;
   const double element_bytes = problem.type == DataType::kFloat64 ? 8 : 4;
   const double weight_bytes = directions * static_cast<double>(blocks) * vectors * tiling.lanes * element_bytes;
-  const double load = weight_bytes > kNearBytes ? kFarLoadCycles : kNearLoadCycles;
+  const bool far = weight_bytes > m.near_bytes;
   // A block's first tile brings the weights; the tiles after it are bound by arithmetic or by the near cache.
-  const double fma = vectors / kFmasPerCycle;
   const double per_tile_rows = static_cast<double>(ceil_div(rows, std::max<int64_t>(tiles, 1)));
-  const double first = std::max(per_tile_rows * fma, vectors * load);
-  const double later = std::max(per_tile_rows * fma, vectors * kNearLoadCycles);
+  const double multiplying = per_tile_rows * vectors / m.fmas_per_cycle;
+  const double loading = vectors * (far ? m.far_load : m.near_load);
+  const double first = std::max(multiplying, loading) + (far ? m.overlap * std::min(multiplying, loading) : 0);
+  const double later = std::max(multiplying, vectors * m.near_load);
   const double product =
-      first + static_cast<double>(std::max<int64_t>(tiles - 1, 0)) * later + static_cast<double>(tiles) * kTileCycles;
-  const double input = static_cast<double>(rows * problem.input_size) * tiling.columns / kFmasPerCycle;
-  const double update = static_cast<double>(rows) * kUpdateCycles * tiling.columns;
+      first + static_cast<double>(std::max<int64_t>(tiles - 1, 0)) * later + static_cast<double>(tiles) * m.tile;
+  const double input = static_cast<double>(rows * problem.input_size) * tiling.columns / m.fmas_per_cycle;
+  const double update = static_cast<double>(rows * tiling.reduction * tiling.columns) * m.update;
   const double stages = problem.projected ? 2 : 1;
-  const double barriers = plan.unit_parts > 1 ? stages * kBarrierCycles : 0;
-  return directions * (static_cast<double>(blocks) * (stages * product + input + update) + barriers);
+  const double from_others = static_cast<double>(rows * problem.output_size * tiling.reduction) * element_bytes / 64 *
+                             (1 - 1.0 / plan.unit_parts);
+  const double meeting = plan.unit_parts > 1 ? stages * (m.barrier + from_others * m.exchanged_line) : 0;
+  return directions * (static_cast<double>(blocks) * (stages * product + input + update) + meeting);
 }
 
 // Calls visit(plan, cycles of the whole pass) for every way to share the work.
@@ -59,7 +51,8 @@ void for_each_plan(const Problem& problem, const Tiling& tiling, int threads, co
       for (int units = 1; units <= most_units; ++units) {
         Plan plan{directions, rows, units, 0};
         plan.step_cycles = step_cycles(problem, tiling, plan);
-        visit(plan, plan.step_cycles * static_cast<double>(problem.time_steps) + kRegionCycles * (plan.threads() - 1));
+        visit(plan, plan.step_cycles * static_cast<double>(problem.time_steps) +
+                        this_machine().region * (plan.threads() - 1));
       }
     }
   }
@@ -120,10 +113,14 @@ std::string name_of(const Plan& plan, const Problem& problem) {
   return text;
 }
 
+std::string expectation(const Plan& plan) {
+  return "model of " + std::string(this_machine().name) + ": " +
+         std::to_string(static_cast<int64_t>(plan.step_cycles)) + " cycles per step";
+}
+
 std::string describe(const Plan& plan, const Problem& problem, int threads) {
   const bool single = is_single_step(problem);  // which has no model
-  const std::string estimate =
-      single ? "" : " (model: " + std::to_string(static_cast<int64_t>(plan.step_cycles)) + " cycles per step)";
+  const std::string estimate = single ? "" : " (" + expectation(plan) + ")";
   const char* input = single                   ? "; the weights are read where they lie"
                       : problem.input_size > 0 ? "; W_ih x is made a few steps at a time"
                                                : "";

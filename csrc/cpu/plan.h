@@ -40,6 +40,9 @@ std::vector<Plan> plan_options(const Problem& problem, const Tiling& tiling, int
 // What the plan does, in a few words.
 std::string name_of(const Plan& plan, const Problem& problem);
 
+// What a step was expected to take, and of which machine that was expected.
+std::string expectation(const Plan& plan);
+
 // One sentence on what the plan does and why.
 std::string describe(const Plan& plan, const Problem& problem, int threads);
 

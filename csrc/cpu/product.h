@@ -154,7 +154,7 @@ struct Product {
   int64_t block_stride;  // elements between blocks of weights
   const Real* rows;      // [rows][row_stride], the left operand
   int64_t row_stride;
-  int64_t length;  // of the reduction; 0 leaves the bias alone
+  int64_t length;          // of the reduction; 0 leaves the bias alone
   int64_t chunk = kChunk;  // terms that are summed from zero
 };
 
@@ -175,8 +175,9 @@ struct Tile {
 // Computes the product for a rectangle of rows and blocks tile by tile, and hands each tile to `update`. Blocks are the
 // outer loop: a block's weights are read from far once, and its tiles of rows find them near. `announce` is called with
 // each tile before its product, which takes long enough to bring what the update will touch near, and says whether the
-// product is of use; where it is not, the update finds the bias alone. A schedule that repeats a product has every other
-// one `backwards`, from the last block to the first: it begins with the weights that were read last and are still near.
+// product is of use; where it is not, the update finds the bias alone. A schedule that repeats a product has every
+// other one `backwards`, from the last block to the first: it begins with the weights that were read last and are still
+// near.
 template <int Columns, class W, class Announce, class Update>
 FUSED_RNN_INLINE void for_each_tile(const Product<W>& product, Range rows, Range blocks, const Announce& announce,
                                     const Update& update, bool backwards = false) {

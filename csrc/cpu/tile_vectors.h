@@ -15,8 +15,8 @@ inline constexpr int kUpdateParts = 2;
 // For for_each_vector: no row is special.
 inline constexpr auto kNoRow = [](int64_t /*row*/) { return false; };
 
-// The vectors that an update takes at once: a vector of units of `Parts` neighbouring rows of a tile or, OfUnits, as many
-// neighbouring vectors of one row.
+// The vectors that an update takes at once: a vector of units of `Parts` neighbouring rows of a tile or, OfUnits, as
+// many neighbouring vectors of one row.
 template <int Parts, class Count, bool OfUnits = false>
 struct TileVector {
   static constexpr int kParts = Parts;

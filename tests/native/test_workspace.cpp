@@ -45,7 +45,9 @@ void a_call_finds_what_the_last_one_with_its_key_left() {
 void what_waits_is_bounded() {
   std::vector<char> keys(10);
   for (const char& key : keys) {
-    { const Workspace workspace(key_with(&key), Workspace::kMostBytes / 4); }
+    {
+      const Workspace workspace(key_with(&key), Workspace::kMostBytes / 4);
+    }
     check(Workspace::waiting_bytes() <= Workspace::kMostBytes, "bounded");
   }
   {
@@ -54,7 +56,9 @@ void what_waits_is_bounded() {
   }
   const Workspace last(key_with(&keys.back()), Workspace::kMostBytes / 4);
   check(static_cast<char*>(last.data())[0] == 1, "the last to be used waits longest");
-  { const Workspace huge({}, Workspace::kMostBytes + 1); }
+  {
+    const Workspace huge({}, Workspace::kMostBytes + 1);
+  }
   check(Workspace::waiting_bytes() <= Workspace::kMostBytes, "what is too large does not wait");
 }
 
@@ -66,7 +70,8 @@ void check_fingerprint() {
   Random random(5);
   for (T& value : values) value = from_double<T>(random(-1.0, 1.0));
   const auto of_block = [&](int64_t block) {
-    return fingerprint_of<kGroups, 1>(PackSource<T>{values.data(), units, units * size, size, 1, 0, 1, size, size}, block);
+    return fingerprint_of<kGroups, 1>(PackSource<T>{values.data(), units, units * size, size, 1, 0, 1, size, size},
+                                      block);
   };
   const Fingerprint before[] = {of_block(0), of_block(1)};
   check(before[0] == of_block(0) && !(before[0] == before[1]), "of the same and of other values");
@@ -115,7 +120,9 @@ class Passes {
     Arena arena(memory_.data());
     const ForwardSweep<Cell, T> sweep(problem, views, plan, arena);
     sweep.before_team();
-    const auto body = [](void* context, int thread) { static_cast<const ForwardSweep<Cell, T>*>(context)->run(thread); };
+    const auto body = [](void* context, int thread) {
+      static_cast<const ForwardSweep<Cell, T>*>(context)->run(thread);
+    };
     check(run_threads(plan.threads(), body, const_cast<ForwardSweep<Cell, T>*>(&sweep)), "a team");
     return out;
   }
