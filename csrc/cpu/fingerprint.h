@@ -20,7 +20,13 @@ struct alignas(64) Fingerprint {
 
   UInt64Lanes state[kVectors];
 
-  bool operator==(const Fingerprint& other) const { return std::memcmp(state, other.state, sizeof(state)) == 0; }
+  bool operator==(const Fingerprint& other) const {
+    UInt64Lanes differences{};
+    for (int i = 0; i < kVectors; ++i) differences |= state[i] ^ other.state[i];
+    uint64_t any = 0;
+    for (size_t lane = 0; lane < sizeof(UInt64Lanes) / sizeof(uint64_t); ++lane) any |= differences[lane];
+    return any == 0;
+  }
 
   void add(const char* bytes) {  // kBytes of them
     constexpr uint64_t kFactor = 0x9E3779B97F4A7C15;

@@ -95,7 +95,7 @@ class ForwardSweep {
     if (Cell::kStates == 2) store_state<T>({c_, p_.batch, hidden_stride_}, v_.c_n, p_.hidden_size, d, rows);
   }
 
-  using GatesMade = typename InputGates<Cell, T>::Rows;
+  using GatesMade = typename InputGates<Cell, T>::Made;
 
   void step(const Share& share, int64_t d, int64_t s, const GatesMade& made) const {
     const int64_t t = d == 0 ? s : p_.time_steps - 1 - s;

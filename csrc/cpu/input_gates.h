@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 
 #include "core/views.h"
 #include "cpu/packed_weights.h"
@@ -46,7 +47,7 @@ class InputGates {
   static constexpr int64_t kLeastRows = 32;      // so many multiplications are worth the loading of a weight
 
  public:
-  using Rows = GateRows<Real, Units::kColumns>;
+  using Made = GateRows<Real, Units::kColumns>;
 
   InputGates(const Problem& problem, const ForwardViews& views, const Plan& plan, Arena& arena)
       : p_(problem), v_(views), steps_(problem.time_steps) {
@@ -72,11 +73,7 @@ class InputGates {
     if (!made()) return;
     const Range blocks = blocks_of(share);
     const int64_t rows = share.rows.size();
-    Real* x = x_ + thread * x_size_;
-    for (int64_t s = 0; s < count; ++s) {
-      const int64_t t = time_of(d, begin + s);
-      for (int64_t row = 0; row < rows; ++row) copy(t, share.rows.begin + row, x + (s * rows + row) * x_stride_);
-    }
+    const Rows x = rows_of_x(thread, share, d, begin, count);
     Real* gates = gates_ + thread * gates_size_;
     const auto wanted = [&](const auto& tile) {
       return v_.lengths == nullptr || any_row(tile, [&](int64_t index) {
@@ -95,12 +92,12 @@ class InputGates {
         }
       }
     };
-    for_each_tile<Units::kColumns>(weights.times(d, x, x_stride_, p_.input_size), {0, count * rows}, blocks, wanted,
+    for_each_tile<Units::kColumns>(weights.times(d, x.data, x.stride, p_.input_size), {0, count * rows}, blocks, wanted,
                                    keep);
   }
 
   // Those of the index-th of the `count` steps made last.
-  Rows of_step(int thread, const Share& share, int64_t index, int64_t count) const {
+  Made of_step(int thread, const Share& share, int64_t index, int64_t count) const {
     if (!made()) return {};
     const int64_t rows = share.rows.size();
     return {gates_ + thread * gates_size_ + index * rows * kRow, count * rows * kRow, blocks_of(share).begin,
@@ -108,6 +105,28 @@ class InputGates {
   }
 
  private:
+  struct Rows {  // [count * rows, stride], the steps one after the other
+    const Real* data;
+    int64_t stride;
+  };
+
+  // Where they lie, if they are in the compute type and equally far from each other; else a copy.
+  Rows rows_of_x(int thread, const Share& share, int64_t d, int64_t begin, int64_t count) const {
+    const int64_t rows = share.rows.size();
+    if constexpr (std::is_same_v<T, Real>) {
+      const int64_t step = d == 0 ? v_.x.time_stride : -v_.x.time_stride, row = v_.x.row_stride;
+      if (v_.lengths == nullptr && (rows == 1 || count == 1 || step == rows * row)) {
+        return {at<T>(v_.x, time_of(d, begin), share.rows.begin, 0), rows == 1 ? step : row};
+      }
+    }
+    Real* x = x_ + thread * x_size_;
+    for (int64_t s = 0; s < count; ++s) {
+      const int64_t t = time_of(d, begin + s);
+      for (int64_t row = 0; row < rows; ++row) copy(t, share.rows.begin + row, x + (s * rows + row) * x_stride_);
+    }
+    return {x, x_stride_};
+  }
+
   bool made() const { return p_.input_size > 0; }
   int64_t time_of(int64_t d, int64_t s) const { return d == 0 ? s : p_.time_steps - 1 - s; }
   Range blocks_of(const Share& share) const { return share.blocks_of(Units::count(p_.hidden_size)); }

@@ -32,7 +32,9 @@ class Workspace {
   Workspace(const Key& key, size_t bytes);
   ~Workspace();
   Workspace(const Workspace&) = delete;
+  Workspace(Workspace&&) = delete;
   Workspace& operator=(const Workspace&) = delete;
+  Workspace& operator=(Workspace&&) = delete;
 
   void* data() const { return block_.data; }
 

@@ -65,7 +65,7 @@ void what_waits_is_bounded() {
 template <class T>
 void check_fingerprint() {
   constexpr int kGroups = 2;
-  const int64_t units = Vec<RealOf<T>>::kLanes + 3, size = 150;
+  const int64_t units = 2 * Vec<RealOf<T>>::kLanes - 1, size = 150;  // two blocks
   std::vector<T> values(static_cast<size_t>(kGroups * units * size));
   Random random(5);
   for (T& value : values) value = from_double<T>(random(-1.0, 1.0));
