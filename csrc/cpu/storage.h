@@ -86,7 +86,9 @@ struct Storage<Int8> {
   FUSED_RNN_INLINE static Vec<float> load(const Int8* from) {
     Int8QuarterLanes raw;
     std::memcpy(&raw, from, sizeof(raw));
-    return Vec<float>(__builtin_convertvector(raw, FloatLanes));
+    // Step by step: gcc 12 converts int8 to float, or to int32, one by one.
+    const Int16HalfLanes wider = __builtin_convertvector(raw, Int16HalfLanes);
+    return Vec<float>(__builtin_convertvector(__builtin_convertvector(wider, Int32Lanes), FloatLanes));
   }
 };
 

@@ -35,6 +35,7 @@ using Int64Lanes [[gnu::vector_size(kVectorBytes)]] = int64_t;
 using UInt32Lanes [[gnu::vector_size(kVectorBytes)]] = uint32_t;
 using UInt64Lanes [[gnu::vector_size(kVectorBytes)]] = uint64_t;
 using UInt16HalfLanes [[gnu::vector_size(kVectorBytes / 2)]] = uint16_t;
+using Int16HalfLanes [[gnu::vector_size(kVectorBytes / 2)]] = int16_t;
 using Int8QuarterLanes [[gnu::vector_size(kVectorBytes / 4)]] = int8_t;
 
 // a b + c with one rounding where the instruction set can. Written out, since the units are compiled without
