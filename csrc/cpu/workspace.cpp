@@ -42,7 +42,6 @@ Workspace::Key Workspace::key_of(const Problem& p, const ForwardViews& views) {
 }
 
 Workspace::Workspace(const Key& key, size_t bytes) {
-  Block outgrown;
   {
     Store& kept = store();
     const std::lock_guard<std::mutex> lock(kept.mutex);
@@ -51,8 +50,7 @@ Workspace::Workspace(const Key& key, size_t bytes) {
     if (found != kept.waiting.end()) block_ = kept.remove(found);
   }
   if (block_.bytes >= bytes && block_.data != nullptr) return;
-  std::swap(outgrown, block_);
-  ::operator delete(outgrown.data, kAlignment);
+  ::operator delete(block_.data, kAlignment);
   block_ = {key, std::max<size_t>(bytes, 1), nullptr};
   block_.data = ::operator new(block_.bytes, kAlignment);
   if (key.w_hh != nullptr) std::memset(block_.data, 0, block_.bytes);

@@ -17,7 +17,7 @@ class Workspace {
   static constexpr size_t kMostBytes = size_t{128} << 20;
 
   // What a forward pass packs, and from where. It says where weights may lie packed, and not that they are unchanged:
-  // that is for the pass to find out (fingerprint.h). The default: nothing outlives the call.
+  // that is for the pass to find out (fingerprint.h). The default: nothing that a later call would look for.
   struct Key {
     const void *w_hh = nullptr, *w_ih = nullptr, *w_hr = nullptr;
     int cell = 0;

@@ -154,6 +154,11 @@ void check_passes(Shape s) {
   check_pass({1, 2, 1}, "after a change of W_hr");
   if (!inputs.b_hh.data.empty()) inputs.b_hh.data.back() = from_double<T>(0.75);
   check_pass({}, "after a change of b_hh");
+  if (inputs.w_hh.rows != inputs.w_hh.columns) return;
+  for (const char* what : {"as its transpose in the same memory", "as it was before"}) {
+    std::swap(inputs.w_hh.row_stride, inputs.w_hh.column_stride);
+    check_pass({}, what);
+  }
 }
 
 void a_pass_that_finds_packed_weights_has_the_same_bits() {
