@@ -11,9 +11,9 @@ namespace fused_rnn {
 class Allocator {
  public:
   explicit Allocator(const Tensor& model) : model_(model) {
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(model.get(), &type_));
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(model.get(), &device_type_));
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(model.get(), &device_index_));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(model.get(), &type_));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(model.get(), &device_type_));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(model.get(), &device_index_));
   }
 
   const Tensor& model() const { return model_; }
@@ -30,8 +30,8 @@ class Allocator {
       stride *= shape[i] > 1 ? shape[i] : 1;
     }
     AtenTensorHandle made = nullptr;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(),
-                                                           strides.data(), type, device_type_, device_index_, &made));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(), strides.data(),
+                                                    type, device_type_, device_index_, &made));
     return Tensor(made);
   }
 
