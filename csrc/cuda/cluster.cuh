@@ -1,4 +1,4 @@
-// cluster: up to 16 blocks of a thread block cluster own the units of their rows together (sm_90 and newer).
+// cluster: 2 to 16 blocks of a thread block cluster own the units of their rows together (sm_90 and newer).
 //
 // Each block gathers its units in a stage and pushes them by st.async into the vector of every block of the cluster,
 // its own included. Each store counts its bytes at the receiver's transaction barrier, so that the data is its own
@@ -31,11 +31,11 @@ class ClusterExchange {
         stage_apart_(layout.columns * kVectors * layout.units),
         barriers_(reinterpret_cast<TransactionBarrier*>(barriers)) {}
 
-  FUSED_RNN_DEVICE void begin() {
+  FUSED_RNN_DEVICE void begin(int rows) {
     if (thread_index() == 0) {
       for (int b = 0; b < kBuffers; ++b) init_barrier(&barriers_[b], 1);
       publish_barriers();
-      for (int b = 0; b < kBuffers; ++b) arrive_expecting(&barriers_[b], bytes());
+      for (int b = 0; b < kBuffers; ++b) arrive_expecting(&barriers_[b], bytes(rows));
     }
     sync_cluster();
   }
@@ -43,12 +43,12 @@ class ClusterExchange {
   FUSED_RNN_DEVICE void put(int column, int vector, int unit, T value) {
     stage_[(column * kVectors + vector) * layout_.units + unit] = value;
   }
-  FUSED_RNN_DEVICE void send() {
+  FUSED_RNN_DEVICE void send(unsigned step, int rows) {
     sync_block();
     // A warp serves whole blocks. An item is 16 bytes of the stage, of which a power of two make a row.
-    const int items = (layout_.columns * kVectors << layout_.units_log2) / kChunk;
+    const int items = (rows * kVectors << layout_.units_log2) / kChunk;
     for (int rank = warp_index(); rank < layout_.ranks; rank += kPersistentWarps) {
-      const SharedAddress barrier = peer_address(shared_address(next_barrier()), rank);
+      const SharedAddress barrier = peer_address(shared_address(next_barrier(step)), rank);
 #pragma unroll 1
       for (int item = lane_index(); item < items; item += kWarpLanes) {
         const int in_stage = item * kChunk, row = in_stage >> layout_.units_log2, unit = in_stage & (layout_.units - 1);
@@ -59,30 +59,27 @@ class ClusterExchange {
       }
     }
   }
-  FUSED_RNN_DEVICE void receive() {
-    wait_parity(next_barrier(), step_ / kBuffers % 2);
-    if (thread_index() == 0) arrive_expecting(next_barrier(), bytes());
+  FUSED_RNN_DEVICE void receive(unsigned step, int rows) {
+    wait_parity(next_barrier(step), step / kBuffers % 2);
+    if (thread_index() == 0) arrive_expecting(next_barrier(step), bytes(rows));
     T* const before = now_;
     now_ = next_;
     next_ = before;
     stage_ += stage_apart_;
     stage_apart_ = -stage_apart_;
-    ++step_;
   }
 
  private:
   static constexpr int kChunk = 16 / static_cast<int>(sizeof(T));
-  FUSED_RNN_DEVICE TransactionBarrier* next_barrier() const { return &barriers_[(step_ + 1) % kBuffers]; }
+  // Of the buffer into which the vector goes that a step makes.
+  FUSED_RNN_DEVICE TransactionBarrier* next_barrier(unsigned step) const { return &barriers_[(step + 1) % kBuffers]; }
   // What arrives at a block in a step.
-  FUSED_RNN_DEVICE int bytes() const {
-    return layout_.columns * kVectors * layout_.covered * static_cast<int>(sizeof(T));
-  }
+  FUSED_RNN_DEVICE int bytes(int rows) const { return rows * kVectors * layout_.covered * static_cast<int>(sizeof(T)); }
 
   VectorLayout layout_;
   T *now_, *next_, *stage_;
   int stage_apart_;  // to the stage of the next step, since slow warps may still read this one
   TransactionBarrier* barriers_;
-  unsigned step_ = 0;
 };
 
 }  // namespace fused_rnn::cuda

@@ -81,14 +81,15 @@ FUSED_RNN_DEVICE void arrive_expecting(TransactionBarrier* barrier, int bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
                : "memory");
 }
-// Returns when the phase of this parity is complete; what was stored under it is then visible.
+// Returns when the phase of this parity is complete; what was stored under it is then visible. (Of the block's scope:
+// all that comes lies in the block's own shared memory. Acquiring for the cluster would also empty the L1 cache.)
 FUSED_RNN_DEVICE void wait_parity(TransactionBarrier* barrier, int parity) {
   const SharedAddress address = shared_address(barrier);
   uint32_t complete;
   do {
     asm volatile(
         "{\n\t.reg .pred p;\n\t"
-        "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n\t"
+        "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n\t"
         "selp.u32 %0, 1, 0, p;\n\t}"
         : "=r"(complete)
         : "r"(address), "r"(parity)

@@ -30,23 +30,23 @@ class GridExchange {
         next_(static_cast<T*>(global.vectors) + static_cast<int64_t>(2) * group * apart_),
         barrier_(global.barriers + group) {}
 
-  FUSED_RNN_DEVICE void begin() { sync_block(); }
+  FUSED_RNN_DEVICE void begin(int /*rows*/) { sync_block(); }
   FUSED_RNN_DEVICE const T* vector() const { return copy_; }
   FUSED_RNN_DEVICE void put(int column, int vector, int unit, T value) {
     const int index = layout_.first_unit + unit;
     if (index < layout_.padded) next_[(column * kVectors + vector) * layout_.padded + index] = value;
   }
-  FUSED_RNN_DEVICE void send() {
+  FUSED_RNN_DEVICE void send(unsigned /*step*/, int /*rows*/) {
     sync_block();
     if (thread_index() == 0) arrive_blocks(barrier_);
-    awaited_ += static_cast<uint32_t>(layout_.ranks);
   }
-  FUSED_RNN_DEVICE void receive() {
-    if (thread_index() == 0) wait_blocks(barrier_, awaited_);
+  FUSED_RNN_DEVICE void receive(unsigned step, int rows) {
+    const uint32_t arrived = (step + 1) * static_cast<uint32_t>(layout_.ranks);
+    if (thread_index() == 0) wait_blocks(barrier_, arrived);
     sync_block();
     constexpr int kChunk = 16 / static_cast<int>(sizeof(T));
     // A warp copies whole rows.
-    for (int row = warp_index(); row < layout_.columns * kVectors; row += kPersistentWarps) {
+    for (int row = warp_index(); row < rows * kVectors; row += kPersistentWarps) {
       const T* const from = next_ + row * layout_.padded;
       T* const to = copy_ + row / kVectors * layout_.stride + row % kVectors * layout_.padded;
       for (int i = lane_index() * kChunk; i < layout_.covered; i += kWarpLanes * kChunk) copy_async(to + i, from + i);
@@ -63,7 +63,6 @@ class GridExchange {
   int apart_;  // from the buffer of this step to that of the next
   T* next_;
   BlockBarrier* barrier_;
-  uint32_t awaited_ = 0;
 };
 
 }  // namespace fused_rnn::cuda

@@ -19,13 +19,13 @@ class OneBlockExchange {
                                     const Global& /*global*/, const VectorLayout& layout, int /*group*/)
       : layout_(layout), now_(reinterpret_cast<T*>(vectors)), next_(now_ + layout.columns * layout.stride) {}
 
-  FUSED_RNN_DEVICE void begin() { sync_block(); }
+  FUSED_RNN_DEVICE void begin(int /*rows*/) { sync_block(); }
   FUSED_RNN_DEVICE const T* vector() const { return now_; }
   FUSED_RNN_DEVICE void put(int column, int vector, int unit, T value) {
     if (unit < layout_.padded) next_[column * layout_.stride + vector * layout_.padded + unit] = value;
   }
-  FUSED_RNN_DEVICE void send() {}
-  FUSED_RNN_DEVICE void receive() {
+  FUSED_RNN_DEVICE void send(unsigned /*step*/, int /*rows*/) {}
+  FUSED_RNN_DEVICE void receive(unsigned /*step*/, int /*rows*/) {
     sync_block();
     T* const before = now_;
     now_ = next_;

@@ -1,5 +1,8 @@
 // What the two passes do with one unit of one row at one step, whatever the schedule: load, update, store.
 //
+// From one step to the next leads the update alone: what it reads besides the product can be loaded long before, and
+// what it made be stored after the next product has what it needs.
+//
 // Both passes walk the sequence by steps in their own order. A step first multiplies the weights with a vector that
 // the step before made, then updates every unit:
 //
@@ -80,6 +83,11 @@ struct ForwardPass {
 
   struct Inputs {
     T gates[Cell::kGates];
+    RowStep kind : 8;
+    bool anew_after : 8;  // the step after starts anew
+  };
+  struct Made {
+    T h, c, saved[Cell::kSaved > 0 ? Cell::kSaved : 1], last_state;  // last_state: the last one as the cell made it
   };
 
   // The weight between a unit and an index of the vector.
@@ -107,6 +115,8 @@ struct ForwardPass {
     Inputs in;
     const T* gates = element_at<T, Index>(views.gates, now.time, e);
     for (int g = 0; g < Cell::kGates; ++g) in.gates[g] = gates[static_cast<Index>(g) * size];
+    in.kind = row_step(views, now.time, e.row);
+    in.anew_after = !now.is_last && starts_anew(views, now.time_after, e.row);
     return in;
   }
   FUSED_RNN_DEVICE static void prefetch_inputs(const Views& views, const Element& e, const Moment& now, int size) {
@@ -114,14 +124,14 @@ struct ForwardPass {
     for (int g = 0; g < Cell::kGates; ++g) prefetch(gates + static_cast<Index>(g) * size);
   }
 
-  // The state after the step; `vector` is what the next product takes of this unit.
+  // The state after the step; `vector` is what the next product takes of this unit, `made` what is to be stored.
   FUSED_RNN_DEVICE static Pack<Real, kStates> update(const Views& views, const Element& e, const Moment& now, int size,
                                                      const Inputs& in, const Pack<Real, kResults>& from_h,
-                                                     const Pack<Real, kStates>& state, Pack<Real, kVectors>& vector) {
+                                                     const Pack<Real, kStates>& state, Pack<Real, kVectors>& vector,
+                                                     Made& made) {
     Pack<Real, kStates> after = state;
-    Pack<T, Cell::kSaved> saved{};
-    T h{}, c{}, made{};  // made: the last state as the cell made it
-    if (row_step(views, now.time, e.row) != RowStep::kInactive) {
+    made = {};
+    if (in.kind != RowStep::kInactive) {
       Pack<Value, kResults> from_x;
       for (int g = 0; g < kResults; ++g) from_x[g] = Value(to_real(in.gates[g]));
       const auto result = cell_forward<Cell, Value>(from_x, to_values<T>(from_h), to_values<T>(state),
@@ -130,32 +140,35 @@ struct ForwardPass {
       for (int s = 0; s < kStates; ++s) next[s] = raw(result.state[s]);
       if constexpr (Zoneout) {
         if (has(views.variant.zoneout)) {
-          made = from_real<T>(next[kStates - 1]);
+          made.last_state = from_real<T>(next[kStates - 1]);
           const auto stays = staying<T, Index, kStates>(views, e, now.time, size);
           for (int s = 0; s < kStates; ++s) next[s] = next[s] * (Real(1) - stays[s]) + state[s] * stays[s];
         }
       }
       // h goes on as it is stored.
-      h = from_real<T>(next[0]);
-      after[0] = to_real(h);
+      made.h = from_real<T>(next[0]);
+      after[0] = to_real(made.h);
       if constexpr (kStates == 2) {
         after[1] = next[1];
-        c = from_real<T>(after[1]);
+        made.c = from_real<T>(after[1]);
       }
-      for (int k = 0; k < Cell::kSaved; ++k) saved[k] = from_real<T>(raw(result.saved[k]));
+      for (int k = 0; k < Cell::kSaved; ++k) made.saved[k] = from_real<T>(raw(result.saved[k]));
     }
-    *element_at<T, Index>(views.output, now.time, e) = h;
+    if (in.anew_after) after = {};
+    vector[0] = after[0];
+    return after;
+  }
+  FUSED_RNN_DEVICE static void store(const Views& views, const Element& e, const Moment& now, int size,
+                                     const Made& made) {
+    *element_at<T, Index>(views.output, now.time, e) = made.h;
     if constexpr (kStates == 2) {
-      if (has(views.cells)) *element_at<T, Index>(views.cells, now.time, e) = c;
+      if (has(views.cells)) *element_at<T, Index>(views.cells, now.time, e) = made.c;
     }
     if (has(views.saved)) {
       T* to = element_at<T, Index>(views.saved, now.time, e);
-      for (int k = 0; k < Cell::kSaved; ++k) to[static_cast<Index>(k) * size] = saved[k];
-      if (Zoneout && has(views.variant.zoneout)) to[static_cast<Index>(Cell::kSaved) * size] = made;
+      for (int k = 0; k < Cell::kSaved; ++k) to[static_cast<Index>(k) * size] = made.saved[k];
+      if (Zoneout && has(views.variant.zoneout)) to[static_cast<Index>(Cell::kSaved) * size] = made.last_state;
     }
-    if (!now.is_last && starts_anew(views, now.time_after, e.row)) after = {};
-    vector[0] = after[0];
-    return after;
   }
 
   FUSED_RNN_DEVICE static void end(const Views& views, const Element& e, int /*size*/, const Pack<Real, kStates>& state,
@@ -183,6 +196,10 @@ struct BackwardPass {
   struct Inputs {
     // after: as the cell made it
     T d_output, saved[Cell::kSaved > 0 ? Cell::kSaved : 1], before[Cell::kStates], after[Cell::kStates];
+    RowStep kind;
+  };
+  struct Made {
+    T d_from_x[Cell::kGates], d_from_h[Cell::kGates];
   };
 
   FUSED_RNN_DEVICE static T weight(const Views& views, int direction, int gate, int unit, int hidden, int size) {
@@ -201,8 +218,9 @@ struct BackwardPass {
 
   FUSED_RNN_DEVICE static Inputs load(const Views& views, const Element& e, const Moment& moment, int size) {
     const Moment now = of_row(views, e, moment);
-    const bool anew = starts_anew(views, now.time, e.row);
     Inputs in{};
+    in.kind = row_step(views, now.time, e.row);
+    const bool anew = has(views.resets) && in.kind == RowStep::kReset;
     if (has(views.d_output)) in.d_output = *element_at<T, Index>(views.d_output, now.time, e);
     if constexpr (Cell::kReadsHidden) {
       if (!anew) in.before[0] = state_before(views.output, views.h_0, e, now);
@@ -236,12 +254,12 @@ struct BackwardPass {
 
   FUSED_RNN_DEVICE static Pack<Real, kStates> update(const Views& views, const Element& e, const Moment& now, int size,
                                                      const Inputs& in, const Pack<Real, kResults>& from_h,
-                                                     const Pack<Real, kStates>& state, Pack<Real, kVectors>& vector) {
-    const RowStep kind = row_step(views, now.time, e.row);
+                                                     const Pack<Real, kStates>& state, Pack<Real, kVectors>& vector,
+                                                     Made& made) {
     Pack<Real, kStates> d_before = state;
     d_before[0] += from_h[0];
     Pack<Real, Cell::kGates> d_from_x{}, d_from_h{};
-    if (kind != RowStep::kInactive) {
+    if (in.kind != RowStep::kInactive) {
       Pack<Value, Cell::kSaved> saved;
       for (int k = 0; k < Cell::kSaved; ++k) saved[k] = Value(to_real(in.saved[k]));
       Pack<Value, Cell::kStates> before, after;
@@ -277,13 +295,11 @@ struct BackwardPass {
       }
       for (int k = 0; k < Cell::kUnitWeights; ++k) d_before[Cell::kStates + k] += raw(gradient.d_unit_weights[k]);
     }
-    T* d_gates = element_at<T, Index>(views.d_gates, now.time, e);
-    for (int g = 0; g < Cell::kGates; ++g) d_gates[static_cast<Index>(g) * size] = from_real<T>(d_from_x[g]);
-    if constexpr (Cell::kSplit) {
-      T* d_gates_h = element_at<T, Index>(views.d_gates_h, now.time, e);
-      for (int g = 0; g < Cell::kGates; ++g) d_gates_h[static_cast<Index>(g) * size] = from_real<T>(d_from_h[g]);
+    for (int g = 0; g < Cell::kGates; ++g) {
+      made.d_from_x[g] = from_real<T>(d_from_x[g]);
+      made.d_from_h[g] = from_real<T>(d_from_h[g]);
     }
-    if (kind == RowStep::kReset) {
+    if (in.kind == RowStep::kReset) {
       vector = {};
       Pack<Real, kStates> sums{};
       for (int k = Cell::kStates; k < kStates; ++k) sums[k] = d_before[k];
@@ -291,6 +307,15 @@ struct BackwardPass {
     }
     vector = d_from_h;
     return d_before;
+  }
+  FUSED_RNN_DEVICE static void store(const Views& views, const Element& e, const Moment& now, int size,
+                                     const Made& made) {
+    T* d_gates = element_at<T, Index>(views.d_gates, now.time, e);
+    for (int g = 0; g < Cell::kGates; ++g) d_gates[static_cast<Index>(g) * size] = made.d_from_x[g];
+    if constexpr (Cell::kSplit) {
+      T* d_gates_h = element_at<T, Index>(views.d_gates_h, now.time, e);
+      for (int g = 0; g < Cell::kGates; ++g) d_gates_h[static_cast<Index>(g) * size] = made.d_from_h[g];
+    }
   }
 
   FUSED_RNN_DEVICE static void end(const Views& views, const Element& e, int size, const Pack<Real, kStates>& state,

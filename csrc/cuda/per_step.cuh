@@ -64,7 +64,10 @@ struct StepKernel {
     }
     const Moment now = moment_at(position, e.direction, time_steps);
     Pack<Real, Pass::kVectors> vector;
-    state = Pass::update(views, e, now, hidden_size, Pass::load(views, e, now, hidden_size), results, state, vector);
+    typename Pass::Made made;
+    const typename Pass::Inputs inputs = Pass::load(views, e, now, hidden_size);
+    state = Pass::update(views, e, now, hidden_size, inputs, results, state, vector, made);
+    Pass::store(views, e, now, hidden_size, made);
     for (int s = 0; s < Pass::kStates; ++s) own[s * apart] = state[s];
     for (int v = 0; vectors != nullptr && v < Pass::kVectors; ++v) {
       const Real value = Pass::kBackward ? vector[v] : masked<T>(views, e, vector[v]);

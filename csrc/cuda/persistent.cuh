@@ -9,8 +9,9 @@
 //   exchange   every block needs the units of all: what differs between the schedules (one_block.cuh, cluster.cuh,
 //              grid.cuh)
 //
-// The next step's inputs are loaded while the exchange is under way. Forward and backward differ in what is exchanged,
-// h or the gate gradients, and in how many sums a unit has: the same tiles of weights serve both.
+// While the exchange is under way the next step's inputs are loaded and what the update made is stored. Forward and
+// backward differ in what is exchanged, h or the gate gradients, and in how many sums a unit has: the same tiles of
+// weights serve both.
 //
 // Every sum is made in one order, which depends on the shape alone: results are bitwise repeatable.
 #pragma once
@@ -22,7 +23,8 @@
 
 namespace fused_rnn::cuda {
 
-// What an exchange knows of the vector: `columns` rows of the batch, each with `vectors` x `padded` elements.
+// What an exchange knows of the vector: `columns` rows of the batch, each with `vectors` x `padded` elements. It sends
+// and receives `rows` of them: the rest is beyond the batch, and zero.
 struct VectorLayout {
   int stride, columns, padded, covered, units, units_log2, first_unit, ranks;
 };
@@ -40,7 +42,7 @@ struct PersistentKernel {
   static constexpr int kGates = Pass::Cell::kGates;
   static constexpr int kRegisterTiles = register_tiles(kGates, sizeof(T), std::is_same_v<T, float>);
   // Sums that go on independently, so that one product does not wait for the one before.
-  static constexpr int kChains = std::is_same_v<T, float> ? 1 : (Pass::kResults >= 3 ? 1 : (sizeof(T) == 2 ? 4 : 2));
+  static constexpr int kChains = std::is_same_v<T, float> ? 1 : (Pass::kResults >= 3 ? 1 : (sizeof(T) == 2 ? 3 : 2));
   static constexpr int kPartialValues = Pass::kResults * kTileValues;
   // Elements that a thread updates side by side; one that owns four takes two turns.
   static constexpr int kAtOnce = 2;
@@ -94,7 +96,7 @@ struct PersistentKernel {
     fill_first_vector(reinterpret_cast<T*>(shared + map.vectors), map, layout, role);
     Exchange exchange(shared + map.vectors, shared + map.stage, shared + map.barriers, global, layout,
                       block_x() / shape.ranks);
-    exchange.begin();
+    exchange.begin(rows_of(role));
 
     const int steps = shape.time_steps, products = Pass::kBackward ? steps + 1 : steps;
     typename Pass::Inputs inputs[kAtOnce];
@@ -122,6 +124,7 @@ struct PersistentKernel {
           }
         }
         const Element first = first_element(role, turn, halves_log2);
+        typename Pass::Made made[kAtOnce];
 #pragma unroll
         for (int i = 0; i < kAtOnce; ++i) {
           if (i >= at_once) continue;
@@ -143,7 +146,7 @@ struct PersistentKernel {
           Pack<float, Pass::kVectors> vector{};
           if (exists(e)) {
             const Moment now = moment_at(Pass::position(step, steps), role.direction, steps);
-            state = Pass::update(views, e, now, shape.hidden_size, inputs[i], results, state, vector);
+            state = Pass::update(views, e, now, shape.hidden_size, inputs[i], results, state, vector, made[i]);
             for (int s = 0; s < Pass::kStates; ++s) state_at(turn, i, s) = state[s];
           }
           for (int v = 0; v < Pass::kVectors; ++v) {
@@ -151,12 +154,14 @@ struct PersistentKernel {
                          to_factor<T>(vector[v]));
           }
         }
-        if (step < steps && turn + 1 < turns) load_inputs(step, turn + 1);
+        const bool is_last_turn = turn + 1 == turns;
+        if (is_last_turn && step + 1 < products) exchange.send(static_cast<unsigned>(step), rows_of(role));
+        if (is_last_turn ? step + 1 < steps : step < steps) {
+          load_inputs(is_last_turn ? step + 1 : step, is_last_turn ? 0 : turn + 1);
+        }
+        if (step < steps) store_made(made, first_element(role, turn, halves_log2), step, at_once);
       }
-      if (step + 1 == products) break;
-      exchange.send();
-      if (step + 1 < steps) load_inputs(step + 1, 0);
-      exchange.receive();
+      if (step + 1 < products) exchange.receive(static_cast<unsigned>(step), rows_of(role));
     }
     if constexpr (!Pass::kBackward) {  // backward has ended with its last product
       for (int turn = 0; turn < turns; ++turn) {
@@ -178,8 +183,13 @@ struct PersistentKernel {
     int first_tile, tiles;                 // of hidden indices that the warp multiplies
   };
 
+  // Computed again wherever it is needed: the weights need the registers.
+  FUSED_RNN_DEVICE int rows_of(const Role& role) const {
+    const int left = shape.batch - hidden_from_compiler(role.first_row);
+    return left < shape.columns() ? left : shape.columns();
+  }
   FUSED_RNN_DEVICE static Element first_element(const Role& role, int turn, int halves_log2) {
-    // Addresses in all buffers would otherwise wait in registers, which the weights need.
+    // Addresses in all buffers would otherwise wait in registers.
     const int column = hidden_from_compiler(role.own_column), unit = hidden_from_compiler(role.own_unit);
     return {role.first_row + (turn >> halves_log2) * kTileColumns + column, role.direction,
             role.first_unit + unit + (turn & ((1 << halves_log2) - 1)) * 8};
@@ -195,6 +205,17 @@ struct PersistentKernel {
     // A step of an exchange between blocks takes longer than the memory.
     if (Exchange::kShortSteps && ahead > 0 && ahead < steps) {
       Pass::prefetch_inputs(views, e, moment_at(ahead, e.direction, steps), shape.hidden_size);
+    }
+  }
+
+  FUSED_RNN_DEVICE void store_made(const typename Pass::Made (&made)[kAtOnce], const Element& first, int step,
+                                   int count) const {
+    const int steps = shape.time_steps;
+    const Moment now = moment_at(Pass::position(step, steps), first.direction, steps);
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const Element e = next_to(first, i);
+      if (i < count && exists(e)) Pass::store(views, e, now, shape.hidden_size, made[i]);
     }
   }
 
@@ -298,12 +319,20 @@ struct PersistentKernel {
     const auto columns_of = [&](int gate, int tile) {
       return columns + (Pass::kVectors > 1 ? gate * shape.padded() : 0) + tile * kTileHidden;
     };
+    // Straight code for each number of tiles, so that the vector's loads go ahead of the products; wider types have no
+    // registers for that.
+    constexpr bool kStraight = sizeof(T) == 2;
+    const int held = role.tiles < kRegisterTiles ? role.tiles : kRegisterTiles;
 #pragma unroll
-    for (int tile = 0; tile < kRegisterTiles; ++tile) {
-      if (tile >= role.tiles) break;
+    for (int count = kRegisterTiles; count > (kStraight ? 0 : kRegisterTiles - 1); --count) {
+      if (kStraight && held != count) continue;
 #pragma unroll
-      for (int gate = 0; gate < kGates; ++gate) {
-        chain_of(chains, gate, tile).add(weights[tile][gate], columns_of(gate, tile), stride);
+      for (int tile = 0; tile < count; ++tile) {
+        if (!kStraight && tile >= held) break;
+#pragma unroll
+        for (int gate = 0; gate < kGates; ++gate) {
+          chain_of(chains, gate, tile).add(weights[tile][gate], columns_of(gate, tile), stride);
+        }
       }
     }
     for (int tile = kRegisterTiles; tile < role.tiles; ++tile) {

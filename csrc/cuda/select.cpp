@@ -14,16 +14,16 @@ struct Rules {
   Schedule schedule;
   const char* name;
   int min_capability;
-  int max_ranks;  // 0: as many as there are multiprocessors
+  int min_ranks, max_ranks;  // 0: as many as there are multiprocessors
   int buffers, stages;
   double (*exchange_us)(const StepCosts& costs, double received_kb);
 };
 
 constexpr Rules kRules[] = {
-    {Schedule::kOneBlock, "one_block", 80, 1, 2, 0, [](const StepCosts& c, double) { return c.block_barrier; }},
-    {Schedule::kCluster, "cluster", 90, 16, 2, 2,
+    {Schedule::kOneBlock, "one_block", 80, 1, 1, 2, 0, [](const StepCosts& c, double) { return c.block_barrier; }},
+    {Schedule::kCluster, "cluster", 90, 2, 16, 2, 2,
      [](const StepCosts& c, double kb) { return c.block_barrier + c.cluster_push + c.cluster_kb * kb; }},
-    {Schedule::kGrid, "grid", 80, 0, 1, 0,
+    {Schedule::kGrid, "grid", 80, 1, 0, 1, 0,
      [](const StepCosts& c, double kb) { return c.grid_barrier + c.grid_kb * kb + c.block_barrier; }},
 };
 
@@ -100,7 +100,7 @@ std::vector<Option> feasible(const Rules& rules, const Problem& problem, bool tf
       if (s.row_groups == fewer_groups) continue;  // more rows in a group, and no group less
       fewer_groups = s.row_groups;
       if (fewest_ranks == 0 || s.ranks < fewest_ranks) fewest_ranks = s.ranks;
-      if (s.ranks > most_ranks) continue;
+      if (s.ranks < rules.min_ranks || s.ranks > most_ranks) continue;
       Option option{rules.schedule, rules.name, "", 0, costs.source, s};
       option.shared_bytes =
           shared_map(s, size, vectors, results, problem.cell.states, rules.buffers, rules.stages).total;
@@ -118,6 +118,7 @@ std::vector<Option> feasible(const Rules& rules, const Problem& problem, bool tf
     }
   }
   if (!found.empty()) return found;
+  if (least_shared == 0 && s.hidden_size <= s.units()) return refuse("one block owns all units");
   if (least_shared == 0) {
     return refuse("needs at least " + std::to_string(fewest_ranks) + " blocks, may have " + std::to_string(most_ranks));
   }

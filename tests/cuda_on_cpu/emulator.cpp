@@ -380,7 +380,10 @@ void wait_parity(void* barrier, int parity, const Where& where) {
 void store_async(unsigned char* to, const void* value, size_t bytes, unsigned char* barrier, const Where& where) {
   maybe_preempt();
   if (reinterpret_cast<uintptr_t>(to) % bytes != 0) throw std::logic_error("misaligned store at " + describe(where));
-  for (Block* block : machine->current->block->cluster->blocks) {
+  const std::vector<Block*>& blocks = machine->current->block->cluster->blocks;
+  // An H200 stops with "illegal instruction".
+  if (blocks.size() == 1) throw std::logic_error("store_async in a launch without clusters, at " + describe(where));
+  for (Block* block : blocks) {
     if (!block->owns(to, bytes)) continue;
     if (block->running == 0) throw std::logic_error("store to a block that has ended, at " + describe(where));
     if (!block->barriers.contains(barrier)) {

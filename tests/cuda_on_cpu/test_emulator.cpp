@@ -219,6 +219,12 @@ void broken_rules_of_clusters_are_reported() {
   check_complaint(complaint_of([] { push(true, false, 0, 1); }), "deadlock: 32 threads at test_emulator.cpp");
   check_complaint(complaint_of([] { push(true, true, 4, 1); }), "misaligned store");
   check_complaint(complaint_of([] { push(true, true, 1024, 1); }), "not in the block's own shared memory");
+  check_complaint(complaint({.threads = 32, .shared_bytes = 16},
+                            [] {
+                              const SharedAddress own = shared_address(dynamic_shared());
+                              store_async(own, Words4{}, own);
+                            }),
+                  "launch without clusters");
 }
 
 void broken_rules_of_barriers_are_reported() {
