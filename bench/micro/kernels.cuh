@@ -69,7 +69,7 @@ struct ClusterExchange {
     sync_cluster();  // no block leaves while stores to it are on their way
   }
 
- private:
+ protected:
   FUSED_RNN_DEVICE Words4 outgoing(const Words4* received, int round, int chunk, int rank, int size) const {
     Words4 value;
     if (round == 0) {

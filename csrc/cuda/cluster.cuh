@@ -7,7 +7,8 @@
 //   update -> stage -> barrier of the block -> push to all -> wait until all bytes of one's own vector are there
 //
 // Two buffers suffice: a block pushes into a buffer only after it has the whole vector of the step between, to which
-// every block contributed after reading that buffer for the last time.
+// every block contributed after reading that buffer for the last time. One stage suffices, since all warps meet at
+// their sums before one of them fills it again.
 #pragma once
 
 #include "cuda/persistent.cuh"
@@ -17,18 +18,17 @@ namespace fused_rnn::cuda {
 template <class T, int kVectors>
 class ClusterExchange {
  public:
-  static constexpr int kBuffers = 2, kStages = 2;
+  static constexpr int kBuffers = 2, kStages = 1;
   static constexpr bool kNeedsClusters = true;
-  static constexpr bool kShortSteps = false;
+  static constexpr bool kShortSteps = false, kStoresFirst = false;
   struct Global {};
 
   FUSED_RNN_DEVICE ClusterExchange(unsigned char* vectors, unsigned char* stage, unsigned char* barriers,
-                                   const Global& /*global*/, const VectorLayout& layout, int /*group*/)
+                                   const Global& /*global*/, const VectorLayout& layout, int first_unit, int /*group*/)
       : layout_(layout),
-        now_(reinterpret_cast<T*>(vectors)),
-        next_(now_ + layout.columns * layout.stride),
+        first_unit_(first_unit),
+        vectors_(reinterpret_cast<T*>(vectors)),
         stage_(reinterpret_cast<T*>(stage)),
-        stage_apart_(layout.columns * kVectors * layout.units),
         barriers_(reinterpret_cast<TransactionBarrier*>(barriers)) {}
 
   FUSED_RNN_DEVICE void begin(int rows) {
@@ -39,22 +39,24 @@ class ClusterExchange {
     }
     sync_cluster();
   }
-  FUSED_RNN_DEVICE const T* vector() const { return now_; }
-  FUSED_RNN_DEVICE void put(int column, int vector, int unit, T value) {
+  FUSED_RNN_DEVICE const T* vector(unsigned step) const { return buffer(step); }
+  FUSED_RNN_DEVICE void put(unsigned /*step*/, int column, int vector, int unit, T value) {
     stage_[(column * kVectors + vector) * layout_.units + unit] = value;
   }
   FUSED_RNN_DEVICE void send(unsigned step, int rows) {
     sync_block();
-    // A warp serves whole blocks. An item is 16 bytes of the stage, of which a power of two make a row.
+    // A warp serves one block after another: what goes to one should go together. An item is 16 bytes of the stage, of
+    // which a power of two make a row.
     const int items = (rows * kVectors << layout_.units_log2) / kChunk;
+    T* const first = buffer(step + 1) + first_unit_;
+#pragma unroll 1
     for (int rank = warp_index(); rank < layout_.ranks; rank += kPersistentWarps) {
       const SharedAddress barrier = peer_address(shared_address(next_barrier(step)), rank);
 #pragma unroll 1
       for (int item = lane_index(); item < items; item += kWarpLanes) {
         const int in_stage = item * kChunk, row = in_stage >> layout_.units_log2, unit = in_stage & (layout_.units - 1);
-        if (layout_.first_unit + unit >= layout_.covered) continue;
-        T* const place =
-            next_ + row / kVectors * layout_.stride + row % kVectors * layout_.padded + layout_.first_unit + unit;
+        if (first_unit_ + unit >= layout_.covered) continue;
+        T* const place = first + row / kVectors * layout_.stride + row % kVectors * layout_.padded + unit;
         store_async(peer_address(shared_address(place), rank), load_words(stage_ + in_stage), barrier);
       }
     }
@@ -62,23 +64,21 @@ class ClusterExchange {
   FUSED_RNN_DEVICE void receive(unsigned step, int rows) {
     wait_parity(next_barrier(step), step / kBuffers % 2);
     if (thread_index() == 0) arrive_expecting(next_barrier(step), bytes(rows));
-    T* const before = now_;
-    now_ = next_;
-    next_ = before;
-    stage_ += stage_apart_;
-    stage_apart_ = -stage_apart_;
   }
 
  private:
   static constexpr int kChunk = 16 / static_cast<int>(sizeof(T));
+  FUSED_RNN_DEVICE T* buffer(unsigned step) const {
+    return vectors_ + step % kBuffers * (layout_.columns * layout_.stride);
+  }
   // Of the buffer into which the vector goes that a step makes.
   FUSED_RNN_DEVICE TransactionBarrier* next_barrier(unsigned step) const { return &barriers_[(step + 1) % kBuffers]; }
   // What arrives at a block in a step.
   FUSED_RNN_DEVICE int bytes(int rows) const { return rows * kVectors * layout_.covered * static_cast<int>(sizeof(T)); }
 
-  VectorLayout layout_;
-  T *now_, *next_, *stage_;
-  int stage_apart_;  // to the stage of the next step, since slow warps may still read this one
+  const VectorLayout& layout_;
+  int first_unit_;
+  T *vectors_, *stage_;
   TransactionBarrier* barriers_;
 };
 

@@ -16,25 +16,26 @@ class GridExchange {
  public:
   static constexpr int kBuffers = 1, kStages = 0;
   static constexpr bool kNeedsClusters = false;
-  static constexpr bool kShortSteps = false;
+  // The count of the blocks waits for every store of the block that is under way, also for later ones.
+  static constexpr bool kShortSteps = false, kStoresFirst = true;
   struct Global {
     void* vectors;           // [groups of the launch][2][columns][vectors][padded]
     BlockBarrier* barriers;  // [groups of the launch]
   };
 
   FUSED_RNN_DEVICE GridExchange(unsigned char* vectors, unsigned char* /*stage*/, unsigned char* /*barriers*/,
-                                const Global& global, const VectorLayout& layout, int group)
+                                const Global& global, const VectorLayout& layout, int first_unit, int group)
       : layout_(layout),
+        first_unit_(first_unit),
         copy_(reinterpret_cast<T*>(vectors)),
-        apart_(layout.columns * kVectors * layout.padded),
-        next_(static_cast<T*>(global.vectors) + static_cast<int64_t>(2) * group * apart_),
+        sent_(static_cast<T*>(global.vectors) + static_cast<int64_t>(2) * group * elements()),
         barrier_(global.barriers + group) {}
 
   FUSED_RNN_DEVICE void begin(int /*rows*/) { sync_block(); }
-  FUSED_RNN_DEVICE const T* vector() const { return copy_; }
-  FUSED_RNN_DEVICE void put(int column, int vector, int unit, T value) {
-    const int index = layout_.first_unit + unit;
-    if (index < layout_.padded) next_[(column * kVectors + vector) * layout_.padded + index] = value;
+  FUSED_RNN_DEVICE const T* vector(unsigned /*step*/) const { return copy_; }
+  FUSED_RNN_DEVICE void put(unsigned step, int column, int vector, int unit, T value) {
+    const int index = first_unit_ + unit;
+    if (index < layout_.padded) buffer(step)[(column * kVectors + vector) * layout_.padded + index] = value;
   }
   FUSED_RNN_DEVICE void send(unsigned /*step*/, int /*rows*/) {
     sync_block();
@@ -47,21 +48,22 @@ class GridExchange {
     constexpr int kChunk = 16 / static_cast<int>(sizeof(T));
     // A warp copies whole rows.
     for (int row = warp_index(); row < rows * kVectors; row += kPersistentWarps) {
-      const T* const from = next_ + row * layout_.padded;
+      const T* const from = buffer(step) + row * layout_.padded;
       T* const to = copy_ + row / kVectors * layout_.stride + row % kVectors * layout_.padded;
       for (int i = lane_index() * kChunk; i < layout_.covered; i += kWarpLanes * kChunk) copy_async(to + i, from + i);
     }
     wait_copies();
     sync_block();
-    next_ += apart_;
-    apart_ = -apart_;
   }
 
  private:
-  VectorLayout layout_;
-  T* copy_;
-  int apart_;  // from the buffer of this step to that of the next
-  T* next_;
+  FUSED_RNN_DEVICE int elements() const { return layout_.columns * kVectors * layout_.padded; }
+  // What the step makes; the step before is still read from the other one.
+  FUSED_RNN_DEVICE T* buffer(unsigned step) const { return sent_ + step % 2 * elements(); }
+
+  const VectorLayout& layout_;
+  int first_unit_;
+  T *copy_, *sent_;
   BlockBarrier* barrier_;
 };
 

@@ -12,29 +12,29 @@ class OneBlockExchange {
  public:
   static constexpr int kBuffers = 2, kStages = 0;
   static constexpr bool kNeedsClusters = false;
-  static constexpr bool kShortSteps = true;
+  static constexpr bool kShortSteps = true, kStoresFirst = false;
   struct Global {};
 
   FUSED_RNN_DEVICE OneBlockExchange(unsigned char* vectors, unsigned char* /*stage*/, unsigned char* /*barriers*/,
-                                    const Global& /*global*/, const VectorLayout& layout, int /*group*/)
-      : layout_(layout), now_(reinterpret_cast<T*>(vectors)), next_(now_ + layout.columns * layout.stride) {}
+                                    const Global& /*global*/, const VectorLayout& layout, int /*first_unit*/,
+                                    int /*group*/)
+      : layout_(layout), vectors_(reinterpret_cast<T*>(vectors)) {}
 
   FUSED_RNN_DEVICE void begin(int /*rows*/) { sync_block(); }
-  FUSED_RNN_DEVICE const T* vector() const { return now_; }
-  FUSED_RNN_DEVICE void put(int column, int vector, int unit, T value) {
-    if (unit < layout_.padded) next_[column * layout_.stride + vector * layout_.padded + unit] = value;
+  FUSED_RNN_DEVICE const T* vector(unsigned step) const { return buffer(step); }
+  FUSED_RNN_DEVICE void put(unsigned step, int column, int vector, int unit, T value) {
+    if (unit < layout_.padded) buffer(step + 1)[column * layout_.stride + vector * layout_.padded + unit] = value;
   }
   FUSED_RNN_DEVICE void send(unsigned /*step*/, int /*rows*/) {}
-  FUSED_RNN_DEVICE void receive(unsigned /*step*/, int /*rows*/) {
-    sync_block();
-    T* const before = now_;
-    now_ = next_;
-    next_ = before;
-  }
+  FUSED_RNN_DEVICE void receive(unsigned /*step*/, int /*rows*/) { sync_block(); }
 
  private:
-  VectorLayout layout_;
-  T *now_, *next_;
+  FUSED_RNN_DEVICE T* buffer(unsigned step) const {
+    return vectors_ + step % kBuffers * (layout_.columns * layout_.stride);
+  }
+
+  const VectorLayout& layout_;
+  T* vectors_;
 };
 
 }  // namespace fused_rnn::cuda

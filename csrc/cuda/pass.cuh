@@ -13,7 +13,8 @@
 // State is what a unit keeps for itself between steps, in the compute type: h and c, or their gradients. Backward's has
 // also the sums over time of the gradients of the unit's weights, which 16 bits would not hold.
 //
-// `Zoneout` compiles in zoneout, where a part of the state before the step stays; without it no register waits for it.
+// `kRows` says whether rows may end and start anew, and `Zoneout` compiles in zoneout, where a part of the state before
+// the step stays: without them neither instructions nor registers are spent on them.
 //
 // Rows end and start anew by predicates (row_step of core/views.h). What a step gives to the next one, state and
 // vector, is zero where the next step of the row in forward's order is a reset: forward clears after the step before,
@@ -25,23 +26,37 @@
 
 namespace fused_rnn::cuda {
 
+enum class Rows { kWhole, kRagged };
+
+template <class Views>
+bool is_ragged(const Views& views) {
+  return views.lengths != nullptr || views.resets.data != nullptr;
+}
+
 // Where a step is in time.
+template <class Index>
 struct Moment {
-  int64_t time, time_before, time_after;  // of the step, and of its neighbours in the order of the direction
-  bool is_first, is_last;                 // nothing comes before, after
+  Index time, time_before, time_after;  // of the step, and of its neighbours in the order of the direction
+  bool is_first, is_last;               // nothing comes before, after
 };
 
 // `position`: 0 is where the direction begins.
-FUSED_RNN_HD inline Moment moment_at(int64_t position, int direction, int64_t time_steps) {
-  const int64_t time = direction == 0 ? position : time_steps - 1 - position;
-  const int64_t ahead = direction == 0 ? 1 : -1;
+template <class Index>
+FUSED_RNN_HD inline Moment<Index> moment_at(Index position, int direction, Index time_steps) {
+  const Index time = direction == 0 ? position : time_steps - 1 - position;
+  const Index ahead = direction == 0 ? 1 : -1;
   return {time, time - ahead, time + ahead, position == 0, position == time_steps - 1};
 }
 
+template <Rows kRows, class Views>
+FUSED_RNN_DEVICE RowStep step_of(const Views& views, int64_t time, int row) {
+  return kRows == Rows::kWhole ? RowStep::kPlain : row_step(views, time, row);
+}
+
 // Whether the row's state before this step is zero whatever was before.
-template <class Views>
+template <Rows kRows, class Views>
 FUSED_RNN_DEVICE bool starts_anew(const Views& views, int64_t time, int row) {
-  return has(views.resets) && row_step(views, time, row) == RowStep::kReset;
+  return kRows == Rows::kRagged && has(views.resets) && row_step(views, time, row) == RowStep::kReset;
 }
 
 template <class T, int N>
@@ -64,14 +79,14 @@ FUSED_RNN_DEVICE Pack<ValueOf<T>, Cell::kUnitWeights> unit_weights_of(const View
 
 // How much of each state before the step stays.
 template <class T, class Index, int kStates, class Views>
-FUSED_RNN_DEVICE Pack<RealOf<T>, kStates> staying(const Views& views, const Element& e, int64_t time, int size) {
+FUSED_RNN_DEVICE Pack<RealOf<T>, kStates> staying(const Views& views, const Element& e, Index time, int size) {
   Pack<RealOf<T>, kStates> stays;
   const T* from = element_at<T, Index>(views.variant.zoneout, time, e);
   for (int s = 0; s < kStates; ++s) stays[s] = to_real(from[static_cast<Index>(s) * size]);
   return stays;
 }
 
-template <class CellType, class ElementType, class Index, bool Zoneout>
+template <class CellType, class ElementType, class Index, Rows kRows, bool Zoneout>
 struct ForwardPass {
   using Cell = CellType;
   using T = ElementType;
@@ -111,22 +126,23 @@ struct ForwardPass {
   }
   FUSED_RNN_HD static int position(int step, int /*time_steps*/) { return step; }
 
-  FUSED_RNN_DEVICE static Inputs load(const Views& views, const Element& e, const Moment& now, int size) {
+  FUSED_RNN_DEVICE static Inputs load(const Views& views, const Element& e, const Moment<Index>& now, int size) {
     Inputs in;
     const T* gates = element_at<T, Index>(views.gates, now.time, e);
     for (int g = 0; g < Cell::kGates; ++g) in.gates[g] = gates[static_cast<Index>(g) * size];
-    in.kind = row_step(views, now.time, e.row);
-    in.anew_after = !now.is_last && starts_anew(views, now.time_after, e.row);
+    in.kind = step_of<kRows>(views, now.time, e.row);
+    in.anew_after = !now.is_last && starts_anew<kRows>(views, now.time_after, e.row);
     return in;
   }
-  FUSED_RNN_DEVICE static void prefetch_inputs(const Views& views, const Element& e, const Moment& now, int size) {
+  FUSED_RNN_DEVICE static void prefetch_inputs(const Views& views, const Element& e, const Moment<Index>& now,
+                                               int size) {
     const T* gates = element_at<T, Index>(views.gates, now.time, e);
     for (int g = 0; g < Cell::kGates; ++g) prefetch(gates + static_cast<Index>(g) * size);
   }
 
   // The state after the step; `vector` is what the next product takes of this unit, `made` what is to be stored.
-  FUSED_RNN_DEVICE static Pack<Real, kStates> update(const Views& views, const Element& e, const Moment& now, int size,
-                                                     const Inputs& in, const Pack<Real, kResults>& from_h,
+  FUSED_RNN_DEVICE static Pack<Real, kStates> update(const Views& views, const Element& e, const Moment<Index>& now,
+                                                     int size, const Inputs& in, const Pack<Real, kResults>& from_h,
                                                      const Pack<Real, kStates>& state, Pack<Real, kVectors>& vector,
                                                      Made& made) {
     Pack<Real, kStates> after = state;
@@ -158,7 +174,7 @@ struct ForwardPass {
     vector[0] = after[0];
     return after;
   }
-  FUSED_RNN_DEVICE static void store(const Views& views, const Element& e, const Moment& now, int size,
+  FUSED_RNN_DEVICE static void store(const Views& views, const Element& e, const Moment<Index>& now, int size,
                                      const Made& made) {
     *element_at<T, Index>(views.output, now.time, e) = made.h;
     if constexpr (kStates == 2) {
@@ -179,11 +195,11 @@ struct ForwardPass {
 
  private:
   FUSED_RNN_DEVICE static bool is_reset_at_once(const Views& views, const Element& e, int64_t time_steps) {
-    return time_steps > 0 && starts_anew(views, e.direction == 0 ? 0 : time_steps - 1, e.row);
+    return time_steps > 0 && starts_anew<kRows>(views, e.direction == 0 ? 0 : time_steps - 1, e.row);
   }
 };
 
-template <class CellType, class ElementType, class Index, bool Zoneout>
+template <class CellType, class ElementType, class Index, Rows kRows, bool Zoneout>
 struct BackwardPass {
   using Cell = CellType;
   using T = ElementType;
@@ -216,11 +232,11 @@ struct BackwardPass {
   }
   FUSED_RNN_HD static int position(int step, int time_steps) { return time_steps - 1 - step; }
 
-  FUSED_RNN_DEVICE static Inputs load(const Views& views, const Element& e, const Moment& moment, int size) {
-    const Moment now = of_row(views, e, moment);
+  FUSED_RNN_DEVICE static Inputs load(const Views& views, const Element& e, const Moment<Index>& moment, int size) {
+    const Moment<Index> now = of_row(views, e, moment);
     Inputs in{};
-    in.kind = row_step(views, now.time, e.row);
-    const bool anew = has(views.resets) && in.kind == RowStep::kReset;
+    in.kind = step_of<kRows>(views, now.time, e.row);
+    const bool anew = in.kind == RowStep::kReset;
     if (has(views.d_output)) in.d_output = *element_at<T, Index>(views.d_output, now.time, e);
     if constexpr (Cell::kReadsHidden) {
       if (!anew) in.before[0] = state_before(views.output, views.h_0, e, now);
@@ -242,7 +258,8 @@ struct BackwardPass {
     }
     return in;
   }
-  FUSED_RNN_DEVICE static void prefetch_inputs(const Views& views, const Element& e, const Moment& now, int size) {
+  FUSED_RNN_DEVICE static void prefetch_inputs(const Views& views, const Element& e, const Moment<Index>& now,
+                                               int size) {
     if (has(views.d_output)) prefetch(element_at<T, Index>(views.d_output, now.time, e));
     if constexpr (Cell::kReadsHidden) {
       prefetch(element_at<T, Index>(views.output, now.time_before, e));
@@ -252,8 +269,8 @@ struct BackwardPass {
     for (int k = 0; k < Cell::kSaved; ++k) prefetch(saved + static_cast<Index>(k) * size);
   }
 
-  FUSED_RNN_DEVICE static Pack<Real, kStates> update(const Views& views, const Element& e, const Moment& now, int size,
-                                                     const Inputs& in, const Pack<Real, kResults>& from_h,
+  FUSED_RNN_DEVICE static Pack<Real, kStates> update(const Views& views, const Element& e, const Moment<Index>& now,
+                                                     int size, const Inputs& in, const Pack<Real, kResults>& from_h,
                                                      const Pack<Real, kStates>& state, Pack<Real, kVectors>& vector,
                                                      Made& made) {
     Pack<Real, kStates> d_before = state;
@@ -308,7 +325,7 @@ struct BackwardPass {
     vector = d_from_h;
     return d_before;
   }
-  FUSED_RNN_DEVICE static void store(const Views& views, const Element& e, const Moment& now, int size,
+  FUSED_RNN_DEVICE static void store(const Views& views, const Element& e, const Moment<Index>& now, int size,
                                      const Made& made) {
     T* d_gates = element_at<T, Index>(views.d_gates, now.time, e);
     for (int g = 0; g < Cell::kGates; ++g) d_gates[static_cast<Index>(g) * size] = made.d_from_x[g];
@@ -323,7 +340,7 @@ struct BackwardPass {
     if (has(views.d_h_0)) *element_at<T, Index>(views.d_h_0, e) = from_real<T>(from_h[0] + state[0]);
     if constexpr (Cell::kStates == 2) *element_at<T, Index>(views.d_c_0, e) = from_real<T>(state[1]);
     if constexpr (Cell::kUnitWeights > 0) {
-      T* to = element_at<T, Index>(views.d_unit_weights, 0, e);
+      T* to = element_at<T, Index>(views.d_unit_weights, Index(0), e);
       for (int k = 0; k < Cell::kUnitWeights; ++k) {
         to[static_cast<Index>(k) * size] = from_real<T>(state[Cell::kStates + k]);
       }
@@ -335,13 +352,14 @@ struct BackwardPass {
     return has(view) ? to_real(*element_at<T, Index>(view, e)) : Real(0);
   }
   FUSED_RNN_DEVICE static T state_before(const SequenceView<const void>& states, const StateView<const void>& initial,
-                                         const Element& e, const Moment& now) {
+                                         const Element& e, const Moment<Index>& now) {
     if (!now.is_first) return *element_at<T, Index>(states, now.time_before, e);
     return has(initial) ? *element_at<T, Index>(initial, e) : T{};
   }
   // A row that is read from its end begins there.
-  FUSED_RNN_DEVICE static Moment of_row(const Views& views, const Element& e, Moment now) {
-    if (e.direction == 1 && views.lengths != nullptr) now.is_first |= now.time + 1 >= views.lengths[e.row];
+  FUSED_RNN_DEVICE static Moment<Index> of_row(const Views& views, const Element& e, Moment<Index> now) {
+    if (kRows == Rows::kRagged && e.direction == 1 && views.lengths != nullptr)
+      now.is_first |= now.time + 1 >= views.lengths[e.row];
     return now;
   }
 };

@@ -62,7 +62,7 @@ struct StepKernel {
       Pass::end(views, e, hidden_size, state, results);
       return;
     }
-    const Moment now = moment_at(position, e.direction, time_steps);
+    const Moment<int64_t> now = moment_at(position, e.direction, time_steps);
     Pack<Real, Pass::kVectors> vector;
     typename Pass::Made made;
     const typename Pass::Inputs inputs = Pass::load(views, e, now, hidden_size);
@@ -96,7 +96,7 @@ struct ProjectionKernel {
     if (index >= batch * width) return;
     const Element e{static_cast<int>(index / width), block_y(), static_cast<int>(index % width)};
     const int64_t own = (e.direction * batch + e.row) * width + e.unit;
-    const Moment now = moment_at(position, e.direction, time_steps);
+    const Moment<int64_t> now = moment_at(position, e.direction, time_steps);
     const bool active = !start && !end && row_step(views, now.time, e.row) != RowStep::kInactive;
     if constexpr (Pass::kBackward) {
       const RealOf<T> from_h = product != nullptr ? masked<T>(views, e, to_real(product[own])) : RealOf<T>(0);
@@ -122,7 +122,7 @@ struct ProjectionKernel {
         *element_at<T, int64_t>(views.h_n, e) = carried[own];
       } else {
         *element_at<T, int64_t>(views.output, now.time, e) = active ? product[own] : T{};
-        if (!now.is_last && starts_anew(views, now.time_after, e.row)) {
+        if (!now.is_last && starts_anew<Rows::kRagged>(views, now.time_after, e.row)) {
           hand_on(T{});
         } else if (active) {
           hand_on(product[own]);

@@ -4,14 +4,14 @@
 // weights in registers and shared memory. A step is
 //
 //   product    W times the vector that the step before made, from shared memory; warps that share the units of a tile
-//              each multiply a part of the hidden indices, and their sums meet in shared memory
+//              each multiply a part of the hidden indices; sums meet in shared memory
 //   update     each unit of each row by one thread, which keeps its state (pass.cuh)
 //   exchange   every block needs the units of all: what differs between the schedules (one_block.cuh, cluster.cuh,
 //              grid.cuh)
 //
-// While the exchange is under way the next step's inputs are loaded and what the update made is stored. Forward and
-// backward differ in what is exchanged, h or the gate gradients, and in how many sums a unit has: the same tiles of
-// weights serve both.
+// While the exchange is under way the next step's inputs are loaded and, but in grid, what the update made is stored.
+// Forward and backward differ in what is exchanged, h or the gate gradients, and in how many sums a unit has: the same
+// tiles of weights serve both.
 //
 // Every sum is made in one order, which depends on the shape alone: results are bitwise repeatable.
 #pragma once
@@ -26,7 +26,7 @@ namespace fused_rnn::cuda {
 // What an exchange knows of the vector: `columns` rows of the batch, each with `vectors` x `padded` elements. It sends
 // and receives `rows` of them: the rest is beyond the batch, and zero.
 struct VectorLayout {
-  int stride, columns, padded, covered, units, units_log2, first_unit, ranks;
+  int stride, columns, padded, covered, units, units_log2, ranks;
 };
 
 template <class Pass, template <class T, int kVectors> class ExchangeOf>
@@ -42,136 +42,134 @@ struct PersistentKernel {
   static constexpr int kGates = Pass::Cell::kGates;
   static constexpr int kRegisterTiles = register_tiles(kGates, sizeof(T), std::is_same_v<T, float>);
   // Sums that go on independently, so that one product does not wait for the one before.
-  static constexpr int kChains = std::is_same_v<T, float> ? 1 : (Pass::kResults >= 3 ? 1 : (sizeof(T) == 2 ? 3 : 2));
+  static constexpr int kChains = std::is_same_v<T, float> ? 1 : (Pass::kResults >= 3 ? 1 : (sizeof(T) == 2 ? 4 : 2));
   static constexpr int kPartialValues = Pass::kResults * kTileValues;
-  // Elements that a thread updates side by side; one that owns four takes two turns.
-  static constexpr int kAtOnce = 2;
 
+  // Arguments; those of the shape are made on the host, so that they are constants of the kernel and need no registers.
   PersistentShape shape;
+  SharedMap map;
+  VectorLayout layout;
+  int turns, owned_log2;
   typename Pass::Views views;
   typename Exchange::Global global;
 
+  void set_shape(const PersistentShape& s) {
+    shape = s;
+    map =
+        shared_map(s, sizeof(T), Pass::kVectors, Pass::kResults, Pass::kStates, Exchange::kBuffers, Exchange::kStages);
+    layout = {map.stride, s.columns(), s.padded(), s.covered(), s.units(), s.units_log2(), s.ranks};
+    turns = s.turns();
+    owned_log2 = s.owned_log2();
+  }
+
   FUSED_RNN_DEVICE void operator()() const {
-    const int group = shape.first_group + block_x() / shape.ranks;
-    const SharedMap map = shared_map(shape, sizeof(T), Pass::kVectors, Pass::kResults, Pass::kStates,
-                                     Exchange::kBuffers, Exchange::kStages);
-    const int warp = warp_index(), lane = lane_index(), rank = block_x() % shape.ranks;
-    const int split = warp % shape.splits, unit_tile = warp / shape.splits, first_value = split * shape.owned();
+    const int group = shape.first_group + block_y(), rank = block_x();
+    const int warp = warp_index(), lane = lane_index();
+    const int split = warp % shape.splits, unit_tile = warp / shape.splits, first_value = split << owned_log2;
     Role role;
-    role.direction = group / shape.row_groups;
-    role.first_row = group % shape.row_groups * shape.columns();
+    role.direction = group < shape.row_groups ? 0 : 1;
+    role.first_row = (group - role.direction * shape.row_groups) * shape.columns();
     role.first_unit = rank * shape.units();
-    role.own_column = lane % 4 * 2 + first_value % 2;
-    role.own_unit = unit_tile * kTileUnits + lane / 4 + first_value / 2 * 8;
+    role.column = lane % 4 * 2;
+    role.unit = unit_tile * kTileUnits + lane / 4;
+    role.first_value = first_value;
     role.first_tile = split * shape.split_tiles();
     role.tiles = shape.tiles_of(split);
-    const int owned = shape.owned_of(split), at_once = owned < kAtOnce ? owned : kAtOnce;
-    // A tile of columns takes one turn, or two where a thread owns four elements.
-    const int halves_log2 = shape.owned() > kAtOnce ? 1 : 0, turns = shape.column_tiles << halves_log2;
+    const bool owns = first_value < kTileValues;
 
     unsigned char* shared = dynamic_shared();
-    const VectorLayout layout{map.stride,    shape.columns(),    shape.padded(),  shape.covered(),
-                              shape.units(), shape.units_log2(), role.first_unit, shape.ranks};
     float* const states = reinterpret_cast<float*>(shared + map.state) + thread_index();
-    const auto state_at = [&](int turn, int i, int s) -> float& {
-      return states[((s * turns + turn) * kAtOnce + i) * kThreads];
-    };
+    const auto state_at = [&](int turn, int s) -> float& { return states[(s * turns + turn) * kThreads]; };
     float* const bias = reinterpret_cast<float*>(shared + map.bias);
-    float* meeting = reinterpret_cast<float*>(shared + map.partials);
-    int set_apart = map.partial_set;
+    float* const partials = reinterpret_cast<float*>(shared + map.sums);
+    int set = 0;
 
     Weights weights[kRegisterTiles][kGates];
     Words4* const slots = reinterpret_cast<Words4*>(shared + map.weights) +
                           static_cast<size_t>(warp) * shape.weight_slots() * kGates * Weights::kChunks * kWarpLanes;
     load_weights(weights, slots, role, role.first_unit + unit_tile * kTileUnits);
     fill_bias(bias, role);
-    for (int turn = 0; turn < turns; ++turn) {
-      const Element first = first_element(role, turn, halves_log2);
-      for (int i = 0; i < at_once; ++i) {
-        State state{};
-        if (exists(next_to(first, i))) state = Pass::first_state(views, next_to(first, i), shape.time_steps);
-        for (int s = 0; s < Pass::kStates; ++s) state_at(turn, i, s) = state[s];
-      }
+    for (int turn = 0; owns && turn < turns; ++turn) {
+      const Element e = element(role, turn);
+      State state{};
+      if (exists(e)) state = Pass::first_state(views, e, shape.time_steps);
+      for (int s = 0; s < Pass::kStates; ++s) state_at(turn, s) = state[s];
     }
-    fill_first_vector(reinterpret_cast<T*>(shared + map.vectors), map, layout, role);
-    Exchange exchange(shared + map.vectors, shared + map.stage, shared + map.barriers, global, layout,
-                      block_x() / shape.ranks);
+    fill_first_vector(reinterpret_cast<T*>(shared + map.vectors), role);
+    Exchange exchange(shared + map.vectors, shared + map.stage, shared + map.barriers, global, layout, role.first_unit,
+                      block_y());
     exchange.begin(rows_of(role));
 
-    const int steps = shape.time_steps, products = Pass::kBackward ? steps + 1 : steps;
-    typename Pass::Inputs inputs[kAtOnce];
-    const auto load_inputs = [&](int step, int turn) {
-      const Element first = first_element(role, turn, halves_log2);
-#pragma unroll
-      for (int i = 0; i < kAtOnce; ++i) {
-        if (i < at_once && exists(next_to(first, i))) load_element(inputs[i], next_to(first, i), step);
-      }
-    };
-    if (steps > 0) load_inputs(0, 0);
-    for (int step = 0; step < products; ++step) {
+    const int steps = shape.time_steps;
+    // The sums of a tile of columns; two sets in turn, since those of the tile before may still be read.
+    const auto multiply = [&](int step, int column_tile) {
       float sums[kPartialValues];
+      product(sums, weights, slots, exchange.vector(static_cast<unsigned>(step)), map.stride, column_tile, role);
+      set ^= 1;
+      float* const meeting = partials + set * map.next_sums;
+      for (int v = 0; v < kPartialValues; ++v) meeting[(warp * kPartialValues + v) * kWarpLanes + lane] = sums[v];
+      sync_block();
+    };
+    const auto results_at = [&](int turn, const Element& e) {
+      Results results;
+      for (int r = 0; r < Pass::kResults; ++r) results[r] = bias[(r << layout.units_log2) + e.unit - role.first_unit];
+      add_partials(results, partials + set * map.next_sums, warp - split, value_of(role, turn));
+      return results;
+    };
+    const auto state_before = [&](int turn) {
+      State state;
+      for (int s = 0; s < Pass::kStates; ++s) state[s] = state_at(turn, s);
+      return state;
+    };
+
+    typename Pass::Inputs inputs;
+    if (owns && steps > 0) load_inputs(inputs, element(role, 0), 0);
+#pragma unroll 1
+    for (int step = 0; step < steps; ++step) {
+      const bool goes_on = Pass::kBackward || step + 1 < steps;  // backward has one more product
 #pragma unroll 1
       for (int turn = 0; turn < turns; ++turn) {
-        const int column_tile = turn >> halves_log2, half = turn & ((1 << halves_log2) - 1);
-        if (half == 0) {
-          product(sums, weights, slots, exchange.vector(), map.stride, column_tile, role);
-          if (shape.splits > 1) {
-            // Two sets of partial sums in turn: those of the tile before may still be read.
-            meeting += set_apart;
-            set_apart = -set_apart;
-            for (int v = 0; v < kPartialValues; ++v) meeting[(warp * kPartialValues + v) * kWarpLanes + lane] = sums[v];
-            sync_block();
-          }
-        }
-        const Element first = first_element(role, turn, halves_log2);
-        typename Pass::Made made[kAtOnce];
-#pragma unroll
-        for (int i = 0; i < kAtOnce; ++i) {
-          if (i >= at_once) continue;
-          const Element e = next_to(first, i);
-          Results results;
-#pragma unroll
-          for (int r = 0; r < Pass::kResults; ++r) {
-            results[r] = bias[(r << layout.units_log2) + e.unit - role.first_unit];
-            const float own = half == 0 ? sums[r * kTileValues + i] : sums[r * kTileValues + kAtOnce + i];
-            if (shape.splits == 1) results[r] += own;
-          }
-          if (shape.splits > 1) add_partials(results, meeting, warp - split, first_value + i);
-          State state;
-          for (int s = 0; s < Pass::kStates; ++s) state[s] = state_at(turn, i, s);
-          if (step == steps) {
-            if (exists(e)) Pass::end(views, e, shape.hidden_size, state, results);
-            continue;
-          }
+        if (value_of(role, turn) == role.first_value) multiply(step, turn >> owned_log2);
+        typename Pass::Made made;
+        if (owns) {
+          const Element e = element(role, turn);
+          const Results results = results_at(turn, e);
+          State state = state_before(turn);
           Pack<float, Pass::kVectors> vector{};
           if (exists(e)) {
-            const Moment now = moment_at(Pass::position(step, steps), role.direction, steps);
-            state = Pass::update(views, e, now, shape.hidden_size, inputs[i], results, state, vector, made[i]);
-            for (int s = 0; s < Pass::kStates; ++s) state_at(turn, i, s) = state[s];
+            const Moment<int> now = moment_at(Pass::position(step, steps), e.direction, steps);
+            state = Pass::update(views, e, now, shape.hidden_size, inputs, results, state, vector, made);
+            if (Exchange::kStoresFirst) Pass::store(views, e, now, shape.hidden_size, made);
           }
+          for (int s = 0; s < Pass::kStates; ++s) state_at(turn, s) = state[s];
           for (int v = 0; v < Pass::kVectors; ++v) {
-            exchange.put(column_tile * kTileColumns + role.own_column + i, v, role.own_unit + 8 * half,
+            exchange.put(static_cast<unsigned>(step), e.row - role.first_row, v, e.unit - role.first_unit,
                          to_factor<T>(vector[v]));
           }
         }
-        const bool is_last_turn = turn + 1 == turns;
-        if (is_last_turn && step + 1 < products) exchange.send(static_cast<unsigned>(step), rows_of(role));
-        if (is_last_turn ? step + 1 < steps : step < steps) {
-          load_inputs(is_last_turn ? step + 1 : step, is_last_turn ? 0 : turn + 1);
+        const bool is_last = turn + 1 == turns;
+        if (is_last && goes_on) exchange.send(static_cast<unsigned>(step), rows_of(role));
+        if (!owns) continue;
+        if (!is_last || step + 1 < steps) {
+          load_inputs(inputs, element(role, is_last ? 0 : turn + 1), is_last ? step + 1 : step);
         }
-        if (step < steps) store_made(made, first_element(role, turn, halves_log2), step, at_once);
+        if (Exchange::kStoresFirst) continue;
+        const Element e = element(role, turn);
+        if (exists(e)) {
+          const Moment<int> now = moment_at(Pass::position(step, steps), e.direction, steps);
+          Pass::store(views, e, now, shape.hidden_size, made);
+        }
       }
-      if (step + 1 < products) exchange.receive(static_cast<unsigned>(step), rows_of(role));
+      if (goes_on) exchange.receive(static_cast<unsigned>(step), rows_of(role));
     }
-    if constexpr (!Pass::kBackward) {  // backward has ended with its last product
-      for (int turn = 0; turn < turns; ++turn) {
-        const Element first = first_element(role, turn, halves_log2);
-        for (int i = 0; i < at_once; ++i) {
-          State state;
-          for (int s = 0; s < Pass::kStates; ++s) state[s] = state_at(turn, i, s);
-          if (exists(next_to(first, i))) Pass::end(views, next_to(first, i), shape.hidden_size, state, {});
-        }
-      }
+#pragma unroll 1
+    for (int turn = 0; turn < turns; ++turn) {
+      if (Pass::kBackward && value_of(role, turn) == role.first_value) multiply(steps, turn >> owned_log2);
+      if (!owns) continue;
+      const Element e = element(role, turn);
+      Results results{};
+      if (Pass::kBackward) results = results_at(turn, e);
+      if (exists(e)) Pass::end(views, e, shape.hidden_size, state_before(turn), results);
     }
   }
 
@@ -179,8 +177,8 @@ struct PersistentKernel {
   // What a thread is for.
   struct Role {
     int direction, first_row, first_unit;  // of the block
-    int own_column, own_unit;              // of the first element that the thread updates, within the block
-    int first_tile, tiles;                 // of hidden indices that the warp multiplies
+    int column, unit, first_value;  // of a tile's four values in a lane, where they are and which the warp updates
+    int first_tile, tiles;          // of hidden indices that the warp multiplies
   };
 
   // Computed again wherever it is needed: the weights need the registers.
@@ -188,34 +186,25 @@ struct PersistentKernel {
     const int left = shape.batch - hidden_from_compiler(role.first_row);
     return left < shape.columns() ? left : shape.columns();
   }
-  FUSED_RNN_DEVICE static Element first_element(const Role& role, int turn, int halves_log2) {
-    // Addresses in all buffers would otherwise wait in registers.
-    const int column = hidden_from_compiler(role.own_column), unit = hidden_from_compiler(role.own_unit);
-    return {role.first_row + (turn >> halves_log2) * kTileColumns + column, role.direction,
-            role.first_unit + unit + (turn & ((1 << halves_log2) - 1)) * 8};
+  FUSED_RNN_DEVICE int value_of(const Role& role, int turn) const {
+    return role.first_value + (turn & ((1 << owned_log2) - 1));
   }
-  FUSED_RNN_DEVICE static Element next_to(const Element& first, int i) {
-    return {first.row + i, first.direction, first.unit};
+  FUSED_RNN_DEVICE Element element(const Role& role, int turn) const {
+    // Addresses in all buffers would otherwise wait in registers.
+    const int column = hidden_from_compiler(role.column), unit = hidden_from_compiler(role.unit);
+    const int value = value_of(role, turn), column_tile = turn >> owned_log2;
+    return {role.first_row + column_tile * kTileColumns + column + value % 2, role.direction,
+            role.first_unit + unit + value / 2 * 8};
   }
   FUSED_RNN_DEVICE bool exists(const Element& e) const { return e.row < shape.batch && e.unit < shape.hidden_size; }
 
-  FUSED_RNN_DEVICE void load_element(typename Pass::Inputs& inputs, const Element& e, int step) const {
+  FUSED_RNN_DEVICE void load_inputs(typename Pass::Inputs& inputs, const Element& e, int step) const {
+    if (!exists(e)) return;
     const int steps = shape.time_steps, ahead = Pass::position(step + 1, steps);
     inputs = Pass::load(views, e, moment_at(Pass::position(step, steps), e.direction, steps), shape.hidden_size);
-    // A step of an exchange between blocks takes longer than the memory.
-    if (Exchange::kShortSteps && ahead > 0 && ahead < steps) {
+    // One turn of an exchange between blocks takes longer than the memory.
+    if ((Exchange::kShortSteps || turns > 1) && ahead > 0 && ahead < steps) {
       Pass::prefetch_inputs(views, e, moment_at(ahead, e.direction, steps), shape.hidden_size);
-    }
-  }
-
-  FUSED_RNN_DEVICE void store_made(const typename Pass::Made (&made)[kAtOnce], const Element& first, int step,
-                                   int count) const {
-    const int steps = shape.time_steps;
-    const Moment now = moment_at(Pass::position(step, steps), first.direction, steps);
-#pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {
-      const Element e = next_to(first, i);
-      if (i < count && exists(e)) Pass::store(views, e, now, shape.hidden_size, made[i]);
     }
   }
 
@@ -230,12 +219,16 @@ struct PersistentKernel {
   // What the warps that share a tile have summed, in their order.
   FUSED_RNN_DEVICE void add_partials(Results& results, const float* meeting, int first_warp, int value) const {
     const float* from = meeting + (first_warp * kPartialValues + value) * kWarpLanes + lane_index();
+    constexpr int kOfWarp = kPartialValues * kWarpLanes;
 #pragma unroll 1
-    for (int w = 0; w < shape.splits; w += 2, from += 2 * kPartialValues * kWarpLanes) {
+    for (int w = 0; w < shape.splits; w += 4, from += 4 * kOfWarp) {
 #pragma unroll
       for (int r = 0; r < Pass::kResults; ++r) {
         const float* of_result = from + r * kTileValues * kWarpLanes;
-        results[r] += of_result[0] + of_result[kPartialValues * kWarpLanes];
+        float sum = of_result[0];
+        if (shape.splits > 1) sum += of_result[kOfWarp];
+        if (shape.splits > 2) sum += of_result[2 * kOfWarp] + of_result[3 * kOfWarp];
+        results[r] += sum;
       }
     }
   }
@@ -292,8 +285,7 @@ struct PersistentKernel {
   }
 
   // Every block makes the whole vector of the first step, in all of its buffers: what no block owns stays zero.
-  FUSED_RNN_DEVICE void fill_first_vector(T* vectors, const SharedMap& map, const VectorLayout& layout,
-                                          const Role& role) const {
+  FUSED_RNN_DEVICE void fill_first_vector(T* vectors, const Role& role) const {
     const int width = Pass::kVectors * layout.padded;
     for (int i = thread_index(); i < layout.columns * width; i += kThreads) {
       const int column = i / width, index = i % width;

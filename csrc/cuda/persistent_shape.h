@@ -8,7 +8,7 @@
 
 namespace fused_rnn::cuda {
 
-constexpr int kPersistentWarps = 8;  // units() knows it, too
+constexpr int kPersistentWarps = 8, kMostUnitsLog2 = 7;  // a warp has 16 units, alone or with others
 
 // Counts the blocks of a group (arrive_blocks). In global memory, zero before the launch, each on a line of its own.
 struct alignas(128) BlockBarrier {
@@ -33,7 +33,9 @@ struct PersistentShape {
   int first_group;     // of this launch
 
   FUSED_RNN_HD constexpr int columns() const { return 8 * column_tiles; }
-  FUSED_RNN_HD constexpr int units_log2() const { return splits == 1 ? 7 : (splits == 2 ? 6 : (splits == 4 ? 5 : 4)); }
+  FUSED_RNN_HD constexpr int units_log2() const {
+    return kMostUnitsLog2 - (splits == 1 ? 0 : (splits == 2 ? 1 : (splits == 4 ? 2 : 3)));
+  }
   FUSED_RNN_HD constexpr int units() const { return 1 << units_log2(); }
   FUSED_RNN_HD constexpr int hidden_tiles() const { return (hidden_size + 31) / 32; }
   FUSED_RNN_HD constexpr int padded() const { return 32 * hidden_tiles(); }
@@ -50,16 +52,17 @@ struct PersistentShape {
   // Places for tiles in shared memory; one is needed on the way to the registers.
   FUSED_RNN_HD constexpr int weight_slots() const { return shared_tiles() > 1 ? shared_tiles() : 1; }
   // Of a tile's four values a lane, those that a warp updates.
-  FUSED_RNN_HD constexpr int owned() const { return splits < 4 ? 4 / splits : 1; }
-  FUSED_RNN_HD constexpr int owned_of(int split) const { return split * owned() < 4 ? owned() : 0; }
+  FUSED_RNN_HD constexpr int owned_log2() const { return splits == 1 ? 2 : (splits == 2 ? 1 : 0); }
+  // Updates of a thread in a step, one after another.
+  FUSED_RNN_HD constexpr int turns() const { return column_tiles << owned_log2(); }
 };
 
 // Where everything lies in a block's shared memory, in bytes.
 struct SharedMap {
   int stride;           // elements between two columns of a vector
   int vector_elements;  // of one buffer
-  int partial_set;      // floats of one of the two sets of partial sums
-  size_t vectors, stage, weights, partials, state, bias, barriers, total;
+  int next_sums;        // floats between the two sets of sums
+  size_t vectors, stage, weights, sums, state, bias, barriers, total;
 };
 
 FUSED_RNN_HD constexpr SharedMap shared_map(const PersistentShape& shape, size_t element_bytes, int vectors,
@@ -71,14 +74,13 @@ FUSED_RNN_HD constexpr SharedMap shared_map(const PersistentShape& shape, size_t
   const int line = 128 / static_cast<int>(element_bytes);
   map.stride = width + (width % line == 0 ? line / 2 : 0);
   map.vector_elements = shape.columns() * map.stride;
-  map.partial_set = shape.splits > 1 ? results * 4 * kThreads : 0;
+  const int sums = results * 4 * kThreads;
+  map.next_sums = shape.splits > 1 ? sums : 0;  // a warp that has its sums to itself can overwrite them
   map.stage = map.vectors + static_cast<size_t>(buffers) * map.vector_elements * element_bytes;
   map.weights = map.stage + static_cast<size_t>(stages) * shape.columns() * vectors * shape.units() * element_bytes;
-  map.partials =
-      map.weights + static_cast<size_t>(shape.weight_slots()) * shape.gates * 8 * 2 * element_bytes * kThreads;
-  map.state = map.partials + static_cast<size_t>(2) * map.partial_set * sizeof(float);
-  const int owned = shape.owned() < 2 ? 2 : shape.owned();  // a turn is for two
-  map.bias = map.state + static_cast<size_t>(states) * shape.column_tiles * owned * kThreads * sizeof(float);
+  map.sums = map.weights + static_cast<size_t>(shape.weight_slots()) * shape.gates * 8 * 2 * element_bytes * kThreads;
+  map.state = map.sums + static_cast<size_t>(sums + map.next_sums) * sizeof(float);
+  map.bias = map.state + static_cast<size_t>(states) * shape.turns() * kThreads * sizeof(float);
   map.barriers = map.bias + static_cast<size_t>(results) * shape.units() * sizeof(float);
   map.total = map.barriers + 2 * sizeof(uint64_t);
   return map;

@@ -16,7 +16,8 @@ void clear(void* data, size_t bytes, Stream stream);
 template <class Pass, template <class T, int kVectors> class ExchangeOf>
 LaunchShape launch_shape(const Option& option, int groups) {
   LaunchShape launch;
-  launch.grid_x = static_cast<unsigned>(groups * option.shape.ranks);
+  launch.grid_x = static_cast<unsigned>(option.shape.ranks);
+  launch.grid_y = static_cast<unsigned>(groups);
   launch.threads = PersistentKernel<Pass, ExchangeOf>::kThreads;
   launch.shared_bytes = option.shared_bytes;
   if (option.schedule == Schedule::kCluster) launch.cluster = static_cast<unsigned>(option.shape.ranks);
@@ -40,7 +41,7 @@ auto visit_kernel(const Option& option, Visitor&& visitor) {
 template <class Pass>
 void run_persistent(const Option& option, const typename Pass::Views& views, void* workspace, Stream stream) {
   visit_kernel<Pass>(option, [&](auto kernel, auto shape_of) {
-    kernel.shape = option.shape;
+    kernel.set_shape(option.shape);
     kernel.views = views;
     if constexpr (requires { kernel.global.barriers; }) {
       // One barrier for each group, then the vectors of all groups.

@@ -43,8 +43,8 @@ void sort_options(std::vector<Option>& options);
 // Every shape in which a persistent schedule could run the problem.
 std::vector<Option> shapes(Schedule schedule, const Problem& problem, bool tfloat32, const Device& device);
 std::string describe(const Option& option);
-// Whether offsets within one step of every buffer fit into 32 bits, as all schedules but per_step need; those of the
-// variants, which per_step alone runs, are not looked at.
+// Whether strides and offsets within one step of every buffer fit into 32 bits, as all schedules but per_step need;
+// those of the variants, which per_step alone runs, are not looked at.
 bool offsets_fit(const Problem& problem, const ForwardViews& views);
 bool offsets_fit(const Problem& problem, const BackwardViews& views);
 

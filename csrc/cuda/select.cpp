@@ -21,7 +21,7 @@ struct Rules {
 
 constexpr Rules kRules[] = {
     {Schedule::kOneBlock, "one_block", 80, 1, 1, 2, 0, [](const StepCosts& c, double) { return c.block_barrier; }},
-    {Schedule::kCluster, "cluster", 90, 2, 16, 2, 2,
+    {Schedule::kCluster, "cluster", 90, 2, 16, 2, 1,
      [](const StepCosts& c, double kb) { return c.block_barrier + c.cluster_push + c.cluster_kb * kb; }},
     {Schedule::kGrid, "grid", 80, 1, 0, 1, 0,
      [](const StepCosts& c, double kb) { return c.grid_barrier + c.grid_kb * kb + c.block_barrier; }},
@@ -59,6 +59,7 @@ std::vector<Option> feasible(const Rules& rules, const Problem& problem, bool tf
     return std::vector<Option>{};
   };
   constexpr int64_t kMost = int64_t{1} << 24, kMostSteps = int64_t{1} << 30;
+  constexpr int kMostGroups = 65535;  // of a launch; the hardware queues them
   if (problem.normalized) return refuse(kNormRefusal);
   if (problem.projected) return refuse("a projection needs a second product in each step");
   if (problem.zoneout) return refuse("only per_step has zoneout");
@@ -113,7 +114,7 @@ std::vector<Option> feasible(const Rules& rules, const Problem& problem, bool tf
         option.workspace_bytes = option.groups_at_once * (sizeof(BlockBarrier) + 2 * vector_bytes);
       }
       option.step_us = model_step_us(rules, problem, tfloat32, option, costs);
-      if (rules.schedule != Schedule::kGrid) option.groups_at_once = option.groups;  // the hardware queues them
+      if (rules.schedule != Schedule::kGrid) option.groups_at_once = std::min(option.groups, kMostGroups);
       found.push_back(option);
     }
   }
@@ -160,17 +161,30 @@ std::vector<Option> options(const Problem& problem, bool tfloat32, const Device&
   return all;
 }
 
+namespace {
+
+template <class Void>
+bool fits(const Problem& p, const SequenceView<Void>& view) {
+  return fits(view.time_stride) &&
+         fits(p.batch * view.row_stride + p.directions * view.direction_stride + p.cell.gates * p.hidden_size);
+}
+template <class Void>
+bool fits(const Problem& p, const StateView<Void>& view) {
+  return fits(p.batch * view.row_stride + p.directions * view.direction_stride + p.hidden_size);
+}
+template <class... Views>
+bool all_fit(const Problem& p, const Views&... views) {
+  return (fits(p, views) && ...);
+}
+
+}  // namespace
+
 bool offsets_fit(const Problem& p, const ForwardViews& v) {
-  const int64_t most = std::max({v.gates.row_stride, v.output.row_stride, v.cells.row_stride, v.saved.row_stride,
-                                 v.h_0.row_stride, v.c_0.row_stride, v.h_n.row_stride, v.c_n.row_stride});
-  return fits(p.batch * most + p.cell.gates * p.hidden_size);
+  return all_fit(p, v.gates, v.output, v.cells, v.saved, v.h_0, v.c_0, v.h_n, v.c_n);
 }
 bool offsets_fit(const Problem& p, const BackwardViews& v) {
-  const int64_t most =
-      std::max({v.d_output.row_stride, v.d_cells.row_stride, v.output.row_stride, v.cells.row_stride,
-                v.saved.row_stride, v.d_gates.row_stride, v.d_gates_h.row_stride, v.d_h_n.row_stride,
-                v.d_c_n.row_stride, v.h_0.row_stride, v.c_0.row_stride, v.d_h_0.row_stride, v.d_c_0.row_stride});
-  return fits(p.batch * most + p.cell.gates * p.hidden_size);
+  return all_fit(p, v.d_output, v.d_cells, v.output, v.cells, v.saved, v.d_gates, v.d_gates_h, v.d_h_n, v.d_c_n, v.h_0,
+                 v.c_0, v.d_h_0, v.d_c_0);
 }
 
 std::string describe(const Option& option) {

@@ -67,21 +67,22 @@ struct Element {
   int row, direction, unit;
 };
 
-// Where a view has an element at a time. `Index` is the type of offsets within one step, since 64-bit products are
-// several instructions each: int where a step of every buffer has less than 2^31 elements.
+// Where a view has an element at a time. `Index` is the type of times, strides and offsets within one step, since
+// 64-bit products are several instructions each: int where all of them stay below 2^31 (offsets_fit).
 template <class T, class Index, class Void>
-FUSED_RNN_DEVICE auto element_at(const SequenceView<Void>& view, int64_t time, const Element& e) {
+FUSED_RNN_DEVICE auto element_at(const SequenceView<Void>& view, Index time, const Element& e) {
   using Pointer = std::conditional_t<std::is_const_v<Void>, const T, T>*;
-  const int64_t of_step = static_cast<std::make_unsigned_t<Index>>(time) * view.time_stride +
-                          static_cast<std::make_unsigned_t<Index>>(e.direction) * view.direction_stride;
-  return static_cast<Pointer>(view.data) + of_step +
-         (static_cast<Index>(e.row) * static_cast<Index>(view.row_stride) + e.unit);
+  const Index in_step = static_cast<Index>(e.direction) * static_cast<Index>(view.direction_stride) +
+                        static_cast<Index>(e.row) * static_cast<Index>(view.row_stride) + e.unit;
+  return static_cast<Pointer>(view.data) +
+         (static_cast<int64_t>(time) * static_cast<Index>(view.time_stride) + in_step);
 }
 template <class T, class Index, class Void>
 FUSED_RNN_DEVICE auto element_at(const StateView<Void>& view, const Element& e) {
   using Pointer = std::conditional_t<std::is_const_v<Void>, const T, T>*;
-  return static_cast<Pointer>(view.data) + e.direction * view.direction_stride +
-         (static_cast<Index>(e.row) * static_cast<Index>(view.row_stride) + e.unit);
+  return static_cast<Pointer>(view.data) +
+         (static_cast<Index>(e.direction) * static_cast<Index>(view.direction_stride) +
+          static_cast<Index>(e.row) * static_cast<Index>(view.row_stride) + e.unit);
 }
 template <class T>
 FUSED_RNN_DEVICE T weight_at(const WeightView& view, int64_t direction, int64_t row, int64_t column) {

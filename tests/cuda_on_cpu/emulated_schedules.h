@@ -93,15 +93,15 @@ struct Workspace {
   std::unique_ptr<void, void (*)(void*)> data;
 };
 
-template <template <class, class, class, bool> class PassOf, class Cell, class T, class Views>
+template <template <class, class, class, cuda::Rows, bool> class PassOf, class Cell, class T, class Views>
 void run_per_step(const Shape& s, const Problem& problem, const Inputs<T>& in, const Views& views) {
-  using PerStep = cuda::PerStep<PassOf<Cell, T, int64_t, true>>;
+  using PerStep = cuda::PerStep<PassOf<Cell, T, int64_t, cuda::Rows::kRagged, true>>;
   const Workspace workspace(PerStep::workspace_bytes(problem));
   PlainProducts<T> products(s, in, problem.backward);
   PerStep(problem, views, products, workspace.data.get(), nullptr).run();
 }
 
-template <template <class, class, class, bool> class PassOf, class Cell, class T, class Views>
+template <template <class, class, class, cuda::Rows, bool> class PassOf, class Cell, class T, class Views>
 void run_pass(const Shape& s, const Problem& problem, const cuda::Option& option, const Inputs<T>& in,
               const Views& views) {
   check(cuda::offsets_fit(problem, views), "offsets fit");
@@ -109,7 +109,13 @@ void run_pass(const Shape& s, const Problem& problem, const cuda::Option& option
     run_per_step<PassOf, Cell>(s, problem, in, views);
   } else if constexpr (!std::is_same_v<T, double>) {
     const Workspace workspace(option.workspace_bytes);
-    cuda::run_persistent<PassOf<Cell, T, int, false>>(option, views, workspace.data.get(), nullptr);
+    if (cuda::is_ragged(views)) {
+      cuda::run_persistent<PassOf<Cell, T, int, cuda::Rows::kRagged, false>>(option, views, workspace.data.get(),
+                                                                             nullptr);
+    } else {
+      cuda::run_persistent<PassOf<Cell, T, int, cuda::Rows::kWhole, false>>(option, views, workspace.data.get(),
+                                                                            nullptr);
+    }
   }
 }
 
