@@ -43,7 +43,7 @@ def no_arguments(_problem: Problem) -> Arguments:
 def random_lengths(problem: Problem) -> Arguments:
     """Lengths from 1 to T, equally likely."""
     generator = torch.Generator().manual_seed(_SEED)
-    return {"lengths": torch.randint(1, problem.time_steps + 1, (problem.batch,), generator=generator)}
+    return {"lengths": torch.randint(1, problem.time_steps + 1, (problem.batch,), generator=generator, device="cpu")}
 
 
 def random_resets(problem: Problem) -> Arguments:

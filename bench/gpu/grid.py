@@ -14,10 +14,10 @@ ALL_HIDDEN = (512, 256, 1024, 128, 64, 768, 2048, 1536)
 
 
 def _problems(
-    cell: str, hidden: tuple[int, ...], batches: tuple[int, ...], type_name: str, *, bidirectional: bool = False
+    cell: str, hidden: tuple[int, ...], batches: tuple[int, ...], type_name: str, option: str = ""
 ) -> list[str]:
     """Both modes of each size; the input is as wide as the hidden state, as in a stack of layers."""
-    options = ",bi" * bidirectional
+    options = f",{option}" if option else ""
     return [
         f"{cell}:t{TIME_STEPS},b{batch},i{size},h{size}{options},{type_name},{mode}"
         for size in hidden
@@ -42,8 +42,11 @@ def timed_problems() -> list[str]:
         _problems("lstm", (512, 256, 1024), (8, 32, 128), "bf16"),
         _problems("lstm", (768, 512, 1024), (16,), "f16"),
         _problems("lstm", (512, 256, 1024, 64), (1, 32), "f32"),
-        _problems("lstm", (256, 512), (1, 16), "bf16", bidirectional=True),
-        _problems("gru", (256, 512), (16,), "bf16", bidirectional=True),
+        _problems("lstm", (256, 512), (1, 16), "bf16", "bi"),
+        _problems("gru", (256, 512), (16,), "bf16", "bi"),
+        _problems("lstm", (512, 256), (16, 64), "bf16", "packed"),
+        _problems("gru", (512,), (16,), "bf16", "packed"),
+        _problems("lstm", (2048,), (32,), "f32"),
         _problems("rnn_tanh", (256, 1024), (1, 32), "bf16"),
         _problems("gru", (512,), (16, 1), "tf32"),
         _problems("gru", (512,), (16,), "f16"),
@@ -68,7 +71,7 @@ def baseline_problems() -> list[str]:
         _problems("lstm", (512, 768, 1024), (16,), "f16"),
         _problems("lstm", (512,), (1, 128), "bf16"),
         _problems("lstm", (512,), (16,), "f32"),
-        _problems("lstm", (512,), (16,), "bf16", bidirectional=True),
+        _problems("lstm", (512,), (16,), "bf16", "bi"),
         _problems("rnn_tanh", (512,), (16,), "bf16"),
     )
 

@@ -11,12 +11,15 @@ import torch
 
 import fused_rnn
 
-from ..peers import Case, ModuleRun
+from ..contenders import PackedRun, exact_packed
+from ..peers import Case, ModuleRun, oracle
 from ..problems import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import ModuleType
+
+    from ..peers import Results
 
 SCHEDULE_VARIABLE = "FUSED_RNN_CUDA_SCHEDULE"
 # The type whose tolerance holds: TF32 keeps as many bits of a factor as float16.
@@ -25,24 +28,27 @@ _TOLERANCE_TYPE = {"tf32": torch.float16}
 
 @dataclass(frozen=True)
 class GpuProblem:
-    """A problem string of `bench.problems`, in which `tf32` is one more type; and the forced schedule or ''."""
+    """A problem of `bench.problems`, with `tf32` as a type and `packed` as an option; and a forced schedule or none."""
 
     problem: Problem
     tf32: bool = False
     schedule: str = ""
+    packed: bool = False
+    """Whether the input is a PackedSequence of random lengths."""
 
     @classmethod
     def parse(cls, text: str, schedule: str = "") -> GpuProblem:
         """The problem named by `text`, e.g. `lstm:t1024,b16,i512,h512,tf32,train`."""
         cell, _, rest = text.partition(":")
         fields = rest.split(",")
-        tf32 = "tf32" in fields
-        plain = ",".join("f32" if field == "tf32" else field for field in fields)
-        return cls(Problem.parse(f"{cell}:{plain}"), tf32, schedule)
+        tf32, packed = "tf32" in fields, "packed" in fields
+        plain = ",".join("f32" if field == "tf32" else field for field in fields if field != "packed")
+        return cls(Problem.parse(f"{cell}:{plain}"), tf32, schedule, packed)
 
     def __str__(self) -> str:
         text = str(self.problem)
-        return text.replace(",f32,", ",tf32,") if self.tf32 else text
+        text = text.replace(",f32,", ",tf32,") if self.tf32 else text
+        return text.replace(f",{self.type_name},", f",packed,{self.type_name},") if self.packed else text
 
     @property
     def name(self) -> str:
@@ -107,10 +113,16 @@ def far_from_kinks(case: Case) -> Case:
     return replace(case, weights=weights)
 
 
-def prepare(namespace: ModuleType, case: Case) -> ModuleRun:
+def prepare(namespace: ModuleType, case: Case, *, packed: bool = False) -> ModuleRun:
     """A layer of torch.nn or fused_rnn ready to run the case where its tensors are."""
     with torch.device(case.x.device):
-        return ModuleRun(namespace, case)
+        return PackedRun(namespace, case) if packed else ModuleRun(namespace, case)
+
+
+def exact_of(case: Case, *, packed: bool = False) -> Results:
+    """The results in float64 by torch.nn, with initial states, where the case's tensors are."""
+    with torch.device(case.x.device):
+        return (exact_packed if packed else oracle)(case, with_state=True)
 
 
 def schedule_of(case: Case) -> str:

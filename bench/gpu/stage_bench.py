@@ -9,11 +9,10 @@ import torch
 
 import fused_rnn
 
-from ..peers import oracle
 from ..verify import Errors, failures
 from . import grid
 from .events import measure, microseconds
-from .problems import GpuProblem, drawn_on, prepare, schedule_of
+from .problems import GpuProblem, drawn_on, exact_of, prepare, schedule_of
 from .records import STARTED, one_line
 from .stage_correctness import is_refusal
 
@@ -33,7 +32,7 @@ def fields(asked: GpuProblem) -> dict[str, Any]:
         "hidden": problem.hidden_size,
         "batch": problem.batch,
         "type": asked.type_name,
-        "options": "bi" if problem.bidirectional else "",
+        "options": "packed" if asked.packed else "bi" if problem.bidirectional else "",
         "mode": problem.mode,
     }
 
@@ -41,11 +40,10 @@ def fields(asked: GpuProblem) -> dict[str, Any]:
 def verify(asked: GpuProblem, device: str = "cuda") -> tuple[float, list[str]]:
     """The largest error over the first steps against torch.nn in float64, and what is above its tolerance."""
     case = drawn_on(replace(asked.problem, time_steps=_VERIFIED_STEPS), device)
-    with torch.device(device):
-        exact = oracle(case, with_state=True)
+    exact = exact_of(case, packed=asked.packed)
     ours, theirs = Errors(), Errors()
-    ours.add(prepare(fused_rnn, case).results(with_state=True), exact)
-    theirs.add(prepare(torch.nn, case).results(with_state=True), exact)
+    ours.add(prepare(fused_rnn, case, packed=asked.packed).results(with_state=True), exact)
+    theirs.add(prepare(torch.nn, case, packed=asked.packed).results(with_state=True), exact)
     return max(ours.by_name.values()), failures(ours, theirs, asked.tolerance_type)
 
 
@@ -57,33 +55,18 @@ def run_one(asked: GpuProblem) -> dict[str, Any]:
         ran = schedule_of(case)
         if lines:
             return {"status": "failed", "schedule": ran, "error": error, "failures": lines}
-        tasks = {"ours": prepare(fused_rnn, case).step}
+        tasks = {"ours": prepare(fused_rnn, case, packed=asked.packed).step}
         if not asked.schedule:
-            tasks["theirs"] = prepare(torch.nn, case).step
+            tasks["theirs"] = prepare(torch.nn, case, packed=asked.packed).step
         timings = measure(tasks, _SECONDS if not asked.schedule else _SECONDS / 3)
     found = {f"{name}_us": microseconds(timing, asked.problem.time_steps) for name, timing in timings.items()}
     return {"status": "ok", "schedule": ran, "error": error, **found}
-
-
-def packed(work: Work) -> None:
-    """Whether the layers take a PackedSequence."""
-    layer = torch.nn.LSTM(8, 8).cuda()
-    ours = fused_rnn.LSTM(8, 8).cuda()
-    ours.load_state_dict(layer.state_dict())
-    rows = torch.randn(5, 2, 8, device="cuda")
-    sequence = torch.nn.utils.rnn.pack_padded_sequence(rows, torch.tensor([5, 3]))
-    try:
-        same = torch.allclose(ours(sequence)[0].data, layer(sequence)[0].data, atol=1e-2)
-        work.record(case="packed", status="ok" if same else "failed", reason="supported, not timed yet")
-    except Exception as error:  # noqa: BLE001 - it is not supported, and says so
-        work.record(case="packed", status="skipped", reason=f"not supported: {one_line(error, 100)}")
 
 
 def run(work: Work) -> int:
     """First the comparison, then, in a share of the time kept for it, the forced schedules."""
     failed, left_out = 0, 0
     kept = work.left * _FORCED_SHARE
-    packed(work)
     listed = [(text, "") for text in grid.timed_problems()] + grid.forced_problems()
     for text, schedule in listed:
         asked = GpuProblem.parse(text, schedule)

@@ -7,12 +7,17 @@ using namespace fused_rnn::micro;
 
 namespace {
 
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
 FUSED_RNN_DEVICE void order_before_bulk_copies() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 FUSED_RNN_DEVICE void copy_bulk(SharedAddress to, const void* from, int bytes, SharedAddress barrier) {
   asm volatile("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
                "r"(shared_address(from)), "r"(bytes), "r"(barrier)
                : "memory");
 }
+#else
+FUSED_RNN_DEVICE void order_before_bulk_copies() {}
+FUSED_RNN_DEVICE void copy_bulk(SharedAddress, const void*, int, SharedAddress) {}
+#endif
 
 // As ClusterExchange, whose memory it has.
 struct ClusterBulkExchange : ClusterExchange {

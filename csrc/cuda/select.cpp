@@ -20,11 +20,10 @@ struct Rules {
 };
 
 constexpr Rules kRules[] = {
-    {Schedule::kOneBlock, "one_block", 80, 1, 1, 2, 0, [](const StepCosts& c, double) { return c.block_barrier; }},
+    {Schedule::kOneBlock, "one_block", 80, 1, 1, 2, 0, [](const StepCosts& c, double) { return c.one_block; }},
     {Schedule::kCluster, "cluster", 90, 2, 16, 2, 1,
-     [](const StepCosts& c, double kb) { return c.block_barrier + c.cluster_push + c.cluster_kb * kb; }},
-    {Schedule::kGrid, "grid", 80, 1, 0, 1, 0,
-     [](const StepCosts& c, double kb) { return c.grid_barrier + c.grid_kb * kb + c.block_barrier; }},
+     [](const StepCosts& c, double kb) { return c.cluster + c.cluster_kb * kb; }},
+    {Schedule::kGrid, "grid", 80, 1, 0, 1, 0, [](const StepCosts& c, double kb) { return c.grid + c.grid_kb * kb; }},
 };
 
 size_t element_bytes(DataType type) { return type == DataType::kFloat32 ? 4 : 2; }
@@ -33,17 +32,16 @@ double model_step_us(const Rules& rules, const Problem& problem, bool tfloat32, 
                      const StepCosts& costs) {
   const PersistentShape& s = option.shape;
   const bool exact = problem.type == DataType::kFloat32 && !tfloat32;
-  const int vectors = problem.backward ? s.gates : 1, results = problem.backward ? 1 : s.gates;
-  const double schedulers = 4, warps = kPersistentWarps / schedulers;
+  const int vectors = problem.backward ? s.gates : 1;
   // Weights beyond the registers are read from shared memory, 128 bytes a cycle.
-  const double shared_cycles = s.shared_tiles() * s.gates * 64.0 * s.element_bytes * kPersistentWarps / 8;
-  const double product = warps * s.gates * s.split_tiles() * tile_cycles(exact, tfloat32) + shared_cycles;
-  const double meeting = s.splits > 1 ? 2.0 * results * 4 * kPersistentWarps : 0;  // partial sums out and in
-  const double tile_us = (product + meeting) / (costs.clock_ghz * 1e3) + (s.splits > 1 ? costs.block_barrier : 0);
-  const double received_kb = s.columns() * vectors * s.padded() * s.element_bytes / 1024.0;
+  constexpr double kWarpsOfScheduler = kPersistentWarps / 4.0, kTileBytes = 16.0 * 32, kSharedBytes = 128;
+  const double product = kWarpsOfScheduler * s.gates * s.split_tiles() * tile_cycles(exact, tfloat32);
+  const double shared = kPersistentWarps * s.gates * s.shared_tiles() * kTileBytes * s.element_bytes / kSharedBytes;
+  const double tile_us = costs.tile + (product + shared) / (costs.clock_ghz * 1e3);
+  const double rows = std::min(s.columns(), s.batch);
+  const double received_kb = rows * vectors * s.padded() * s.element_bytes / 1024.0;
   const double waves = (option.groups + option.groups_at_once - 1) / option.groups_at_once;
-  return waves * (s.column_tiles * tile_us + costs.update * (0.75 + 0.25 * s.column_tiles) +
-                  rules.exchange_us(costs, received_kb));
+  return waves * (s.column_tiles * tile_us + s.turns() * costs.turn + rules.exchange_us(costs, received_kb));
 }
 
 constexpr const char* kNormRefusal =
@@ -108,7 +106,9 @@ std::vector<Option> feasible(const Rules& rules, const Problem& problem, bool tf
       if (least_shared == 0 || option.shared_bytes < least_shared) least_shared = option.shared_bytes;
       if (option.shared_bytes > static_cast<size_t>(device.shared_bytes)) continue;
       option.groups = s.row_groups * static_cast<int>(problem.directions);
-      option.groups_at_once = std::min(option.groups, device.multiprocessors / s.ranks);
+      const int at_once = rules.schedule == Schedule::kCluster ? clusters_at_once(device.multiprocessors, s.ranks)
+                                                               : device.multiprocessors / s.ranks;
+      option.groups_at_once = std::min(option.groups, at_once);
       if (rules.schedule == Schedule::kGrid) {
         const size_t vector_bytes = size * s.columns() * vectors * s.padded();
         option.workspace_bytes = option.groups_at_once * (sizeof(BlockBarrier) + 2 * vector_bytes);
