@@ -44,6 +44,19 @@ double model_step_us(const Rules& rules, const Problem& problem, bool tfloat32, 
   return waves * (s.column_tiles * tile_us + s.turns() * costs.turn + rules.exchange_us(costs, received_kb));
 }
 
+double library_step_us(const Problem& problem, bool tfloat32, const StepCosts& costs) {
+  const LibraryRates& rates = kLibraryRates;
+  const double weights =
+      static_cast<double>(problem.cell.gates * problem.hidden_size) * static_cast<double>(problem.output_size);
+  const double bytes =
+      weights * (problem.type == DataType::kFloat64 ? 8.0 : static_cast<double>(element_bytes(problem.type)));
+  const bool exact = problem.type == DataType::kFloat64 || (problem.type == DataType::kFloat32 && !tfloat32);
+  const double tflops = exact ? rates.exact_tflops : (tfloat32 ? rates.tf32_tflops : rates.half_tflops);
+  const double product =
+      std::max(bytes / (rates.gb_per_us * 1e9), 2 * weights * static_cast<double>(problem.batch) / (tflops * 1e6));
+  return static_cast<double>(problem.directions) * (costs.library_call + product);
+}
+
 constexpr const char* kNormRefusal =
     "a layer norm joins all units of a row, which no CUDA kernel does: plain torch operations run such layers";
 
@@ -153,7 +166,7 @@ std::vector<Option> options(const Problem& problem, bool tfloat32, const Device&
                                            [](const Option& a, const Option& b) { return a.step_us < b.step_us; });
     all.push_back(cheapest == found.end() ? best : *cheapest);
   }
-  Option library{Schedule::kPerStep, "per_step", "", costs.library_step, costs.source};
+  Option library{Schedule::kPerStep, "per_step", "", library_step_us(problem, tfloat32, costs), costs.source};
   if (problem.normalized) library.refusal = kNormRefusal;
   if (device.capability < 80) library.refusal = "the kernels are built for compute capability 8.0 and newer";
   all.push_back(library);
