@@ -33,7 +33,8 @@ def plan(
 
 @pytest.mark.parametrize(
     ("hidden_size", "device", "expected"),
-    [(32, H200, "one_block"), (64, H200, "cluster"), (64, A100, "one_block"), (256, H200, "cluster"), (256, A100, "grid"),
+    [(32, H200, "one_block"), (64, H200, "cluster"), (64, A100, "one_block"), (256, H200, "cluster"),
+     (256, A100, "grid"),
      (512, H200, "cluster"), (1024, H200, "grid"), (1024, SLICE, "per_step"), (4096, H200, "per_step")],
 )  # fmt: skip
 def test_small_layers_take_a_block_larger_ones_a_cluster_then_the_grid(

@@ -21,6 +21,7 @@ from bench.gpu import (
     stage_correctness,
     stage_graph,
     stage_micro,
+    stage_shapes,
     stages,
     tiny,
 )
@@ -64,6 +65,15 @@ def every_listed_problem() -> list[list[str]]:
     checked = [grid.checked_problems(schedule) for schedule in stages.SCHEDULES]
     forced = [f"{text} {schedule}" for text, schedule in grid.forced_problems()]
     return [grid.timed_problems(), grid.baseline_problems(), forced, *checked]
+
+
+def test_a_packed_problem_is_one_with_an_option_and_its_results_agree_with_float64() -> None:
+    text = "lstm:t1024,b3,i4,h5,packed,f32,train"
+    asked = problems.GpuProblem.parse(text)
+    assert (asked.packed, asked.problem.batch, str(asked)) == (True, 3, text)
+    error, lines = stage_bench.verify(asked, "cpu")
+    assert lines == []
+    assert 0.0 < error < 1e-5
 
 
 def test_every_listed_problem_is_one_and_none_is_listed_twice() -> None:
@@ -217,6 +227,44 @@ def test_micro_programs_compile_without_warnings(source: Path, tmp_path: Path) -
     done = subprocess.run([*command, *quick], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr.strip() == ""
+
+
+@pytest.mark.skipif(machine.find_program("nvcc") is None, reason="no nvcc")
+def test_the_program_that_times_shapes_links_with_the_built_kernels(tmp_path: Path) -> None:
+    nvcc, objects = machine.find_program("nvcc"), stage_shapes.built_objects()
+    assert nvcc is not None
+    if not fused_rnn.build_info()["cuda"].startswith("1"):
+        pytest.skip("the kernels are not built")
+    program = tmp_path / "shape_times"
+    command = [*stage_shapes.compile_command(nvcc, program, objects, "9.0a"), "-Xptxas", "-O0", "-Xcompiler", "-O0"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert subprocess.run([program], capture_output=True, text=True, check=False).stderr.startswith(
+        "usage: shape_times"
+    )
+
+
+def test_shapes_are_summed_up_by_problem() -> None:
+    def line(schedule: str, us: float, model: float, hidden: int = 64, *, verified: bool = True) -> dict[str, Any]:
+        problem = {"cell": "gru", "type": "bf16", "pass": "fwd", "hidden": hidden, "batch": 8}
+        shape = {"schedule": schedule, "splits": 4, "column_tiles": 1, "us_min": us, "model_us": model}
+        return {**problem, **shape, "verified": verified}
+
+    lines = [
+        line("grid", 2.0, 2.5),
+        line("cluster", 1.5, 3.0),
+        {"skipped": "no"},
+        line("grid", 3.0, 3.0, 512, verified=False),
+    ]
+    first, second = stage_shapes.summaries(lines)
+    assert (first["case"], first["status"], first["shapes"]) == ("gru bf16 fwd H=64 B=8", "ok", 2)
+    assert (first["best"], first["best_us"], first["chosen"], first["chosen_us"]) == (
+        "cluster 4x1",
+        1.5,
+        "grid 4x1",
+        2.0,
+    )
+    assert (second["status"], second["best"]) == ("failed", "grid 4x1")
 
 
 def test_micro_kernels_are_right_in_the_emulator(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def check(asked: GpuProblem, case: Case, exact: dict[bool, Results], device: str
                 first = first or found
                 equal = equal and same_bits(first, found)
             ours.add({name: value.cpu() for name, value in (first or {}).items()}, values)
-            theirs.add(_torch_results(there, with_state=with_state), values)
+            theirs.add(torch_results(there, with_state=with_state), values)
         lines = failures(ours, theirs, asked.tolerance_type)
         if not equal:
             lines.append(f"{REPEATS} runs differ")
@@ -85,7 +85,7 @@ def check(asked: GpuProblem, case: Case, exact: dict[bool, Results], device: str
     }
 
 
-def _torch_results(case: Case, *, with_state: bool) -> Results:
+def torch_results(case: Case, *, with_state: bool) -> Results:
     """torch.nn's results on the CPU; none where it cannot run the case, so that the table of tolerances decides."""
     try:
         found = prepare(torch.nn, case).results(with_state=with_state)
