@@ -24,10 +24,10 @@ SCHEDULES = ("per_step", "one_block", "cluster", "grid")
 HIDDEN_SIZES = {"per_step": 37, "one_block": 37, "cluster": 200, "grid": 200}
 
 
-def results(layer: torch.nn.RNNBase, x: torch.Tensor) -> list[torch.Tensor]:
+def results(layer: torch.nn.RNNBase, x: torch.Tensor, **arguments: torch.Tensor) -> list[torch.Tensor]:
     """Output and every gradient of one training step, as float64 on the CPU."""
     x = x.detach().clone().requires_grad_()
-    output, _ = layer(x)
+    output, _ = layer(x, **arguments)
     output.double().square().sum().backward()
     found = [output, x.grad, *(p.grad for p in layer.parameters())]
     return [t.detach().double().cpu() for t in found if t is not None]
@@ -58,6 +58,28 @@ def test_a_schedule_agrees_with_float64_on_the_cpu(
         assert (found - wanted).abs().max() <= limit * wanted.abs().max()
         if index == 0:
             assert torch.equal(found, repeated)
+
+
+@pytest.mark.parametrize("names", [("lengths",), ("resets",), ("lengths", "resets")], ids="+".join)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("make", [fused_rnn.LSTM, fused_rnn.GRU, fused_rnn.RNN])
+def test_rows_that_end_and_start_anew_agree_with_float64_on_the_cpu(
+    make: Callable[..., torch.nn.RNNBase], schedule: str, names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if schedule == "cluster" and torch.cuda.get_device_capability() < (9, 0):
+        pytest.skip("clusters need compute capability 9.0")
+    monkeypatch.setenv("FUSED_RNN_CUDA_SCHEDULE", schedule)
+    monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", "ieee")
+    torch.manual_seed(0)
+    layer = make(5, HIDDEN_SIZES[schedule], bidirectional=True)
+    x = torch.randn(9, 11, 5)
+    given = {"lengths": torch.randint(0, 10, (11,)), "resets": torch.rand(9, 11) < 0.3}
+    given = {name: given[name] for name in names}
+    expected = results(copy.deepcopy(layer).double(), x.double(), **given)
+    actual = results(layer.cuda(), x.cuda(), **{name: value.cuda() for name, value in given.items()})
+    for index, (found, wanted) in enumerate(zip(actual, expected, strict=True)):
+        limit = TOLERANCES[torch.float32].outputs if index == 0 else TOLERANCES[torch.float32].gradients
+        assert (found - wanted).abs().max() <= limit * wanted.abs().max()
 
 
 def variant_results(cell: str, given: dict[str, torch.Tensor]) -> list[torch.Tensor]:

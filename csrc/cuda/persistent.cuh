@@ -14,6 +14,9 @@
 // tiles of weights serve both.
 //
 // Every sum is made in one order, which depends on the shape alone: results are bitwise repeatable.
+//
+// A step is short, and what counts are the instructions from one product to the next: the loop has one copy of
+// everything, and nothing that is needed once.
 #pragma once
 
 #include "cuda/launch.h"

@@ -109,12 +109,14 @@ void run_pass(const Shape& s, const Problem& problem, const cuda::Option& option
     run_per_step<PassOf, Cell>(s, problem, in, views);
   } else if constexpr (!std::is_same_v<T, double>) {
     const Workspace workspace(option.workspace_bytes);
-    if (cuda::is_ragged(views)) {
-      cuda::run_persistent<PassOf<Cell, T, int, cuda::Rows::kRagged, false>>(option, views, workspace.data.get(),
-                                                                             nullptr);
+    // The passes without lengths and resets are compiled for one type only, since each compilation takes long.
+    using cuda::Rows;
+    constexpr bool kHasWhole = std::is_same_v<T, cuda::BFloat16>;
+    if (kHasWhole && !cuda::is_ragged(views)) {
+      cuda::run_persistent<PassOf<Cell, T, int, kHasWhole ? Rows::kWhole : Rows::kRagged, false>>(
+          option, views, workspace.data.get(), nullptr);
     } else {
-      cuda::run_persistent<PassOf<Cell, T, int, cuda::Rows::kWhole, false>>(option, views, workspace.data.get(),
-                                                                            nullptr);
+      cuda::run_persistent<PassOf<Cell, T, int, Rows::kRagged, false>>(option, views, workspace.data.get(), nullptr);
     }
   }
 }
