@@ -25,17 +25,17 @@ PROGRAMS = {
     "mutation": ("test_mutation.cpp", []),
     "rnn_tanh": ("test_schedules.cpp", ["-DFUSED_RNN_TEST_CELL=ElmanCell<Tanh>"]),
     # Differs from rnn_tanh in its formulas alone, which test_cells.cpp has.
-    "rnn_relu": ("test_schedules.cpp", ["-DFUSED_RNN_TEST_CELL=ElmanCell<Relu>", "-DFUSED_RNN_TEST_EDGES"]),
+    "rnn_relu": ("test_schedules.cpp", ["-DFUSED_RNN_TEST_CELL=ElmanCell<Relu>", "-DFUSED_RNN_TEST_EDGES=BFloat16"]),
     "gru": ("test_schedules.cpp", ["-DFUSED_RNN_TEST_CELL=GruCell"]),
     "lstm": ("test_schedules.cpp", ["-DFUSED_RNN_TEST_CELL=LstmCell"]),
     "variants-sanitized": ("test_variants.cpp", SANITIZERS),
     "gru-edges-sanitized": (
         "test_schedules.cpp",
-        ["-DFUSED_RNN_TEST_CELL=GruCell", "-DFUSED_RNN_TEST_EDGES", *SANITIZERS],
+        ["-DFUSED_RNN_TEST_CELL=GruCell", "-DFUSED_RNN_TEST_EDGES=BFloat16", *SANITIZERS],
     ),
     "lstm-edges-sanitized": (
         "test_schedules.cpp",
-        ["-DFUSED_RNN_TEST_CELL=LstmCell", "-DFUSED_RNN_TEST_EDGES", *SANITIZERS],
+        ["-DFUSED_RNN_TEST_CELL=LstmCell", "-DFUSED_RNN_TEST_EDGES=float", *SANITIZERS],
     ),
 }
 

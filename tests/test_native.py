@@ -40,10 +40,12 @@ def flavour_flags(flavour: str) -> list[str]:
     if flavour in INSTRUCTION_SETS:
         return [*native_build.openmp_flags(), *native_build.isa_flags()[flavour]]
     sanitized_isa = "avx2" if "avx2" in INSTRUCTION_SETS else "baseline"
-    flags = [*native_build.isa_flags()[sanitized_isa], "-O1", "-fno-omit-frame-pointer"]
+    flags = [*native_build.isa_flags()[sanitized_isa], "-fno-omit-frame-pointer"]
     if flavour == "threads":  # without OpenMP, whose synchronisation ThreadSanitizer does not see
-        return [*flags, "-pthread", "-fsanitize=thread"]
-    return [*flags, *native_build.openmp_flags(), "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+        return [*flags, "-O1", "-pthread", "-fsanitize=thread"]
+    # Not optimised: compiling takes longer than running.
+    found = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    return [*flags, "-O0", *native_build.openmp_flags(), *found]
 
 
 def build_program(source: str, flavour: str, folder: Path) -> Path:
