@@ -19,44 +19,17 @@ FUSED_RNN_DEVICE void order_before_bulk_copies() {}
 FUSED_RNN_DEVICE void copy_bulk(SharedAddress, const void*, int, SharedAddress) {}
 #endif
 
-// As ClusterExchange, whose memory it has.
-struct ClusterBulkExchange : ClusterExchange {
-  FUSED_RNN_DEVICE void operator()() const {
-    const int rank = cluster_rank(), size = cluster_size(), items = size * chunks;
-    TransactionBarrier* barriers = reinterpret_cast<TransactionBarrier*>(dynamic_shared());
-    Words4* buffers = reinterpret_cast<Words4*>(dynamic_shared() + 2 * sizeof(TransactionBarrier));
-    Words4* stages = buffers + 2 * items;
-    if (thread_index() == 0) {
-      init_barrier(&barriers[0], 1);
-      init_barrier(&barriers[1], 1);
-      publish_barriers();
-    }
-    sync_cluster();
-    for (int round = 0; round < rounds; ++round) {
-      const int now = round % 2;
-      Words4* stage = stages + now * chunks;
-      if (thread_index() == 0) arrive_expecting(&barriers[now], items * static_cast<int>(sizeof(Words4)));
-      for (int chunk = thread_index(); chunk < chunks; chunk += thread_count()) {
-        store_words(&stage[chunk], outgoing(buffers + (1 - now) * items, round, chunk, rank, size));
-      }
-      order_before_bulk_copies();
-      sync_block();
-      if (thread_index() < size) {
-        const int peer = thread_index();
-        copy_bulk(peer_address(shared_address(&buffers[now * items + rank * chunks]), peer), stage,
-                  chunks * static_cast<int>(sizeof(Words4)), peer_address(shared_address(&barriers[now]), peer));
-      }
-      wait_parity(&barriers[now], round / 2 % 2);
-    }
-    const Words4* last = buffers + (rounds - 1) % 2 * items;
-    for (int chunk = thread_index(); chunk < chunks; chunk += thread_count()) {
-      result[block_x() * chunks + chunk] = last[rank * chunks + chunk].words[0];
-    }
-    sync_cluster();
+// One bulk copy for each receiver, by a thread each.
+struct BulkSends {
+  FUSED_RNN_DEVICE static void prepare() { order_before_bulk_copies(); }
+  FUSED_RNN_DEVICE static void send(const Words4* stage, Words4* place, int chunks, int size,
+                                    TransactionBarrier* barrier) {
+    const int peer = thread_index();
+    if (peer >= size) return;
+    copy_bulk(peer_address(shared_address(place), peer), stage, chunks * static_cast<int>(sizeof(Words4)),
+              peer_address(shared_address(barrier), peer));
   }
 };
-
-struct ClusterStoreExchange : ClusterExchange {};
 
 // The first words of a cluster's chunks after the last round, [rank][chunk].
 std::vector<uint32_t> expected_words(int size, int chunks, int rounds) {
@@ -90,7 +63,7 @@ void measure(const Gpu& gpu, const char* name, int size, int slice_bytes) {
     shape.grid_x = static_cast<unsigned>(size * clusters);
     const DeviceArray<uint32_t> result(once.size() * clusters);
     const Spread ns = nanoseconds_per_round(
-        500, 4000, [&](int rounds) { launch(Exchange{{rounds, chunks, result.data()}}, shape, nullptr); });
+        500, 4000, [&](int rounds) { launch(Exchange{rounds, chunks, result.data()}, shape, nullptr); });
     finish();
     const std::vector<uint32_t> found = result.read();
     bool right = true;
@@ -115,8 +88,8 @@ int main() {
     }
     for (const int size : {2, 4, 8, 16}) {
       for (const int slice_bytes : {64, 256, 1024, 4096}) {
-        measure<ClusterStoreExchange>(gpu, "cluster_exchange", size, slice_bytes);
-        measure<ClusterBulkExchange>(gpu, "cluster_bulk_exchange", size, slice_bytes);
+        measure<ClusterExchange>(gpu, "cluster_exchange", size, slice_bytes);
+        measure<ClusterExchangeBy<BulkSends>>(gpu, "cluster_bulk_exchange", size, slice_bytes);
       }
     }
   });

@@ -24,10 +24,26 @@ struct ClusterBarrier {
   }
 };
 
+// Stores of 16 bytes from all threads.
+struct StoreSends {
+  FUSED_RNN_DEVICE static void prepare() {}
+  FUSED_RNN_DEVICE static void send(const Words4* stage, Words4* place, int chunks, int size,
+                                    TransactionBarrier* barrier) {
+    for (int item = thread_index(); item < size * chunks; item += thread_count()) {
+      const int chunk = item % chunks, peer = item / chunks;
+      store_async(peer_address(shared_address(&place[chunk]), peer), load_words(&stage[chunk]),
+                  peer_address(shared_address(barrier), peer));
+    }
+  }
+};
+
 // In each round every block makes its next slice of what has come, and sends it to every block of its cluster, itself
-// included, by asynchronous stores into one of two buffers. Who completes a round has the slices of all, and they were
+// included, into one of two buffers. Who completes a round has the slices of all, and they were
 // sent after a barrier of the block that follows every read of the round before: so two buffers suffice.
-struct ClusterExchange {
+//
+// `Sends` says how a block's stage reaches its place in the buffer of every block.
+template <class Sends>
+struct ClusterExchangeBy {
   static constexpr int kThreads = 512;
   int rounds, chunks;  // a slice has `chunks` times 16 bytes
   uint32_t* result;    // [blocks][chunks]: the first word of each chunk after the last round
@@ -54,12 +70,9 @@ struct ClusterExchange {
       for (int chunk = thread_index(); chunk < chunks; chunk += thread_count()) {
         store_words(&stage[chunk], outgoing(buffers + (1 - now) * items, round, chunk, rank, size));
       }
+      Sends::prepare();
       sync_block();  // the slice is whole, and no thread reads the other buffer any more
-      for (int item = thread_index(); item < items; item += thread_count()) {
-        const int chunk = item % chunks, peer = item / chunks;
-        store_async(peer_address(shared_address(&buffers[now * items + rank * chunks + chunk]), peer),
-                    load_words(&stage[chunk]), peer_address(shared_address(&barriers[now]), peer));
-      }
+      Sends::send(stage, buffers + now * items + rank * chunks, chunks, size, &barriers[now]);
       wait_parity(&barriers[now], round / 2 % 2);
     }
     const Words4* last = buffers + (rounds - 1) % 2 * items;
@@ -69,7 +82,7 @@ struct ClusterExchange {
     sync_cluster();  // no block leaves while stores to it are on their way
   }
 
- protected:
+ private:
   FUSED_RNN_DEVICE Words4 outgoing(const Words4* received, int round, int chunk, int rank, int size) const {
     Words4 value;
     if (round == 0) {
@@ -82,6 +95,8 @@ struct ClusterExchange {
     return value;
   }
 };
+
+using ClusterExchange = ClusterExchangeBy<StoreSends>;
 
 struct GridBarrier {
   static constexpr int kThreads = 256;

@@ -8,7 +8,7 @@
 
 namespace fused_rnn::cuda {
 
-constexpr int kPersistentWarps = 8, kMostUnitsLog2 = 7;  // a warp has 16 units, alone or with others
+constexpr int kPersistentWarps = 8;  // units() knows it, too
 
 // Counts the blocks of a group (arrive_blocks). In global memory, zero before the launch, each on a line of its own.
 struct alignas(128) BlockBarrier {
@@ -33,9 +33,7 @@ struct PersistentShape {
   int first_group;     // of this launch
 
   FUSED_RNN_HD constexpr int columns() const { return 8 * column_tiles; }
-  FUSED_RNN_HD constexpr int units_log2() const {
-    return kMostUnitsLog2 - (splits == 1 ? 0 : (splits == 2 ? 1 : (splits == 4 ? 2 : 3)));
-  }
+  FUSED_RNN_HD constexpr int units_log2() const { return splits == 1 ? 7 : (splits == 2 ? 6 : (splits == 4 ? 5 : 4)); }
   FUSED_RNN_HD constexpr int units() const { return 1 << units_log2(); }
   FUSED_RNN_HD constexpr int hidden_tiles() const { return (hidden_size + 31) / 32; }
   FUSED_RNN_HD constexpr int padded() const { return 32 * hidden_tiles(); }
