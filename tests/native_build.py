@@ -44,10 +44,15 @@ def isa_flags() -> dict[str, list[str]]:
     return dict(flags) if platform.machine() in {"x86_64", "AMD64"} else {"baseline": flags["baseline"]}
 
 
+def processor_flags() -> set[str]:
+    """What Linux says that this processor has."""
+    cpuinfo = Path("/proc/cpuinfo")
+    return set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
+
+
 def runnable_instruction_sets() -> list[str]:
     """Those of `isa_flags` that this processor can run."""
-    cpuinfo = Path("/proc/cpuinfo")
-    present = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
+    present = processor_flags()
     needed = {
         "baseline": set(),
         "avx2": {"avx2", "fma", "f16c"},

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import fused_rnn
 from fused_rnn import _ops
+from fused_rnn._tensors import Arguments
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,6 +134,21 @@ def test_functional_call_runs_the_weights_it_is_given() -> None:
     first = call(own)
     assert not torch.equal(call(others), first)
     torch.testing.assert_close(call(own), first, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_variant_and_a_plain_pass_of_the_same_weights_take_turns(dtype: torch.dtype) -> None:
+    gates, w_hh = torch.randn(4, 2, 1, 4, UNITS).to(dtype), torch.randn(1, 4 * UNITS, UNITS).to(dtype)
+    mask = torch.ones(1, 2, UNITS, dtype=dtype)  # a variant that changes nothing
+
+    def output(mask: Tensor | None) -> Tensor:
+        return _ops.forward("lstm", Arguments(gates, w_hh, recurrent_mask=mask), save=False).output
+
+    plain, masked = output(None), output(mask)
+    torch.testing.assert_close(masked, plain)
+    for _ in range(2):
+        torch.testing.assert_close(output(None), plain, rtol=0, atol=0)
+        torch.testing.assert_close(output(mask), masked, rtol=0, atol=0)
 
 
 def test_threads_that_share_a_layer_get_their_own_results() -> None:

@@ -15,7 +15,9 @@ from tests import native_build
 NATIVE = native_build.ROOT / "tests" / "native"
 SOURCES = sorted(path.stem for path in NATIVE.glob("test_*.cpp"))
 # Parts of the library that are not headers, for the tests that need them.
-USING_TEAMS = ("test_rows", "test_sharing", "test_single_steps", "test_sweep", "test_team", "test_workspace")
+USING_TEAMS = (
+    *("test_pairs", "test_rows", "test_sharing", "test_single_steps", "test_sweep", "test_team", "test_workspace"),
+)
 LINKED = {source: ["csrc/cpu/team.cpp"] for source in USING_TEAMS}
 LINKED["test_workspace"].append("csrc/cpu/workspace.cpp")
 INSTRUCTION_SETS = native_build.runnable_instruction_sets()
@@ -28,9 +30,14 @@ FEWER_FLAVOURS = {
     "test_rows": [INSTRUCTION_SETS[-1], "sanitized"],
     "test_single_steps": [INSTRUCTION_SETS[-1], "sanitized"],
     "test_sharing": INSTRUCTION_SETS[-1:],
+    "test_pairs": [],  # below
 }
 CASES = [(source, flavour) for source in SOURCES for flavour in FEWER_FLAVOURS.get(source, FLAVOURS)] + [
-    (source, "threads") for source in THREADED
+    *((source, "threads") for source in THREADED),
+    pytest.param(
+        *("test_pairs", "avx512"),
+        marks=pytest.mark.skipif("avx512_bf16" not in native_build.processor_flags(), reason="needs AVX-512 BF16"),
+    ),
 ]
 Build = Callable[[str, str], Path]
 
@@ -79,6 +86,7 @@ def test_native_program_reports_no_failure(source: str, flavour: str, build: Bui
 def test_every_native_source_is_listed() -> None:
     assert set(SOURCES) >= {
         "test_cells",
+        "test_pairs",
         "test_plain_recurrence",
         "test_rows",
         "test_sharing",

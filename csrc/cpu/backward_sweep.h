@@ -29,6 +29,7 @@ inline namespace FUSED_RNN_ISA {
 template <class Cell, class T>
 class BackwardSweep {
   using Real = RealOf<T>;
+  using Row = RowOf<T>;  // of what the products multiply
   using V = Vec<Real>;
   using Units = typename BackwardWeights<Cell, T>::Units;
   static constexpr int kLanes = V::kLanes;
@@ -53,10 +54,10 @@ class BackwardSweep {
     output_stride_ = Units::padded(p_.output_size);
     gates_stride_ = Cell::kGates * hidden_stride_;
     const int64_t rows = p_.directions * p_.batch;
-    for (Real*& d_gates : d_gates_) d_gates = arena.take<Real>(rows * gates_stride_);
+    for (Row*& d_gates : d_gates_) d_gates = arena.take<Row>(rows * gates_stride_);
     carry_h_ = {arena.take<Real>(rows * output_stride_), p_.batch, output_stride_};
     if (Cell::kStates == 2) carry_c_ = {arena.take<Real>(rows * hidden_stride_), p_.batch, hidden_stride_};
-    if (projected()) d_projected_ = arena.take<Real>(rows * output_stride_);
+    if (projected()) d_projected_ = arena.take<Row>(rows * output_stride_);
   }
 
   void before_team() const { barriers_.reset(); }
@@ -101,17 +102,17 @@ class BackwardSweep {
     load_state<T>(v_.d_h_n, p_.output_size, carry_h_, d, rows);
     if (Cell::kStates == 2) load_state<T>(v_.d_c_n, p_.hidden_size, carry_c_, d, rows);
     for (int64_t row = rows.begin; row < rows.end; ++row) {
-      for (Real* d_gates : d_gates_) clear(d_gates + (d * p_.batch + row) * gates_stride_, gates_stride_);
+      for (Row* d_gates : d_gates_) clear(d_gates + (d * p_.batch + row) * gates_stride_, gates_stride_);
       if (projected()) clear(d_projected_ + (d * p_.batch + row) * output_stride_, output_stride_);
     }
   }
 
-  static void clear(Real* row, int64_t size) {
-    for (int64_t i = 0; i < size; i += kLanes) V(0).store(row + i);
+  static void clear(Row* row, int64_t size) {
+    for (int64_t i = 0; i < size; i += kLanes) Storage<Row>::store(row + i, V(0));
   }
 
   // W_hh^T times the gate gradients of the step after position s.
-  Product<Real> recurrent(int64_t d, int64_t s) const {
+  auto recurrent(int64_t d, int64_t s) const {
     return weights_.recurrent(d, d_gates_[(s + 1) & 1] + d * p_.batch * gates_stride_, s != p_.time_steps - 1);
   }
 
@@ -153,7 +154,7 @@ class BackwardSweep {
     const int64_t t = time_of(d, s);
     const Range output_blocks = share.blocks_of(weights_.output_blocks());
     const auto special = [&](int64_t row) { return is_special(d, s, t, row); };
-    Real* d_projected = d_projected_ + d * p_.batch * output_stride_;
+    Row* d_projected = d_projected_ + d * p_.batch * output_stride_;
     const auto wanted = [&](const auto& tile) { return recurrent_is_wanted(tile, d, s); };
     for_each_tile<Units::kColumns>(recurrent(d, s), share.rows, output_blocks, wanted, [&](const auto& tile) {
       for_each_vector<Units::kVectors>(tile, p_.output_size, special, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
@@ -166,7 +167,7 @@ class BackwardSweep {
       });
     });
     share.wait();
-    const Product<Real> projection = weights_.projection(d, d_projected);
+    const auto projection = weights_.projection(d, d_projected);
     const auto announce = [&](const auto& tile) {
       const bool active = is_active(tile, t);
       if (active) prefetch_update(tile, d, t);
@@ -255,7 +256,7 @@ class BackwardSweep {
     if (kind == RowStep::kReset) previous = Pack<Rows, Cell::kStates>{};
     const CellBackward<Rows, Cell> result = Cell::backward(saved, previous, current, d_current);
 
-    Real* for_product = d_gates_[s & 1] + d * p_.batch * gates_stride_;
+    Row* for_product = d_gates_[s & 1] + d * p_.batch * gates_stride_;
 #pragma GCC unroll 4
     for (int g = 0; g < Cell::kGates; ++g) {
       const int64_t gate = g * hidden_size;
@@ -300,7 +301,7 @@ class BackwardSweep {
   // Nothing for the product of the step before.
   template <class Where>
   FUSED_RNN_INLINE void clear_product(const Where& where, int64_t d, int64_t s) const {
-    Real* for_product = d_gates_[s & 1] + d * p_.batch * gates_stride_;
+    Row* for_product = d_gates_[s & 1] + d * p_.batch * gates_stride_;
     for (int g = 0; g < Cell::kGates; ++g) store_padded(where, V(0), for_product + g * hidden_stride_, gates_stride_);
   }
 
@@ -324,8 +325,8 @@ class BackwardSweep {
   bool ragged_;  // there are lengths or resets
   BackwardWeights<Cell, T> weights_;
   int64_t hidden_stride_, output_stride_, gates_stride_;  // padded sizes of one row
-  Real* d_gates_[2];                                      // [D, B, G, hidden_stride] of this step and the one after
-  Real* d_projected_ = nullptr;                           // [D, B, output_stride]
+  Row* d_gates_[2];                                       // [D, B, G, hidden_stride] of this step and the one after
+  Row* d_projected_ = nullptr;                            // [D, B, output_stride]
   StateBuffer<Real> carry_h_{}, carry_c_{};               // gradients handed to the step before
 };
 

@@ -17,7 +17,8 @@ const CpuUnit& unit();
 #if defined(FUSED_RNN_HAVE_AVX512)
 namespace avx512 {
 const CpuUnit& unit();
-}
+const CpuUnit& unit_with_bf16();
+}  // namespace avx512
 #endif
 
 namespace {
@@ -28,6 +29,13 @@ struct Entry {
   const CpuUnit& (*unit)();
 };
 
+#if defined(FUSED_RNN_HAVE_AVX512)
+bool has_avx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+#endif
+
 // A new instruction set is a line here, a file under isa/ and its flags in setup.py.
 constexpr Entry kEntries[] = {
     {"baseline", [] { return true; }, baseline::unit},
@@ -35,12 +43,8 @@ constexpr Entry kEntries[] = {
     {"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }, avx2::unit},
 #endif
 #if defined(FUSED_RNN_HAVE_AVX512)
-    {"avx512",
-     [] {
-       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-     },
-     avx512::unit},
+    {"avx512", has_avx512, avx512::unit},
+    {"avx512_bf16", [] { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }, avx512::unit_with_bf16},
 #endif
 };
 

@@ -64,8 +64,8 @@ Fingerprint fingerprint_of(const PackSource<T>& source, int64_t block) {
 }
 
 // pack_block, left out where `seen` says that `to` has this block already; `seen` may be null.
-template <int Groups, int Vectors, class T>
-void pack_changed_block(const PackSource<T>& source, int64_t block, RealOf<T>* to, Fingerprint* seen) {
+template <int Groups, int Vectors, class T, class W>
+void pack_changed_block(const PackSource<T>& source, int64_t block, W* to, Fingerprint* seen) {
   if (seen != nullptr) {
     const bool rows = source.reduction_stride == 1;  // else it is packed each time, and nothing counts as seen
     const Fingerprint now = rows ? fingerprint_of<Groups, Vectors>(source, block) : Fingerprint{};

@@ -28,6 +28,7 @@ inline namespace FUSED_RNN_ISA {
 template <class Cell, class T>
 class ForwardSweep {
   using Real = RealOf<T>;
+  using Row = RowOf<T>;  // of h
   using V = Vec<Real>;
   using Units = typename ForwardWeights<Cell, T>::Units;
   using Outputs = typename ForwardWeights<Cell, T>::Outputs;
@@ -51,9 +52,9 @@ class ForwardSweep {
         input_(problem, views, plan, arena) {
     hidden_stride_ = Units::padded(p_.hidden_size);
     output_stride_ = projected() ? Outputs::padded(p_.output_size) : hidden_stride_;
-    for (Real*& h : h_) h = arena.take<Real>(p_.directions * p_.batch * output_stride_);
+    for (Row*& h : h_) h = arena.take<Row>(p_.directions * p_.batch * output_stride_);
     if (Cell::kStates == 2) c_ = arena.take<Real>(p_.directions * p_.batch * hidden_stride_);
-    if (projected()) hidden_ = arena.take<Real>(p_.directions * p_.batch * hidden_stride_);
+    if (projected()) hidden_ = arena.take<Row>(p_.directions * p_.batch * hidden_stride_);
   }
 
   void before_team() const { barriers_.reset(); }
@@ -85,14 +86,16 @@ class ForwardSweep {
   RowStep row_step_at(int64_t t, int64_t row) const { return ragged_ ? row_step(v_, t, row) : RowStep::kPlain; }
 
   void load_initial(const Share& share, int64_t d) const {
-    load_state<T>(v_.h_0, p_.output_size, {h_[0], p_.batch, output_stride_}, d, share.own_rows());
-    if (Cell::kStates == 2) load_state<T>(v_.c_0, p_.hidden_size, {c_, p_.batch, hidden_stride_}, d, share.own_rows());
+    load_state<T>(v_.h_0, p_.output_size, StateBuffer<Row>{h_[0], p_.batch, output_stride_}, d, share.own_rows());
+    if (Cell::kStates == 2)
+      load_state<T>(v_.c_0, p_.hidden_size, StateBuffer<Real>{c_, p_.batch, hidden_stride_}, d, share.own_rows());
   }
 
   void store_final(const Share& share, int64_t d) const {
     const Range rows = share.own_rows();
-    store_state<T>({h_[p_.time_steps & 1], p_.batch, output_stride_}, v_.h_n, p_.output_size, d, rows);
-    if (Cell::kStates == 2) store_state<T>({c_, p_.batch, hidden_stride_}, v_.c_n, p_.hidden_size, d, rows);
+    store_state<T>(StateBuffer<Row>{h_[p_.time_steps & 1], p_.batch, output_stride_}, v_.h_n, p_.output_size, d, rows);
+    if (Cell::kStates == 2)
+      store_state<T>(StateBuffer<Real>{c_, p_.batch, hidden_stride_}, v_.c_n, p_.hidden_size, d, rows);
   }
 
   using GatesMade = typename InputGates<Cell, T>::Made;
@@ -100,12 +103,11 @@ class ForwardSweep {
   void step(const Share& share, int64_t d, int64_t s, const GatesMade& made) const {
     const int64_t t = d == 0 ? s : p_.time_steps - 1 - s;
     const int64_t first_row = row_index(d, 0);
-    const Real* h_previous = h_[s & 1] + first_row * output_stride_;
-    Real* h_next = h_[(s + 1) & 1] + first_row * output_stride_;
+    const Row* h_previous = h_[s & 1] + first_row * output_stride_;
+    Row* h_next = h_[(s + 1) & 1] + first_row * output_stride_;
     const bool from_zero = s == 0 && !v_.h_0;
-    const Product<Real> recurrent =
-        weights_.recurrent().times(d, h_previous, output_stride_, from_zero ? 0 : p_.output_size);
-    Real* hidden = projected() ? hidden_ + first_row * hidden_stride_ : nullptr;
+    const auto recurrent = weights_.recurrent().times(d, h_previous, output_stride_, from_zero ? 0 : p_.output_size);
+    Row* hidden = projected() ? hidden_ + first_row * hidden_stride_ : nullptr;
     const auto special = [&](int64_t row) { return row_step_at(t, row) != RowStep::kPlain; };
     const auto announce = [&](const auto& tile) {
       if (ragged_ && !any_row(tile, [&](int64_t row) { return !special(row); })) return false;
@@ -142,10 +144,9 @@ class ForwardSweep {
   }
 
   // The second stage of a step: h_t = W_hr hidden.
-  void project(const Share& share, int64_t d, int64_t t, const Real* hidden, const Real* h_previous,
-               Real* h_next) const {
+  void project(const Share& share, int64_t d, int64_t t, const Row* hidden, const Row* h_previous, Row* h_next) const {
     const auto inactive = [&](int64_t row) { return row_step_at(t, row) == RowStep::kInactive; };
-    const Product<Real> projection = weights_.projection(d, hidden, hidden_stride_);
+    const auto projection = weights_.projection(d, hidden, hidden_stride_);
     const auto wanted = [&](const auto& tile) { return any_row(tile, [&](int64_t row) { return !inactive(row); }); };
     const auto update_tile = [&](const auto& tile) {
       for_each_vector<Outputs::kVectors>(
@@ -166,7 +167,7 @@ class ForwardSweep {
 
   template <class TileOf, class Where>
   FUSED_RNN_INLINE void update(const TileOf& tile, const Where& where, int64_t d, int64_t t, const GatesMade& made,
-                               const Real* h_previous, Real* h_next, Real* hidden) const {
+                               const Row* h_previous, Row* h_next, Row* hidden) const {
     using Rows = Vec<Real, Where::kParts>;
     const RowStep kind = Where::kParts == 1 ? row_step_at(t, where.row) : RowStep::kPlain;
     if constexpr (Where::kParts == 1) {
@@ -209,8 +210,8 @@ class ForwardSweep {
 
   // A step of an inactive row: the state stays (c where it is), and the results are zero.
   template <class Where>
-  [[gnu::noinline]] void pass_through(const Where& where, int64_t d, int64_t t, const Real* h_previous, Real* h_next,
-                                      Real* hidden) const {
+  [[gnu::noinline]] void pass_through(const Where& where, int64_t d, int64_t t, const Row* h_previous, Row* h_next,
+                                      Row* hidden) const {
     if (hidden != nullptr) {
       store_padded(where, V(0), hidden, hidden_stride_);
     } else {
@@ -227,9 +228,9 @@ class ForwardSweep {
   bool ragged_;  // there are lengths or resets
   InputGates<Cell, T> input_;
   int64_t hidden_stride_, output_stride_;  // padded sizes of one row of c and hidden, and of h
-  Real* h_[2];                             // [D, B, output_stride] before and after the step, alternating
+  Row* h_[2];                              // [D, B, output_stride] before and after the step, alternating
   Real* c_ = nullptr;                      // [D, B, hidden_stride]
-  Real* hidden_ = nullptr;                 // [D, B, hidden_stride]
+  Row* hidden_ = nullptr;                  // [D, B, hidden_stride]
 };
 
 }  // namespace FUSED_RNN_ISA

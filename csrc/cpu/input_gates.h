@@ -40,6 +40,7 @@ struct GateRows {
 template <class Cell, class T>
 class InputGates {
   using Real = RealOf<T>;
+  using Row = RowOf<T>;
   using Units = typename GateWeights<Cell, T>::Units;
   static constexpr int kLanes = Vec<Real>::kLanes;
   static constexpr int64_t kRow = Units::kColumns * kLanes;
@@ -55,12 +56,12 @@ class InputGates {
     x_stride_ = (p_.input_size + kLanes - 1) / kLanes * kLanes;
     const int64_t rows = (p_.batch + plan.row_parts - 1) / plan.row_parts;
     const int64_t blocks = (Units::count(p_.hidden_size) + plan.unit_parts - 1) / plan.unit_parts;
-    const int64_t row_size = x_stride_ + blocks * kRow;
-    const int64_t most_rows = std::max<int64_t>(kBytes / (row_size * int64_t{sizeof(Real)}), kLeastRows);
+    const int64_t row_bytes = x_stride_ * int64_t{sizeof(Row)} + blocks * kRow * int64_t{sizeof(Real)};
+    const int64_t most_rows = std::max<int64_t>(kBytes / row_bytes, kLeastRows);
     steps_ = std::max<int64_t>(std::min(p_.time_steps, most_rows / std::max<int64_t>(rows, 1)), 1);
     x_size_ = steps_ * rows * x_stride_;
     gates_size_ = steps_ * rows * blocks * kRow;
-    x_ = arena.take<Real>(plan.threads() * x_size_);
+    x_ = arena.take<Row>(plan.threads() * x_size_);
     gates_ = arena.take<Real>(plan.threads() * gates_size_);
   }
 
@@ -106,20 +107,21 @@ class InputGates {
 
  private:
   struct Rows {  // [count * rows, stride], the steps one after the other
-    const Real* data;
+    const Row* data;
     int64_t stride;
   };
 
-  // Where they lie, if they are in the compute type and equally far from each other; else a copy.
+  // Where they lie, if they are as the product takes them and equally far from each other; else a copy.
   Rows rows_of_x(int thread, const Share& share, int64_t d, int64_t begin, int64_t count) const {
     const int64_t rows = share.rows.size();
-    if constexpr (std::is_same_v<T, Real>) {
+    if constexpr (std::is_same_v<T, Row>) {
       const int64_t step = d == 0 ? v_.x.time_stride : -v_.x.time_stride, row = v_.x.row_stride;
-      if (v_.lengths == nullptr && (rows == 1 || count == 1 || step == rows * row)) {
+      const bool whole = p_.input_size % Terms<WeightOf<T>>::kCount == 0;
+      if (whole && v_.lengths == nullptr && (rows == 1 || count == 1 || step == rows * row)) {
         return {at<T>(v_.x, time_of(d, begin), share.rows.begin, 0), rows == 1 ? step : row};
       }
     }
-    Real* x = x_ + thread * x_size_;
+    Row* x = x_ + thread * x_size_;
     for (int64_t s = 0; s < count; ++s) {
       const int64_t t = time_of(d, begin + s);
       for (int64_t row = 0; row < rows; ++row) copy(t, share.rows.begin + row, x + (s * rows + row) * x_stride_);
@@ -132,13 +134,13 @@ class InputGates {
   Range blocks_of(const Share& share) const { return share.blocks_of(Units::count(p_.hidden_size)); }
 
   // Inactive steps have zeros for x, whatever lies there.
-  void copy(int64_t t, int64_t row, Real* to) const {
+  void copy(int64_t t, int64_t row, Row* to) const {
     const bool active = row_step(v_, t, row) != RowStep::kInactive;
     const T* from = at<T>(v_.x, t, row, 0);
     for (int64_t i = 0; i < p_.input_size; i += kLanes) {
       Vec<Real> value(0);
       if (active) visit_lanes<Real>(p_.input_size - i, [&](auto n) { value = load<T>(from + i, n); });
-      value.store(to + i);
+      Storage<Row>::store(to + i, value);
     }
   }
 
@@ -146,7 +148,7 @@ class InputGates {
   const ForwardViews& v_;
   int64_t steps_;
   int64_t x_stride_ = 0, x_size_ = 0, gates_size_ = 0;  // elements: of a row of x; of one thread's buffers
-  Real* x_ = nullptr;                                   // [threads][steps][rows][x_stride]
+  Row* x_ = nullptr;                                    // [threads][steps][rows][x_stride]
   Real* gates_ = nullptr;                               // [threads][blocks][steps][rows][columns][lanes]
 };
 

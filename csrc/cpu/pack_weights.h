@@ -1,9 +1,10 @@
 // Copies a weight matrix into the order in which the product reads it, converting to the compute type.
 #pragma once
 
+#include <algorithm>
 #include <utility>
 
-#include "cpu/storage.h"
+#include "cpu/terms.h"
 
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {
@@ -48,14 +49,21 @@ FUSED_RNN_INLINE void transpose(V (&rows)[V::kLanes]) {
   }
 }
 
-// Packs `size` reduction indices of one vector of units: to[k * to_stride + lane] = from[k, unit + lane].
-template <class T>
-void pack_vector(const T* from, int64_t unit_stride, int count, int64_t reduction_stride, int64_t size, RealOf<T>* to,
+// Packs `size` reduction indices of one vector of units: to[k * to_stride + lane] = from[k, unit + lane], or as many
+// indices side by side as a multiplication takes; the last is filled up with zeros.
+template <class T, class W>
+void pack_vector(const T* from, int64_t unit_stride, int count, int64_t reduction_stride, int64_t size, W* to,
                  int64_t to_stride) {
   using V = Vec<RealOf<T>>;
-  constexpr int kLanes = V::kLanes;
+  constexpr int kLanes = V::kLanes, kTerms = Terms<W>::kCount;
   if (unit_stride == 1) {
-    for (int64_t k = 0; k < size; ++k) load<T>(from + k * reduction_stride, count).store(to + k * to_stride);
+    for (int64_t k = 0; k < size; k += kTerms) {
+      V terms[kTerms] = {load<T>(from + k * reduction_stride, count)};
+      for (int i = 1; i < kTerms; ++i) {
+        terms[i] = k + i < size ? load<T>(from + (k + i) * reduction_stride, count) : V(0);
+      }
+      Terms<W>::pack(terms, to + k / kTerms * to_stride);
+    }
     return;
   }
   for (int64_t begin = 0; begin < size; begin += kLanes) {
@@ -73,30 +81,37 @@ void pack_vector(const T* from, int64_t unit_stride, int count, int64_t reductio
         square[lane] = Storage<T>::load(gathered);
       }
     }
-    transpose(square);
-    for (int k = 0; k < here; ++k) square[k].store(to + (begin + k) * to_stride);
+    transpose(square);  // rows beyond `here` become zeros
+    for (int k = 0; k < here; k += kTerms) {
+      V terms[kTerms];
+      std::copy_n(square + k, kTerms, terms);
+      Terms<W>::pack(terms, to + (begin + k) / kTerms * to_stride);
+    }
   }
 }
 
 // Packs one block: [reduction][vector * Groups + group][lanes]; lanes beyond the last unit are zeros.
-template <int Groups, int Vectors, class T>
-void pack_block(const PackSource<T>& source, int64_t block, RealOf<T>* to) {
+template <int Groups, int Vectors, class T, class W>
+void pack_block(const PackSource<T>& source, int64_t block, W* to) {
   using V = Vec<RealOf<T>>;
-  constexpr int kLanes = V::kLanes, kColumns = Groups * Vectors;
+  constexpr int kLanes = V::kLanes, kColumns = Groups * Vectors, kTerms = Terms<W>::kCount;
   constexpr int64_t kStride = kColumns * kLanes;
   for (int column = 0; column < kColumns; ++column) {
     const int64_t unit = (block * Vectors + column / Groups) * kLanes;
     const int64_t left = source.units - unit;
     const int count = static_cast<int>(left < 0 ? 0 : (left < kLanes ? left : kLanes));
     for (int group = 0; group < source.reduction_groups; ++group) {
-      RealOf<T>* out = to + group * source.reduction_padded * kStride + column * kLanes;
+      W* out = to + group * multiplications<W>(source.reduction_padded) * kStride + column * kLanes;
       const int64_t size = count > 0 ? source.reduction_size : 0;
       if (size > 0) {
         const T* from = source.data + (column % Groups) * source.group_stride + unit * source.unit_stride +
                         group * source.reduction_group_stride;
         pack_vector(from, source.unit_stride, count, source.reduction_stride, size, out, kStride);
       }
-      for (int64_t k = size; k < source.reduction_padded; ++k) V(0).store(out + k * kStride);
+      for (int64_t k = multiplications<W>(size); k < multiplications<W>(source.reduction_padded); ++k) {
+        const V zeros[kTerms] = {};
+        Terms<W>::pack(zeros, out + k * kStride);
+      }
     }
   }
 }

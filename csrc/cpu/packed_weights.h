@@ -13,6 +13,7 @@ inline namespace FUSED_RNN_ISA {
 template <class Cell, class T>
 class GateWeights {
   using Real = RealOf<T>;
+  using Weight = WeightOf<T>;
 
  public:
   using Units = Block<Cell::kGates, Real>;
@@ -23,9 +24,9 @@ class GateWeights {
         hidden_size_(problem.hidden_size),
         columns_(columns),
         unit_blocks_(Units::count(hidden_size_)),
-        block_stride_(columns * kRow) {
+        block_stride_(multiplications<Weight>(columns) * kRow) {
     if (columns == 0) return;
-    packed_ = arena.take<Real>(problem.directions * unit_blocks_ * block_stride_);
+    packed_ = arena.take<Weight>(problem.directions * unit_blocks_ * block_stride_);
     bias_ = arena.take<Real>(problem.directions * unit_blocks_ * kRow);
     if (problem.keeps_weights) seen_ = arena.take<Fingerprint>(problem.directions * unit_blocks_);
   }
@@ -42,7 +43,7 @@ class GateWeights {
   }
 
   // b + W rows; `length` is that of the rows, or 0 where they are zeros.
-  Product<Real> times(int64_t d, const Real* rows, int64_t row_stride, int64_t length) const {
+  Product<Weight> times(int64_t d, const RowOf<T>* rows, int64_t row_stride, int64_t length) const {
     return {packed_ + d * unit_blocks_ * block_stride_, bias(d, 0), block_stride_, rows, row_stride, length};
   }
 
@@ -68,7 +69,7 @@ class GateWeights {
   const WeightView &w_, &b_;
   int64_t hidden_size_, columns_, unit_blocks_;
   int64_t block_stride_;         // packed elements of one block
-  Real* packed_ = nullptr;       // [D, blocks, columns of W, columns, lanes]
+  Weight* packed_ = nullptr;     // [D, blocks, columns of W, columns, lanes]
   Real* bias_ = nullptr;         // [D, blocks, columns, lanes]
   Fingerprint* seen_ = nullptr;  // [D, blocks] of what is packed; null: nothing outlives the pass
 };
@@ -79,6 +80,8 @@ class GateWeights {
 template <class Cell, class T>
 class ForwardWeights {
   using Real = RealOf<T>;
+  using Weight = WeightOf<T>;
+  using Row = RowOf<T>;
 
  public:
   using Units = Block<Cell::kGates, Real>;
@@ -92,8 +95,8 @@ class ForwardWeights {
         input_(v_.w_ih, v_.b_ih, p_, p_.input_size, arena) {
     if (!p_.projected) return;
     output_blocks_ = Outputs::count(p_.output_size);
-    projection_stride_ = p_.hidden_size * Outputs::kColumns * kLanes;
-    projection_ = arena.take<Real>(p_.directions * output_blocks_ * projection_stride_);
+    projection_stride_ = multiplications<Weight>(p_.hidden_size) * Outputs::kColumns * kLanes;
+    projection_ = arena.take<Weight>(p_.directions * output_blocks_ * projection_stride_);
     if (p_.keeps_weights) seen_ = arena.take<Fingerprint>(p_.directions * output_blocks_);
   }
 
@@ -129,7 +132,7 @@ class ForwardWeights {
   const GateWeights<Cell, T>& input() const { return input_; }          // b_ih + W_ih x
 
   // W_hr rows.
-  Product<Real> projection(int64_t d, const Real* rows, int64_t row_stride) const {
+  Product<Weight> projection(int64_t d, const Row* rows, int64_t row_stride) const {
     return {projection_ + d * output_blocks_ * projection_stride_,
             nullptr,
             projection_stride_,
@@ -146,7 +149,7 @@ class ForwardWeights {
   int64_t unit_blocks_, output_blocks_ = 0;
   GateWeights<Cell, T> recurrent_, input_;
   int64_t projection_stride_ = 0;  // packed elements of one block
-  Real* projection_ = nullptr;     // [D, output blocks, H, columns, lanes]
+  Weight* projection_ = nullptr;   // [D, output blocks, H, columns, lanes]
   Fingerprint* seen_ = nullptr;    // [D, output blocks]
 };
 
@@ -154,6 +157,8 @@ class ForwardWeights {
 template <class Cell, class T>
 class BackwardWeights {
   using Real = RealOf<T>;
+  using Weight = WeightOf<T>;
+  using Row = RowOf<T>;
 
  public:
   using Units = Block<1, Real>;  // one column per vector of units
@@ -162,12 +167,12 @@ class BackwardWeights {
     output_blocks_ = Units::count(p_.output_size);
     hidden_stride_ = Units::padded(p_.hidden_size);
     output_stride_ = Units::padded(p_.output_size);
-    block_stride_ = Cell::kGates * hidden_stride_ * Units::kUnits;
-    packed_ = arena.take<Real>(p_.directions * output_blocks_ * block_stride_);
+    block_stride_ = multiplications<Weight>(Cell::kGates * hidden_stride_) * Units::kUnits;
+    packed_ = arena.take<Weight>(p_.directions * output_blocks_ * block_stride_);
     if (!p_.projected) return;
     hidden_blocks_ = Units::count(p_.hidden_size);
-    projection_stride_ = output_stride_ * Units::kUnits;
-    projection_ = arena.take<Real>(p_.directions * hidden_blocks_ * projection_stride_);
+    projection_stride_ = multiplications<Weight>(output_stride_) * Units::kUnits;
+    projection_ = arena.take<Weight>(p_.directions * hidden_blocks_ * projection_stride_);
   }
 
   int64_t output_blocks() const { return output_blocks_; }
@@ -206,13 +211,13 @@ class BackwardWeights {
   }
 
   // W_hh^T rows, rows [G * padded H]; `present` where they are not all zeros.
-  Product<Real> recurrent(int64_t d, const Real* rows, bool present) const {
+  Product<Weight> recurrent(int64_t d, const Row* rows, bool present) const {
     const int64_t size = Cell::kGates * hidden_stride_;
     return {packed_ + d * output_blocks_ * block_stride_, nullptr, block_stride_, rows, size, present ? size : 0};
   }
 
   // W_hr^T rows, rows [padded P].
-  Product<Real> projection(int64_t d, const Real* rows) const {
+  Product<Weight> projection(int64_t d, const Row* rows) const {
     return {projection_ + d * hidden_blocks_ * projection_stride_,
             nullptr,
             projection_stride_,
@@ -227,8 +232,8 @@ class BackwardWeights {
   int64_t output_blocks_, hidden_blocks_ = 0;
   int64_t block_stride_, projection_stride_ = 0;  // packed elements of one block
   int64_t hidden_stride_, output_stride_;
-  Real* packed_;                // [D, output blocks, G * hidden_stride, columns, lanes]
-  Real* projection_ = nullptr;  // [D, hidden blocks, output_stride, columns, lanes]
+  Weight* packed_;                // [D, output blocks, G * hidden_stride, columns, lanes]
+  Weight* projection_ = nullptr;  // [D, hidden blocks, output_stride, columns, lanes]
 };
 
 }  // namespace FUSED_RNN_ISA

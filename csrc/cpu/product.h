@@ -12,7 +12,7 @@
 #include <cstdint>
 #include <utility>
 
-#include "cpu/storage.h"
+#include "cpu/terms.h"
 
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {
@@ -48,12 +48,14 @@ FUSED_RNN_INLINE V in_register(V x) {
   return x;
 }
 
-// tile[row][block][column] = start[block][column] + the product; each element is one vector. Weights are of type W, in
-// which they may take less memory than the Real that they are computed in. The length is not 0.
+// tile[row][block][column] = start[block][column] + the product; each element is one vector. `length` and `chunk` count
+// multiplications, which may take several terms each; the length is not 0.
 template <class W, int Columns, int Rows, int Blocks>
-[[gnu::noinline]] void product_tile(const W* weights, int64_t block_stride, const RealOf<W>* rows, int64_t row_stride,
-                                    int64_t length, int64_t chunk, const RealOf<W>* start, RealOf<W>* tile) {
-  using Real = RealOf<W>;
+[[gnu::noinline]] void product_tile(const W* weights, int64_t block_stride, const typename Terms<W>::Row* rows,
+                                    int64_t row_stride, int64_t length, int64_t chunk,
+                                    const typename Terms<W>::Real* start, typename Terms<W>::Real* tile) {
+  using Multiplied = Terms<W>;
+  using Real = typename Multiplied::Real;
   using V = Vec<Real>;
   constexpr int kLanes = V::kLanes, kSums = Blocks * Columns;
   const Real* total = start;  // of the chunks before
@@ -68,9 +70,11 @@ template <class W, int Columns, int Rows, int Blocks>
     }
     for (int64_t k = begin; k < end; ++k) {
       const auto weight = [&](int s) FUSED_RNN_INLINE_LAMBDA {
-        return Storage<W>::load(weights + (s / Columns) * block_stride + (k * Columns + s % Columns) * kLanes);
+        return Multiplied::weight(weights + (s / Columns) * block_stride + (k * Columns + s % Columns) * kLanes);
       };
-      const auto value = [&](int r) FUSED_RNN_INLINE_LAMBDA { return V(rows[r * row_stride + k]); };
+      const auto value = [&](int r) FUSED_RNN_INLINE_LAMBDA {
+        return Multiplied::value(rows + r * row_stride + k * Multiplied::kCount);
+      };
       // The fewer operands stay in registers while the others pass by one at a time; the compiler is told where each is
       // due, since it would load all of them first and then has no registers left for the sums.
       if constexpr (Rows <= kSums) {
@@ -81,7 +85,7 @@ template <class W, int Columns, int Rows, int Blocks>
         for (int s = 0; s < kSums; ++s) {
           const V passing = in_register(weight(s));
 #pragma GCC unroll 16
-          for (int r = 0; r < Rows; ++r) sums[r][s] = multiply_add(passing, values[r], sums[r][s]);
+          for (int r = 0; r < Rows; ++r) sums[r][s] = Multiplied::multiply_add(passing, values[r], sums[r][s]);
         }
       } else {
         V held[kSums];
@@ -91,7 +95,7 @@ template <class W, int Columns, int Rows, int Blocks>
         for (int r = 0; r < Rows; ++r) {
           const V passing = in_register(value(r));
 #pragma GCC unroll 16
-          for (int s = 0; s < kSums; ++s) sums[r][s] = multiply_add(held[s], passing, sums[r][s]);
+          for (int s = 0; s < kSums; ++s) sums[r][s] = Multiplied::multiply_add(held[s], passing, sums[r][s]);
         }
       }
     }
@@ -109,8 +113,9 @@ template <class W, int Columns, int Rows, int Blocks>
 // The tile functions for one number of columns, by rows and blocks.
 template <class W, int Columns>
 struct ProductTiles {
-  using Real = RealOf<W>;
-  using Function = void (*)(const W*, int64_t, const Real*, int64_t, int64_t, int64_t, const Real*, Real*);
+  using Real = typename Terms<W>::Real;
+  using Function = void (*)(const W*, int64_t, const typename Terms<W>::Row*, int64_t, int64_t, int64_t, const Real*,
+                            Real*);
   static constexpr int kRows = max_tile_rows(Columns), kBlocks = max_tile_blocks(Columns, 1);
 
   static Function select(int rows, int blocks) { return kTable.functions[rows - 1][blocks - 1]; }
@@ -148,13 +153,13 @@ inline Range part_of(Range range, int64_t parts, int64_t index) {
 // One product that a schedule repeats each step: packed weights of all blocks and an optional packed bias.
 template <class W>
 struct Product {
-  using Real = RealOf<W>;
-  const W* weights;      // [blocks][reduction][columns][lanes]
-  const Real* bias;      // [blocks][columns][lanes], or null: zeros
-  int64_t block_stride;  // elements between blocks of weights
-  const Real* rows;      // [rows][row_stride], the left operand
+  using Real = typename Terms<W>::Real;
+  const W* weights;                    // [blocks][reduction][columns][lanes]
+  const Real* bias;                    // [blocks][columns][lanes], or null: zeros
+  int64_t block_stride;                // elements between blocks of weights
+  const typename Terms<W>::Row* rows;  // [rows][row_stride], the left operand; filled up to whole multiplications
   int64_t row_stride;
-  int64_t length;          // of the reduction; 0 leaves the bias alone
+  int64_t length;          // terms of the reduction, filled up to whole multiplications; 0 leaves the bias alone
   int64_t chunk = kChunk;  // terms that are summed from zero
 };
 
@@ -181,7 +186,7 @@ struct Tile {
 template <int Columns, class W, class Announce, class Update>
 FUSED_RNN_INLINE void for_each_tile(const Product<W>& product, Range rows, Range blocks, const Announce& announce,
                                     const Update& update, bool backwards = false) {
-  using Real = RealOf<W>;
+  using Real = typename Terms<W>::Real;
   using Tiles = ProductTiles<W, Columns>;
   constexpr int kLanes = Vec<Real>::kLanes;
   constexpr int kMost = Tiles::kRows * Columns > 8 + Columns ? Tiles::kRows * Columns : 8 + Columns;
@@ -192,6 +197,7 @@ FUSED_RNN_INLINE void for_each_tile(const Product<W>& product, Range rows, Range
   const int most_rows = static_cast<int>((rows.size() + least_tiles - 1) / least_tiles);  // tiles nearly equal
   const int most_blocks = max_tile_blocks(Columns, most_rows);
   const int64_t groups = (blocks.size() + most_blocks - 1) / most_blocks;
+  const int64_t length = multiplications<W>(product.length), chunk = multiplications<W>(product.chunk);
   for (int64_t group = 0; group < groups; ++group) {
     const int64_t block = blocks.begin + (backwards ? groups - 1 - group : group) * most_blocks;
     const int block_count = static_cast<int>(blocks.end - block < most_blocks ? blocks.end - block : most_blocks);
@@ -200,10 +206,10 @@ FUSED_RNN_INLINE void for_each_tile(const Product<W>& product, Range rows, Range
       const int row_count = static_cast<int>(rows.end - row < most_rows ? rows.end - row : most_rows);
       const Tile<Real, Columns> tile{values, row, block, row_count, block_count};
       const Real* start = product.bias != nullptr ? product.bias + block * Columns * kLanes : kZeros;
-      if (announce(tile) && product.length > 0) {
+      if (announce(tile) && length > 0) {
         Tiles::select(row_count, block_count)(product.weights + block * product.block_stride, product.block_stride,
-                                              product.rows + row * product.row_stride, product.row_stride,
-                                              product.length, product.chunk, start, values);
+                                              product.rows + row * product.row_stride, product.row_stride, length,
+                                              chunk, start, values);
       } else {
         for (int r = 0; r < row_count; ++r) std::copy_n(start, sums * kLanes, values + r * sums * kLanes);
       }

@@ -116,7 +116,7 @@ class RowBackward {
 
   // d_h = what was carried + mask W_hh^T d_sums, which are `present` where a step came after.
   void make_d_h(Range rows, int64_t d, bool present) const {
-    const Product<Real> recurrent = weights_.recurrent(d, d_sums_.row(d, 0), present);
+    const auto recurrent = weights_.recurrent(d, d_sums_.row(d, 0), present);
     const auto wanted = [](const auto& /*tile*/) { return true; };
     for_each_tile<Units::kColumns>(recurrent, rows, {0, weights_.output_blocks()}, wanted, [&](const auto& tile) {
       const auto alone = [](int64_t /*row*/) { return true; };
@@ -177,7 +177,7 @@ class RowBackward {
 
   // d_hidden = W_hr^T d_h.
   void project(Range rows, int64_t d) const {
-    const Product<Real> projection = weights_.projection(d, d_h_.row(d, 0));
+    const auto projection = weights_.projection(d, d_h_.row(d, 0));
     const auto wanted = [](const auto& /*tile*/) { return true; };
     for_each_tile<Units::kColumns>(projection, rows, {0, weights_.hidden_blocks()}, wanted, [&](const auto& tile) {
       for_each_vector<Units::kVectors>(tile, p_.hidden_size, kNoRow, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {

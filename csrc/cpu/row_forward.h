@@ -115,7 +115,7 @@ class RowForward {
       if (row_step(v_, t, row) != RowStep::kReset) continue;
       for (const StateBuffer<Real>* state : {&h_, &vector_, &c_}) clear_row(*state, d, row);
     }
-    const Product<Real> recurrent = weights_.recurrent().times(d, vector_.row(d, 0), output_stride_, p_.output_size);
+    const auto recurrent = weights_.recurrent().times(d, vector_.row(d, 0), output_stride_, p_.output_size);
     const auto wanted = [&](const auto& tile) {
       return any_row(tile, [&](int64_t row) { return !is_inactive(t, row); });
     };
@@ -142,7 +142,7 @@ class RowForward {
 
   // The second stage of a step: h = W_hr hidden.
   void project(Range rows, int64_t d, int64_t t) const {
-    const Product<Real> projection = weights_.projection(d, hidden_.row(d, 0), hidden_stride_);
+    const auto projection = weights_.projection(d, hidden_.row(d, 0), hidden_stride_);
     const auto wanted = [&](const auto& tile) {
       return any_row(tile, [&](int64_t row) { return !is_inactive(t, row); });
     };

@@ -1,4 +1,4 @@
-// The running states of a sweep: rows in the compute type, padded to whole blocks, and their way in and out.
+// The running states of a sweep: rows in a type of its own, padded to whole blocks, and their way in and out.
 #pragma once
 
 #include "cpu/share.h"
@@ -7,35 +7,33 @@
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {
 
-template <class Real>
+template <class T>
 struct StateBuffer {  // [D, B, stride]
-  Real* data;
+  T* data;
   int64_t batch, stride;
 
-  Real* row(int64_t direction, int64_t row) const { return data + (direction * batch + row) * stride; }
+  T* row(int64_t direction, int64_t row) const { return data + (direction * batch + row) * stride; }
 };
 
 // Fills the rows of one direction from a view; zeros where there is none, and in the padding.
-template <class T>
-void load_state(const StateView<const void>& view, int64_t units, const StateBuffer<RealOf<T>>& to, int64_t d,
-                Range rows) {
+template <class T, class Kept>
+void load_state(const StateView<const void>& view, int64_t units, const StateBuffer<Kept>& to, int64_t d, Range rows) {
   using V = Vec<RealOf<T>>;
   for (int64_t row = rows.begin; row < rows.end; ++row) {
     for (int64_t unit = 0; unit < to.stride; unit += V::kLanes) {
       V value(0);
       if (view) visit_lanes<RealOf<T>>(units - unit, [&](auto n) { value = load<T>(at<T>(view, d, row) + unit, n); });
-      value.store(to.row(d, row) + unit);
+      Storage<Kept>::store(to.row(d, row) + unit, value);
     }
   }
 }
 
-template <class T>
-void store_state(const StateBuffer<RealOf<T>>& from, const StateView<void>& view, int64_t units, int64_t d,
-                 Range rows) {
+template <class T, class Kept>
+void store_state(const StateBuffer<Kept>& from, const StateView<void>& view, int64_t units, int64_t d, Range rows) {
   using V = Vec<RealOf<T>>;
   for (int64_t row = rows.begin; row < rows.end; ++row) {
     for (int64_t unit = 0; unit < units; unit += V::kLanes) {
-      const V value = V::load(from.row(d, row) + unit);
+      const V value = Storage<Kept>::load(from.row(d, row) + unit);
       visit_lanes<RealOf<T>>(units - unit, [&](auto n) { store<T>(at<T>(view, d, row) + unit, value, n); });
     }
   }

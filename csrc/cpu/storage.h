@@ -23,6 +23,19 @@ struct Int8 {  // of weights alone, which have a scale beside them
 FUSED_RNN_INLINE UInt32Lanes bits_of(Vec<float> x) { return reinterpret_cast<UInt32Lanes>(x.parts[0]); }
 FUSED_RNN_INLINE Vec<float> float_of(UInt32Lanes bits) { return Vec<float>(reinterpret_cast<FloatLanes>(bits)); }
 
+// (Masked with all lanes, since gcc 12 warns of its own unmasked forms.)
+#if defined(__AVX512F__)
+using HalfOfBytes = __m256i;
+FUSED_RNN_INLINE FloatLanes from_float16(HalfOfBytes x) { return _mm512_maskz_cvtph_ps(0xFFFF, x); }
+FUSED_RNN_INLINE HalfOfBytes to_float16(FloatLanes x) {
+  return _mm512_maskz_cvtps_ph(0xFFFF, x, _MM_FROUND_TO_NEAREST_INT);
+}
+#elif defined(__F16C__)
+using HalfOfBytes = __m128i;
+FUSED_RNN_INLINE FloatLanes from_float16(HalfOfBytes x) { return _mm256_cvtph_ps(x); }
+FUSED_RNN_INLINE HalfOfBytes to_float16(FloatLanes x) { return _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT); }
+#endif
+
 // Storage<T>: the compute type of T, and conversions of one whole vector.
 template <class T>
 struct Storage {  // float and double compute as themselves
@@ -52,6 +65,17 @@ struct Storage<BFloat16> {
 template <>
 struct Storage<Float16> {
   using Real = float;
+#if defined(__F16C__)
+  FUSED_RNN_INLINE static Vec<float> load(const Float16* from) {
+    HalfOfBytes raw;
+    std::memcpy(&raw, from, sizeof(raw));
+    return Vec<float>(from_float16(raw));
+  }
+  FUSED_RNN_INLINE static void store(Float16* to, Vec<float> x) {
+    const HalfOfBytes raw = to_float16(x.parts[0]);
+    std::memcpy(to, &raw, sizeof(raw));
+  }
+#else
   FUSED_RNN_INLINE static Vec<float> load(const Float16* from) {
     UInt16HalfLanes raw;
     std::memcpy(&raw, from, sizeof(raw));
@@ -78,6 +102,7 @@ struct Storage<Float16> {
     const UInt16HalfLanes raw = __builtin_convertvector(result, UInt16HalfLanes);
     std::memcpy(to, &raw, sizeof(raw));
   }
+#endif
 };
 
 template <>

@@ -105,21 +105,21 @@ FUSED_RNN_INLINE void store_rows(const Where& where, const Vec<RealOf<T>, Where:
 }
 
 // The same for a sweep's own buffers, whose rows are padded to whole vectors.
-template <class Where, class Real>
-FUSED_RNN_INLINE auto load_padded(const Where& where, const Real* rows, int64_t stride) {
-  Vec<Real, Where::kParts> result;
+template <class Where, class T>
+FUSED_RNN_INLINE auto load_padded(const Where& where, const T* rows, int64_t stride) {
+  Vec<RealOf<T>, Where::kParts> result;
 #pragma GCC unroll 8
   for (int i = 0; i < Where::kParts; ++i)
-    result.parts[i] = Vec<Real>::load(rows + where.row_of(i) * stride + where.unit_of(i)).parts[0];
+    result.parts[i] = Storage<T>::load(rows + where.row_of(i) * stride + where.unit_of(i)).parts[0];
   return result;
 }
 
-template <class Where, class Real>
-FUSED_RNN_INLINE void store_padded(const Where& where, const Vec<Real, Where::kParts>& values, Real* rows,
+template <class Where, class T>
+FUSED_RNN_INLINE void store_padded(const Where& where, const Vec<RealOf<T>, Where::kParts>& values, T* rows,
                                    int64_t stride) {
 #pragma GCC unroll 8
   for (int i = 0; i < Where::kParts; ++i)
-    Vec<Real>(values.parts[i]).store(rows + where.row_of(i) * stride + where.unit_of(i));
+    Storage<T>::store(rows + where.row_of(i) * stride + where.unit_of(i), Vec<RealOf<T>>(values.parts[i]));
 }
 
 // Asks the memory for what an update of the tile will load, or will store (Write): for each row the vectors of the

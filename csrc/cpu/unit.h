@@ -17,25 +17,33 @@
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {
 
-using DataTypes = TypeList<float, double, BFloat16, Float16>;  // in the order of DataType
+// In the order of DataType. What is not a sweep takes bfloat16 by single terms on every processor.
+using DataTypes = TypeList<float, double, BFloat16, Float16>;
+using PairedDataTypes = TypeList<float, double, PairedBFloat16, Float16>;
+template <class T>
+using Unpaired = std::conditional_t<std::is_same_v<T, PairedBFloat16>, BFloat16, T>;
 
 // The schedules of one pass, each with a visit to the one for a problem.
+template <class Types>
 struct ForwardSchedules {
+  using DataTypes = Types;
   using Views = ForwardViews;
   template <class Cell, class T, class Visitor>
   static void visit(const Problem& problem, const Visitor& visitor) {
-    if (is_variant(problem)) return visitor(Tag<RowForward<Cell, T>>{});
+    if (is_variant(problem)) return visitor(Tag<RowForward<Cell, Unpaired<T>>>{});
     if constexpr (Cell::kUnitWeights == 0) {
-      if (is_single_step(problem)) return visitor(Tag<SingleStep<Cell, T>>{});
+      if (is_single_step(problem)) return visitor(Tag<SingleStep<Cell, Unpaired<T>>>{});
       visitor(Tag<ForwardSweep<Cell, T>>{});
     }
   }
 };
+template <class Types>
 struct BackwardSchedules {
+  using DataTypes = Types;
   using Views = BackwardViews;
   template <class Cell, class T, class Visitor>
   static void visit(const Problem& problem, const Visitor& visitor) {
-    if (is_variant(problem)) return visitor(Tag<RowBackward<Cell, T>>{});
+    if (is_variant(problem)) return visitor(Tag<RowBackward<Cell, Unpaired<T>>>{});
     if constexpr (Cell::kUnitWeights == 0) visitor(Tag<BackwardSweep<Cell, T>>{});
   }
 };
@@ -43,7 +51,7 @@ struct BackwardSchedules {
 template <class Schedules, class Visitor>
 void visit_sweep(const Problem& problem, Visitor&& visitor) {
   visit_type(Cells{}, problem.cell.index, [&](auto cell) {
-    visit_type(DataTypes{}, static_cast<int>(problem.type), [&](auto type) {
+    visit_type(typename Schedules::DataTypes{}, static_cast<int>(problem.type), [&](auto type) {
       Schedules::template visit<typename decltype(cell)::type, typename decltype(type)::type>(problem, visitor);
     });
   });
@@ -172,13 +180,17 @@ inline void multiply(const MatrixWork& work, int threads, void* workspace) {
   });
 }
 
-// Named by dispatch.cpp.
-const CpuUnit& unit();
-const CpuUnit& unit() {
-  static constexpr CpuUnit kUnit{Runner<ForwardSchedules>::schedule(), Runner<BackwardSchedules>::schedule(),
-                                 make_step_layer, multiply_workspace_bytes, multiply};
+template <class Types>
+const CpuUnit& unit_for() {
+  static constexpr CpuUnit kUnit{Runner<ForwardSchedules<Types>>::schedule(),
+                                 Runner<BackwardSchedules<Types>>::schedule(), make_step_layer,
+                                 multiply_workspace_bytes, multiply};
   return kUnit;
 }
+
+// Named by dispatch.cpp.
+const CpuUnit& unit();
+const CpuUnit& unit() { return unit_for<DataTypes>(); }
 
 }  // namespace FUSED_RNN_ISA
 }  // namespace fused_rnn

@@ -6,7 +6,7 @@
 // (first: what follows needs its names)
 #include "cpu/arena.h"
 #include "cpu/plan.h"
-#include "cpu/storage.h"
+#include "cpu/terms.h"
 #include "cpu/team.h"
 
 #include <algorithm>
@@ -33,12 +33,22 @@ struct Number<BFloat16> {
   }
 };
 
+#if defined(__AVX512F__)
+template <>
+struct Number<PairedBFloat16> {
+  static double to_double(PairedBFloat16 x) { return Number<BFloat16>::to_double(x); }
+  static PairedBFloat16 from_double(double x) { return {Number<BFloat16>::from_double(x)}; }
+};
+#endif
+
 template <class T>
 constexpr DataType kTypeOf = DataType::kFloat32;
 template <>
 inline constexpr DataType kTypeOf<double> = DataType::kFloat64;
 template <>
 inline constexpr DataType kTypeOf<BFloat16> = DataType::kBFloat16;
+template <>
+inline constexpr DataType kTypeOf<PairedBFloat16> = DataType::kBFloat16;
 
 // What rounding may do: the longest sum and the carry amplify one rounding by less than a hundred.
 template <class T>
@@ -47,6 +57,8 @@ template <>
 inline constexpr double kTolerance<float> = 100 * 0x1p-24;
 template <>
 inline constexpr double kTolerance<BFloat16> = 16 * 0x1p-8;  // a rounding of h that falls the other way is carried on
+template <>
+inline constexpr double kTolerance<PairedBFloat16> = kTolerance<BFloat16>;
 
 inline std::string to_string(const Shape& s, const Plan& plan) {
   return to_string(s) + " threads " + std::to_string(plan.direction_parts) + "x" + std::to_string(plan.row_parts) +

@@ -1,0 +1,101 @@
+// Tests the sweeps whose products take bfloat16 in pairs, and the conversion that goes with them. For processors with
+// AVX-512 BF16.
+#include "schedule_checks.h"
+// (first: what follows needs its names)
+#include "cpu/backward_sweep.h"
+#include "cpu/forward_sweep.h"
+
+#include <cmath>
+#include <utility>
+
+#include "linear_cells.h"
+
+namespace {
+
+using namespace fused_rnn;
+using namespace fused_rnn::test;
+
+using Sweeps = ScheduleChecks<ForwardSweep, BackwardSweep>;
+
+// An odd size leaves the last pair half empty; 32 pairs are one chunk of a sum.
+void every_size_around_a_pair_and_a_chunk_is_right() {
+  for (const int64_t size : {1, 2, 3, 15, 16, 17, 33, 63, 64, 65, 127, 129}) {
+    Sweeps::check_shape<IdentityCell, PairedBFloat16>({3, 2, 2, size, size});
+    Sweeps::check_shape<TwoStateCell, PairedBFloat16>({3, 3, 1, 37, size});
+  }
+  for (int64_t batch = 0; batch <= 18; ++batch) Sweeps::check_shape<BilinearCell, PairedBFloat16>({3, batch, 2, 9, 9});
+}
+
+void rows_end_and_start_anew_anywhere() {
+  for (const auto& [lengths, resets] : {std::pair{false, false}, {true, false}, {false, true}, {true, true}}) {
+    for (const bool initial : {false, true}) {
+      Shape s{7, 5, 2, 17, 17, initial, initial, false, lengths, resets};
+      for (const int64_t input_size : {0, 1, 16, 17, 65}) {
+        s.input_size = input_size;
+        Sweeps::check_shape<IdentityCell, PairedBFloat16>(s);
+      }
+    }
+  }
+}
+
+void a_row_does_not_depend_on_its_batch_nor_on_threads() {
+  Shape s{6, 11, 2, 35, 35};
+  Sweeps::check_rows<BilinearCell, PairedBFloat16>(s);
+  s.input_size = 33;
+  Sweeps::check_rows<BilinearCell, PairedBFloat16>(s);
+  Sweeps::check_plans<BilinearCell, PairedBFloat16>(s, {Plan{2, 1, 1}, Plan{1, 2, 1}, Plan{1, 1, 2}, Plan{1, 2, 2}});
+}
+
+// Where a sum is exact in float32, pairs and single terms are the same bits.
+void pairs_are_the_sums_of_single_terms() {
+  constexpr int64_t kSize = 37;
+  std::vector<PairedBFloat16> rows(kSize + 1);
+  std::vector<float> single_rows(kSize);
+  std::vector<BFloat16> matrix(kSize);
+  for (int64_t i = 0; i < kSize; ++i) {
+    store<BFloat16>(&matrix[i], Vec<float>(static_cast<float>(i % 7 - 3)), 1);
+    single_rows[i] = static_cast<float>(i % 5 - 2) / 4;
+    store<PairedBFloat16>(&rows[i], Vec<float>(single_rows[i]), 1);
+  }
+  rows[kSize] = {};
+  const PackSource<BFloat16> source{matrix.data(), 1, kSize, kSize, 1, 0, 1, kSize, kSize};
+  std::vector<BFloat16Pair> pairs(multiplications<BFloat16Pair>(kSize) * 2 * Vec<float>::kLanes);
+  std::vector<float> singles(kSize * 2 * Vec<float>::kLanes);
+  pack_block<1, 2>(source, 0, pairs.data());
+  pack_block<1, 2>(source, 0, singles.data());
+  float by_pairs = 0, by_singles = 0;
+  const auto always = [](const auto&) { return true; };
+  for_each_tile<2>(Product<BFloat16Pair>{pairs.data(), nullptr, 0, rows.data(), 0, kSize}, {0, 1}, {0, 1}, always,
+                   [&](const auto& tile) { by_pairs = tile.values[0]; });
+  for_each_tile<2>(Product<float>{singles.data(), nullptr, 0, single_rows.data(), 0, kSize}, {0, 1}, {0, 1}, always,
+                   [&](const auto& tile) { by_singles = tile.values[0]; });
+  check(by_pairs == by_singles && by_singles != 0, "the sum of pairs");
+}
+
+// The instruction rounds as the portable conversion does, but for denormal numbers, which become zeros.
+void conversion_rounds_to_nearest_even() {
+  for (uint64_t bits = 0; bits < uint64_t{1} << 32; bits += 0x3FFF) {  // beside and on every boundary of a rounding
+    for (const uint64_t near : {bits, bits | 0x8000, (bits | 0x8000) + 1, bits & 0xFFFF0000}) {
+      const float x = std::bit_cast<float>(static_cast<uint32_t>(near));
+      PairedBFloat16 actual{};
+      BFloat16 expected{};
+      store<PairedBFloat16>(&actual, Vec<float>(x), 1);
+      store<BFloat16>(&expected, Vec<float>(x), 1);
+      if (std::fpclassify(x) == FP_SUBNORMAL) expected.bits &= 0x8000;
+      if (actual.bits != expected.bits) check(false, "conversion of " + std::to_string(near));
+    }
+  }
+  check(true, "conversions");
+}
+
+}  // namespace
+
+int main() {
+  return test::run({
+      {"every size around a pair and a chunk is right", every_size_around_a_pair_and_a_chunk_is_right},
+      {"rows end and start anew anywhere", rows_end_and_start_anew_anywhere},
+      {"a row does not depend on its batch nor on threads", a_row_does_not_depend_on_its_batch_nor_on_threads},
+      {"pairs are the sums of single terms", pairs_are_the_sums_of_single_terms},
+      {"conversion rounds to nearest even", conversion_rounds_to_nearest_even},
+  });
+}
