@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 #include <vector>
 
@@ -133,7 +134,7 @@ std::tuple<Tensor, Tensor> step(const std::string& cell, const Tensor& x_given, 
   return {h_n, c_n};
 }
 
-// The products of the backward pass, direction by direction, from the gradients of the gates.
+// The work on the gradients of the gates, from which all others come.
 class LayerGradients {
  public:
   // Some neighbouring gates: [T*B, D, gates*H] with strides.
@@ -143,59 +144,111 @@ class LayerGradients {
     int64_t row_stride, direction_stride;
   };
 
+  // What is wanted of it: tensors, or empty ones.
+  struct Wanted {
+    Tensor d_x, d_w_ih, d_w_hh, d_b_ih, d_b_hh;
+  };
+
   // `of_h` has the gates of h in pieces.
-  LayerGradients(const Problem& p, const Gates& of_x, std::vector<Gates> of_h)
-      : p_(p), rows_(p.time_steps * p.batch), of_x_(of_x), of_h_(std::move(of_h)) {}
+  LayerGradients(const Problem& p, const Gates& of_x, std::vector<Gates> of_h, const Wanted& wanted)
+      : p_(p), of_x_(of_x), of_h_(std::move(of_h)), wanted_(wanted) {}
 
-  void input(const Tensor& w_ih, const Tensor& d_x) {
-    const int64_t size = p_.cell.gates * p_.hidden_size;
-    for (int64_t d = 0; d < p_.directions; ++d) {
-      const void* w = shifted(w_ih.const_data_ptr(), d * size * w_ih.stride(0), p_.type);
-      add_product({.rows = rows_,
-                   .columns = p_.input_size,
-                   .depth = size,
-                   .a = {of_direction(of_x_, d), of_x_.row_stride, 1},
-                   .b = {w, w_ih.stride(0), w_ih.stride(1)},
-                   .c = d_x.mutable_data_ptr(),
-                   .add = d > 0});
-    }
-  }
-
-  void input_weights(const Tensor& x, const Tensor& d_w_ih) {
-    for (int64_t d = 0; d < p_.directions; ++d) {
-      outer(of_x_, d, {0, rows_}, {x.const_data_ptr(), p_.input_size, 1}, d_w_ih);
-    }
-  }
-
-  // Sums over t of d_gates[t]^T h[t - 1], where h[t - 1] is the output one step before in the direction's order.
-  void recurrent_weights(const Tensor& output, const OptionalTensor& h_0, const Tensor& d_w_hh) {
-    const int64_t width = p_.directions * p_.output_size, others = std::max<int64_t>(rows_ - p_.batch, 0);
-    for (int64_t d = 0; d < p_.directions; ++d) {
-      // All steps but the first in that order, and the outputs one step before them.
-      const Rows after{d == 0 ? rows_ - others : 0, others};
-      const int64_t before = d == 0 ? 0 : rows_ - others;
-      const MatrixView h{shifted(output.const_data_ptr(), before * width + d * p_.output_size, p_.type), width, 1};
-      for (const Gates& gates : of_h_) {
-        outer(gates, d, after, h, d_w_hh);
-        if (!h_0.has_value() || rows_ == 0) continue;
-        const void* state = shifted(h_0->const_data_ptr(), d * h_0->stride(0), p_.type);
-        outer(gates, d, {d == 0 ? 0 : others, p_.batch}, {state, h_0->stride(1), 1}, d_w_hh);
-        work_.products.back().add = true;
+  // The sums over all steps are made a few steps at a time. With two directions, of which one is at the end of the
+  // sequence when the other is at its beginning, all at once.
+  GradientWork work(const Tensor& x, const Tensor& w_ih, const Tensor& output, const OptionalTensor& h_0) const {
+    GradientWork work;
+    work.steps = p_.directions == 1 ? steps_together() : std::max<int64_t>(p_.time_steps, 1);
+    for (int64_t begin = 0; begin < p_.time_steps || begin == 0; begin += work.steps) {
+      const Steps steps{begin, std::min(begin + work.steps, p_.time_steps)};
+      MatrixWork some;
+      input_weights(some, steps, x);
+      recurrent_weights(some, steps, output, h_0);
+      if (wanted_.d_b_ih.numel() > 0) sum(some, steps, of_x_, wanted_.d_b_ih);
+      if (wanted_.d_b_hh.numel() > 0) {
+        for (const Gates& gates : of_h_) sum(some, steps, gates, wanted_.d_b_hh);
       }
+      work.of_steps.push_back(std::move(some));
     }
+    input(work.at_end, w_ih);
+    if (work.of_steps.size() == 1) {
+      // nothing to be gained from a meeting of the threads before the end
+      MatrixWork& all = work.of_steps.front();
+      std::move(all.products.begin(), all.products.end(), std::back_inserter(work.at_end.products));
+      work.at_end.sums = std::move(all.sums);
+      work.of_steps.clear();
+    }
+    return work;
   }
-
-  void input_bias(const Tensor& d_b) { sum(of_x_, d_b); }
-  void recurrent_bias(const Tensor& d_b) {
-    for (const Gates& gates : of_h_) sum(gates, d_b);
-  }
-
-  const MatrixWork& work() const { return work_; }
 
  private:
+  struct Steps {
+    int64_t begin, end;
+  };
   struct Rows {
     int64_t first, count;
   };
+
+  // Steps whose gate gradients stay near until they are used, and so many that the sums, which are read and written
+  // once for each round of steps, do not cost more than that saves.
+  int64_t steps_together() const {
+    constexpr int64_t kBytes = 512 * 1024, kLeastRows = 256, kMostRows = 1024;
+    const int64_t size = p_.type == DataType::kFloat64 ? 8 : 4;
+    const int64_t rows = std::clamp(kBytes / (p_.cell.gates * p_.hidden_size * size), kLeastRows, kMostRows);
+    const int64_t rounds = std::max<int64_t>(p_.time_steps * p_.batch / rows, 1);
+    return std::max<int64_t>((p_.time_steps + rounds - 1) / rounds, 1);
+  }
+
+  Rows rows_of(const Steps& steps) const { return {steps.begin * p_.batch, (steps.end - steps.begin) * p_.batch}; }
+
+  // Whether sums were begun by later steps.
+  bool continues(const Steps& steps) const { return steps.end < p_.time_steps; }
+
+  void input(MatrixWork& work, const Tensor& w_ih) const {
+    if (wanted_.d_x.numel() == 0) return;
+    const int64_t size = p_.cell.gates * p_.hidden_size;
+    for (int64_t d = 0; d < p_.directions; ++d) {
+      const void* w = shifted(w_ih.const_data_ptr(), d * size * w_ih.stride(0), p_.type);
+      work.products.push_back({.type = p_.type,
+                               .rows = p_.time_steps * p_.batch,
+                               .columns = p_.input_size,
+                               .depth = size,
+                               .a = {of_direction(of_x_, d), of_x_.row_stride, 1},
+                               .b = {w, w_ih.stride(0), w_ih.stride(1)},
+                               .c = wanted_.d_x.mutable_data_ptr(),
+                               .add = d > 0});
+    }
+  }
+
+  void input_weights(MatrixWork& work, const Steps& steps, const Tensor& x) const {
+    if (wanted_.d_w_ih.numel() == 0) return;
+    const Rows rows = rows_of(steps);
+    const void* x_rows = shifted(x.const_data_ptr(), rows.first * p_.input_size, p_.type);
+    for (int64_t d = 0; d < p_.directions; ++d) {
+      outer(work, of_x_, d, rows, {x_rows, p_.input_size, 1}, wanted_.d_w_ih, continues(steps));
+    }
+  }
+
+  // Sums over t of d_gates[t]^T h[t - 1], where h[t - 1] is the output one step before in the direction's order. The
+  // reverse direction has all steps at once.
+  void recurrent_weights(MatrixWork& work, const Steps& steps, const Tensor& output, const OptionalTensor& h_0) const {
+    if (wanted_.d_w_hh.numel() == 0) return;
+    const int64_t width = p_.directions * p_.output_size;
+    for (int64_t d = 0; d < p_.directions; ++d) {
+      const int64_t first = d == 0 ? 0 : p_.time_steps - 1;  // step in that order
+      const bool has_first = p_.time_steps > 0 && steps.begin <= first && first < steps.end;
+      Rows after = rows_of(steps);
+      if (has_first) after.count -= p_.batch;
+      if (has_first && d == 0) after.first += p_.batch;
+      const int64_t before = after.first + (d == 0 ? -p_.batch : p_.batch);
+      const MatrixView h{shifted(output.const_data_ptr(), before * width + d * p_.output_size, p_.type), width, 1};
+      for (const Gates& gates : of_h_) {
+        outer(work, gates, d, after, h, wanted_.d_w_hh, continues(steps));
+        if (!h_0.has_value() || !has_first) continue;
+        const void* state = shifted(h_0->const_data_ptr(), d * h_0->stride(0), p_.type);
+        outer(work, gates, d, {first * p_.batch, p_.batch}, {state, h_0->stride(1), 1}, wanted_.d_w_hh, true);
+      }
+    }
+  }
 
   const void* of_direction(const Gates& gates, int64_t d) const {
     return shifted(gates.data, d * gates.direction_stride, p_.type);
@@ -207,53 +260,59 @@ class LayerGradients {
     return shifted(gradient.mutable_data_ptr(), row * columns, p_.type);
   }
 
-  void add_product(MatrixProduct product) {
-    product.type = p_.type;
-    work_.products.push_back(product);
-  }
-
-  // gradient = gates[rows]^T b, for the rows of the gradient that are those of the gates.
-  void outer(const Gates& gates, int64_t d, Rows rows, MatrixView b, const Tensor& gradient) {
+  // gradient = gates[rows]^T b, or more of it, for the rows of the gradient that are those of the gates.
+  void outer(MatrixWork& work, const Gates& gates, int64_t d, Rows rows, MatrixView b, const Tensor& gradient,
+             bool add) const {
     const int64_t columns = gradient.size(1);
-    add_product({.rows = gates.count * p_.hidden_size,
-                 .columns = columns,
-                 .depth = rows.count,
-                 .a = {shifted(of_direction(gates, d), rows.first * gates.row_stride, p_.type), 1, gates.row_stride},
-                 .b = b,
-                 .c = rows_of(gradient, gates, d, columns)});
+    if (add && rows.count == 0) return;
+    work.products.push_back(
+        {.type = p_.type,
+         .rows = gates.count * p_.hidden_size,
+         .columns = columns,
+         .depth = rows.count,
+         .a = {shifted(of_direction(gates, d), rows.first * gates.row_stride, p_.type), 1, gates.row_stride},
+         .b = b,
+         .c = rows_of(gradient, gates, d, columns),
+         .add = add});
   }
 
-  void sum(const Gates& gates, const Tensor& gradient) {
+  void sum(MatrixWork& work, const Steps& steps, const Gates& gates, const Tensor& gradient) const {
+    const Rows rows = rows_of(steps);
     for (int64_t d = 0; d < p_.directions; ++d) {
-      const MatrixView a{of_direction(gates, d), gates.row_stride, 1};
-      work_.sums.push_back({p_.type, rows_, gates.count * p_.hidden_size, a, rows_of(gradient, gates, d, 1)});
+      const void* first = shifted(of_direction(gates, d), rows.first * gates.row_stride, p_.type);
+      work.sums.push_back({.type = p_.type,
+                           .rows = rows.count,
+                           .columns = gates.count * p_.hidden_size,
+                           .a = {first, gates.row_stride, 1},
+                           .out = rows_of(gradient, gates, d, 1),
+                           .add = continues(steps)});
     }
   }
 
   const Problem& p_;
-  int64_t rows_;
   Gates of_x_;
   std::vector<Gates> of_h_;
-  MatrixWork work_;
+  const Wanted& wanted_;
 };
 
-// Where the backward pass has left the gradients of the gates; see check_exchange for those that are written `over`.
-LayerGradients gradients_of(const Problem& p, const BackwardResult& found, const OptionalTensor& over) {
+// Where the backward pass leaves the gradients of the gates; see check_exchange for those that are written `over`.
+LayerGradients gradients_of(const Problem& p, const Tensor& d_gates, const Tensor& d_gates_h, bool over,
+                            const LayerGradients::Wanted& wanted) {
   const int64_t gates = p.cell.gates, joint = p.cell.joint_gates;
   const auto view = [&](const Tensor& tensor, int64_t values, int64_t at, int64_t first,
                         int64_t count) -> LayerGradients::Gates {
     const int64_t width = values * p.hidden_size;
     return {first, count, shifted(tensor.const_data_ptr(), at * p.hidden_size, p.type), p.directions * width, width};
   };
-  if (!over.has_value()) {
-    const Tensor& of_h = p.cell.split ? std::get<1>(found) : std::get<0>(found);
-    return {p, view(std::get<0>(found), gates, 0, 0, gates), {view(of_h, gates, 0, 0, gates)}};
+  if (!over) {
+    const Tensor& of_h = p.cell.split ? d_gates_h : d_gates;
+    return {p, view(d_gates, gates, 0, 0, gates), {view(of_h, gates, 0, 0, gates)}, wanted};
   }
   const int64_t values = p.cell.gradients();
   std::vector<LayerGradients::Gates> of_h;
-  if (joint > 0) of_h.push_back(view(*over, values, 0, 0, joint));
-  if (joint < gates) of_h.push_back(view(*over, values, gates, joint, gates - joint));
-  return {p, view(*over, values, 0, 0, gates), std::move(of_h)};
+  if (joint > 0) of_h.push_back(view(d_gates, values, 0, 0, joint));
+  if (joint < gates) of_h.push_back(view(d_gates, values, gates, joint, gates - joint));
+  return {p, view(d_gates, values, 0, 0, gates), std::move(of_h), wanted};
 }
 
 using LayerGradientsResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
@@ -273,25 +332,23 @@ LayerGradientsResult layer_backward(const std::string& cell, const OptionalTenso
   const int64_t gate_rows = p.cell.gates * p.hidden_size, width = directions * gate_rows;
   check(w_ih, "w_ih", "[D*G*H, I]", {width, p.input_size});
   const Tensor stacked = torch::stable::view(w_hh, {directions, gate_rows, p.output_size});
-  const BackwardResult found =
-      run_backward(cell, d_output, d_h_n, d_c_n, d_cells, stacked, std::nullopt, output, cells,
-                   written_over.has_value() ? *written_over : *saved, h_0_given, c_0, std::nullopt, std::nullopt,
-                   std::nullopt, std::nullopt, std::nullopt, std::nullopt, written_over.has_value(), false);
   const Tensor x = torch::stable::contiguous(x_given), dense_output = torch::stable::contiguous(output);
   const OptionalTensor h_0 = with_dense_tail(h_0_given, 2);
   const Allocator allocate(x);
-  const Tensor d_x = allocate(need_x, {p.time_steps, p.batch, p.input_size});
-  const Tensor d_w_ih = allocate(need_w_ih, {width, p.input_size});
-  const Tensor d_w_hh = allocate(need_w_hh, {width, p.output_size});
-  const Tensor d_b_ih = allocate(need_bias, {width}), d_b_hh = allocate(need_bias && p.cell.split, {width});
-  LayerGradients gradients = gradients_of(p, found, written_over);
-  if (need_x) gradients.input(w_ih, d_x);
-  if (need_w_ih) gradients.input_weights(x, d_w_ih);
-  if (need_w_hh) gradients.recurrent_weights(dense_output, h_0, d_w_hh);
-  if (need_bias) gradients.input_bias(d_b_ih);
-  if (need_bias && p.cell.split) gradients.recurrent_bias(d_b_hh);
-  multiply_on_cpu(gradients.work());
-  return {d_x, d_w_ih, d_w_hh, d_b_ih, d_b_hh, std::get<2>(found), std::get<3>(found)};
+  const LayerGradients::Wanted wanted{allocate(need_x, {p.time_steps, p.batch, p.input_size}),
+                                      allocate(need_w_ih, {width, p.input_size}),
+                                      allocate(need_w_hh, {width, p.output_size}), allocate(need_bias, {width}),
+                                      allocate(need_bias && p.cell.split, {width})};
+  const bool over = written_over.has_value();
+  const auto make_work = [&](const Tensor& d_gates, const Tensor& d_gates_h) {
+    return gradients_of(p, d_gates, d_gates_h, over, wanted).work(x, w_ih, dense_output, h_0);
+  };
+  const BackwardResult found =
+      run_backward(cell, d_output, d_h_n, d_c_n, d_cells, stacked, std::nullopt, output, cells,
+                   over ? *written_over : *saved, h_0_given, c_0, std::nullopt, std::nullopt, std::nullopt,
+                   std::nullopt, std::nullopt, std::nullopt, over, false, make_work);
+  return {wanted.d_x,    wanted.d_w_ih,      wanted.d_w_hh,     wanted.d_b_ih,
+          wanted.d_b_hh, std::get<2>(found), std::get<3>(found)};
 }
 
 }  // namespace

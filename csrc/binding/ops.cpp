@@ -8,6 +8,7 @@
 #include <tuple>
 
 #include "binding/cuda_backend.h"
+#include "binding/multiply.h"
 #include "binding/recurrence_call.h"
 
 namespace fused_rnn {
@@ -139,7 +140,7 @@ BackwardResult run_backward(const std::string& cell, const OptionalTensor& d_out
                             const OptionalTensor& unit_weights, const OptionalTensor& norm,
                             const OptionalTensor& lengths_given, const OptionalTensor& resets,
                             const OptionalTensor& zoneout, const OptionalTensor& recurrent_mask, bool over_saved,
-                            bool allow_tf32) {
+                            bool allow_tf32, const MakeGradientWork& make_work) {
   const Checker check(output_given, "output");
   const Variant given{unit_weights, norm, zoneout, recurrent_mask};
   const Problem p = describe_problem(cell, output_given, "output", w_hh, w_hr, given, check.type(), true);
@@ -200,10 +201,12 @@ BackwardResult run_backward(const std::string& cell, const OptionalTensor& d_out
   views.d_projected = sequence_view<void>(d_projected);
   views.d_unit_weights = rows_view(d_unit_weights);
   views.d_norm = rows_view(d_norm);
-  if (output.is_cpu()) {
-    run_on_cpu(active_cpu_unit().backward, p, views);
-  } else {
+  if (!output.is_cpu()) {
     run_on_cuda(p, views, allocate, w_hh, w_hr, allow_tf32);
+  } else if (make_work) {
+    run_with_work(p, views, make_work(d_gates, d_gates_h));
+  } else {
+    run_on_cpu(active_cpu_unit().backward, p, views);
   }
   return {over_saved ? allocate(false, {}) : d_gates, d_gates_h, d_h_0, d_c_0, d_projected, d_unit_weights, d_norm};
 }

@@ -3,6 +3,7 @@
 
 #include <torch/csrc/stable/ops.h>
 
+#include <functional>
 #include <string>
 #include <tuple>
 #include <type_traits>
@@ -49,6 +50,9 @@ OptionalTensor set_ragged(Views& views, const Checker& check, const Problem& p, 
   return lengths;
 }
 
+// Makes the work on the gate gradients of a backward pass, given where they will lie (d_gates_h of cells that split).
+using MakeGradientWork = std::function<GradientWork(const Tensor& d_gates, const Tensor& d_gates_h)>;
+
 template <class Views>
 void run_on_cpu(const Schedule<Views>& schedule, const Problem& problem, const Views& views) {
   const Plan plan = schedule.plan(problem, static_cast<int>(torch::stable::get_num_threads()));
@@ -92,13 +96,14 @@ struct ForwardBuffers {
 
 using BackwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-// The backward pass of a recurrence; with `over_saved` the gate gradients take the place of what was saved.
+// The backward pass of a recurrence; with `over_saved` the gate gradients take the place of what was saved. On CPU with
+// the work that `make_work` gives, if any.
 BackwardResult run_backward(const std::string& cell, const OptionalTensor& d_output, const OptionalTensor& d_h_n,
                             const OptionalTensor& d_c_n, const OptionalTensor& d_cells, const Tensor& w_hh,
                             const OptionalTensor& w_hr, const Tensor& output, const Tensor& cells, const Tensor& saved,
                             const OptionalTensor& h_0, const OptionalTensor& c_0, const OptionalTensor& unit_weights,
                             const OptionalTensor& norm, const OptionalTensor& lengths, const OptionalTensor& resets,
                             const OptionalTensor& zoneout, const OptionalTensor& recurrent_mask, bool over_saved,
-                            bool allow_tf32);
+                            bool allow_tf32, const MakeGradientWork& make_work = nullptr);
 
 }  // namespace fused_rnn

@@ -21,6 +21,10 @@ class Arena {
 
   size_t used() const { return used_; }
 
+  // Takes what another has taken from the same block, too. Copies that begin at one point are for arrays of which only
+  // one is in use at a time.
+  void cover(const Arena& other) { used_ = used_ > other.used_ ? used_ : other.used_; }
+
  private:
   char* base_;
   size_t used_ = 0;

@@ -13,6 +13,7 @@
 // were handed no gate gradients leaves its product out.
 #pragma once
 
+#include <algorithm>
 #include <utility>
 
 #include "cells/cell.h"
@@ -62,16 +63,35 @@ class BackwardSweep {
 
   void before_team() const { barriers_.reset(); }
 
-  void run(int thread) const {
+  // What a thread does whenever it has walked through `together` steps, down to the one at position `begin`.
+  struct Between {
+    int64_t together;
+    const void* context;
+    void (*call)(const void* context, int thread, int64_t begin);
+  };
+
+  void run(int thread, const Between& between) const {
     const Share share = barriers_.share_of(thread, p_.directions, p_.batch);
     weights_.pack(thread, threads_);
     for (int64_t d = share.directions.begin; d < share.directions.end; ++d) initialize(share, d);
     barriers_.wait_for_team();  // packed weights, zeroed padding and initial carries are complete
-    for (int64_t d = share.directions.begin; d < share.directions.end; ++d) {
-      for (int64_t s = p_.time_steps - 1; s >= 0; --s) step(share, d, s);
-      finish(share, d);
+    for (int64_t end = p_.time_steps; end > 0;) {
+      const int64_t begin = (end - 1) / between.together * between.together;
+      for (int64_t d = share.directions.begin; d < share.directions.end; ++d) {
+        for (int64_t s = end - 1; s >= begin; --s) step(share, d, s);
+      }
+      between.call(between.context, thread, begin);
+      end = begin;
     }
+    for (int64_t d = share.directions.begin; d < share.directions.end; ++d) finish(share, d);
   }
+
+  void run(int thread) const {
+    run(thread, {std::max<int64_t>(p_.time_steps, 1), nullptr, [](const void*, int, int64_t) {}});
+  }
+
+  // Then everything that the threads have written before is there for all of them.
+  void wait_for_team() const { barriers_.wait_for_team(); }
 
  private:
   // Known at compile time for the cells that cannot project, which so leave the second stage out.

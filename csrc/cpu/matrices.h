@@ -30,13 +30,26 @@ struct ColumnSums {  // out[j] = sum over i of a[i, j]
   DataType type;     // float32 or float64
   int64_t rows;
   int64_t columns;
-  MatrixView a;  // [rows, columns], contiguous rows
-  void* out;     // [columns]
+  MatrixView a;      // [rows, columns], contiguous rows
+  void* out;         // [columns]
+  bool add = false;  // to what is there
 };
 
 struct MatrixWork {
   std::vector<MatrixProduct> products;
   std::vector<ColumnSums> sums;
+
+  bool empty() const { return products.empty() && sums.empty(); }
+};
+
+// Work on the gate gradients of a backward pass. of_steps[i] needs those of steps [i * steps, (i + 1) * steps) and is
+// done as soon as they are there, while they are still near; the last steps come first.
+struct GradientWork {
+  int64_t steps = 1;
+  std::vector<MatrixWork> of_steps;
+  MatrixWork at_end;  // of all steps
+
+  bool empty() const { return of_steps.empty() && at_end.empty(); }
 };
 
 }  // namespace fused_rnn

@@ -21,9 +21,10 @@ class MatrixMultiplier {
   using V = Vec<Real>;
   using Columns = Block<1, Real>;
   static constexpr int kLanes = V::kLanes;
-  static constexpr int64_t kDepth = 512;         // of a panel, along the reduction
-  static constexpr int64_t kRows = 128;          // of a panel of A
-  static constexpr int64_t kBlocks = 1024 / 32;  // of a panel of B
+  static constexpr int64_t kDepth = 512;               // of a panel, along the reduction
+  static constexpr int64_t kRows = 128;                // of a panel of A
+  static constexpr int64_t kStride = kDepth + kLanes;  // of its rows, which so lie in different sets of the caches
+  static constexpr int64_t kBlocks = 1024 / 32;        // of a panel of B
   static constexpr int64_t kTerms = 2 * kChunk;  // of a sum: there is no step after it that would carry its error on
 
  public:
@@ -32,7 +33,7 @@ class MatrixMultiplier {
     share_rows_ = p_.rows >= p_.columns;
     b_size_ = kDepth * Columns::kUnits * (blocks < kBlocks ? blocks : kBlocks);
     b_ = arena.take<Real>(threads * b_size_);
-    if (p_.a.column_stride != 1) a_ = arena.take<Real>(threads * kRows * kDepth);
+    if (p_.a.column_stride != 1) a_ = arena.take<Real>(threads * kRows * kStride);
     bias_ = arena.take<Real>(threads * kBlocks * Columns::kUnits);
   }
 
@@ -76,13 +77,13 @@ class MatrixMultiplier {
     const auto* a = static_cast<const Real*>(p_.a.data) + rows.begin * p_.a.row_stride + k * p_.a.column_stride;
     int64_t a_stride = p_.a.row_stride;
     if (p_.a.column_stride != 1) {
-      Real* packed = a_ + thread * kRows * kDepth;
+      Real* packed = a_ + thread * kRows * kStride;
       for (int64_t i = 0; i < depth; i += kLanes) {
         const int count = static_cast<int>(depth - i < kLanes ? depth - i : kLanes);
         pack_vector(a + i * p_.a.column_stride, p_.a.column_stride, count, p_.a.row_stride, rows.size(), packed + i,
-                    kDepth);
+                    kStride);
       }
-      a = packed, a_stride = kDepth;
+      a = packed, a_stride = kStride;
     }
     Real* c = static_cast<Real*>(p_.c) + rows.begin * p_.columns + blocks.begin * Columns::kUnits;
     const int64_t columns = p_.columns - blocks.begin * Columns::kUnits;
@@ -108,7 +109,7 @@ class MatrixMultiplier {
   bool share_rows_;
   int64_t b_size_;
   Real* b_;            // [threads][blocks][depth][columns][lanes]
-  Real* a_ = nullptr;  // [threads][kRows][kDepth]
+  Real* a_ = nullptr;  // [threads][kRows][kStride]
   Real* bias_;         // [threads][blocks][columns][lanes]
 };
 
@@ -131,7 +132,8 @@ class ColumnSummer {
   template <class Count>
   void sum(int64_t column, Count count) const {
     const Real* a = static_cast<const Real*>(p_.a.data) + column;
-    V total(0);
+    Real* out = static_cast<Real*>(p_.out) + column;
+    V total = p_.add ? load<Real>(out, count) : V(0);
     for (int64_t begin = 0; begin < p_.rows; begin += kChunk) {
       V part(0);
       for (int64_t row = begin; row < std::min(begin + kChunk, p_.rows); ++row) {
@@ -139,7 +141,7 @@ class ColumnSummer {
       }
       total = total + part;
     }
-    store<Real>(static_cast<Real*>(p_.out) + column, total, count);
+    store<Real>(out, total, count);
   }
 
   const ColumnSums& p_;

@@ -57,6 +57,21 @@ void visit_sweep(const Problem& problem, Visitor&& visitor) {
   });
 }
 
+// Runs what make(plan, arena) gives.
+template <class Scheduled, class Make>
+void run_schedule(const Plan& plan, void* workspace, const Make& make) {
+  Arena arena(workspace);
+  const Scheduled scheduled = make(plan, arena);
+  scheduled.before_team();
+  const auto body = [](void* context, int thread) { static_cast<const Scheduled*>(context)->run(thread); };
+  if (run_team(plan.threads(), body, const_cast<Scheduled*>(&scheduled))) return;
+  // The threads planned for did not come. One thread gives the same numbers, and its workspace is no larger.
+  Arena smaller(workspace);
+  const Scheduled serial = make(Plan{}, smaller);
+  serial.before_team();
+  serial.run(0);
+}
+
 template <class Schedules>
 struct Runner {
   using Views = typename Schedules::Views;
@@ -96,17 +111,8 @@ struct Runner {
   static void run(const Problem& problem, const Views& views, const Plan& plan, void* workspace) {
     visit_sweep<Schedules>(problem, [&](auto tag) {
       using SweepOf = typename decltype(tag)::type;
-      Arena arena(workspace);
-      const SweepOf sweep(problem, views, plan, arena);
-      sweep.before_team();
-      const auto body = [](void* context, int thread) { static_cast<const SweepOf*>(context)->run(thread); };
-      if (run_team(plan.threads(), body, const_cast<SweepOf*>(&sweep))) return;
-      // The threads planned for did not come. One thread gives the same numbers, and its workspace is no larger.
-      const Plan alone;
-      Arena smaller(workspace);
-      const SweepOf serial(problem, views, alone, smaller);
-      serial.before_team();
-      serial.run(0);
+      run_schedule<SweepOf>(plan, workspace,
+                            [&](const Plan& used, Arena& arena) { return SweepOf(problem, views, used, arena); });
     });
   }
 
@@ -180,11 +186,86 @@ inline void multiply(const MatrixWork& work, int threads, void* workspace) {
   });
 }
 
+// A backward sweep and the work on its gate gradients, which the threads share anew.
+template <class Cell, class Real>
+class SweepWithWork {
+  using Sweep = BackwardSweep<Cell, Real>;
+
+ public:
+  SweepWithWork(const Problem& problem, const BackwardViews& views, const Plan& plan, const GradientWork& work,
+                Arena& arena)
+      : sweep_(problem, views, plan, arena), steps_(work.steps) {
+    const Arena start = arena;
+    const auto add = [&](const MatrixWork& some) {
+      Arena own = start;
+      works_.emplace_back(some, plan.threads(), own);
+      arena.cover(own);
+    };
+    works_.reserve(work.of_steps.size() + 1);
+    for (const MatrixWork& some : work.of_steps) add(some);
+    add(work.at_end);
+  }
+
+  void before_team() const { sweep_.before_team(); }
+
+  void run(int thread) const {
+    sweep_.run(thread, {steps_, this, between_steps});
+    sweep_.wait_for_team();
+    works_.back().run(thread);
+  }
+
+ private:
+  static void between_steps(const void* context, int thread, int64_t begin) {
+    const auto& self = *static_cast<const SweepWithWork*>(context);
+    if (self.works_.size() == 1) return;
+    self.sweep_.wait_for_team();
+    self.works_[static_cast<size_t>(begin / self.steps_)].run(thread);
+  }
+
+  Sweep sweep_;
+  int64_t steps_;
+  std::vector<Multiplier<Real>> works_;  // of the steps together, the first ones first, and of all
+};
+
+template <class Visitor>
+void visit_gradients(const Problem& problem, const Visitor& visitor) {
+  visit_type(Cells{}, problem.cell.index, [&](auto tag) {
+    using Cell = typename decltype(tag)::type;
+    if constexpr (Cell::kUnitWeights == 0) {
+      if (problem.type == DataType::kFloat64) {
+        visitor(Tag<SweepWithWork<Cell, double>>{});
+      } else {
+        visitor(Tag<SweepWithWork<Cell, float>>{});
+      }
+    }
+  });
+}
+
+inline size_t gradients_workspace_bytes(const Problem& problem, const Plan& plan, const GradientWork& work) {
+  Arena arena(nullptr);
+  visit_gradients(problem,
+                  [&](auto tag) { typename decltype(tag)::type(problem, BackwardViews{}, plan, work, arena); });
+  return arena.used();
+}
+
+inline void gradients(const Problem& problem, const BackwardViews& views, const Plan& plan, const GradientWork& work,
+                      void* workspace) {
+  visit_gradients(problem, [&](auto tag) {
+    run_schedule<typename decltype(tag)::type>(plan, workspace, [&](const Plan& used, Arena& arena) {
+      return typename decltype(tag)::type(problem, views, used, work, arena);
+    });
+  });
+}
+
 template <class Types>
 const CpuUnit& unit_for() {
   static constexpr CpuUnit kUnit{Runner<ForwardSchedules<Types>>::schedule(),
-                                 Runner<BackwardSchedules<Types>>::schedule(), make_step_layer,
-                                 multiply_workspace_bytes, multiply};
+                                 Runner<BackwardSchedules<Types>>::schedule(),
+                                 make_step_layer,
+                                 multiply_workspace_bytes,
+                                 multiply,
+                                 gradients_workspace_bytes,
+                                 gradients};
   return kUnit;
 }
 

@@ -6,8 +6,8 @@
 // (first: what follows needs its names)
 #include "cpu/arena.h"
 #include "cpu/plan.h"
-#include "cpu/terms.h"
 #include "cpu/team.h"
+#include "cpu/terms.h"
 
 #include <algorithm>
 #include <bit>
