@@ -18,6 +18,7 @@
 
 #include "cells/cell.h"
 #include "core/views.h"
+#include "cpu/ahead.h"
 #include "cpu/packed_weights.h"
 #include "cpu/share.h"
 #include "cpu/state_buffer.h"
@@ -153,8 +154,19 @@ class BackwardSweep {
     const int64_t t = time_of(d, s);
     const Range output_blocks = share.blocks_of(weights_.output_blocks());
     if (!projected()) {
+      Ahead ahead(share, tile_count<Units::kColumns>(share.rows, output_blocks), p_.time_steps,
+                  Cell::kSaved * p_.hidden_size * int64_t{sizeof(T)});
+      const int64_t next = time_before(d, t);
+      ahead.add<T>(v_.saved, next, p_.time_steps, d, Cell::kSaved * p_.hidden_size);
+      ahead.add<T>(v_.d_output, next, p_.time_steps, d, p_.output_size);
+      // The state before the next step; the one after it is at hand.
+      const int64_t before = time_before(d, next);
+      if (Cell::kStates == 2) ahead.add<T>(v_.cells, before, p_.time_steps, d, p_.hidden_size);
+      if (Cell::kReadsHidden) ahead.add<T>(v_.output, before, p_.time_steps, d, p_.output_size);
+      if (v_.d_gates.data != v_.saved.data)
+        ahead.add<T>(v_.d_gates, next, p_.time_steps, d, Cell::kGates * p_.hidden_size);
       const auto announce = [&](const auto& tile) {
-        if (is_active(tile, t)) prefetch_update(tile, d, t);
+        if (!ahead.advance() && is_active(tile, t)) prefetch_update(tile, d, t);
         return recurrent_is_wanted(tile, d, s);
       };
       const auto special = [&](int64_t row) { return is_special(d, s, t, row); };

@@ -14,6 +14,7 @@
 
 #include "cells/cell.h"
 #include "core/views.h"
+#include "cpu/ahead.h"
 #include "cpu/input_gates.h"
 #include "cpu/packed_weights.h"
 #include "cpu/share.h"
@@ -109,9 +110,17 @@ class ForwardSweep {
     const auto recurrent = weights_.recurrent().times(d, h_previous, output_stride_, from_zero ? 0 : p_.output_size);
     Row* hidden = projected() ? hidden_ + first_row * hidden_stride_ : nullptr;
     const auto special = [&](int64_t row) { return row_step_at(t, row) != RowStep::kPlain; };
+    Ahead ahead(share, tile_count<Units::kColumns>(share.rows, share.blocks_of(weights_.unit_blocks())), p_.time_steps,
+                Cell::kSaved * p_.hidden_size * int64_t{sizeof(T)});
+    const int64_t next = d == 0 ? t + 1 : t - 1;
+    ahead.add<T>(v_.gates, next, p_.time_steps, d, Cell::kGates * p_.hidden_size);
+    ahead.add<T>(v_.saved, next, p_.time_steps, d, Cell::kSaved * p_.hidden_size);
+    ahead.add<T>(v_.cells, next, p_.time_steps, d, p_.hidden_size);
+    ahead.add<T>(projected() ? v_.hidden : v_.output, next, p_.time_steps, d, p_.hidden_size);
     const auto announce = [&](const auto& tile) {
+      const bool asked = ahead.advance();
       if (ragged_ && !any_row(tile, [&](int64_t row) { return !special(row); })) return false;
-      prefetch_update(tile, d, t);
+      if (!asked) prefetch_update(tile, d, t);
       return true;
     };
     const auto update_tile = [&](const auto& tile) {

@@ -177,6 +177,24 @@ struct Tile {
   }
 };
 
+// How many tiles of `Columns` columns a product is cut into, for float or double alike.
+struct TileShape {
+  int rows, blocks;  // the most of a tile
+};
+template <int Columns>
+inline TileShape tile_shape(Range rows) {
+  constexpr int kRows = max_tile_rows(Columns);
+  const int64_t least_tiles = (rows.size() + kRows - 1) / kRows;
+  const int most_rows = static_cast<int>((rows.size() + least_tiles - 1) / least_tiles);  // tiles nearly equal
+  return {most_rows, max_tile_blocks(Columns, most_rows)};
+}
+template <int Columns>
+inline int64_t tile_count(Range rows, Range blocks) {
+  if (rows.size() == 0) return 0;
+  const TileShape shape = tile_shape<Columns>(rows);
+  return (rows.size() + shape.rows - 1) / shape.rows * ((blocks.size() + shape.blocks - 1) / shape.blocks);
+}
+
 // Computes the product for a rectangle of rows and blocks tile by tile, and hands each tile to `update`. Blocks are the
 // outer loop: a block's weights are read from far once, and its tiles of rows find them near. `announce` is called with
 // each tile before its product, which takes long enough to bring what the update will touch near, and says whether the
@@ -193,9 +211,7 @@ FUSED_RNN_INLINE void for_each_tile(const Product<W>& product, Range rows, Range
   alignas(64) static constexpr Real kZeros[kMost * kLanes] = {};
   alignas(64) Real values[kMost * kLanes];
   if (rows.size() == 0) return;
-  const int64_t least_tiles = (rows.size() + Tiles::kRows - 1) / Tiles::kRows;
-  const int most_rows = static_cast<int>((rows.size() + least_tiles - 1) / least_tiles);  // tiles nearly equal
-  const int most_blocks = max_tile_blocks(Columns, most_rows);
+  const auto [most_rows, most_blocks] = tile_shape<Columns>(rows);
   const int64_t groups = (blocks.size() + most_blocks - 1) / most_blocks;
   const int64_t length = multiplications<W>(product.length), chunk = multiplications<W>(product.chunk);
   for (int64_t group = 0; group < groups; ++group) {
