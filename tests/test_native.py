@@ -30,6 +30,8 @@ FEWER_FLAVOURS = {
     "test_rows": [INSTRUCTION_SETS[-1], "sanitized"],
     "test_single_steps": [INSTRUCTION_SETS[-1], "sanitized"],
     "test_sharing": INSTRUCTION_SETS[-1:],
+    "test_sweep": [INSTRUCTION_SETS[-1], "sanitized"],
+    "test_workspace": [INSTRUCTION_SETS[-1], "sanitized"],
     "test_pairs": [],  # below
 }
 CASES = [(source, flavour) for source in SOURCES for flavour in FEWER_FLAVOURS.get(source, FLAVOURS)] + [

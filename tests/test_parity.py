@@ -43,6 +43,10 @@ NAMED = (
     "gru:t1,b1,i1,h1,f32,train",
     "gru:t2,b16,i67,h67,f32,infer",
     "lstm:t30,b16,i64,h128,f32,train",
+    # Weight gradients in several rounds of steps, the first of them shorter; sequences that do not fit the caches.
+    "lstm:t37,b20,i24,h130,f32,train",
+    "gru:t37,b20,i24,h130,f32,train",
+    "rnn_tanh:t131,b17,i9,h33,f64,train",
 )
 
 

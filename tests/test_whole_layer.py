@@ -101,6 +101,23 @@ def test_rows_and_threads_do_not_change_a_bit(cell: str, time_steps: int) -> Non
 
 
 @pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
+def test_threads_do_not_change_a_bit_of_gradients_made_in_rounds(name: str) -> None:
+    layer, threads = getattr(fused_rnn, name)(20, 140), torch.get_num_threads()
+    x = torch.randn(90, 17, 20, requires_grad=True)  # rounds of a few hundred rows each
+    found: list[tuple[Tensor, ...]] = []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            output, state = layer(x)
+            h_n = state[0] if name == "LSTM" else state
+            found.append(torch.autograd.grad(output.square().sum() + h_n.sum(), [x, *layer.parameters()]))
+    finally:
+        torch.set_num_threads(threads)
+    for gradients in found[1:]:
+        assert all(map(torch.equal, gradients, found[0]))
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
 def test_single_steps_give_the_sequence(name: str) -> None:
     layer = getattr(fused_rnn, name)(20, 70, num_layers=2)
     x = torch.randn(6, 5, 20)
