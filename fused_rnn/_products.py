@@ -25,6 +25,7 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 
 
 _ENABLED = _ops.is_amd_processor()
+MULTIPLIES_BFLOAT16 = "avx512_bf16" in _ops.instruction_sets()  # this processor, in torch's products
 
 
 def _takes(columns: int, left: Tensor, *others: Tensor | None) -> bool:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fused_rnn import _ops, _plain
-from fused_rnn._products import product
+from fused_rnn import _plain
+from fused_rnn._products import MULTIPLIES_BFLOAT16, product
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from fused_rnn._tensors import Arguments
 
 _HALF = (torch.bfloat16, torch.float16)
-_MULTIPLIES_BFLOAT16 = "avx512_bf16" in _ops.instruction_sets()  # this processor, in torch's products
 
 
 def w_hh_gradient(d_gates_h: Tensor, output: Tensor, arguments: Arguments) -> Tensor:
@@ -70,7 +69,7 @@ def _sum_of_outer_products(left: Tensor, right: Tensor, base: Tensor | None = No
     11.7 ms, bfloat16 5.4 ms on two cores of another machine).
     """
     left, right = left.reshape(-1, left.shape[2]), right.reshape(-1, right.shape[2])
-    if left.dtype in _HALF and not (_MULTIPLIES_BFLOAT16 and left.is_cpu and left.dtype == torch.bfloat16):
+    if left.dtype in _HALF and not (MULTIPLIES_BFLOAT16 and left.is_cpu and left.dtype == torch.bfloat16):
         left, right = left.float(), right.float()
     result = product(left.t(), right)
     return result if base is None else base + result

@@ -276,3 +276,19 @@ def test_no_kernel_needs_more_registers_than_the_table_says(built_targets: list[
     known = {key: count for key, count in measured.items() if key in table}
     assert len(known) >= len(measured) * len(set(built_targets) & set(targets)) / len(built_targets)
     assert {key: (count, table[key]) for key, count in known.items() if count > table[key]} == {}
+
+
+@needs_nvcc
+@pytest.mark.parametrize("name", ["lstm_bfloat16", "gru_float32"])
+def test_a_source_compiles_for_the_oldest_target(name: str, built_targets: list[str], tmp_path: Path) -> None:
+    if "sm_80" in built_targets:
+        return  # the tests above are about it
+    nvcc, flags = shutil.which("nvcc"), ["-std=c++20", "-O3", "-Xptxas", "-v", "-Werror", "all-warnings"]
+    source = native_build.ROOT / "csrc" / "cuda" / "instantiate" / f"{name}.cu"
+    command = [str(nvcc), *cuda_build.compiler_flags(native_build.compiler()), *flags, *Target("8.0").flags]
+    command += ["-I", str(native_build.ROOT / "csrc"), "-c", str(source), "-o", str(tmp_path / "object.o")]
+    result = cuda_build.run(command)
+    assert result.returncode == 0, result.stdout
+    functions = ptxas_report.parse(result.stdout)
+    assert functions
+    assert [str(one) for one in functions if one.spill_stores or one.spill_loads] == []

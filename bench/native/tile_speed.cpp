@@ -1,9 +1,9 @@
 // Times every register tile of the recurrent product against the peak of one core's multiply-adds.
 //
-// Usage: tile_speed ROUNDS. A line for each tile: type, columns, rows, blocks, GFLOP/s, and that as a share of the
-// peak. A sample of the peak stands before every sample of a tile, and the least time of many rounds counts, so that
-// what else the machine does, and the frequency that it runs at, meet both alike. The operands of a tile fit the second
-// cache.
+// Usage: tile_speed ROUNDS. A line for each tile: type (pairs: bfloat16 in pairs, where the processor can), columns,
+// rows, blocks, GFLOP/s, and its multiplications as a share of those at the peak. A sample of the peak stands before
+// every sample of a tile, and the least time of many rounds counts, so that what else the machine does, and the
+// frequency that it runs at, meet both alike. The operands of a tile fit the second cache.
 #include "isa.h"
 // (first: what follows needs its names)
 #include "cpu/product.h"
@@ -18,7 +18,7 @@ namespace {
 
 using namespace fused_rnn;
 
-constexpr int64_t kLength = 2 * kChunk;            // terms of a sum
+constexpr int64_t kLength = 2 * kChunk;            // multiplications of a sum
 constexpr int64_t kOperations = int64_t{1} << 17;  // multiply-adds of vectors in one sample, about 20 us
 
 template <class F>
@@ -45,48 +45,53 @@ template <class Real>
   for (V& sum : sums) asm volatile("" : "+x"(sum.parts[0]));
 }
 
-template <class Real>
+template <class W>
 struct Shape {
   int columns, rows, blocks;
-  typename ProductTiles<Real, 1>::Function function;
+  typename ProductTiles<W, 1>::Function function;
   double least_seconds = 1e9;
 
   int64_t operations() const { return kLength * columns * rows * blocks; }  // of vectors, in a call
 };
 
-template <class Real, int Columns>
-void add_shapes(std::vector<Shape<Real>>& shapes) {
-  using Tiles = ProductTiles<Real, Columns>;
+template <class W, int Columns>
+void add_shapes(std::vector<Shape<W>>& shapes) {
+  using Tiles = ProductTiles<W, Columns>;
   for (int rows = 1; rows <= Tiles::kRows; ++rows) {
     for (int blocks = 1; blocks <= max_tile_blocks(Columns, rows); ++blocks)
       shapes.push_back({Columns, rows, blocks, Tiles::select(rows, blocks)});
   }
 }
 
-template <class Real>
+template <class T>
 void time_tiles(const char* type, int rounds) {
-  std::vector<Shape<Real>> shapes;
-  add_shapes<Real, 2>(shapes);
-  add_shapes<Real, 3>(shapes);
-  add_shapes<Real, 4>(shapes);
+  using W = WeightOf<T>;
+  using Real = typename Terms<W>::Real;
+  std::vector<Shape<W>> shapes;
+  add_shapes<W, 2>(shapes);
+  add_shapes<W, 3>(shapes);
+  add_shapes<W, 4>(shapes);
   constexpr int kLanes = Vec<Real>::kLanes, kMostVectors = 64;  // more than the sums of any tile
   struct alignas(64) Line {
     char bytes[64];
   };
+  // A multiplication takes as many bytes as a Real, whatever it multiplies.
   const auto lines = [](int64_t values) { return std::vector<Line>((values * sizeof(Real) + 63) / 64); };
   std::vector<Line> weights = lines(kLength * kMostVectors * kLanes), rows = lines(kLength * kMostVectors),
                     start = lines(kMostVectors * kLanes), tile = lines(kMostVectors * kLanes);
   const auto values = [](std::vector<Line>& from) { return reinterpret_cast<Real*>(from.data()); };
   std::fill_n(values(weights), kLength * kMostVectors * kLanes, Real(1e-6));
   std::fill_n(values(rows), kLength * kMostVectors, Real(1e-6));
+  const auto* w = reinterpret_cast<const W*>(weights.data());
+  const auto* r = reinterpret_cast<const RowOf<T>*>(rows.data());
   double least_peak_seconds = 1e9;
   for (int round = 0; round < rounds; ++round) {
-    for (Shape<Real>& shape : shapes) {
+    for (Shape<W>& shape : shapes) {
       least_peak_seconds = std::min(least_peak_seconds, seconds_of(peak_operations<Real>));
       const int64_t calls = kOperations / shape.operations();
       const double seconds = seconds_of([&] {
         for (int64_t call = 0; call < calls; ++call) {
-          shape.function(values(weights), kLength * shape.columns * kLanes, values(rows), kLength, kLength, kChunk,
+          shape.function(w, kLength * shape.columns * kLanes, r, kLength * Terms<W>::kCount, kLength, kChunk,
                          values(start), values(tile));
         }
       });
@@ -95,9 +100,10 @@ void time_tiles(const char* type, int rounds) {
   }
   const double flops = 2.0 * kLanes;  // of a vector's multiply-add
   const double peak = flops * static_cast<double>(kOperations) / least_peak_seconds;
-  for (const Shape<Real>& shape : shapes) {
+  for (const Shape<W>& shape : shapes) {
     const double speed = flops * static_cast<double>(shape.operations()) / shape.least_seconds;
-    std::printf("%s %d %d %d %.1f %.3f\n", type, shape.columns, shape.rows, shape.blocks, speed / 1e9, speed / peak);
+    std::printf("%s %d %d %d %.1f %.3f\n", type, shape.columns, shape.rows, shape.blocks,
+                speed / 1e9 * Terms<W>::kCount, speed / peak);
   }
 }
 
@@ -111,5 +117,8 @@ int main(int count, char** arguments) {
   }
   time_tiles<float>("float", rounds);
   time_tiles<double>("double", rounds);
+#if defined(__AVX512F__)
+  if (__builtin_cpu_supports("avx512bf16")) time_tiles<PairedBFloat16>("pairs", rounds);
+#endif
   return 0;
 }

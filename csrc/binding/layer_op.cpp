@@ -170,8 +170,7 @@ class LayerGradients {
       work.of_steps.push_back(std::move(some));
     }
     input(work.at_end, w_ih);
-    if (work.of_steps.size() == 1) {
-      // nothing to be gained from a meeting of the threads before the end
+    if (work.of_steps.size() == 1) {  // so the threads need not meet before the end
       MatrixWork& all = work.of_steps.front();
       std::move(all.products.begin(), all.products.end(), std::back_inserter(work.at_end.products));
       work.at_end.sums = std::move(all.sums);

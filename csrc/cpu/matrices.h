@@ -48,8 +48,6 @@ struct GradientWork {
   int64_t steps = 1;
   std::vector<MatrixWork> of_steps;
   MatrixWork at_end;  // of all steps
-
-  bool empty() const { return of_steps.empty() && at_end.empty(); }
 };
 
 }  // namespace fused_rnn

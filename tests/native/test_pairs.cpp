@@ -1,5 +1,6 @@
 // Tests the sweeps whose products take bfloat16 in pairs, and the conversion that goes with them. For processors with
 // AVX-512 BF16.
+#if defined(__AVX512F__)
 #include "schedule_checks.h"
 // (first: what follows needs its names)
 #include "cpu/backward_sweep.h"
@@ -99,3 +100,6 @@ int main() {
       {"conversion rounds to nearest even", conversion_rounds_to_nearest_even},
   });
 }
+#else
+int main() { return 1; }  // only ever read by linters
+#endif
