@@ -3,7 +3,6 @@
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
-#include <iterator>
 #include <utility>
 #include <vector>
 
@@ -160,22 +159,16 @@ class LayerGradients {
     work.steps = p_.directions == 1 ? steps_together() : std::max<int64_t>(p_.time_steps, 1);
     for (int64_t begin = 0; begin < p_.time_steps || begin == 0; begin += work.steps) {
       const Steps steps{begin, std::min(begin + work.steps, p_.time_steps)};
-      MatrixWork some;
+      // With a single round the threads need not meet before the end.
+      MatrixWork& some = work.steps >= p_.time_steps ? work.at_end : work.of_steps.emplace_back();
       input_weights(some, steps, x);
       recurrent_weights(some, steps, output, h_0);
       if (wanted_.d_b_ih.numel() > 0) sum(some, steps, of_x_, wanted_.d_b_ih);
       if (wanted_.d_b_hh.numel() > 0) {
         for (const Gates& gates : of_h_) sum(some, steps, gates, wanted_.d_b_hh);
       }
-      work.of_steps.push_back(std::move(some));
     }
     input(work.at_end, w_ih);
-    if (work.of_steps.size() == 1) {  // so the threads need not meet before the end
-      MatrixWork& all = work.of_steps.front();
-      std::move(all.products.begin(), all.products.end(), std::back_inserter(work.at_end.products));
-      work.at_end.sums = std::move(all.sums);
-      work.of_steps.clear();
-    }
     return work;
   }
 
@@ -191,8 +184,8 @@ class LayerGradients {
   // once for each round of steps, do not cost more than that saves.
   int64_t steps_together() const {
     constexpr int64_t kBytes = 512 * 1024, kLeastRows = 256, kMostRows = 1024;
-    const int64_t size = p_.type == DataType::kFloat64 ? 8 : 4;
-    const int64_t rows = std::clamp(kBytes / (p_.cell.gates * p_.hidden_size * size), kLeastRows, kMostRows);
+    const int64_t row_bytes = p_.cell.gates * p_.hidden_size * element_size(p_.type);
+    const int64_t rows = std::clamp(kBytes / row_bytes, kLeastRows, kMostRows);
     const int64_t rounds = std::max<int64_t>(p_.time_steps * p_.batch / rows, 1);
     return std::max<int64_t>((p_.time_steps + rounds - 1) / rounds, 1);
   }

@@ -19,12 +19,15 @@ Void* data_of(const Tensor& tensor) {
   }
 }
 
+constexpr int64_t element_size(DataType type) {
+  return type == DataType::kFloat64 ? 8 : type == DataType::kFloat32 ? 4 : 2;
+}
+
 // The address so many elements further.
 template <class Void>
 Void* shifted(Void* data, int64_t elements, DataType type) {
   using Byte = std::conditional_t<std::is_const_v<Void>, const char, char>;
-  const int64_t size = type == DataType::kFloat64 ? 8 : type == DataType::kFloat32 ? 4 : 2;
-  return static_cast<Byte*>(data) + elements * size;
+  return static_cast<Byte*>(data) + elements * element_size(type);
 }
 
 // [T, B, D, ...] with contiguous trailing dimensions. An absent or empty tensor gives the null view.
