@@ -70,8 +70,8 @@ void time_pass(const Problem& problem, const Views& views, double seconds) {
 
 template <class Cell>
 void time_cell(double seconds) {
-  for (const int64_t hidden_size : {16, 32, 64, 128, 256}) {
-    for (const int64_t batch : {1, 2, 4, 8, 16}) {
+  for (const int64_t hidden_size : {16, 32, 64, 128, 256, 512}) {
+    for (const int64_t batch : {1, 2, 4, 8, 16, 32, 64}) {
       Shape shape{100, batch, 1, hidden_size, hidden_size};
       shape.input_size = hidden_size;
       const Inputs<float> inputs = random_inputs<Cell, float>(shape, 1);

@@ -136,11 +136,12 @@ std::tuple<Tensor, Tensor> step(const std::string& cell, const Tensor& x_given, 
 // The work on the gradients of the gates, from which all others come.
 class LayerGradients {
  public:
-  // Some neighbouring gates: [T*B, D, gates*H] with strides.
+  // Neighbouring gates of both directions: [T*B, D, gates*H] with strides.
   struct Gates {
     int64_t first, count;  // gates
     const void* data;
     int64_t row_stride, direction_stride;
+    bool of_x, of_h;  // whether x and h entered them with these gradients
   };
 
   // What is wanted of it: tensors, or empty ones.
@@ -148,9 +149,9 @@ class LayerGradients {
     Tensor d_x, d_w_ih, d_w_hh, d_b_ih, d_b_hh;
   };
 
-  // `of_h` has the gates of h in pieces.
-  LayerGradients(const Problem& p, const Gates& of_x, std::vector<Gates> of_h, const Wanted& wanted)
-      : p_(p), of_x_(of_x), of_h_(std::move(of_h)), wanted_(wanted) {}
+  // The gates of x come first and lie side by side.
+  LayerGradients(const Problem& p, std::vector<Gates> gates, const Wanted& wanted)
+      : p_(p), gates_(std::move(gates)), wanted_(wanted) {}
 
   // The sums over all steps are made a few steps at a time. With two directions, of which one is at the end of the
   // sequence when the other is at its beginning, all at once.
@@ -161,12 +162,7 @@ class LayerGradients {
       const Steps steps{begin, std::min(begin + work.steps, p_.time_steps)};
       // With a single round the threads need not meet before the end.
       MatrixWork& some = work.steps >= p_.time_steps ? work.at_end : work.of_steps.emplace_back();
-      input_weights(some, steps, x);
-      recurrent_weights(some, steps, output, h_0);
-      if (wanted_.d_b_ih.numel() > 0) sum(some, steps, of_x_, wanted_.d_b_ih);
-      if (wanted_.d_b_hh.numel() > 0) {
-        for (const Gates& gates : of_h_) sum(some, steps, gates, wanted_.d_b_hh);
-      }
+      for (int64_t d = 0; d < p_.directions; ++d) weights(some, steps, d, x, output, h_0);
     }
     input(work.at_end, w_ih);
     return work;
@@ -176,69 +172,76 @@ class LayerGradients {
   struct Steps {
     int64_t begin, end;
   };
-  struct Rows {
-    int64_t first, count;
-  };
 
-  // Steps whose gate gradients stay near until they are used, and so many that the sums, which are read and written
-  // once for each round of steps, do not cost more than that saves.
+  // Steps whose gate gradients are near when they are used, and so many that the sums, which are read and written once
+  // for each round of steps, do not cost more than that saves: as many rows as a product takes at once.
   int64_t steps_together() const {
-    constexpr int64_t kBytes = 512 * 1024, kLeastRows = 256, kMostRows = 1024;
-    const int64_t row_bytes = p_.cell.gates * p_.hidden_size * element_size(p_.type);
-    const int64_t rows = std::clamp(kBytes / row_bytes, kLeastRows, kMostRows);
-    const int64_t rounds = std::max<int64_t>(p_.time_steps * p_.batch / rows, 1);
-    return std::max<int64_t>((p_.time_steps + rounds - 1) / rounds, 1);
+    constexpr int64_t kRows = 512;
+    const int64_t rounds = std::max<int64_t>((p_.time_steps * p_.batch + kRows - 1) / kRows, 1);
+    const int64_t most = std::max<int64_t>(kRows / std::max<int64_t>(p_.batch, 1), 1);
+    return std::clamp<int64_t>((p_.time_steps + rounds - 1) / rounds, 1, most);
   }
 
-  Rows rows_of(const Steps& steps) const { return {steps.begin * p_.batch, (steps.end - steps.begin) * p_.batch}; }
+  // Sums over t of d_gates[t]^T x[t] and d_gates[t]^T h[t - 1], and of d_gates[t] itself. The factors share the way of
+  // the gate gradients through the caches.
+  void weights(MatrixWork& work, const Steps& steps, int64_t d, const Tensor& x, const Tensor& output,
+               const OptionalTensor& h_0) const {
+    const int64_t first_row = steps.begin * p_.batch, rows = (steps.end - steps.begin) * p_.batch;
+    const bool add = steps.end < p_.time_steps;  // to what later steps have begun
+    const MatrixView x_rows{shifted(x.const_data_ptr(), first_row * p_.input_size, p_.type), p_.input_size, 1};
+    for (const Gates& gates : gates_) {
+      MatrixProduct product{
+          .type = p_.type,
+          .rows = gates.count * p_.hidden_size,
+          .depth = rows,
+          .a = {shifted(of_direction(gates, d), first_row * gates.row_stride, p_.type), 1, gates.row_stride},
+          .factors = {},
+          .add_sums = add};
+      const auto multiply = [&](const Tensor& gradient, std::vector<MatrixRows> by) {
+        void* c = rows_of(gradient, gates, d, gradient.size(1));
+        product.factors.push_back({.columns = gradient.size(1), .b = std::move(by), .c = c, .add = add});
+      };
+      if (gates.of_x && wanted_.d_w_ih.numel() > 0) multiply(wanted_.d_w_ih, {{rows, x_rows}});
+      if (gates.of_h && wanted_.d_w_hh.numel() > 0) multiply(wanted_.d_w_hh, states_before(steps, d, output, h_0));
+      if (gates.of_x && wanted_.d_b_ih.numel() > 0) product.sums.push_back(rows_of(wanted_.d_b_ih, gates, d, 1));
+      if (gates.of_h && wanted_.d_b_hh.numel() > 0) product.sums.push_back(rows_of(wanted_.d_b_hh, gates, d, 1));
+      if (!product.factors.empty() || !product.sums.empty()) work.push_back(std::move(product));
+    }
+  }
 
-  // Whether sums were begun by later steps.
-  bool continues(const Steps& steps) const { return steps.end < p_.time_steps; }
+  // h before each of the steps: the output one step before in the direction's order, and the initial state before the
+  // first one, which is zero where there is none. The reverse direction has all steps at once.
+  std::vector<MatrixRows> states_before(const Steps& steps, int64_t d, const Tensor& output,
+                                        const OptionalTensor& h_0) const {
+    const int64_t width = p_.directions * p_.output_size, count = steps.end - steps.begin;
+    const auto outputs = [&](int64_t begin, int64_t size) -> MatrixRows {
+      const int64_t at = begin * p_.batch * width + d * p_.output_size;
+      return {size * p_.batch, {shifted(output.const_data_ptr(), at, p_.type), width, 1}};
+    };
+    MatrixRows initial{p_.batch, {}};
+    if (h_0.has_value()) {
+      initial.view = {shifted(h_0->const_data_ptr(), d * h_0->stride(0), p_.type), h_0->stride(1), 1};
+    }
+    if (count == 0) return {};
+    if (d == 1) return {outputs(1, count - 1), initial};
+    if (steps.begin > 0) return {outputs(steps.begin - 1, count)};
+    return {initial, outputs(0, count - 1)};
+  }
 
   void input(MatrixWork& work, const Tensor& w_ih) const {
     if (wanted_.d_x.numel() == 0) return;
+    const Gates& first = gates_.front();
     const int64_t size = p_.cell.gates * p_.hidden_size;
     for (int64_t d = 0; d < p_.directions; ++d) {
       const void* w = shifted(w_ih.const_data_ptr(), d * size * w_ih.stride(0), p_.type);
-      work.products.push_back({.type = p_.type,
-                               .rows = p_.time_steps * p_.batch,
-                               .columns = p_.input_size,
-                               .depth = size,
-                               .a = {of_direction(of_x_, d), of_x_.row_stride, 1},
-                               .b = {w, w_ih.stride(0), w_ih.stride(1)},
-                               .c = wanted_.d_x.mutable_data_ptr(),
-                               .add = d > 0});
-    }
-  }
-
-  void input_weights(MatrixWork& work, const Steps& steps, const Tensor& x) const {
-    if (wanted_.d_w_ih.numel() == 0) return;
-    const Rows rows = rows_of(steps);
-    const void* x_rows = shifted(x.const_data_ptr(), rows.first * p_.input_size, p_.type);
-    for (int64_t d = 0; d < p_.directions; ++d) {
-      outer(work, of_x_, d, rows, {x_rows, p_.input_size, 1}, wanted_.d_w_ih, continues(steps));
-    }
-  }
-
-  // Sums over t of d_gates[t]^T h[t - 1], where h[t - 1] is the output one step before in the direction's order. The
-  // reverse direction has all steps at once.
-  void recurrent_weights(MatrixWork& work, const Steps& steps, const Tensor& output, const OptionalTensor& h_0) const {
-    if (wanted_.d_w_hh.numel() == 0) return;
-    const int64_t width = p_.directions * p_.output_size;
-    for (int64_t d = 0; d < p_.directions; ++d) {
-      const int64_t first = d == 0 ? 0 : p_.time_steps - 1;  // step in that order
-      const bool has_first = p_.time_steps > 0 && steps.begin <= first && first < steps.end;
-      Rows after = rows_of(steps);
-      if (has_first) after.count -= p_.batch;
-      if (has_first && d == 0) after.first += p_.batch;
-      const int64_t before = after.first + (d == 0 ? -p_.batch : p_.batch);
-      const MatrixView h{shifted(output.const_data_ptr(), before * width + d * p_.output_size, p_.type), width, 1};
-      for (const Gates& gates : of_h_) {
-        outer(work, gates, d, after, h, wanted_.d_w_hh, continues(steps));
-        if (!h_0.has_value() || !has_first) continue;
-        const void* state = shifted(h_0->const_data_ptr(), d * h_0->stride(0), p_.type);
-        outer(work, gates, d, {first * p_.batch, p_.batch}, {state, h_0->stride(1), 1}, wanted_.d_w_hh, true);
-      }
+      work.push_back({.type = p_.type,
+                      .rows = p_.time_steps * p_.batch,
+                      .depth = size,
+                      .a = {of_direction(first, d), first.row_stride, 1},
+                      .factors = {{.columns = p_.input_size,
+                                   .b = {{size, {w, w_ih.stride(0), w_ih.stride(1)}}},
+                                   .c = wanted_.d_x.mutable_data_ptr(),
+                                   .add = d > 0}}});
     }
   }
 
@@ -252,59 +255,29 @@ class LayerGradients {
     return shifted(gradient.mutable_data_ptr(), row * columns, p_.type);
   }
 
-  // gradient = gates[rows]^T b, or more of it, for the rows of the gradient that are those of the gates.
-  void outer(MatrixWork& work, const Gates& gates, int64_t d, Rows rows, MatrixView b, const Tensor& gradient,
-             bool add) const {
-    const int64_t columns = gradient.size(1);
-    if (add && rows.count == 0) return;
-    work.products.push_back(
-        {.type = p_.type,
-         .rows = gates.count * p_.hidden_size,
-         .columns = columns,
-         .depth = rows.count,
-         .a = {shifted(of_direction(gates, d), rows.first * gates.row_stride, p_.type), 1, gates.row_stride},
-         .b = b,
-         .c = rows_of(gradient, gates, d, columns),
-         .add = add});
-  }
-
-  void sum(MatrixWork& work, const Steps& steps, const Gates& gates, const Tensor& gradient) const {
-    const Rows rows = rows_of(steps);
-    for (int64_t d = 0; d < p_.directions; ++d) {
-      const void* first = shifted(of_direction(gates, d), rows.first * gates.row_stride, p_.type);
-      work.sums.push_back({.type = p_.type,
-                           .rows = rows.count,
-                           .columns = gates.count * p_.hidden_size,
-                           .a = {first, gates.row_stride, 1},
-                           .out = rows_of(gradient, gates, d, 1),
-                           .add = continues(steps)});
-    }
-  }
-
   const Problem& p_;
-  Gates of_x_;
-  std::vector<Gates> of_h_;
+  std::vector<Gates> gates_;
   const Wanted& wanted_;
 };
 
 // Where the backward pass leaves the gradients of the gates; see check_exchange for those that are written `over`.
 LayerGradients gradients_of(const Problem& p, const Tensor& d_gates, const Tensor& d_gates_h, bool over,
                             const LayerGradients::Wanted& wanted) {
-  const int64_t gates = p.cell.gates, joint = p.cell.joint_gates;
-  const auto view = [&](const Tensor& tensor, int64_t values, int64_t at, int64_t first,
-                        int64_t count) -> LayerGradients::Gates {
-    const int64_t width = values * p.hidden_size;
-    return {first, count, shifted(tensor.const_data_ptr(), at * p.hidden_size, p.type), p.directions * width, width};
+  const int64_t gates = p.cell.gates, joint = p.cell.joint_gates, apart = gates - joint;
+  const int64_t width = (over ? p.cell.gradients() : gates) * p.hidden_size;
+  const auto view = [&](const Tensor& tensor, int64_t at, int64_t first, int64_t count, bool of_x,
+                        bool of_h) -> LayerGradients::Gates {
+    const void* data = shifted(tensor.const_data_ptr(), at * p.hidden_size, p.type);
+    return {first, count, data, p.directions * width, width, of_x, of_h};
   };
-  if (!over) {
-    const Tensor& of_h = p.cell.split ? d_gates_h : d_gates;
-    return {p, view(d_gates, gates, 0, 0, gates), {view(of_h, gates, 0, 0, gates)}, wanted};
+  std::vector<LayerGradients::Gates> found;
+  if (joint > 0) found.push_back(view(d_gates, 0, 0, joint, true, true));
+  if (apart > 0) {
+    found.push_back(view(d_gates, joint, joint, apart, true, false));
+    found.push_back(over ? view(d_gates, gates, joint, apart, false, true)
+                         : view(d_gates_h, joint, joint, apart, false, true));
   }
-  const int64_t values = p.cell.gradients();
-  std::vector<LayerGradients::Gates> of_h;
-  if (joint > 0) of_h.push_back(view(d_gates, values, 0, 0, joint));
-  if (joint < gates) of_h.push_back(view(d_gates, values, gates, joint, gates - joint));
-  return {p, view(d_gates, values, 0, 0, gates), std::move(of_h), wanted};
+  return {p, std::move(found), wanted};
 }
 
 using LayerGradientsResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;

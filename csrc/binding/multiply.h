@@ -16,8 +16,11 @@ inline constexpr double kWorthOneThread = 1 << 21;
 
 inline double multiplications(const MatrixWork& work) {
   double size = 0;
-  for (const MatrixProduct& p : work.products) {
-    size += static_cast<double>(p.rows) * static_cast<double>(p.columns) * static_cast<double>(p.depth);
+  for (const MatrixProduct& product : work) {
+    for (const RightFactor& factor : product.factors) {
+      size +=
+          static_cast<double>(product.rows) * static_cast<double>(product.depth) * static_cast<double>(factor.columns);
+    }
   }
   return size;
 }

@@ -23,15 +23,14 @@ Tensor product(const Tensor& left, const Tensor& right, const OptionalTensor& bi
   const Tensor result = allocate(true, {rows, columns});
   if (rows == 0 || columns == 0) return result;
   const OptionalTensor dense = with_dense_tail(bias, 0);
-  const MatrixProduct problem{.type = check.type(),
-                              .rows = rows,
-                              .columns = columns,
-                              .depth = depth,
-                              .a = {left.const_data_ptr(), left.stride(0), left.stride(1)},
-                              .b = {right.const_data_ptr(), right.stride(0), right.stride(1)},
-                              .bias = dense.has_value() ? dense->const_data_ptr() : nullptr,
-                              .c = result.mutable_data_ptr()};
-  multiply_on_cpu({{problem}, {}});
+  multiply_on_cpu({{.type = check.type(),
+                    .rows = rows,
+                    .depth = depth,
+                    .a = {left.const_data_ptr(), left.stride(0), left.stride(1)},
+                    .factors = {{.columns = columns,
+                                 .b = {{depth, {right.const_data_ptr(), right.stride(0), right.stride(1)}}},
+                                 .bias = dense.has_value() ? dense->const_data_ptr() : nullptr,
+                                 .c = result.mutable_data_ptr()}}}});
   return result;
 }
 

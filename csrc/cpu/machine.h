@@ -9,7 +9,6 @@ struct Machine {
   double fmas_per_cycle;  // of vectors, in a register tile
   double near_load;       // a vector of weights from the second cache
   double far_load;        // from the third
-  double overlap;         // share of the shorter of multiplying and far loading that the longer does not hide
   double near_bytes;      // of weights that stay in the second cache, beside everything else
   double tile;            // entering a tile
   double update;          // the cell's arithmetic and memory traffic, per gate, vector of units and row

@@ -1,4 +1,4 @@
-// Work on matrices as a caller describes it: products C = bias + A B, and sums of the columns of a matrix.
+// Work on matrices as a caller describes it: products of one matrix with several, C = bias + A B, and sums of its rows.
 #pragma once
 
 #include <cstdint>
@@ -14,33 +14,31 @@ struct MatrixView {  // strides in elements, any
   int64_t column_stride;
 };
 
-struct MatrixProduct {
-  DataType type = DataType::kFloat32;  // or float64
-  int64_t rows;
+struct MatrixRows {
+  int64_t count;
+  MatrixView view;  // without data: zeros
+};
+
+// One of the matrices that A is multiplied with, and where the product goes.
+struct RightFactor {
   int64_t columns;
-  int64_t depth;               // of the reduction
-  MatrixView a;                // [rows, depth]
-  MatrixView b;                // [depth, columns]
+  std::vector<MatrixRows> b;   // [depth, columns], in runs of rows that lie in different places
   const void* bias = nullptr;  // [columns], contiguous, or null
   void* c;                     // [rows, columns], contiguous; written to the end before it is read
   bool add = false;            // C += A B instead, after the product before it in a list that has the same C
 };
 
-struct ColumnSums {  // out[j] = sum over i of a[i, j]
-  DataType type;     // float32 or float64
+struct MatrixProduct {
+  DataType type = DataType::kFloat32;  // or float64
   int64_t rows;
-  int64_t columns;
-  MatrixView a;      // [rows, columns], contiguous rows
-  void* out;         // [columns]
-  bool add = false;  // to what is there
+  int64_t depth;  // of the reduction
+  MatrixView a;   // [rows, depth]
+  std::vector<RightFactor> factors;
+  std::vector<void*> sums = {};  // each [rows]: the sums of A's rows, which then lie side by side (row_stride 1)
+  bool add_sums = false;         // to what is there
 };
 
-struct MatrixWork {
-  std::vector<MatrixProduct> products;
-  std::vector<ColumnSums> sums;
-
-  bool empty() const { return products.empty() && sums.empty(); }
-};
+using MatrixWork = std::vector<MatrixProduct>;
 
 // Work on the gate gradients of a backward pass. of_steps[i] needs those of steps [i * steps, (i + 1) * steps) and is
 // done as soon as they are there, while they are still near; the last steps come first.

@@ -25,7 +25,7 @@ double step_cycles(const Problem& problem, const Tiling& tiling, const Plan& pla
   const double per_tile_rows = static_cast<double>(ceil_div(rows, std::max<int64_t>(tiles, 1)));
   const double multiplying = per_tile_rows * vectors / m.fmas_per_cycle;
   const double loading = vectors * (far ? m.far_load : m.near_load);
-  const double first = std::max(multiplying, loading) + (far ? m.overlap * std::min(multiplying, loading) : 0);
+  const double first = std::max(multiplying, loading);
   const double later = std::max(multiplying, vectors * m.near_load);
   const double product =
       first + static_cast<double>(std::max<int64_t>(tiles - 1, 0)) * later + static_cast<double>(tiles) * m.tile;

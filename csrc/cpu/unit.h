@@ -145,26 +145,22 @@ template <class Real>
 class Multiplier {
  public:
   Multiplier(const MatrixWork& work, int threads, Arena& arena) {
-    products_.reserve(work.products.size());
-    for (const MatrixProduct& product : work.products) products_.emplace_back(product, threads, arena);
-    for (const ColumnSums& sums : work.sums) sums_.emplace_back(sums, threads);
+    products_.reserve(work.size());
+    for (const MatrixProduct& product : work) products_.emplace_back(product, threads, arena);
   }
 
   void run(int thread) const {
     for (const auto& product : products_) product.run(thread);
-    for (const auto& sums : sums_) sums.run(thread);
   }
 
  private:
   std::vector<MatrixMultiplier<Real>> products_;
-  std::vector<ColumnSummer<Real>> sums_;
 };
 
 template <class Visitor>
 void visit_multiplier(const MatrixWork& work, int threads, void* workspace, const Visitor& visitor) {
-  const DataType type = work.products.empty() ? work.sums.at(0).type : work.products[0].type;
   Arena arena(workspace);
-  if (type == DataType::kFloat64) {
+  if (work.at(0).type == DataType::kFloat64) {
     visitor(Multiplier<double>(work, threads, arena), arena);
   } else {
     visitor(Multiplier<float>(work, threads, arena), arena);

@@ -131,17 +131,43 @@ void layers_take_weights_of_less_memory() {
   check_sizes<GruCell, BFloat16>();
 }
 
+// The rows of a matrix as one run; several rows as three runs, of which the second one becomes zeros.
 template <class Real>
-void check_product(int64_t rows, int64_t columns, int64_t depth, bool a_by_columns, bool b_by_columns, int threads) {
+std::vector<MatrixRows> in_runs(const MatrixView& view, int64_t rows, std::vector<Real>& elements) {
+  if (rows < 3) return {{rows, view}};
+  const int64_t first = rows / 3, zeros = rows - 2 * first;
+  const auto at = [&](int64_t row) { return elements.data() + row * view.row_stride; };
+  for (int64_t row = first; row < first + zeros; ++row) {
+    const int64_t columns = static_cast<int64_t>(elements.size()) / rows;
+    for (int64_t column = 0; column < columns; ++column) at(row)[column * view.column_stride] = 0;
+  }
+  return {{first, view}, {zeros, {}}, {first, {at(first + zeros), view.row_stride, view.column_stride}}};
+}
+
+// Products of one matrix with as many as there are numbers of columns, and the sums of its rows where they lie side by
+// side.
+template <class Real>
+void check_products(int64_t rows, const std::vector<int64_t>& columns, int64_t depth, bool a_by_columns,
+                    bool b_by_columns, int threads) {
   Random random(9);
-  const auto a = numbers<Real>(random, rows * depth, -1, 1), b = numbers<Real>(random, depth * columns, -1, 1);
-  const auto bias = numbers<Real>(random, columns, -1, 1);
-  std::vector<Real> c(rows * columns, Real(NAN));
+  const auto a = numbers<Real>(random, rows * depth, -1, 1);
   const MatrixView a_view{a.data(), a_by_columns ? 1 : depth, a_by_columns ? rows : 1};
-  const MatrixView b_view{b.data(), b_by_columns ? 1 : columns, b_by_columns ? depth : 1};
-  const bool biased = rows % 2 == 1;
-  const MatrixProduct product{
-      DataType::kFloat32, rows, columns, depth, a_view, b_view, biased ? bias.data() : nullptr, c.data()};
+  const bool biased = rows % 2 == 1, add = rows % 3 == 0;
+  const Real before = add ? Real(1) : Real(NAN);
+  std::vector<std::vector<Real>> b, bias, c;
+  std::vector<Real> sums(rows, before), sums_again(rows, before);
+  MatrixProduct product{.rows = rows, .depth = depth, .a = a_view, .factors = {}, .add_sums = add};
+  for (const int64_t count : columns) {
+    b.push_back(numbers<Real>(random, depth * count, -1, 1));
+    bias.push_back(numbers<Real>(random, count, -1, 1));
+    c.emplace_back(rows * count, before);
+  }
+  for (size_t i = 0; i < columns.size(); ++i) {
+    const MatrixView view{b[i].data(), b_by_columns ? 1 : columns[i], b_by_columns ? depth : 1};
+    product.factors.push_back({columns[i], {}, biased ? bias[i].data() : nullptr, c[i].data(), add});
+    product.factors.back().b = in_runs(view, depth, b[i]);
+  }
+  if (a_by_columns) product.sums = {sums.data(), sums_again.data()};
   Arena counter(nullptr);
   MatrixMultiplier<Real>(product, threads, counter);
   const std::unique_ptr<char, decltype(&std::free)> memory(
@@ -149,17 +175,27 @@ void check_product(int64_t rows, int64_t columns, int64_t depth, bool a_by_colum
   Arena arena(memory.get());
   const MatrixMultiplier<Real> multiplier(product, threads, arena);
   for (int thread = threads - 1; thread >= 0; --thread) multiplier.run(thread);
-  const std::string name = "product " + std::to_string(rows) + " x " + std::to_string(columns) + " x " +
+  const std::string name = "product " + std::to_string(rows) + " x " + std::to_string(columns.size()) + " factors x " +
                            std::to_string(depth) + " on " + std::to_string(threads);
+  const double tolerance = (sizeof(Real) == 8 ? 1e-15 : 1e-6) * double(depth + 1);
+  const auto a_at = [&](int64_t row, int64_t k) {
+    return double(a[row * a_view.row_stride + k * a_view.column_stride]);
+  };
   for (int64_t row = 0; row < rows; ++row) {
-    for (int64_t column = 0; column < columns; ++column) {
-      double sum = biased ? double(bias[column]) : 0.0;
-      for (int64_t k = 0; k < depth; ++k) {
-        sum += double(a[row * a_view.row_stride + k * a_view.column_stride]) *
-               double(b[k * b_view.row_stride + column * b_view.column_stride]);
+    for (size_t i = 0; i < columns.size(); ++i) {
+      for (int64_t column = 0; column < columns[i]; ++column) {
+        double sum = (biased ? double(bias[i][column]) : 0.0) + (add ? 1.0 : 0.0);
+        for (int64_t k = 0; k < depth; ++k) {
+          sum += a_at(row, k) * double(b[i][b_by_columns ? column * depth + k : k * columns[i] + column]);
+        }
+        check_near(c[i][row * columns[i] + column], sum, tolerance, name);
       }
-      check_near(c[row * columns + column], sum, (sizeof(Real) == 8 ? 1e-15 : 1e-6) * double(depth + 1), name);
     }
+    if (!a_by_columns) continue;
+    double sum = add ? 1.0 : 0.0;
+    for (int64_t k = 0; k < depth; ++k) sum += a_at(row, k);
+    check_near(sums[row], sum, tolerance, name + ", sums");
+    check_near(sums_again[row], sum, tolerance, name + ", sums again");
   }
 }
 
@@ -167,13 +203,24 @@ void products_of_matrices_are_right_whatever_their_order() {
   for (const bool a_by_columns : {false, true}) {
     for (const bool b_by_columns : {false, true}) {
       for (const int threads : {1, 2, 5}) {
-        check_product<float>(1, 1, 1, a_by_columns, b_by_columns, threads);
-        check_product<float>(33, 17, 3, a_by_columns, b_by_columns, threads);
-        check_product<float>(7, 70, 390, a_by_columns, b_by_columns, threads);
-        check_product<float>(200, 9, 65, a_by_columns, b_by_columns, threads);
-        check_product<double>(3, 1100, 20, a_by_columns, b_by_columns, threads);
-        check_product<double>(6, 5, 0, a_by_columns, b_by_columns, threads);
+        check_products<float>(1, {1}, 1, a_by_columns, b_by_columns, threads);
+        check_products<float>(33, {17}, 3, a_by_columns, b_by_columns, threads);
+        check_products<float>(7, {70}, 390, a_by_columns, b_by_columns, threads);
+        check_products<float>(200, {9}, 65, a_by_columns, b_by_columns, threads);
+        check_products<double>(3, {1100}, 20, a_by_columns, b_by_columns, threads);
+        check_products<double>(6, {5}, 0, a_by_columns, b_by_columns, threads);
       }
+    }
+  }
+}
+
+void products_of_a_matrix_with_several_are_right() {
+  for (const bool a_by_columns : {false, true}) {
+    for (const int threads : {1, 2, 5}) {
+      check_products<float>(150, {40, 33}, 70, a_by_columns, false, threads);
+      check_products<float>(6, {5, 1040, 3}, 600, a_by_columns, true, threads);  // more than a panel
+      check_products<double>(3, {20, 31}, 0, a_by_columns, false, threads);
+      check_products<double>(260, {}, 530, a_by_columns, false, threads);  // the sums alone
     }
   }
 }
@@ -185,5 +232,6 @@ int main() {
       {"layers make the steps of their cell", layers_make_the_steps_of_their_cell},
       {"layers take weights of less memory", layers_take_weights_of_less_memory},
       {"products of matrices are right whatever their order", products_of_matrices_are_right_whatever_their_order},
+      {"products of a matrix with several are right", products_of_a_matrix_with_several_are_right},
   });
 }
