@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 EMULATOR = native_build.ROOT / "tests" / "cuda_on_cpu"
 DEVICE = '-DFUSED_RNN_EMULATED_DEVICE="emulated_device.h"'
 PARTS = [str(EMULATOR / "emulator.cpp"), str(native_build.ROOT / "csrc" / "cuda" / "select.cpp")]
-SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g1"]
+SANITIZERS = [*native_build.SANITIZERS, "-fno-omit-frame-pointer", "-g1"]
 # Program: its source and the flags of its own. What is outside a buffer, or misaligned, is the sanitizers' to find.
 PROGRAMS = {
     "emulator": ("test_emulator.cpp", []),

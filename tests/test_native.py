@@ -53,8 +53,7 @@ def flavour_flags(flavour: str) -> list[str]:
     if flavour == "threads":  # without OpenMP, whose synchronisation ThreadSanitizer does not see
         return [*flags, "-O1", "-pthread", "-fsanitize=thread"]
     # Not optimised: compiling takes longer than running.
-    found = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    return [*flags, "-O0", *native_build.openmp_flags(), *found]
+    return [*flags, "-O0", *native_build.openmp_flags(), *native_build.SANITIZERS]
 
 
 def build_program(source: str, flavour: str, folder: Path) -> Path:

@@ -15,24 +15,21 @@ namespace {
 
 std::mt19937_64 random_order;
 std::string skipped;
-std::vector<std::string> sites;
+std::vector<Where> sites;
 
 std::string describe(const Where& where) {
   const std::string file = where.file_name();
   return file.substr(file.find_last_of('/') + 1) + ":" + std::to_string(where.line());
 }
 
+bool same_place(const Where& a, const Where& b) {
+  return a.line() == b.line() && std::strcmp(a.file_name(), b.file_name()) == 0;
+}
+
 // Notes the place; whether the synchronisation there is to be left out.
 bool skips(const Where& where) {
-  // The same few places come again and again.
-  static const char* last_file = nullptr;
-  static unsigned last_line = 0;
-  if (where.file_name() != last_file || where.line() != last_line) {
-    last_file = where.file_name();
-    last_line = where.line();
-    const std::string site = describe(where);
-    if (std::find(sites.begin(), sites.end(), site) == sites.end()) sites.push_back(site);
-  }
+  const auto is_here = [&](const Where& site) { return same_place(site, where); };
+  if (std::none_of(sites.begin(), sites.end(), is_here)) sites.push_back(where);
   return !skipped.empty() && describe(where) == skipped;
 }
 
@@ -78,7 +75,7 @@ class Machine {
   void meet(Meeting& meeting, int expected, const Where& where) {
     if (meeting.waiting.empty()) {
       meeting.first = where;
-    } else if (describe(meeting.first) != describe(where)) {
+    } else if (!same_place(meeting.first, where)) {
       throw std::logic_error("barrier divergence: threads at " + describe(meeting.first) + " and " + describe(where));
     }
     meeting.waiting.push_back(current);
@@ -260,7 +257,11 @@ void run(const Shape& shape, void (*kernel)(const void*), const void* object) {
 }
 
 void set_seed(uint64_t seed) { random_order.seed(seed); }
-std::vector<std::string> synchronisation_sites() { return sites; }
+std::vector<std::string> synchronisation_sites() {
+  std::vector<std::string> names;
+  for (const Where& site : sites) names.push_back(describe(site));
+  return names;
+}
 void skip_synchronisation(const std::string& site) { skipped = site; }
 
 const Place& place() { return machine->current->place; }

@@ -169,7 +169,7 @@ void check_products(int64_t rows, const std::vector<int64_t>& columns, int64_t d
   }
   if (a_by_columns) product.sums = {sums.data(), sums_again.data()};
   Arena counter(nullptr);
-  MatrixMultiplier<Real>(product, threads, counter);
+  const MatrixMultiplier<Real> counting(product, threads, counter);
   const std::unique_ptr<char, decltype(&std::free)> memory(
       static_cast<char*>(std::aligned_alloc(Arena::kAlignment, counter.used())), std::free);
   Arena arena(memory.get());
