@@ -22,7 +22,7 @@ double step_cycles(const Problem& problem, const Tiling& tiling, const Plan& pla
   const double weight_bytes = directions * static_cast<double>(blocks) * vectors * tiling.lanes * element_bytes;
   const bool far = weight_bytes > m.near_bytes;
   // A block's first tile brings the weights; the tiles after it are bound by arithmetic or by the near cache.
-  const double per_tile_rows = static_cast<double>(ceil_div(rows, std::max<int64_t>(tiles, 1)));
+  const double per_tile_rows = static_cast<double>(rows) / static_cast<double>(std::max<int64_t>(tiles, 1));
   const double multiplying = per_tile_rows * vectors / m.fmas_per_cycle;
   const double loading = vectors * (far ? m.far_load : m.near_load);
   const double first = std::max(multiplying, loading);
