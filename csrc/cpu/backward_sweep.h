@@ -56,10 +56,12 @@ class BackwardSweep {
     output_stride_ = Units::padded(p_.output_size);
     gates_stride_ = Cell::kGates * hidden_stride_;
     const int64_t rows = p_.directions * p_.batch;
-    for (Row*& d_gates : d_gates_) d_gates = arena.take<Row>(rows * gates_stride_);
+    for (StateBuffer<Row>& d_gates : d_gates_) {
+      d_gates = {arena.take<Row>(rows * gates_stride_), p_.batch, gates_stride_};
+    }
     carry_h_ = {arena.take<Real>(rows * output_stride_), p_.batch, output_stride_};
     if (Cell::kStates == 2) carry_c_ = {arena.take<Real>(rows * hidden_stride_), p_.batch, hidden_stride_};
-    if (projected()) d_projected_ = arena.take<Row>(rows * output_stride_);
+    if (projected()) d_projected_ = {arena.take<Row>(rows * output_stride_), p_.batch, output_stride_};
   }
 
   void before_team() const { barriers_.reset(); }
@@ -123,8 +125,8 @@ class BackwardSweep {
     load_state<T>(v_.d_h_n, p_.output_size, carry_h_, d, rows);
     if (Cell::kStates == 2) load_state<T>(v_.d_c_n, p_.hidden_size, carry_c_, d, rows);
     for (int64_t row = rows.begin; row < rows.end; ++row) {
-      for (Row* d_gates : d_gates_) clear(d_gates + (d * p_.batch + row) * gates_stride_, gates_stride_);
-      if (projected()) clear(d_projected_ + (d * p_.batch + row) * output_stride_, output_stride_);
+      for (const StateBuffer<Row>& d_gates : d_gates_) clear(d_gates.row(d, row), gates_stride_);
+      if (projected()) clear(d_projected_.row(d, row), output_stride_);
     }
   }
 
@@ -134,7 +136,7 @@ class BackwardSweep {
 
   // W_hh^T times the gate gradients of the step after position s.
   auto recurrent(int64_t d, int64_t s) const {
-    return weights_.recurrent(d, d_gates_[(s + 1) & 1] + d * p_.batch * gates_stride_, s != p_.time_steps - 1);
+    return weights_.recurrent(d, d_gates_[(s + 1) & 1].row(d, 0), s != p_.time_steps - 1);
   }
 
   // Whether that product is of use for a tile.
@@ -150,13 +152,50 @@ class BackwardSweep {
     return any_row(tile, [&](int64_t row) { return row_step_at(t, row) != RowStep::kInactive; });
   }
 
+  // What the updates of one step read and write, worked out once for all of them.
+  struct Step {
+    int64_t d, s, t;
+    BatchRows<const T> d_output, d_cells, saved, output, cells;
+    BatchRows<const T> output_before, cells_before;  // of the step before, in rows that do not start
+    BatchRows<const T> h_0, c_0;                     // in those that do; null: zeros
+    BatchRows<T> d_gates, d_gates_h, d_projected;
+    BatchRows<Row> d_gates_kept, d_projected_kept;  // for the products
+    BatchRows<Real> carry_h, carry_c;
+  };
+
+  Step at_position(int64_t d, int64_t s) const {
+    const int64_t t = time_of(d, s), before = time_before(d, t);
+    const auto rows_before = [&](const SequenceView<const void>& view) {
+      return s > 0 ? rows_at<T>(view, before, d) : BatchRows<const T>{};
+    };
+    return {.d = d,
+            .s = s,
+            .t = t,
+            .d_output = rows_at<T>(v_.d_output, t, d),
+            .d_cells = rows_at<T>(v_.d_cells, t, d),
+            .saved = rows_at<T>(v_.saved, t, d),
+            .output = rows_at<T>(v_.output, t, d),
+            .cells = rows_at<T>(v_.cells, t, d),
+            .output_before = rows_before(v_.output),
+            .cells_before = rows_before(v_.cells),
+            .h_0 = rows_at<T>(v_.h_0, d),
+            .c_0 = rows_at<T>(v_.c_0, d),
+            .d_gates = rows_at<T>(v_.d_gates, t, d),
+            .d_gates_h = rows_at<T>(v_.d_gates_h, t, d),
+            .d_projected = rows_at<T>(v_.d_projected, t, d),
+            .d_gates_kept = d_gates_[s & 1].rows(d),
+            .d_projected_kept = projected() ? d_projected_.rows(d) : BatchRows<Row>{},
+            .carry_h = carry_h_.rows(d),
+            .carry_c = Cell::kStates == 2 ? carry_c_.rows(d) : BatchRows<Real>{}};
+  }
+
   void step(const Share& share, int64_t d, int64_t s) const {
-    const int64_t t = time_of(d, s);
+    const Step step = at_position(d, s);
     const Range output_blocks = share.blocks_of(weights_.output_blocks());
     if (!projected()) {
       Ahead ahead(share, tile_count<Units::kColumns>(share.rows, output_blocks), p_.time_steps,
                   Cell::kSaved * p_.hidden_size * int64_t{sizeof(T)});
-      const int64_t next = time_before(d, t);
+      const int64_t next = time_before(d, step.t);
       ahead.add<T>(v_.saved, next, p_.time_steps, d, Cell::kSaved * p_.hidden_size);
       ahead.add<T>(v_.d_output, next, p_.time_steps, d, p_.output_size);
       // The state before the next step; the one after it is at hand.
@@ -166,48 +205,45 @@ class BackwardSweep {
       if (v_.d_gates.data != v_.saved.data)
         ahead.add<T>(v_.d_gates, next, p_.time_steps, d, Cell::kGates * p_.hidden_size);
       const auto announce = [&](const auto& tile) {
-        if (!ahead.advance() && is_active(tile, t)) prefetch_update(tile, d, t);
+        if (!ahead.advance() && is_active(tile, step.t)) prefetch_update(tile, step);
         return recurrent_is_wanted(tile, d, s);
       };
-      const auto special = [&](int64_t row) { return is_special(d, s, t, row); };
+      const auto special = [&](int64_t row) { return is_special(d, s, step.t, row); };
       const auto update_tile = [&](const auto& tile) {
         for_each_vector<Units::kVectors>(tile, p_.hidden_size, special, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
-          update(where, d, s, t, output_gradient(tile, where, d, t));
+          update(where, step, output_gradient(tile, where, step));
         });
       };
       for_each_tile<Units::kColumns>(recurrent(d, s), share.rows, output_blocks, announce, update_tile, s % 2 != 0);
       share.wait();
       return;
     }
-    if constexpr (!Cell::kReadsHidden) step_projected(share, d, s);
+    if constexpr (!Cell::kReadsHidden) step_projected(share, step);
   }
 
-  void step_projected(const Share& share, int64_t d, int64_t s) const {
-    const int64_t t = time_of(d, s);
+  void step_projected(const Share& share, const Step& step) const {
     const Range output_blocks = share.blocks_of(weights_.output_blocks());
-    const auto special = [&](int64_t row) { return is_special(d, s, t, row); };
-    Row* d_projected = d_projected_ + d * p_.batch * output_stride_;
-    const auto wanted = [&](const auto& tile) { return recurrent_is_wanted(tile, d, s); };
-    for_each_tile<Units::kColumns>(recurrent(d, s), share.rows, output_blocks, wanted, [&](const auto& tile) {
+    const auto special = [&](int64_t row) { return is_special(step.d, step.s, step.t, row); };
+    const auto wanted = [&](const auto& tile) { return recurrent_is_wanted(tile, step.d, step.s); };
+    for_each_tile<Units::kColumns>(recurrent(step.d, step.s), share.rows, output_blocks, wanted, [&](const auto& tile) {
       for_each_vector<Units::kVectors>(tile, p_.output_size, special, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
-        auto d_h = output_gradient(tile, where, d, t), carry = decltype(d_h)(0);
-        if (where.kParts == 1 && row_step_at(t, where.row) == RowStep::kInactive) std::swap(d_h, carry);
-        store_padded(where, carry, carry_h_.row(d, 0), output_stride_);
-        store_padded(where, d_h, d_projected, output_stride_);
-        store_rows<T>(where, d_h,
-                      [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(v_.d_projected, t, row, d); });
+        auto d_h = output_gradient(tile, where, step), carry = decltype(d_h)(0);
+        if (where.kParts == 1 && row_step_at(step.t, where.row) == RowStep::kInactive) std::swap(d_h, carry);
+        store_padded(where, carry, step.carry_h);
+        store_padded(where, d_h, step.d_projected_kept);
+        store_rows(where, d_h, step.d_projected);
       });
     });
     share.wait();
-    const auto projection = weights_.projection(d, d_projected);
+    const auto projection = weights_.projection(step.d, step.d_projected_kept.data);
     const auto announce = [&](const auto& tile) {
-      const bool active = is_active(tile, t);
-      if (active) prefetch_update(tile, d, t);
+      const bool active = is_active(tile, step.t);
+      if (active) prefetch_update(tile, step);
       return active;
     };
     const auto update_tile = [&](const auto& tile) {
       for_each_vector<Units::kVectors>(tile, p_.hidden_size, special, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
-        update(where, d, s, t, column_of(tile, where));
+        update(where, step, column_of(tile, where));
       });
     };
     for_each_tile<Units::kColumns>(projection, share.rows, share.blocks_of(weights_.hidden_blocks()), announce,
@@ -216,133 +252,107 @@ class BackwardSweep {
   }
 
   template <class TileOf>
-  void prefetch_update(const TileOf& tile, int64_t d, int64_t t) const {
-    prefetch_tile<Units::kVectors>(tile, Cell::kSaved, p_.hidden_size,
-                                   [&](int64_t row) { return at<T>(v_.saved, t, row, d); });
-    prefetch_tile<Units::kVectors, true>(tile, Cell::kGates, p_.hidden_size,
-                                         [&](int64_t row) { return at<T>(v_.d_gates, t, row, d); });
+  void prefetch_update(const TileOf& tile, const Step& step) const {
+    const int64_t size = p_.hidden_size;
+    prefetch_tile<Units::kVectors>(tile, Cell::kSaved, size, step.saved);
+    prefetch_tile<Units::kVectors, true>(tile, Cell::kGates, size, step.d_gates);
     if constexpr (Cell::kSplit) {
-      prefetch_tile<Units::kVectors, true>(tile, Cell::kGates - v_.first_apart, p_.hidden_size, [&](int64_t row) {
-        return at<T>(v_.d_gates_h, t, row, d) + v_.first_apart * p_.hidden_size;
-      });
+      const int first = v_.first_apart;
+      prefetch_tile<Units::kVectors, true>(tile, Cell::kGates - first, size, step.d_gates_h.from(first * size));
     }
   }
 
   // The whole gradient of h_t: through the next step's gates, directly through its update, and from outside, which an
   // inactive row has not.
   template <class TileOf, class Where>
-  FUSED_RNN_INLINE auto output_gradient(const TileOf& tile, const Where& where, int64_t d, int64_t t) const {
-    auto d_h = column_of(tile, where) + load_padded(where, carry_h_.row(d, 0), output_stride_);
-    if (v_.d_output && !(where.kParts == 1 && row_step_at(t, where.row) == RowStep::kInactive))
-      d_h =
-          d_h + load_rows<T>(where, [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(v_.d_output, t, row, d); });
+  FUSED_RNN_INLINE auto output_gradient(const TileOf& tile, const Where& where, const Step& step) const {
+    auto d_h = column_of(tile, where) + load_padded(where, step.carry_h);
+    if (step.d_output && !(where.kParts == 1 && row_step_at(step.t, where.row) == RowStep::kInactive))
+      d_h = d_h + load_rows(where, step.d_output);
     return d_h;
   }
 
-  // h or c before position s of rows without a reset: what the step before left, or the initial state.
+  // h or c before a step of rows without a reset: what the step before left, or the initial state.
   template <class Where>
-  FUSED_RNN_INLINE auto previous_state(const Where& where, const SequenceView<const void>& sequence,
-                                       const StateView<const void>& initial, int64_t d, int64_t s, int64_t t) const {
-    if (where.kParts == 1 ? !starts(d, s, t, where.row) : s > 0) {
-      const int64_t before = time_before(d, t);
-      return load_rows<T>(where, [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(sequence, before, row, d); });
-    }
-    if (initial)
-      return load_rows<T>(where, [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(initial, d, row); });
+  FUSED_RNN_INLINE auto previous_state(const Where& where, const Step& step, const BatchRows<const T>& before,
+                                       const BatchRows<const T>& initial) const {
+    if (where.kParts == 1 ? !starts(step.d, step.s, step.t, where.row) : step.s > 0) return load_rows(where, before);
+    if (initial) return load_rows(where, initial);
     return Vec<Real, Where::kParts>(0);
   }
 
   template <class Where>
-  FUSED_RNN_INLINE void update(const Where& where, int64_t d, int64_t s, int64_t t,
-                               const Vec<Real, Where::kParts>& d_h) const {
+  FUSED_RNN_INLINE void update(const Where& where, const Step& step, const Vec<Real, Where::kParts>& d_h) const {
     using Rows = Vec<Real, Where::kParts>;
     const int64_t hidden_size = p_.hidden_size;
-    const RowStep kind = Where::kParts == 1 ? row_step_at(t, where.row) : RowStep::kPlain;
+    const RowStep kind = Where::kParts == 1 ? row_step_at(step.t, where.row) : RowStep::kPlain;
     if constexpr (Where::kParts == 1) {
-      if (kind == RowStep::kInactive) return pass_through(where, d, s, t, d_h);
+      if (kind == RowStep::kInactive) return pass_through(where, step, d_h);
     }
     Pack<Rows, Cell::kSaved> saved;
 #pragma GCC unroll 4
-    for (int k = 0; k < Cell::kSaved; ++k) {
-      saved[k] = load_rows<T>(
-          where, [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(v_.saved, t, row, d) + k * hidden_size; });
-    }
+    for (int k = 0; k < Cell::kSaved; ++k) saved[k] = load_rows(where, step.saved.from(k * hidden_size));
     Pack<Rows, Cell::kStates> previous, current, d_current;
     d_current[0] = d_h;
     previous[0] = current[0] = Rows(0);
     if constexpr (Cell::kReadsHidden) {
-      previous[0] = previous_state(where, v_.output, v_.h_0, d, s, t);
-      current[0] =
-          load_rows<T>(where, [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(v_.output, t, row, d); });
+      previous[0] = previous_state(where, step, step.output_before, step.h_0);
+      current[0] = load_rows(where, step.output);
     }
     if constexpr (Cell::kStates == 2) {
-      previous[1] = previous_state(where, v_.cells, v_.c_0, d, s, t);
-      current[1] = load_rows<T>(where, [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(v_.cells, t, row, d); });
-      d_current[1] = load_padded(where, carry_c_.row(d, 0), hidden_stride_);
-      if (v_.d_cells) {
-        d_current[1] = d_current[1] + load_rows<T>(where, [&](int64_t row) FUSED_RNN_INLINE_LAMBDA {
-                         return at<T>(v_.d_cells, t, row, d);
-                       });
-      }
+      previous[1] = previous_state(where, step, step.cells_before, step.c_0);
+      current[1] = load_rows(where, step.cells);
+      d_current[1] = load_padded(where, step.carry_c);
+      if (step.d_cells) d_current[1] = d_current[1] + load_rows(where, step.d_cells);
     }
     if (kind == RowStep::kReset) previous = Pack<Rows, Cell::kStates>{};
     const CellBackward<Rows, Cell> result = Cell::backward(saved, previous, current, d_current);
 
-    Row* for_product = d_gates_[s & 1] + d * p_.batch * gates_stride_;
 #pragma GCC unroll 4
     for (int g = 0; g < Cell::kGates; ++g) {
-      const int64_t gate = g * hidden_size;
-      store_rows<T>(where, result.d_from_x[g],
-                    [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(v_.d_gates, t, row, d) + gate; });
-      store_padded(where, result.d_from_h[g], for_product + g * hidden_stride_, gates_stride_);
-      if (Cell::kSplit && g >= v_.first_apart) {
-        store_rows<T>(where, result.d_from_h[g],
-                      [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(v_.d_gates_h, t, row, d) + gate; });
-      }
+      store_rows(where, result.d_from_x[g], step.d_gates.from(g * hidden_size));
+      store_padded(where, result.d_from_h[g], step.d_gates_kept.from(g * hidden_stride_));
+      if (Cell::kSplit && g >= v_.first_apart)
+        store_rows(where, result.d_from_h[g], step.d_gates_h.from(g * hidden_size));
     }
     // With a projection carry_h belongs to the projected h, which has no direct part.
-    if (!projected()) store_padded(where, result.d_state[0], carry_h_.row(d, 0), output_stride_);
-    if constexpr (Cell::kStates == 2) store_padded(where, result.d_state[1], carry_c_.row(d, 0), hidden_stride_);
+    if (!projected()) store_padded(where, result.d_state[0], step.carry_h);
+    if constexpr (Cell::kStates == 2) store_padded(where, result.d_state[1], step.carry_c);
     if constexpr (Where::kParts == 1) {
-      if (kind == RowStep::kReset) hand_nothing_on(where, d, s);
+      if (kind == RowStep::kReset) hand_nothing_on(where, step);
     }
   }
 
   // After the step of a reset row: its state before the step was no function of anything.
   template <class Where>
-  [[gnu::noinline]] void hand_nothing_on(const Where& where, int64_t d, int64_t s) const {
-    clear_product(where, d, s);
-    if (!projected()) store_padded(where, V(0), carry_h_.row(d, 0), output_stride_);
-    if constexpr (Cell::kStates == 2) store_padded(where, V(0), carry_c_.row(d, 0), hidden_stride_);
+  [[gnu::noinline]] void hand_nothing_on(const Where& where, const Step& step) const {
+    clear_product(where, step);
+    if (!projected()) store_padded(where, V(0), step.carry_h);
+    if constexpr (Cell::kStates == 2) store_padded(where, V(0), step.carry_c);
   }
 
   // The step of an inactive row: no gate gradients; d_h is handed on, and the carry of c stays where it is.
   template <class Where>
-  [[gnu::noinline]] void pass_through(const Where& where, int64_t d, int64_t s, int64_t t, const V& d_h) const {
-    clear_product(where, d, s);
+  [[gnu::noinline]] void pass_through(const Where& where, const Step& step, const V& d_h) const {
+    clear_product(where, step);
     for (int g = 0; g < Cell::kGates; ++g) {
-      const int64_t gate = g * p_.hidden_size;
-      store_rows<T>(where, V(0), [&](int64_t row) { return at<T>(v_.d_gates, t, row, d) + gate; });
-      if (Cell::kSplit && g >= v_.first_apart) {
-        store_rows<T>(where, V(0), [&](int64_t row) { return at<T>(v_.d_gates_h, t, row, d) + gate; });
-      }
+      store_rows(where, V(0), step.d_gates.from(g * p_.hidden_size));
+      if (Cell::kSplit && g >= v_.first_apart) store_rows(where, V(0), step.d_gates_h.from(g * p_.hidden_size));
     }
-    if (!projected()) store_padded(where, d_h, carry_h_.row(d, 0), output_stride_);
+    if (!projected()) store_padded(where, d_h, step.carry_h);
   }
 
   // Nothing for the product of the step before.
   template <class Where>
-  FUSED_RNN_INLINE void clear_product(const Where& where, int64_t d, int64_t s) const {
-    Row* for_product = d_gates_[s & 1] + d * p_.batch * gates_stride_;
-    for (int g = 0; g < Cell::kGates; ++g) store_padded(where, V(0), for_product + g * hidden_stride_, gates_stride_);
+  FUSED_RNN_INLINE void clear_product(const Where& where, const Step& step) const {
+    for (int g = 0; g < Cell::kGates; ++g) store_padded(where, V(0), step.d_gates_kept.from(g * hidden_stride_));
   }
 
   void finish(const Share& share, int64_t d) const {
     const auto wanted = [&](const auto& tile) { return recurrent_is_wanted(tile, d, -1); };
     const auto store_tile = [&](const auto& tile) {
       for_each_vector<Units::kVectors>(tile, p_.output_size, kNoRow, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
-        const auto d_h = column_of(tile, where) + load_padded(where, carry_h_.row(d, 0), output_stride_);
-        store_rows<T>(where, d_h, [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(v_.d_h_0, d, row); });
+        store_rows(where, column_of(tile, where) + load_padded(where, carry_h_.rows(d)), rows_at<T>(v_.d_h_0, d));
       });
     };
     for_each_tile<Units::kColumns>(recurrent(d, -1), share.rows, share.blocks_of(weights_.output_blocks()), wanted,
@@ -357,9 +367,9 @@ class BackwardSweep {
   bool ragged_;  // there are lengths or resets
   BackwardWeights<Cell, T> weights_;
   int64_t hidden_stride_, output_stride_, gates_stride_;  // padded sizes of one row
-  Row* d_gates_[2];                                       // [D, B, G, hidden_stride] of this step and the one after
-  Row* d_projected_ = nullptr;                            // [D, B, output_stride]
-  StateBuffer<Real> carry_h_{}, carry_c_{};               // gradients handed to the step before
+  StateBuffer<Row> d_gates_[2];                           // [D, B, G, hidden_stride] of this step and the one after
+  StateBuffer<Row> d_projected_{};
+  StateBuffer<Real> carry_h_{}, carry_c_{};  // gradients handed to the step before
 };
 
 }  // namespace FUSED_RNN_ISA

@@ -53,9 +53,10 @@ class ForwardSweep {
         input_(problem, views, plan, arena) {
     hidden_stride_ = Units::padded(p_.hidden_size);
     output_stride_ = projected() ? Outputs::padded(p_.output_size) : hidden_stride_;
-    for (Row*& h : h_) h = arena.take<Row>(p_.directions * p_.batch * output_stride_);
-    if (Cell::kStates == 2) c_ = arena.take<Real>(p_.directions * p_.batch * hidden_stride_);
-    if (projected()) hidden_ = arena.take<Row>(p_.directions * p_.batch * hidden_stride_);
+    const int64_t rows = p_.directions * p_.batch;
+    for (StateBuffer<Row>& h : h_) h = {arena.take<Row>(rows * output_stride_), p_.batch, output_stride_};
+    if (Cell::kStates == 2) c_ = {arena.take<Real>(rows * hidden_stride_), p_.batch, hidden_stride_};
+    if (projected()) hidden_ = {arena.take<Row>(rows * hidden_stride_), p_.batch, hidden_stride_};
   }
 
   void before_team() const { barriers_.reset(); }
@@ -82,33 +83,44 @@ class ForwardSweep {
     return p_.projected;
   }
 
-  int64_t row_index(int64_t d, int64_t row) const { return d * p_.batch + row; }
-
   RowStep row_step_at(int64_t t, int64_t row) const { return ragged_ ? row_step(v_, t, row) : RowStep::kPlain; }
 
   void load_initial(const Share& share, int64_t d) const {
-    load_state<T>(v_.h_0, p_.output_size, StateBuffer<Row>{h_[0], p_.batch, output_stride_}, d, share.own_rows());
-    if (Cell::kStates == 2)
-      load_state<T>(v_.c_0, p_.hidden_size, StateBuffer<Real>{c_, p_.batch, hidden_stride_}, d, share.own_rows());
+    load_state<T>(v_.h_0, p_.output_size, h_[0], d, share.own_rows());
+    if (Cell::kStates == 2) load_state<T>(v_.c_0, p_.hidden_size, c_, d, share.own_rows());
   }
 
   void store_final(const Share& share, int64_t d) const {
-    const Range rows = share.own_rows();
-    store_state<T>(StateBuffer<Row>{h_[p_.time_steps & 1], p_.batch, output_stride_}, v_.h_n, p_.output_size, d, rows);
-    if (Cell::kStates == 2)
-      store_state<T>(StateBuffer<Real>{c_, p_.batch, hidden_stride_}, v_.c_n, p_.hidden_size, d, rows);
+    store_state<T>(h_[p_.time_steps & 1], v_.h_n, p_.output_size, d, share.own_rows());
+    if (Cell::kStates == 2) store_state<T>(c_, v_.c_n, p_.hidden_size, d, share.own_rows());
   }
 
   using GatesMade = typename InputGates<Cell, T>::Made;
 
+  // What the updates of one step read and write, worked out once for all of them.
+  struct Step {
+    int64_t d, t;
+    GatesMade made;
+    BatchRows<const T> gates;  // null where they are made
+    BatchRows<Row> h_before, h, hidden;
+    BatchRows<Real> c;
+    StepResults<T> results;
+  };
+
   void step(const Share& share, int64_t d, int64_t s, const GatesMade& made) const {
     const int64_t t = d == 0 ? s : p_.time_steps - 1 - s;
-    const int64_t first_row = row_index(d, 0);
-    const Row* h_previous = h_[s & 1] + first_row * output_stride_;
-    Row* h_next = h_[(s + 1) & 1] + first_row * output_stride_;
+    const Step at_t{d,
+                    t,
+                    made,
+                    rows_at<T>(v_.gates, t, d),
+                    h_[s & 1].rows(d),
+                    h_[(s + 1) & 1].rows(d),
+                    projected() ? hidden_.rows(d) : BatchRows<Row>{},
+                    Cell::kStates == 2 ? c_.rows(d) : BatchRows<Real>{},
+                    StepResults<T>(v_, p_, projected(), d, t)};
     const bool from_zero = s == 0 && !v_.h_0;
-    const auto recurrent = weights_.recurrent().times(d, h_previous, output_stride_, from_zero ? 0 : p_.output_size);
-    Row* hidden = projected() ? hidden_ + first_row * hidden_stride_ : nullptr;
+    const auto recurrent =
+        weights_.recurrent().times(d, at_t.h_before.data, output_stride_, from_zero ? 0 : p_.output_size);
     const auto special = [&](int64_t row) { return row_step_at(t, row) != RowStep::kPlain; };
     Ahead ahead(share, tile_count<Units::kColumns>(share.rows, share.blocks_of(weights_.unit_blocks())), p_.time_steps,
                 Cell::kSaved * p_.hidden_size * int64_t{sizeof(T)});
@@ -120,54 +132,44 @@ class ForwardSweep {
     const auto announce = [&](const auto& tile) {
       const bool asked = ahead.advance();
       if (ragged_ && !any_row(tile, [&](int64_t row) { return !special(row); })) return false;
-      if (!asked) prefetch_update(tile, d, t);
+      if (!asked) prefetch_update(tile, at_t);
       return true;
     };
     const auto update_tile = [&](const auto& tile) {
-      for_each_vector<Units::kVectors>(tile, p_.hidden_size, special, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
-        update(tile, where, d, t, made, h_previous, h_next, hidden);
-      });
+      for_each_vector<Units::kVectors>(tile, p_.hidden_size, special,
+                                       [&](const auto& where) FUSED_RNN_INLINE_LAMBDA { update(tile, where, at_t); });
     };
     for_each_tile<Units::kColumns>(recurrent, share.rows, share.blocks_of(weights_.unit_blocks()), announce,
                                    update_tile, s % 2 != 0);
     share.wait();
     if constexpr (!Cell::kReadsHidden) {
-      if (projected()) project(share, d, t, hidden, h_previous, h_next);
+      if (projected()) project(share, at_t);
     }
   }
 
   template <class TileOf>
-  void prefetch_update(const TileOf& tile, int64_t d, int64_t t) const {
-    if (v_.gates) {
-      prefetch_tile<Units::kVectors>(tile, Cell::kGates, p_.hidden_size,
-                                     [&](int64_t row) { return at<T>(v_.gates, t, row, d); });
-    }
-    const auto prefetch_result = [&](const SequenceView<void>& view, int count) {
-      if (!view) return;
-      prefetch_tile<Units::kVectors, true>(tile, count, p_.hidden_size,
-                                           [&](int64_t row) { return at<T>(view, t, row, d); });
-    };
-    prefetch_result(projected() ? v_.hidden : v_.output, 1);
-    prefetch_result(v_.cells, 1);
-    prefetch_result(v_.saved, Cell::kSaved);
+  void prefetch_update(const TileOf& tile, const Step& step) const {
+    if (step.gates) prefetch_tile<Units::kVectors>(tile, Cell::kGates, p_.hidden_size, step.gates);
+    step.results.template prefetch<Cell, Units::kVectors>(tile);
   }
 
   // The second stage of a step: h_t = W_hr hidden.
-  void project(const Share& share, int64_t d, int64_t t, const Row* hidden, const Row* h_previous, Row* h_next) const {
-    const auto inactive = [&](int64_t row) { return row_step_at(t, row) == RowStep::kInactive; };
-    const auto projection = weights_.projection(d, hidden, hidden_stride_);
+  void project(const Share& share, const Step& step) const {
+    const auto inactive = [&](int64_t row) { return row_step_at(step.t, row) == RowStep::kInactive; };
+    const auto projection = weights_.projection(step.d, step.hidden.data, hidden_stride_);
+    const BatchRows<T> output = rows_at<T>(v_.output, step.t, step.d);
     const auto wanted = [&](const auto& tile) { return any_row(tile, [&](int64_t row) { return !inactive(row); }); };
     const auto update_tile = [&](const auto& tile) {
-      for_each_vector<Outputs::kVectors>(
-          tile, p_.output_size, inactive, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
-            auto h = round_to<T>(column_of(tile, where)), next = h;
-            if (where.kParts == 1 && inactive(where.row)) {
-              h = decltype(h)(0);
-              next = load_padded(where, h_previous, output_stride_);
-            }
-            store_padded(where, next, h_next, output_stride_);
-            store_rows<T>(where, h, [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return at<T>(v_.output, t, row, d); });
-          });
+      for_each_vector<Outputs::kVectors>(tile, p_.output_size, inactive,
+                                         [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
+                                           auto h = round_to<T>(column_of(tile, where)), next = h;
+                                           if (where.kParts == 1 && inactive(where.row)) {
+                                             h = decltype(h)(0);
+                                             next = load_padded(where, step.h_before);
+                                           }
+                                           store_padded(where, next, step.h);
+                                           store_rows(where, h, output);
+                                         });
     };
     for_each_tile<Outputs::kColumns>(projection, share.rows, share.blocks_of(weights_.output_blocks()), wanted,
                                      update_tile);
@@ -175,37 +177,32 @@ class ForwardSweep {
   }
 
   template <class TileOf, class Where>
-  FUSED_RNN_INLINE void update(const TileOf& tile, const Where& where, int64_t d, int64_t t, const GatesMade& made,
-                               const Row* h_previous, Row* h_next, Row* hidden) const {
+  FUSED_RNN_INLINE void update(const TileOf& tile, const Where& where, const Step& step) const {
     using Rows = Vec<Real, Where::kParts>;
-    const RowStep kind = Where::kParts == 1 ? row_step_at(t, where.row) : RowStep::kPlain;
+    const RowStep kind = Where::kParts == 1 ? row_step_at(step.t, where.row) : RowStep::kPlain;
     if constexpr (Where::kParts == 1) {
-      if (kind == RowStep::kInactive) return pass_through(where, d, t, h_previous, h_next, hidden);
+      if (kind == RowStep::kInactive) return pass_through(where, step);
     }
-    Real* c = Cell::kStates == 2 ? c_ + row_index(d, 0) * hidden_stride_ : nullptr;
     Pack<Rows, Cell::kGates> from_x, from_h;
 #pragma GCC unroll 4
     for (int g = 0; g < Cell::kGates; ++g) {
-      from_x[g] = made ? made.template load<Cell::kGates>(tile, where, g)
-                       : load_rows<T>(where, [&](int64_t row) FUSED_RNN_INLINE_LAMBDA {
-                           return at<T>(v_.gates, t, row, d) + g * p_.hidden_size;
-                         });
+      from_x[g] = step.made ? step.made.template load<Cell::kGates>(tile, where, g)
+                            : load_rows(where, step.gates.from(g * p_.hidden_size));
       from_h[g] = column_of<Cell::kGates>(tile, where, g);
     }
     Pack<Rows, Cell::kStates> state;
     state[0] = Rows(0);
-    if constexpr (Cell::kReadsHidden) state[0] = load_padded(where, h_previous, output_stride_);
-    if constexpr (Cell::kStates == 2) state[1] = load_padded(where, c, hidden_stride_);
+    if constexpr (Cell::kReadsHidden) state[0] = load_padded(where, step.h_before);
+    if constexpr (Cell::kStates == 2) state[1] = load_padded(where, step.c);
     if constexpr (Where::kParts == 1) {
-      if (kind == RowStep::kReset) forget(tile, where, d, from_h, state);
+      if (kind == RowStep::kReset) forget(tile, where, step.d, from_h, state);
     }
     CellForward<Rows, Cell> result = Cell::forward(from_x, from_h, state);
 
     result.state[0] = round_to<T>(result.state[0]);
-    store_padded(where, result.state[0], hidden != nullptr ? hidden : h_next,
-                 hidden != nullptr ? hidden_stride_ : output_stride_);
-    if constexpr (Cell::kStates == 2) store_padded(where, result.state[1], c, hidden_stride_);
-    store_results<T>(v_, p_, projected(), where, d, t, result);
+    store_padded(where, result.state[0], projected() ? step.hidden : step.h);
+    if constexpr (Cell::kStates == 2) store_padded(where, result.state[1], step.c);
+    step.results.store(where, result);
   }
 
   // A step from the zero state: W_hh 0 + b_hh = b_hh.
@@ -219,14 +216,13 @@ class ForwardSweep {
 
   // A step of an inactive row: the state stays (c where it is), and the results are zero.
   template <class Where>
-  [[gnu::noinline]] void pass_through(const Where& where, int64_t d, int64_t t, const Row* h_previous, Row* h_next,
-                                      Row* hidden) const {
-    if (hidden != nullptr) {
-      store_padded(where, V(0), hidden, hidden_stride_);
+  [[gnu::noinline]] void pass_through(const Where& where, const Step& step) const {
+    if (projected()) {
+      store_padded(where, V(0), step.hidden);
     } else {
-      store_padded(where, load_padded(where, h_previous, output_stride_), h_next, output_stride_);
+      store_padded(where, load_padded(where, step.h_before), step.h);
     }
-    store_results<T>(v_, p_, projected(), where, d, t, CellForward<V, Cell>{});
+    step.results.store(where, CellForward<V, Cell>{});
   }
 
   const Problem& p_;
@@ -237,9 +233,9 @@ class ForwardSweep {
   bool ragged_;  // there are lengths or resets
   InputGates<Cell, T> input_;
   int64_t hidden_stride_, output_stride_;  // padded sizes of one row of c and hidden, and of h
-  Row* h_[2];                              // [D, B, output_stride] before and after the step, alternating
-  Real* c_ = nullptr;                      // [D, B, hidden_stride]
-  Row* hidden_ = nullptr;                  // [D, B, hidden_stride]
+  StateBuffer<Row> h_[2];                  // before and after the step, alternating
+  StateBuffer<Real> c_{};
+  StateBuffer<Row> hidden_{};
 };
 
 }  // namespace FUSED_RNN_ISA

@@ -25,13 +25,14 @@ struct GateRows {
   // One gate of `Gates` for the vectors that an update works on.
   template <int Gates, class TileOf, class Where>
   FUSED_RNN_INLINE auto load(const TileOf& tile, const Where& where, int gate) const {
+    constexpr int kVectors = Columns / Gates;
     Vec<Real, Where::kParts> result;
 #pragma GCC unroll 8
     for (int i = 0; i < Where::kParts; ++i) {
-      const int column = where.vector_of(i) * Gates + gate;
-      const Real* block = values + (tile.block + column / Columns - first_block) * block_stride;
-      const int64_t at = (where.row_of(i) - first_row) * Columns + column % Columns;
-      result.parts[i] = Vec<Real>::load(block + at * Vec<Real>::kLanes).parts[0];
+      const int vector = where.vector_of(i);
+      const Real* block = values + (tile.block + vector / kVectors - first_block) * block_stride;
+      const int64_t at = (where.row_of(i) - first_row) * Columns + vector % kVectors * Gates;
+      result.parts[i] = Vec<Real>::load(block + at * Vec<Real>::kLanes + gate * Vec<Real>::kLanes).parts[0];
     }
     return result;
   }
@@ -82,19 +83,23 @@ class InputGates {
                return row_step(v_, t, share.rows.begin + index % rows) != RowStep::kInactive;
              });
     };
+    const auto kept = [&](int64_t row, int64_t block) {
+      return gates + ((block - blocks.begin) * count * rows + row) * kRow;
+    };
+    // The results of a single block lie as they are kept.
+    const auto place = [&](int64_t row, int64_t block, int count_of_blocks) -> Real* {
+      return count_of_blocks == 1 ? kept(row, block) : nullptr;
+    };
     const auto keep = [&](const auto& tile) {
+      if (tile.blocks == 1) return;
       for (int b = 0; b < tile.blocks; ++b) {
-        Real* to = gates + ((tile.block + b - blocks.begin) * count * rows + tile.row) * kRow;
         for (int r = 0; r < tile.rows; ++r) {
-#pragma GCC unroll 16
-          for (int column = 0; column < Units::kColumns; ++column) {
-            tile.at(r, b * Units::kColumns + column).store(to + r * kRow + column * kLanes);
-          }
+          std::copy_n(tile.at(r, b * Units::kColumns), kRow, kept(tile.row + r, tile.block + b));
         }
       }
     };
     for_each_tile<Units::kColumns>(weights.times(d, x.data, x.stride, p_.input_size), {0, count * rows}, blocks, wanted,
-                                   keep);
+                                   keep, false, place);
   }
 
   // Those of the index-th of the `count` steps made last.

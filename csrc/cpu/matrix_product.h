@@ -144,7 +144,7 @@ class MatrixMultiplier {
       const RightFactor& f = *factor.given;
       const bool first = k == 0 && !f.add;
       const int64_t column = (blocks.begin - factor.blocks.begin) * Columns::kUnits;
-      Real* c = static_cast<Real*>(f.c) + rows.begin * f.columns + column;
+      const BatchRows<Real> c{static_cast<Real*>(f.c) + rows.begin * f.columns + column, f.columns};
       const Product<Real> product{b_of(thread, some.begin, blocks.begin, depth),
                                   f.bias != nullptr && k == 0 ? bias_of(thread, some.begin, blocks.begin) : nullptr,
                                   depth * Columns::kUnits,
@@ -152,17 +152,16 @@ class MatrixMultiplier {
                                   a_stride,
                                   depth,
                                   kTerms};
-      const auto row_of = [&](int64_t row) FUSED_RNN_INLINE_LAMBDA { return c + row * f.columns; };
       const auto announce = [&](const auto& tile) {
-        prefetch_tile<Columns::kVectors, true>(tile, 1, 0, row_of);
+        prefetch_tile<Columns::kVectors, true>(tile, 1, 0, c);
         return true;
       };
       const auto update = [&](const auto& tile) {
         for_each_vector<Columns::kVectors>(tile, f.columns - column, kNoRow,
                                            [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
                                              auto value = column_of(tile, where);
-                                             if (!first) value = value + load_rows<Real>(where, row_of);
-                                             store_rows<Real>(where, value, row_of);
+                                             if (!first) value = value + load_rows(where, c);
+                                             store_rows(where, value, c);
                                            });
       };
       for_each_tile<Columns::kColumns>(product, {0, rows.size()}, {0, blocks.size()}, announce, update);

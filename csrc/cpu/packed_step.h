@@ -129,12 +129,12 @@ class PackedStep final : public StepLayer {
     const auto always = [](const auto& /*tile*/) { return true; };
     for_each_tile<Units::kColumns>(from_x_.times(static_cast<const Real*>(x), x_stride), rows, blocks, always,
                                    [&](const auto& tile) { keep(tile); });
-    const Real* h = h_[step & 1];
-    Real* next = p_.projected ? hidden_ : h_[(step + 1) & 1];
-    const int64_t next_stride = p_.projected ? c_stride_ : h_stride_;
-    for_each_tile<Units::kColumns>(from_h_.times(h, h_stride_), rows, blocks, always, [&](const auto& tile) {
+    const BatchRows<Real> h{h_[step & 1], h_stride_};
+    const BatchRows<Real> next =
+        p_.projected ? BatchRows<Real>{hidden_, c_stride_} : BatchRows<Real>{h_[(step + 1) & 1], h_stride_};
+    for_each_tile<Units::kColumns>(from_h_.times(h.data, h.stride), rows, blocks, always, [&](const auto& tile) {
       for_each_vector<Units::kVectors>(tile, p_.hidden_size, kNoRow, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
-        update_vector(tile, where, h, next, next_stride);
+        update_vector(tile, where, h, next);
       });
     });
   }
@@ -142,15 +142,15 @@ class PackedStep final : public StepLayer {
   void project(int64_t step, int part, int parts) override {
     if constexpr (!Cell::kReadsHidden) {
       if (!p_.projected) return;
-      Real* next = h_[(step + 1) & 1];
+      const BatchRows<Real> next{h_[(step + 1) & 1], h_stride_};
       for_each_tile<Projection::Units::kColumns>(
           projection_.times(hidden_, c_stride_), {0, p_.batch}, part_of({0, projection_.blocks()}, parts, part),
           [](const auto& /*tile*/) { return true; },
           [&](const auto& tile) {
-            for_each_vector<Projection::Units::kVectors>(
-                tile, p_.output_size, kNoRow, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
-                  store_padded(where, projection_.value(tile, where), next, h_stride_);
-                });
+            for_each_vector<Projection::Units::kVectors>(tile, p_.output_size, kNoRow,
+                                                         [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
+                                                           store_padded(where, projection_.value(tile, where), next);
+                                                         });
           });
     }
   }
@@ -207,9 +207,10 @@ class PackedStep final : public StepLayer {
   }
 
   template <class TileOf, class Where>
-  FUSED_RNN_INLINE void update_vector(const TileOf& tile, const Where& where, const Real* h, Real* next,
-                                      int64_t next_stride) const {
+  FUSED_RNN_INLINE void update_vector(const TileOf& tile, const Where& where, const BatchRows<Real>& h,
+                                      const BatchRows<Real>& next) const {
     using Rows = Vec<Real, Where::kParts>;
+    const BatchRows<Real> c{c_, c_stride_};
     Pack<Rows, Cell::kGates> from_x, from_h;
     for (int g = 0; g < Cell::kGates; ++g) {
       for (int i = 0; i < where.kParts; ++i) from_x[g].parts[i] = V::load(kept(tile, where, i, g)).parts[0];
@@ -217,16 +218,16 @@ class PackedStep final : public StepLayer {
     }
     Pack<Rows, Cell::kStates> state;
     state[0] = Rows(0);
-    if constexpr (Cell::kReadsHidden) state[0] = load_padded(where, h, h_stride_);
-    if constexpr (Cell::kStates == 2) state[1] = load_padded(where, c_, c_stride_);
+    if constexpr (Cell::kReadsHidden) state[0] = load_padded(where, h);
+    if constexpr (Cell::kStates == 2) state[1] = load_padded(where, c);
     Pack<Rows, Cell::kUnitWeights> weights;
     for (int k = 0; k < Cell::kUnitWeights; ++k) {
       for (int i = 0; i < where.kParts; ++i)
         weights[k].parts[i] = V::load(unit_weights_ + k * c_stride_ + where.unit_of(i)).parts[0];
     }
     const CellForward<Rows, Cell> result = cell_forward<Cell, Rows>(from_x, from_h, state, weights);
-    store_padded(where, result.state[0], next, next_stride);
-    if constexpr (Cell::kStates == 2) store_padded(where, result.state[1], c_, c_stride_);
+    store_padded(where, result.state[0], next);
+    if constexpr (Cell::kStates == 2) store_padded(where, result.state[1], c);
   }
 
   struct Release {

@@ -172,8 +172,8 @@ struct Tile {
   int rows, blocks;
 
   // `column` counts on through the blocks.
-  FUSED_RNN_INLINE Vec<Real> at(int r, int column) const {
-    return Vec<Real>::load(values + (static_cast<int64_t>(r) * blocks * Columns + column) * Vec<Real>::kLanes);
+  FUSED_RNN_INLINE const Real* at(int64_t r, int64_t column) const {
+    return values + (r * blocks * Columns + column) * Vec<Real>::kLanes;
   }
 };
 
@@ -195,21 +195,24 @@ inline int64_t tile_count(Range rows, Range blocks) {
   return (rows.size() + shape.rows - 1) / shape.rows * ((blocks.size() + shape.blocks - 1) / shape.blocks);
 }
 
+// For for_each_tile: its results lie in memory of its own, until the next tile.
+inline constexpr auto kNoPlace = [](int64_t /*row*/, int64_t /*block*/, int /*blocks*/) { return nullptr; };
+
 // Computes the product for a rectangle of rows and blocks tile by tile, and hands each tile to `update`. Blocks are the
 // outer loop: a block's weights are read from far once, and its tiles of rows find them near. `announce` is called with
 // each tile before its product, which takes long enough to bring what the update will touch near, and says whether the
 // product is of use; where it is not, the update finds the bias alone. A schedule that repeats a product has every
 // other one `backwards`, from the last block to the first: it begins with the weights that were read last and are still
-// near.
-template <int Columns, class W, class Announce, class Update>
+// near. `place` may name the memory of a tile's results by its first row, first block and number of blocks.
+template <int Columns, class W, class Announce, class Update, class Place = decltype(kNoPlace)>
 FUSED_RNN_INLINE void for_each_tile(const Product<W>& product, Range rows, Range blocks, const Announce& announce,
-                                    const Update& update, bool backwards = false) {
+                                    const Update& update, bool backwards = false, const Place& place = kNoPlace) {
   using Real = typename Terms<W>::Real;
   using Tiles = ProductTiles<W, Columns>;
   constexpr int kLanes = Vec<Real>::kLanes;
   constexpr int kMost = Tiles::kRows * Columns > 8 + Columns ? Tiles::kRows * Columns : 8 + Columns;
   alignas(64) static constexpr Real kZeros[kMost * kLanes] = {};
-  alignas(64) Real values[kMost * kLanes];
+  alignas(64) Real own[kMost * kLanes];
   if (rows.size() == 0) return;
   const auto [most_rows, most_blocks] = tile_shape<Columns>(rows);
   const int64_t groups = (blocks.size() + most_blocks - 1) / most_blocks;
@@ -220,6 +223,8 @@ FUSED_RNN_INLINE void for_each_tile(const Product<W>& product, Range rows, Range
     const int sums = block_count * Columns;
     for (int64_t row = rows.begin; row < rows.end; row += most_rows) {
       const int row_count = static_cast<int>(rows.end - row < most_rows ? rows.end - row : most_rows);
+      Real* const placed = place(row, block, block_count);
+      Real* const values = placed != nullptr ? placed : own;
       const Tile<Real, Columns> tile{values, row, block, row_count, block_count};
       const Real* start = product.bias != nullptr ? product.bias + block * Columns * kLanes : kZeros;
       if (announce(tile) && length > 0) {

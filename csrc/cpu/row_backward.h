@@ -181,7 +181,7 @@ class RowBackward {
     const auto wanted = [](const auto& /*tile*/) { return true; };
     for_each_tile<Units::kColumns>(projection, rows, {0, weights_.hidden_blocks()}, wanted, [&](const auto& tile) {
       for_each_vector<Units::kVectors>(tile, p_.hidden_size, kNoRow, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
-        store_padded(where, column_of(tile, where), d_hidden_.row(d, 0), hidden_stride_);
+        store_padded(where, column_of(tile, where), d_hidden_.rows(d));
       });
     });
   }

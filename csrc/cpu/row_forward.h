@@ -122,8 +122,7 @@ class RowForward {
     const auto store_sums = [&](const auto& tile) {
       for_each_vector<Units::kVectors>(tile, p_.hidden_size, kNoRow, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
         for (int g = 0; g < Cell::kGates; ++g) {
-          store_padded(where, column_of<Cell::kGates>(tile, where, g), sums_.row(d, 0) + g * hidden_stride_,
-                       sums_.stride);
+          store_padded(where, column_of<Cell::kGates>(tile, where, g), sums_.rows(d).from(g * hidden_stride_));
         }
       });
     };

@@ -191,7 +191,7 @@ class SingleStep {
     CellForward<V, Cell> result = Cell::forward(from_x, from_h, state);
     result.state[0] = round_to<T>(result.state[0]);
     const TileVector<1, Count> where{0, 0, row, unit, count};
-    store_results<T>(v_, p_, false, where, d, 0, result);
+    StepResults<T>(v_, p_, false, d, 0).store(where, result);
     store_state(where, d, result.state);
   }
 
@@ -201,16 +201,13 @@ class SingleStep {
     const TileVector<1, Count> where{0, 0, row, unit, count};
     Pack<V, Cell::kStates> state;
     for (int k = 0; k < Cell::kStates; ++k) state[k] = state_of(k == 0 ? v_.h_0 : v_.c_0, d, row, unit, count);
-    store_results<T>(v_, p_, false, where, d, 0, CellForward<V, Cell>{});
+    StepResults<T>(v_, p_, false, d, 0).store(where, CellForward<V, Cell>{});
     store_state(where, d, state);
   }
 
   template <class Where>
   void store_state(const Where& where, int64_t d, const Pack<V, Cell::kStates>& state) const {
-    for (int k = 0; k < Cell::kStates; ++k) {
-      const StateView<void>& to = k == 0 ? v_.h_n : v_.c_n;
-      store_rows<T>(where, state[k], [&](int64_t row) { return at<T>(to, d, row); });
-    }
+    for (int k = 0; k < Cell::kStates; ++k) store_rows(where, state[k], rows_at<T>(k == 0 ? v_.h_n : v_.c_n, d));
   }
 
   const Problem& p_;

@@ -13,6 +13,7 @@ struct StateBuffer {  // [D, B, stride]
   int64_t batch, stride;
 
   T* row(int64_t direction, int64_t row) const { return data + (direction * batch + row) * stride; }
+  BatchRows<T> rows(int64_t direction) const { return {row(direction, 0), stride}; }
 };
 
 // Fills the rows of one direction from a view; zeros where there is none, and in the padding.

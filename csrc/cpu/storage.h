@@ -179,5 +179,29 @@ FUSED_RNN_INLINE auto at(const StateView<Void>& view, int64_t direction, int64_t
   return static_cast<Element*>(view.data) + view.offset(direction, row);
 }
 
+// Rows of the batch in one step of a sequence, or in a state.
+template <class T>
+struct BatchRows {
+  T* data = nullptr;  // of row 0
+  int64_t stride = 0;
+
+  explicit operator bool() const { return data != nullptr; }
+  FUSED_RNN_INLINE T* row(int64_t index) const { return data + index * stride; }
+  // The same rows from one of their elements on.
+  FUSED_RNN_INLINE BatchRows from(int64_t element) const { return {data + element, stride}; }
+};
+
+// Null where the view is.
+template <class T, class Void>
+auto rows_at(const SequenceView<Void>& view, int64_t time, int64_t direction) {
+  using Element = std::remove_pointer_t<decltype(at<T>(view, 0, 0, 0))>;
+  return view ? BatchRows<Element>{at<T>(view, time, 0, direction), view.row_stride} : BatchRows<Element>{};
+}
+template <class T, class Void>
+auto rows_at(const StateView<Void>& view, int64_t direction) {
+  using Element = std::remove_pointer_t<decltype(at<T>(view, 0, 0))>;
+  return view ? BatchRows<Element>{at<T>(view, direction, 0), view.row_stride} : BatchRows<Element>{};
+}
+
 }  // namespace FUSED_RNN_ISA
 }  // namespace fused_rnn

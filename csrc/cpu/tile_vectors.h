@@ -79,58 +79,61 @@ FUSED_RNN_INLINE bool any_row(const TileOf& tile, const Holds& holds) {
 // What a tile holds for these vectors, of one gate of `Gates`.
 template <int Gates = 1, class TileOf, class Where>
 FUSED_RNN_INLINE auto column_of(const TileOf& tile, const Where& where, int gate = 0) {
+  using V = Vec<typename TileOf::Scalar>;
   Vec<typename TileOf::Scalar, Where::kParts> result;
 #pragma GCC unroll 8
   for (int i = 0; i < Where::kParts; ++i)
-    result.parts[i] = tile.at(where.r_of(i), where.vector_of(i) * Gates + gate).parts[0];
+    result.parts[i] = V::load(tile.at(where.r_of(i), where.vector_of(i) * Gates) + gate * V::kLanes).parts[0];
   return result;
 }
 
-// The vectors at pointer_of(row of the batch) + the vector's unit.
-template <class T, class Where, class PointerOf>
-FUSED_RNN_INLINE auto load_rows(const Where& where, const PointerOf& pointer_of) {
-  Vec<RealOf<T>, Where::kParts> result;
+// The units of these vectors in rows of the batch.
+template <class Where, class T>
+FUSED_RNN_INLINE auto load_rows(const Where& where, const BatchRows<T>& rows) {
+  using Element = std::remove_const_t<T>;
+  Vec<RealOf<Element>, Where::kParts> result;
 #pragma GCC unroll 8
   for (int i = 0; i < Where::kParts; ++i)
-    result.parts[i] = load<T>(pointer_of(where.row_of(i)) + where.unit_of(i), where.count).parts[0];
+    result.parts[i] = load<Element>(rows.row(where.row_of(i)) + where.unit_of(i), where.count).parts[0];
   return result;
 }
 
-template <class T, class Where>
+template <class Where, class T>
 FUSED_RNN_INLINE void store_rows(const Where& where, const Vec<RealOf<T>, Where::kParts>& values,
-                                 const auto& pointer_of) {
+                                 const BatchRows<T>& rows) {
 #pragma GCC unroll 8
   for (int i = 0; i < Where::kParts; ++i)
-    store<T>(pointer_of(where.row_of(i)) + where.unit_of(i), Vec<RealOf<T>>(values.parts[i]), where.count);
+    store<T>(rows.row(where.row_of(i)) + where.unit_of(i), Vec<RealOf<T>>(values.parts[i]), where.count);
 }
 
 // The same for a sweep's own buffers, whose rows are padded to whole vectors.
 template <class Where, class T>
-FUSED_RNN_INLINE auto load_padded(const Where& where, const T* rows, int64_t stride) {
-  Vec<RealOf<T>, Where::kParts> result;
+FUSED_RNN_INLINE auto load_padded(const Where& where, const BatchRows<T>& rows) {
+  using Element = std::remove_const_t<T>;
+  Vec<RealOf<Element>, Where::kParts> result;
 #pragma GCC unroll 8
   for (int i = 0; i < Where::kParts; ++i)
-    result.parts[i] = Storage<T>::load(rows + where.row_of(i) * stride + where.unit_of(i)).parts[0];
+    result.parts[i] = Storage<Element>::load(rows.row(where.row_of(i)) + where.unit_of(i)).parts[0];
   return result;
 }
 
 template <class Where, class T>
-FUSED_RNN_INLINE void store_padded(const Where& where, const Vec<RealOf<T>, Where::kParts>& values, T* rows,
-                                   int64_t stride) {
+FUSED_RNN_INLINE void store_padded(const Where& where, const Vec<RealOf<T>, Where::kParts>& values,
+                                   const BatchRows<T>& rows) {
 #pragma GCC unroll 8
   for (int i = 0; i < Where::kParts; ++i)
-    Storage<T>::store(rows + where.row_of(i) * stride + where.unit_of(i), Vec<RealOf<T>>(values.parts[i]));
+    Storage<T>::store(rows.row(where.row_of(i)) + where.unit_of(i), Vec<RealOf<T>>(values.parts[i]));
 }
 
 // Asks the memory for what an update of the tile will load, or will store (Write): for each row the vectors of the
 // tile's units in `count` consecutive runs of `stride` elements. A vector here and a vector there is too scattered for
 // the hardware to foresee.
-template <int Vectors, bool Write = false, class TileOf, class PointerOf>
-FUSED_RNN_INLINE void prefetch_tile(const TileOf& tile, int count, int64_t stride, const PointerOf& pointer_of) {
+template <int Vectors, bool Write = false, class TileOf, class T>
+FUSED_RNN_INLINE void prefetch_tile(const TileOf& tile, int count, int64_t stride, const BatchRows<T>& rows) {
   const int64_t unit = tile.block * Vectors * Vec<typename TileOf::Scalar>::kLanes;
   const int vectors = tile.blocks * Vectors;
   for (int r = 0; r < tile.rows; ++r) {
-    const auto* row = pointer_of(tile.row + r) + unit;
+    const T* row = rows.row(tile.row + r) + unit;
     for (int i = 0; i < count; ++i) {
       for (int v = 0; v < vectors; ++v) {
         __builtin_prefetch(row + i * stride + v * Vec<typename TileOf::Scalar>::kLanes, Write ? 1 : 0);

@@ -64,16 +64,20 @@ FUSED_RNN_INLINE DoubleLanes multiply_add(DoubleLanes a, DoubleLanes b, DoubleLa
 #endif
 }
 
+// InMemory: at any address of a Real, and to the compiler an access to Reals and nothing else. By memcpy it would be
+// one to anything, and all that a loop knows of pointers and strides would be loaded again after each store.
 template <class Real>
 struct LanesOf;
 template <>
 struct LanesOf<float> {
   using Floats = FloatLanes;
+  using InMemory [[gnu::vector_size(kVectorBytes), gnu::aligned(alignof(float))]] = float;
   using Ints = Int32Lanes;
 };
 template <>
 struct LanesOf<double> {
   using Floats = DoubleLanes;
+  using InMemory [[gnu::vector_size(kVectorBytes), gnu::aligned(alignof(double))]] = double;
   using Ints = Int64Lanes;
 };
 
@@ -101,14 +105,12 @@ struct Vec {
   FUSED_RNN_INLINE static Vec load(const Real* from)
     requires(Parts == 1)
   {
-    Vec result;
-    std::memcpy(&result.parts, from, sizeof(Lanes));
-    return result;
+    return Vec(Lanes(*reinterpret_cast<const typename LanesOf<Real>::InMemory*>(from)));
   }
   FUSED_RNN_INLINE void store(Real* to) const
     requires(Parts == 1)
   {
-    std::memcpy(to, &parts, sizeof(Lanes));
+    *reinterpret_cast<typename LanesOf<Real>::InMemory*>(to) = parts[0];
   }
 
   FUSED_RNN_INLINE friend Vec operator+(Vec a, Vec b) {
