@@ -92,7 +92,7 @@ void time_tiles(const char* type, int rounds) {
       const double seconds = seconds_of([&] {
         for (int64_t call = 0; call < calls; ++call) {
           shape.function(w, kLength * shape.columns * kLanes, r, kLength * Terms<W>::kCount, kLength, kChunk,
-                         values(start), values(tile));
+                         values(start), values(tile), nullptr);
         }
       });
       shape.least_seconds = std::min(shape.least_seconds, seconds / static_cast<double>(calls));

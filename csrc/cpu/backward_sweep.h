@@ -193,19 +193,20 @@ class BackwardSweep {
     const Step step = at_position(d, s);
     const Range output_blocks = share.blocks_of(weights_.output_blocks());
     if (!projected()) {
-      Ahead ahead(share, tile_count<Units::kColumns>(share.rows, output_blocks), p_.time_steps,
+      auto product = recurrent(d, s);
+      Ahead ahead(share, chunk_count<Units::kColumns>(product, share.rows, output_blocks), p_.time_steps,
                   Cell::kSaved * p_.hidden_size * int64_t{sizeof(T)});
       const int64_t next = time_before(d, step.t);
-      ahead.add<T>(v_.saved, next, p_.time_steps, d, Cell::kSaved * p_.hidden_size);
-      ahead.add<T>(v_.d_output, next, p_.time_steps, d, p_.output_size);
+      ahead.add<T>(v_.saved, next, d, Cell::kSaved * p_.hidden_size);
+      ahead.add<T>(v_.d_output, next, d, p_.output_size);
       // The state before the next step; the one after it is at hand.
       const int64_t before = time_before(d, next);
-      if (Cell::kStates == 2) ahead.add<T>(v_.cells, before, p_.time_steps, d, p_.hidden_size);
-      if (Cell::kReadsHidden) ahead.add<T>(v_.output, before, p_.time_steps, d, p_.output_size);
-      if (v_.d_gates.data != v_.saved.data)
-        ahead.add<T>(v_.d_gates, next, p_.time_steps, d, Cell::kGates * p_.hidden_size);
+      if (Cell::kStates == 2) ahead.add<T>(v_.cells, before, d, p_.hidden_size);
+      if (Cell::kReadsHidden) ahead.add<T>(v_.output, before, d, p_.output_size);
+      if (v_.d_gates.data != v_.saved.data) ahead.add<T>(v_.d_gates, next, d, Cell::kGates * p_.hidden_size);
+      product.ahead = ahead.lines();
       const auto announce = [&](const auto& tile) {
-        if (!ahead.advance() && is_active(tile, step.t)) prefetch_update(tile, step);
+        if (is_active(tile, step.t)) prefetch_update(tile, step);
         return recurrent_is_wanted(tile, d, s);
       };
       const auto special = [&](int64_t row) { return is_special(d, s, step.t, row); };
@@ -214,7 +215,7 @@ class BackwardSweep {
           update(where, step, output_gradient(tile, where, step));
         });
       };
-      for_each_tile<Units::kColumns>(recurrent(d, s), share.rows, output_blocks, announce, update_tile, s % 2 != 0);
+      for_each_tile<Units::kColumns>(product, share.rows, output_blocks, announce, update_tile, s % 2 != 0);
       share.wait();
       return;
     }
@@ -255,6 +256,8 @@ class BackwardSweep {
   void prefetch_update(const TileOf& tile, const Step& step) const {
     const int64_t size = p_.hidden_size;
     prefetch_tile<Units::kVectors>(tile, Cell::kSaved, size, step.saved);
+    if (step.d_output && !projected()) prefetch_tile<Units::kVectors>(tile, 1, size, step.d_output);
+    if (step.cells_before) prefetch_tile<Units::kVectors>(tile, 1, size, step.cells_before);
     prefetch_tile<Units::kVectors, true>(tile, Cell::kGates, size, step.d_gates);
     if constexpr (Cell::kSplit) {
       const int first = v_.first_apart;

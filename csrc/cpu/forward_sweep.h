@@ -119,28 +119,27 @@ class ForwardSweep {
                     Cell::kStates == 2 ? c_.rows(d) : BatchRows<Real>{},
                     StepResults<T>(v_, p_, projected(), d, t)};
     const bool from_zero = s == 0 && !v_.h_0;
-    const auto recurrent =
-        weights_.recurrent().times(d, at_t.h_before.data, output_stride_, from_zero ? 0 : p_.output_size);
-    const auto special = [&](int64_t row) { return row_step_at(t, row) != RowStep::kPlain; };
-    Ahead ahead(share, tile_count<Units::kColumns>(share.rows, share.blocks_of(weights_.unit_blocks())), p_.time_steps,
+    const Range blocks = share.blocks_of(weights_.unit_blocks());
+    auto recurrent = weights_.recurrent().times(d, at_t.h_before.data, output_stride_, from_zero ? 0 : p_.output_size);
+    Ahead ahead(share, chunk_count<Units::kColumns>(recurrent, share.rows, blocks), p_.time_steps,
                 Cell::kSaved * p_.hidden_size * int64_t{sizeof(T)});
     const int64_t next = d == 0 ? t + 1 : t - 1;
-    ahead.add<T>(v_.gates, next, p_.time_steps, d, Cell::kGates * p_.hidden_size);
-    ahead.add<T>(v_.saved, next, p_.time_steps, d, Cell::kSaved * p_.hidden_size);
-    ahead.add<T>(v_.cells, next, p_.time_steps, d, p_.hidden_size);
-    ahead.add<T>(projected() ? v_.hidden : v_.output, next, p_.time_steps, d, p_.hidden_size);
+    ahead.add<T>(v_.gates, next, d, Cell::kGates * p_.hidden_size);
+    ahead.add<T>(v_.saved, next, d, Cell::kSaved * p_.hidden_size);
+    ahead.add<T>(v_.cells, next, d, p_.hidden_size);
+    ahead.add<T>(projected() ? v_.hidden : v_.output, next, d, p_.hidden_size);
+    recurrent.ahead = ahead.lines();
+    const auto special = [&](int64_t row) { return row_step_at(t, row) != RowStep::kPlain; };
     const auto announce = [&](const auto& tile) {
-      const bool asked = ahead.advance();
       if (ragged_ && !any_row(tile, [&](int64_t row) { return !special(row); })) return false;
-      if (!asked) prefetch_update(tile, at_t);
+      if (recurrent.ahead == nullptr) prefetch_update(tile, at_t);
       return true;
     };
     const auto update_tile = [&](const auto& tile) {
       for_each_vector<Units::kVectors>(tile, p_.hidden_size, special,
                                        [&](const auto& where) FUSED_RNN_INLINE_LAMBDA { update(tile, where, at_t); });
     };
-    for_each_tile<Units::kColumns>(recurrent, share.rows, share.blocks_of(weights_.unit_blocks()), announce,
-                                   update_tile, s % 2 != 0);
+    for_each_tile<Units::kColumns>(recurrent, share.rows, blocks, announce, update_tile, s % 2 != 0);
     share.wait();
     if constexpr (!Cell::kReadsHidden) {
       if (projected()) project(share, at_t);

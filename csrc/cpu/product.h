@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <utility>
 
+#include "cpu/lines.h"
 #include "cpu/terms.h"
 
 namespace fused_rnn {
@@ -49,11 +50,12 @@ FUSED_RNN_INLINE V in_register(V x) {
 }
 
 // tile[row][block][column] = start[block][column] + the product; each element is one vector. `length` and `chunk` count
-// multiplications, which may take several terms each; the length is not 0.
+// multiplications, which may take several terms each; the length is not 0. Each chunk asks for a part of `ahead`, which
+// may be null.
 template <class W, int Columns, int Rows, int Blocks>
 [[gnu::noinline]] void product_tile(const W* weights, int64_t block_stride, const typename Terms<W>::Row* rows,
                                     int64_t row_stride, int64_t length, int64_t chunk,
-                                    const typename Terms<W>::Real* start, typename Terms<W>::Real* tile) {
+                                    const typename Terms<W>::Real* start, typename Terms<W>::Real* tile, Lines* ahead) {
   using Multiplied = Terms<W>;
   using Real = typename Multiplied::Real;
   using V = Vec<Real>;
@@ -62,6 +64,7 @@ template <class W, int Columns, int Rows, int Blocks>
   int64_t total_stride = 0;
   for (int64_t begin = 0; begin < length; begin += chunk) {
     const int64_t end = begin + chunk < length ? begin + chunk : length;
+    if (ahead != nullptr) ahead->ask();
     V sums[Rows][kSums];
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r) {
@@ -115,7 +118,7 @@ template <class W, int Columns>
 struct ProductTiles {
   using Real = typename Terms<W>::Real;
   using Function = void (*)(const W*, int64_t, const typename Terms<W>::Row*, int64_t, int64_t, int64_t, const Real*,
-                            Real*);
+                            Real*, Lines*);
   static constexpr int kRows = max_tile_rows(Columns), kBlocks = max_tile_blocks(Columns, 1);
 
   static Function select(int rows, int blocks) { return kTable.functions[rows - 1][blocks - 1]; }
@@ -161,6 +164,7 @@ struct Product {
   int64_t row_stride;
   int64_t length;          // terms of the reduction, filled up to whole multiplications; 0 leaves the bias alone
   int64_t chunk = kChunk;  // terms that are summed from zero
+  Lines* ahead = nullptr;  // what to ask the memory for meanwhile, a part for each chunk
 };
 
 // Where an update finds its results.
@@ -177,7 +181,7 @@ struct Tile {
   }
 };
 
-// How many tiles of `Columns` columns a product is cut into, for float or double alike.
+// How a product of `Columns` columns is cut into tiles and these into chunks, for float or double alike.
 struct TileShape {
   int rows, blocks;  // the most of a tile
 };
@@ -188,11 +192,13 @@ inline TileShape tile_shape(Range rows) {
   const int most_rows = static_cast<int>((rows.size() + least_tiles - 1) / least_tiles);  // tiles nearly equal
   return {most_rows, max_tile_blocks(Columns, most_rows)};
 }
-template <int Columns>
-inline int64_t tile_count(Range rows, Range blocks) {
+template <int Columns, class W>
+inline int64_t chunk_count(const Product<W>& product, Range rows, Range blocks) {
   if (rows.size() == 0) return 0;
   const TileShape shape = tile_shape<Columns>(rows);
-  return (rows.size() + shape.rows - 1) / shape.rows * ((blocks.size() + shape.blocks - 1) / shape.blocks);
+  const int64_t tiles =
+      (rows.size() + shape.rows - 1) / shape.rows * ((blocks.size() + shape.blocks - 1) / shape.blocks);
+  return tiles * ((product.length + product.chunk - 1) / product.chunk);
 }
 
 // For for_each_tile: its results lie in memory of its own, until the next tile.
@@ -230,7 +236,7 @@ FUSED_RNN_INLINE void for_each_tile(const Product<W>& product, Range rows, Range
       if (announce(tile) && length > 0) {
         Tiles::select(row_count, block_count)(product.weights + block * product.block_stride, product.block_stride,
                                               product.rows + row * product.row_stride, product.row_stride, length,
-                                              chunk, start, values);
+                                              chunk, start, values, product.ahead);
       } else {
         for (int r = 0; r < row_count; ++r) std::copy_n(start, sums * kLanes, values + r * sums * kLanes);
       }
