@@ -176,9 +176,8 @@ class LayerGradients {
   // Steps whose gate gradients are near when they are used, and so many that the sums, which are read and written once
   // for each round of steps, do not cost more than that saves: as many rows as a product takes at once.
   int64_t steps_together() const {
-    constexpr int64_t kRows = 512;
-    const int64_t rounds = std::max<int64_t>((p_.time_steps * p_.batch + kRows - 1) / kRows, 1);
-    const int64_t most = std::max<int64_t>(kRows / std::max<int64_t>(p_.batch, 1), 1);
+    const int64_t rounds = std::max<int64_t>((p_.time_steps * p_.batch + kPanelDepth - 1) / kPanelDepth, 1);
+    const int64_t most = std::max<int64_t>(kPanelDepth / std::max<int64_t>(p_.batch, 1), 1);
     return std::clamp<int64_t>((p_.time_steps + rounds - 1) / rounds, 1, most);
   }
 

@@ -15,32 +15,31 @@ inline namespace FUSED_RNN_ISA {
 
 class Ahead {
  public:
-  // For a step of `chunks` chunks that touches about `row_bytes` of each row.
-  Ahead(const Share& share, int64_t chunks, int64_t time_steps, int64_t row_bytes)
-      : on_(share.unit_parts == 1 && chunks > 0 && time_steps * share.rows.size() * row_bytes >= kFarBytes),
-        rows_(share.rows),
-        chunks_(chunks),
-        time_steps_(time_steps) {}
+  // For a step of `chunks` chunks, one of `time_steps`.
+  Ahead(const Share& share, int64_t chunks, int64_t time_steps)
+      : shares_units_(share.unit_parts > 1), rows_(share.rows), chunks_(chunks), time_steps_(time_steps) {}
 
   // The `size` elements of each row of a sequence at `time`, which may lie outside of it.
   template <class T, class Void>
   void add(const SequenceView<Void>& view, int64_t time, int64_t direction, int64_t size) {
-    if (!on_ || !view || time < 0 || time >= time_steps_) return;
+    if (chunks_ == 0 || !view || time < 0 || time >= time_steps_) return;
     constexpr auto kBytes = static_cast<int64_t>(sizeof(T));
+    bytes_ += size * kBytes * rows_.size();
     lines_.add(at<T>(view, time, rows_.begin, direction), size * kBytes, view.row_stride * kBytes, rows_.size(),
                chunks_);
   }
 
   // Null for sequences that fit the caches, and for threads that have only some units of each row. There it is better
   // to ask for what a tile itself will touch.
-  Lines* lines() { return on_ ? &lines_ : nullptr; }
+  Lines* lines() { return shares_units_ || bytes_ * time_steps_ < kFarBytes ? nullptr : &lines_; }
 
  private:
   static constexpr int64_t kFarBytes = 1 << 20;
 
-  bool on_;
+  bool shares_units_;
   Range rows_;
   int64_t chunks_, time_steps_;
+  int64_t bytes_ = 0;  // of one step
   Lines lines_;
 };
 

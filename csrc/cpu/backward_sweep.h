@@ -194,8 +194,7 @@ class BackwardSweep {
     const Range output_blocks = share.blocks_of(weights_.output_blocks());
     if (!projected()) {
       auto product = recurrent(d, s);
-      Ahead ahead(share, chunk_count<Units::kColumns>(product, share.rows, output_blocks), p_.time_steps,
-                  Cell::kSaved * p_.hidden_size * int64_t{sizeof(T)});
+      Ahead ahead(share, chunk_count<Units::kColumns>(product, share.rows, output_blocks), p_.time_steps);
       const int64_t next = time_before(d, step.t);
       ahead.add<T>(v_.saved, next, d, Cell::kSaved * p_.hidden_size);
       ahead.add<T>(v_.d_output, next, d, p_.output_size);

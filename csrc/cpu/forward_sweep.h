@@ -121,8 +121,7 @@ class ForwardSweep {
     const bool from_zero = s == 0 && !v_.h_0;
     const Range blocks = share.blocks_of(weights_.unit_blocks());
     auto recurrent = weights_.recurrent().times(d, at_t.h_before.data, output_stride_, from_zero ? 0 : p_.output_size);
-    Ahead ahead(share, chunk_count<Units::kColumns>(recurrent, share.rows, blocks), p_.time_steps,
-                Cell::kSaved * p_.hidden_size * int64_t{sizeof(T)});
+    Ahead ahead(share, chunk_count<Units::kColumns>(recurrent, share.rows, blocks), p_.time_steps);
     const int64_t next = d == 0 ? t + 1 : t - 1;
     ahead.add<T>(v_.gates, next, d, Cell::kGates * p_.hidden_size);
     ahead.add<T>(v_.saved, next, d, Cell::kSaved * p_.hidden_size);

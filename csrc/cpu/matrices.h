@@ -38,6 +38,9 @@ struct MatrixProduct {
   bool add_sums = false;         // to what is there
 };
 
+// Terms of the reduction that a product takes at once.
+inline constexpr int64_t kPanelDepth = 512;
+
 using MatrixWork = std::vector<MatrixProduct>;
 
 // Work on the gate gradients of a backward pass. of_steps[i] needs those of steps [i * steps, (i + 1) * steps) and is

@@ -1,10 +1,10 @@
 // The products of a matrix with others, for what surrounds a recurrence: input projections and the gradients of
 // weights.
 //
-// The same packed blocks and register tiles as the recurrent product, over panels that stay in the caches: a block of B
-// [kDepth, 32 columns] in L1, the rows of A [kRows, kDepth] in L2. A is read where it lies if its rows are contiguous,
-// else a panel is transposed, once for all factors; the way to it through the caches takes longer than the transposing.
-// Threads share the longer side of the results and meet nowhere.
+// The same packed blocks and register tiles as the recurrent product, over panels that stay in the second cache: a
+// block of B [kPanelDepth, 32 columns] and the rows of A [kRows, kPanelDepth]. A is read where it lies if its rows are
+// contiguous, else a panel is transposed, once for all factors; the way to it through the caches takes longer than the
+// transposing. Threads share the longer side of the results and meet nowhere.
 #pragma once
 
 #include <algorithm>
@@ -24,10 +24,9 @@ class MatrixMultiplier {
   using V = Vec<Real>;
   using Columns = Block<1, Real>;
   static constexpr int kLanes = V::kLanes;
-  static constexpr int64_t kDepth = 512;               // of a panel, along the reduction
-  static constexpr int64_t kRows = 128;                // of a panel of A
-  static constexpr int64_t kStride = kDepth + kLanes;  // of its rows, which so lie in different sets of the caches
-  static constexpr int64_t kBlocks = 1024 / 32;        // of a panel of B, which may be of several factors
+  static constexpr int64_t kRows = 128;                     // of a panel of A
+  static constexpr int64_t kStride = kPanelDepth + kLanes;  // of its rows, which so lie in different sets of the caches
+  static constexpr int64_t kBlocks = 1024 / 32;             // of a panel of B, which may be of several factors
   static constexpr int64_t kTerms = 2 * kChunk;  // of a sum: there is no step after it that would carry its error on
   static constexpr int kSums = 4;                // vectors of rows that are summed at once
 
@@ -41,7 +40,7 @@ class MatrixMultiplier {
       blocks_ += count, columns += factor.columns;
     }
     share_rows_ = p_.rows >= columns;
-    b_size_ = kDepth * Columns::kUnits * (blocks_ < kBlocks ? blocks_ : kBlocks);
+    b_size_ = kPanelDepth * Columns::kUnits * (blocks_ < kBlocks ? blocks_ : kBlocks);
     b_ = arena.take<Real>(threads * b_size_);
     if (p_.a.column_stride != 1) a_ = arena.take<Real>(threads * kRows * kStride);
     bias_ = arena.take<Real>(threads * kBlocks * Columns::kUnits);
@@ -55,7 +54,7 @@ class MatrixMultiplier {
     int64_t first = own_blocks.begin;
     do {  // once, too, where there are only sums
       const Range some{first, std::min(first + kBlocks, own_blocks.end)};
-      const int64_t panels = (p_.depth + kDepth - 1) / kDepth;
+      const int64_t panels = (p_.depth + kPanelDepth - 1) / kPanelDepth;
       int64_t panel = 0;
       do {  // once, too, where the reduction is empty
         const Range terms = part_of({0, p_.depth}, std::max<int64_t>(panels, 1), panel);
@@ -101,11 +100,12 @@ class MatrixMultiplier {
 
   void pack_b(int thread, Range some, const Factor& factor, Range blocks, int64_t k, int64_t depth) const {
     const RightFactor& f = *factor.given;
-    const PackSource<Real> bias{static_cast<const Real*>(f.bias), f.columns, 0, 1, 1, 0, 0, 1, 1};
     for (int64_t block = blocks.begin; block < blocks.end; ++block) {
       const int64_t own = block - factor.blocks.begin;
       pack_rows(f, own, {k, k + depth}, b_of(thread, some.begin, block, depth));
-      if (f.bias != nullptr && k == 0) pack_block<1, Columns::kVectors>(bias, own, bias_of(thread, some.begin, block));
+      if (f.bias == nullptr || k > 0) continue;
+      const PackSource<Real> bias{static_cast<const Real*>(f.bias), f.columns, 0, 1, 1, 0, 0, 1, 1};
+      pack_block<1, Columns::kVectors>(bias, own, bias_of(thread, some.begin, block));
     }
   }
 
