@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch  # before the compiled module, whose symbols it provides
 from torch import Tensor
 
-from fused_rnn._tensors import Arguments, LayerArguments, by_direction
+from fused_rnn._tensors import HALF_TYPES, Arguments, LayerArguments, by_direction
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -186,15 +186,16 @@ def layer_backward(
     )
 
 
-def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Left [M, K] times right [K, N] + bias [N], on CPU, of float32 or float64 and any strides."""
-    result: Tensor = _product(left, right, bias)
+def product(left: Tensor, right: Tensor, bias: Tensor | None = None, *, wide: bool = False) -> Tensor:
+    """Left [M, K] times right [K, N] + bias [N], on CPU, of any strides; `wide`: half types give float32."""
+    result: Tensor = _product(left, right, bias, wide)
     return result
 
 
 @torch.library.register_fake("fused_rnn::product")  # type: ignore[untyped-decorator]
-def _product_shape(left: Tensor, right: Tensor, bias: Tensor | None) -> Tensor:  # noqa: ARG001
-    return left.new_empty(left.shape[0], right.shape[1])
+def _product_shape(left: Tensor, right: Tensor, bias: Tensor | None, wide: bool) -> Tensor:  # noqa: ARG001
+    dtype = torch.float32 if wide and left.dtype in HALF_TYPES else left.dtype
+    return left.new_empty(left.shape[0], right.shape[1], dtype=dtype)
 
 
 @torch.library.register_fake("fused_rnn::forward")  # type: ignore[untyped-decorator]

@@ -14,14 +14,12 @@ from torch import Tensor
 
 from fused_rnn import _ops
 from fused_rnn._norm import normalize_cell_state, normalize_recurrent
-from fused_rnn._tensors import DIFFERENTIABLE, Arguments
+from fused_rnn._tensors import DIFFERENTIABLE, HALF_TYPES, Arguments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     Tensors = Sequence[Tensor | None]
-
-_HALF = (torch.bfloat16, torch.float16)
 
 
 def step(
@@ -74,7 +72,7 @@ def recurrence(
 ) -> tuple[Tensor, ...]:
     """What `_ops.forward` returns that is differentiable: output, h_n, and for an LSTM c_n and cells."""
     dtype = w_hh.dtype
-    if dtype in _HALF:
+    if dtype in HALF_TYPES:
         gates, w_hh = gates.float(), w_hh.float()
         b_hh, w_hr, h_0, c_0 = (None if t is None else t.float() for t in (b_hh, w_hr, h_0, c_0))
         unit_weights, norm = (None if t is None else t.float() for t in (unit_weights, norm))
@@ -126,7 +124,7 @@ def gates_of(cell: str, arguments: Arguments, output: Tensor, cells: Tensor, sav
     They repeat the saved activations up to rounding, which is all that derivatives depend on: where an activation is
     saturated, pre-activations far apart have the same one, and any of them does.
     """
-    if output.dtype in _HALF:
+    if output.dtype in HALF_TYPES:
         output, cells, saved = output.float(), cells.float(), saved.float()
         numbers = (None if t is None else t.float() for t in arguments[:DIFFERENTIABLE])
         arguments = Arguments(*numbers, *arguments[DIFFERENTIABLE:])  # type: ignore[arg-type]

@@ -4,6 +4,10 @@ torch multiplies float32 matrices by MKL, which keeps to slower code on AMD's pr
 takes 8.9 ms (95 GFLOP/s) on one core of an EPYC (Zen 5) with AVX-512, and 4.3 ms (196 GFLOP/s) by the tiles of the
 recurrent product. oneDNN, which torch.nn.LSTM uses and torch has too, is as fast but copies a transposed matrix first,
 which for a weight gradient takes longer than the product (torch 2.13, 2026-11-21). Elsewhere torch's own choice stands.
+
+For half types it is slower everywhere but where the processor multiplies bfloat16 (torch 2.13 on AVX-512,
+[3200, 1024]^T [3200, 256]: float32 17 ms, bfloat16 68 ms, float16 758 ms), and widened copies take longer than our
+kernel, which widens what it packs (two cores of an EPYC, Zen 4: 10.3 and 9.0 ms).
 """
 
 from __future__ import annotations
@@ -16,16 +20,23 @@ from torch import Tensor
 from torch.autograd import Function, forward_ad
 
 from fused_rnn import _ops
+from fused_rnn._tensors import HALF_TYPES
 
 _WORTH_IT = 1 << 18  # multiplications; below, the call costs more than it gains
 _SMALL = 1 << 21  # multiplications; below, a library's call costs more than a better product gains
 _LEAST = 16  # of each size: thinner matrices are not worth their packing
-_TYPES = (torch.float32, torch.float64)
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
 _ENABLED = _ops.is_amd_processor()
-MULTIPLIES_BFLOAT16 = "avx512_bf16" in _ops.instruction_sets()  # this processor, in torch's products
+_MULTIPLIES_BFLOAT16 = "avx512_bf16" in _ops.instruction_sets()  # this processor, in torch's products
+
+
+def _torch_is_slow(dtype: torch.dtype) -> bool:
+    """Whether torch's large products on CPU are slower than ours."""
+    if dtype in HALF_TYPES:
+        return dtype == torch.float16 or not _MULTIPLIES_BFLOAT16
+    return _ENABLED
 
 
 def _takes(columns: int, left: Tensor, *others: Tensor | None) -> bool:
@@ -35,35 +46,38 @@ def _takes(columns: int, left: Tensor, *others: Tensor | None) -> bool:
     condition), transforms and autocast.
     """
     return (
-        _ENABLED
+        _torch_is_slow(left.dtype)
         and not torch.compiler.is_compiling()
-        and left.numel() * columns >= _WORTH_IT
+        and left.numel() * columns >= (0 if left.dtype in HALF_TYPES else _WORTH_IT)
         and min(columns, left.shape[-1], left.numel() // max(left.shape[-1], 1)) >= _LEAST
         and all(
             t is None or (t.device.type == "cpu" and t.dtype == left.dtype and type(t) in _PLAIN)
             for t in (left, *others)
         )
-        and left.dtype in _TYPES
         and not torch.is_autocast_enabled("cpu")
         and not torch._C._are_functorch_transforms_active()
         and forward_ad._current_level < 0
     )
 
 
-def are_ours(rows: int, columns: int, depth: int) -> bool:
-    """Whether our kernel is to take [rows, depth] times [depth, columns] and its like, all of them float."""
+def are_ours(dtype: torch.dtype, rows: int, columns: int, depth: int) -> bool:
+    """Whether our kernel is to take [rows, depth] times [depth, columns] and its like, all of them plain."""
     size = rows * columns * depth
-    return size < _WORTH_IT or (min(rows, columns, depth) >= _LEAST and (_ENABLED or size < _SMALL))
+    worth_it = _ENABLED or _torch_is_slow(dtype) or size < _SMALL
+    return size < _WORTH_IT or (min(rows, columns, depth) >= _LEAST and worth_it)
 
 
-def product(left: Tensor, right: Tensor) -> Tensor:
+def product(left: Tensor, right: Tensor, *, wide: bool = False) -> Tensor:
     """Left [M, K] times right [K, N]; not differentiable where our kernel runs.
 
-    float16 is widened on CPU, where torch takes 40 times as long for it as for float32 (2.13 on AVX-512).
+    A `wide` product of half types is float32, but where bfloat16 is left to torch on CPU.
     """
-    if left.dtype == torch.float16 and left.device.type == "cpu":
-        return product(left.float(), right.float()).to(left.dtype)
-    return _ops.product(left, right) if _takes(right.shape[1], left, right) else left @ right
+    if _takes(right.shape[1], left, right):
+        return _ops.product(left, right, wide=wide)
+    if left.dtype in HALF_TYPES and (_torch_is_slow(left.dtype) if left.device.type == "cpu" else wide):
+        result = product(left.float(), right.float())
+        return result if wide else result.to(left.dtype)
+    return left @ right
 
 
 def linear(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import torch
+
 if TYPE_CHECKING:
     from torch import Tensor
+
+HALF_TYPES = (torch.bfloat16, torch.float16)  # which are computed in float32
 
 
 class DirectionWeights(NamedTuple):

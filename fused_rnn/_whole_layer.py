@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 _PLAIN = (Tensor, torch.nn.Parameter)
-_TYPES = (torch.float32, torch.float64)  # of products by our kernel
 _GIVEN = len(LayerArguments._fields)
 
 
@@ -127,9 +126,8 @@ def _can_be_one_call(given: LayerArguments, places: Tensor | None) -> bool:
         and given.lengths is None
         and given.resets is None
         and places is None
-        and x.dtype in _TYPES
-        and are_ours(x.shape[0] * x.shape[1], *w_ih.shape)
-        and are_ours(x.shape[0] * x.shape[1], *given.w_hh.shape)
+        and are_ours(x.dtype, x.shape[0] * x.shape[1], *w_ih.shape)
+        and are_ours(x.dtype, x.shape[0] * x.shape[1], *given.w_hh.shape)
     )
 
 

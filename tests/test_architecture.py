@@ -34,7 +34,7 @@ PACKAGE_RULES: dict[str, set[str]] = {
     "_norm": {"_ops"},
     "_plain": {"_norm", "_ops", "_tensors"},
     "_vmap": {"_ops", "_tensors"},
-    "_products": {"_ops"},
+    "_products": {"_ops", "_tensors"},
     "_strict": set(),
     "_weight_gradients": {"_plain", "_products", "_tensors"},
     "_autograd": {"_ops", "_plain", "_strict", "_tensors", "_vmap", "_weight_gradients"},

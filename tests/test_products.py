@@ -11,8 +11,10 @@ from torch import Tensor
 
 import fused_rnn
 from fused_rnn import _ops, _products
+from fused_rnn._tensors import HALF_TYPES
 
 SIZES = 96, 128, 96  # above _WORTH_IT
+ROUNDING = {torch.float32: 0.0, torch.float64: 0.0, torch.bfloat16: 2**-8, torch.float16: 2**-11}  # of a sum at its end
 
 
 @pytest.fixture
@@ -21,9 +23,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     found: list[tuple[Any, ...]] = []
     multiply = _ops.product
 
-    def recorded(*arguments: Any) -> Tensor:
+    def recorded(*arguments: Any, **options: Any) -> Tensor:
         found.append(arguments)
-        return multiply(*arguments)
+        return multiply(*arguments, **options)
 
     monkeypatch.setattr(_products, "_ENABLED", True)
     monkeypatch.setattr(_ops, "product", recorded)
@@ -56,23 +58,26 @@ def test_products_of_strided_matrices_are_right(calls: list[tuple[Any, ...]]) ->
     assert len(calls) == 1
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", list(ROUNDING), ids=str)
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize(
     "sizes", [(1, 1, 1), (7, 5, 3), (64, 33, 256), (300, 70, 257), (5, 1100, 600), (40, 31, 0), (0, 3, 4), (3, 0, 4)]
 )
 def test_every_size_and_stride(sizes: tuple[int, int, int], threads: int, dtype: torch.dtype) -> None:
     m, n, k = sizes
-    tolerance = 1e-5 if dtype == torch.float32 else 1e-13
+    tolerance = 1e-13 if dtype == torch.float64 else 1e-5
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         for left in (torch.randn(m, k, dtype=dtype), torch.randn(k, m, dtype=dtype).t(), draw_sparse(m, k, dtype)):
             for right in (torch.randn(k, n, dtype=dtype), torch.randn(n, k, dtype=dtype).t(), draw_sparse(k, n, dtype)):
                 for bias in (None, torch.randn(2 * n, dtype=dtype)[::2]):
-                    expected = left @ right if bias is None else left @ right + bias
-                    scale = tolerance * max(k, 1) ** 0.5
-                    torch.testing.assert_close(_ops.product(left, right, bias), expected, rtol=tolerance, atol=scale)
+                    expected = left.double() @ right.double() + (0 if bias is None else bias.double())
+                    for wide in (False, True):
+                        result = _ops.product(left, right, bias, wide=wide)
+                        assert result.dtype == (torch.float32 if wide and dtype in HALF_TYPES else dtype)
+                        rtol, atol = tolerance + (0 if wide else ROUNDING[dtype]), tolerance * max(k, 1) ** 0.5
+                        torch.testing.assert_close(result.double(), expected, rtol=rtol, atol=atol)
     finally:
         torch.set_num_threads(before)
 
@@ -89,14 +94,17 @@ def test_wrong_operands_are_named() -> None:
         ((x, x), r"right must have shape \[K, N\] = \[4, 4\], got \[3, 4\]"),
         ((x, x.t(), x[0]), r"bias must have shape \[N\] = \[3\], got \[4\]"),
         ((x, x.t().double()), "right must have the type of left"),
-        ((x.half(), x.t().half()), "left must be float32 or float64"),
+        ((x.int(), x.t()), "left must be float32, float64, bfloat16 or float16"),
     ]:
         with pytest.raises(RuntimeError, match=message):
             _ops.product(*arguments)
 
 
 def test_the_operator_is_registered_well() -> None:
-    torch.library.opcheck(torch.ops.fused_rnn.product.default, (torch.randn(3, 4), torch.randn(4, 5), torch.randn(5)))
+    for dtype in ROUNDING:
+        arguments = [torch.randn(*shape).to(dtype) for shape in ((3, 4), (4, 5), (5,))]
+        for wide in (False, True):
+            torch.library.opcheck(torch.ops.fused_rnn.product.default, (*arguments, wide))
 
 
 def test_second_derivatives_are_those_of_torch(calls: list[tuple[Any, ...]]) -> None:
@@ -111,12 +119,15 @@ def test_second_derivatives_are_those_of_torch(calls: list[tuple[Any, ...]]) -> 
 
 
 @pytest.mark.filterwarnings("ignore:.*jit.script.*is deprecated", "ignore:TF32 acceleration")  # torch's own
-@pytest.mark.parametrize("context", ["small", "half", "vmap", "autocast", "tangents", "subclass"])
-def test_everything_else_is_left_to_torch(calls: list[tuple[Any, ...]], context: str) -> None:
+@pytest.mark.parametrize("context", ["small", "bfloat16", "vmap", "autocast", "tangents", "subclass"])
+def test_everything_else_is_left_to_torch(
+    calls: list[tuple[Any, ...]], context: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     x, w = torch.randn(*SIZES[:2]), torch.randn(SIZES[2], SIZES[1])
     if context == "small":
         result, expected = _products.linear(x[:2], w, None), F.linear(x[:2], w)
-    elif context == "half":
+    elif context == "bfloat16":
+        monkeypatch.setattr(_products, "_MULTIPLIES_BFLOAT16", True)
         result, expected = _products.linear(x.bfloat16(), w.bfloat16(), None), F.linear(x.bfloat16(), w.bfloat16())
     elif context == "vmap":
         many = torch.stack([x, 2 * x])
@@ -135,6 +146,28 @@ def test_everything_else_is_left_to_torch(calls: list[tuple[Any, ...]], context:
 
 class _Subclass(Tensor):
     pass
+
+
+@pytest.mark.parametrize("dtype", HALF_TYPES, ids=str)
+def test_half_types_that_torch_is_slow_with_are_ours(
+    calls: list[tuple[Any, ...]], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_products, "_ENABLED", False)
+    monkeypatch.setattr(_products, "_MULTIPLIES_BFLOAT16", False)
+    x, w = torch.randn(32, 40).to(dtype), torch.randn(50, 40).to(dtype)
+    expected = x.double() @ w.double().t()
+    for result in (_products.linear(x, w, None), _products.product(x, w.t())):
+        assert result.dtype == dtype
+        torch.testing.assert_close(result.double(), expected, rtol=ROUNDING[dtype] + 1e-5, atol=1e-5)
+    assert len(calls) == 2
+    for few in (x[:, :3], x[:1]):  # thin: torch's own, of widened copies
+        result = _products.product(few.t(), few)
+        assert result.dtype == dtype
+        torch.testing.assert_close(result.double(), few.double().t() @ few.double(), rtol=ROUNDING[dtype], atol=1e-5)
+    assert len(calls) == 2
+    wide = _products.product(x, w.t(), wide=True)
+    assert wide.dtype == torch.float32
+    torch.testing.assert_close(wide.double(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_the_gradients_of_rows_with_lengths_are_made_by_it(calls: list[tuple[Any, ...]]) -> None:

@@ -133,6 +133,35 @@ std::tuple<Tensor, Tensor> step(const std::string& cell, const Tensor& x_given, 
   return {h_n, c_n};
 }
 
+// A tensor that is made by sums, and where parts of them lie until they are complete.
+class SummedUp {
+ public:
+  // `at_once` where there are no parts.
+  SummedUp(const Allocator& allocate, bool wanted, const Shape& shape, bool at_once)
+      : whole_(allocate(wanted, shape)), type_(data_type_of(whole_, "gradient")) {
+    if (computed_in(type_) != type_) parts_ = allocate.computed(wanted && !at_once, shape);
+  }
+
+  const Tensor& tensor() const { return whole_; }
+  bool wanted() const { return whole_.numel() > 0; }
+  int64_t columns() const { return whole_.size(1); }
+
+  struct Place {
+    void *sums, *rounded;
+  };
+  // From an element on; `complete` with the last sum.
+  Place at(int64_t element, bool complete) const {
+    if (!parts_.has_value()) return {shifted(whole_.mutable_data_ptr(), element, type_), nullptr};
+    void* parts = parts_->numel() > 0 ? shifted(parts_->mutable_data_ptr(), element, computed_in(type_)) : nullptr;
+    return {parts, complete ? shifted(whole_.mutable_data_ptr(), element, type_) : nullptr};
+  }
+
+ private:
+  Tensor whole_;
+  DataType type_;
+  OptionalTensor parts_;  // of half types
+};
+
 // The work on the gradients of the gates, from which all others come.
 class LayerGradients {
  public:
@@ -146,7 +175,7 @@ class LayerGradients {
 
   // What is wanted of it: tensors, or empty ones.
   struct Wanted {
-    Tensor d_x, d_w_ih, d_w_hh, d_b_ih, d_b_hh;
+    SummedUp d_x, d_w_ih, d_w_hh, d_b_ih, d_b_hh;
   };
 
   // The gates of x come first and lie side by side.
@@ -187,6 +216,7 @@ class LayerGradients {
                const OptionalTensor& h_0) const {
     const int64_t first_row = steps.begin * p_.batch, rows = (steps.end - steps.begin) * p_.batch;
     const bool add = steps.end < p_.time_steps;  // to what later steps have begun
+    const bool complete = steps.begin == 0;
     const MatrixView x_rows{shifted(x.const_data_ptr(), first_row * p_.input_size, p_.type), p_.input_size, 1};
     for (const Gates& gates : gates_) {
       MatrixProduct product{
@@ -196,14 +226,19 @@ class LayerGradients {
           .a = {shifted(of_direction(gates, d), first_row * gates.row_stride, p_.type), 1, gates.row_stride},
           .factors = {},
           .add_sums = add};
-      const auto multiply = [&](const Tensor& gradient, std::vector<MatrixRows> by) {
-        void* c = rows_of(gradient, gates, d, gradient.size(1));
-        product.factors.push_back({.columns = gradient.size(1), .b = std::move(by), .c = c, .add = add});
+      const auto multiply = [&](const SummedUp& gradient, std::vector<MatrixRows> by) {
+        const int64_t columns = gradient.columns();
+        const auto [sums, rounded] = gradient.at(row_of(gates, d) * columns, complete);
+        product.factors.push_back({.columns = columns, .b = std::move(by), .c = sums, .add = add, .rounded = rounded});
       };
-      if (gates.of_x && wanted_.d_w_ih.numel() > 0) multiply(wanted_.d_w_ih, {{rows, x_rows}});
-      if (gates.of_h && wanted_.d_w_hh.numel() > 0) multiply(wanted_.d_w_hh, states_before(steps, d, output, h_0));
-      if (gates.of_x && wanted_.d_b_ih.numel() > 0) product.sums.push_back(rows_of(wanted_.d_b_ih, gates, d, 1));
-      if (gates.of_h && wanted_.d_b_hh.numel() > 0) product.sums.push_back(rows_of(wanted_.d_b_hh, gates, d, 1));
+      const auto sum = [&](const SummedUp& gradient) {
+        const auto [sums, rounded] = gradient.at(row_of(gates, d), complete);
+        product.sums.push_back({sums, rounded});
+      };
+      if (gates.of_x && wanted_.d_w_ih.wanted()) multiply(wanted_.d_w_ih, {{rows, x_rows}});
+      if (gates.of_h && wanted_.d_w_hh.wanted()) multiply(wanted_.d_w_hh, states_before(steps, d, output, h_0));
+      if (gates.of_x && wanted_.d_b_ih.wanted()) sum(wanted_.d_b_ih);
+      if (gates.of_h && wanted_.d_b_hh.wanted()) sum(wanted_.d_b_hh);
       if (!product.factors.empty() || !product.sums.empty()) work.push_back(std::move(product));
     }
   }
@@ -228,19 +263,21 @@ class LayerGradients {
   }
 
   void input(MatrixWork& work, const Tensor& w_ih) const {
-    if (wanted_.d_x.numel() == 0) return;
+    if (!wanted_.d_x.wanted()) return;
     const Gates& first = gates_.front();
     const int64_t size = p_.cell.gates * p_.hidden_size;
     for (int64_t d = 0; d < p_.directions; ++d) {
       const void* w = shifted(w_ih.const_data_ptr(), d * size * w_ih.stride(0), p_.type);
+      const auto [sums, rounded] = wanted_.d_x.at(0, d == p_.directions - 1);
       work.push_back({.type = p_.type,
                       .rows = p_.time_steps * p_.batch,
                       .depth = size,
                       .a = {of_direction(first, d), first.row_stride, 1},
                       .factors = {{.columns = p_.input_size,
                                    .b = {{size, {w, w_ih.stride(0), w_ih.stride(1)}}},
-                                   .c = wanted_.d_x.mutable_data_ptr(),
-                                   .add = d > 0}}});
+                                   .c = sums,
+                                   .add = d > 0,
+                                   .rounded = rounded}}});
     }
   }
 
@@ -248,11 +285,8 @@ class LayerGradients {
     return shifted(gates.data, d * gates.direction_stride, p_.type);
   }
 
-  // Where the gradients [D*G*H, columns] of some gates begin.
-  void* rows_of(const Tensor& gradient, const Gates& gates, int64_t d, int64_t columns) const {
-    const int64_t row = (d * p_.cell.gates + gates.first) * p_.hidden_size;
-    return shifted(gradient.mutable_data_ptr(), row * columns, p_.type);
-  }
+  // The first row of some gates in gradients [D*G*H, columns].
+  int64_t row_of(const Gates& gates, int64_t d) const { return (d * p_.cell.gates + gates.first) * p_.hidden_size; }
 
   const Problem& p_;
   std::vector<Gates> gates_;
@@ -292,17 +326,18 @@ LayerGradientsResult layer_backward(const std::string& cell, const OptionalTenso
   const Checker check(x_given, "x");
   const int64_t directions = output.dim() == 4 ? output.size(2) : 1;
   const Problem p = describe_layer(cell, shape_of(x_given), w_hh, std::nullopt, check.type(), directions);
-  if (p.type != DataType::kFloat32 && p.type != DataType::kFloat64) fail("x must be float32 or float64");
   const int64_t gate_rows = p.cell.gates * p.hidden_size, width = directions * gate_rows;
   check(w_ih, "w_ih", "[D*G*H, I]", {width, p.input_size});
   const Tensor stacked = torch::stable::view(w_hh, {directions, gate_rows, p.output_size});
   const Tensor x = torch::stable::contiguous(x_given), dense_output = torch::stable::contiguous(output);
   const OptionalTensor h_0 = with_dense_tail(h_0_given, 2);
   const Allocator allocate(x);
-  const LayerGradients::Wanted wanted{allocate(need_x, {p.time_steps, p.batch, p.input_size}),
-                                      allocate(need_w_ih, {width, p.input_size}),
-                                      allocate(need_w_hh, {width, p.output_size}), allocate(need_bias, {width}),
-                                      allocate(need_bias && p.cell.split, {width})};
+  const bool one_panel = p.time_steps * p.batch <= kPanelDepth, one_sum = directions == 1 && gate_rows <= kPanelDepth;
+  const LayerGradients::Wanted wanted{{allocate, need_x, {p.time_steps, p.batch, p.input_size}, one_sum},
+                                      {allocate, need_w_ih, {width, p.input_size}, one_panel},
+                                      {allocate, need_w_hh, {width, p.output_size}, one_panel},
+                                      {allocate, need_bias, {width}, one_panel},
+                                      {allocate, need_bias && p.cell.split, {width}, one_panel}};
   const bool over = written_over.has_value();
   const auto make_work = [&](const Tensor& d_gates, const Tensor& d_gates_h) {
     return gradients_of(p, d_gates, d_gates_h, over, wanted).work(x, w_ih, dense_output, h_0);
@@ -311,8 +346,8 @@ LayerGradientsResult layer_backward(const std::string& cell, const OptionalTenso
       run_backward(cell, d_output, d_h_n, d_c_n, d_cells, stacked, std::nullopt, output, cells,
                    over ? *written_over : *saved, h_0_given, c_0, std::nullopt, std::nullopt, std::nullopt,
                    std::nullopt, std::nullopt, std::nullopt, over, false, make_work);
-  return {wanted.d_x,    wanted.d_w_ih,      wanted.d_w_hh,     wanted.d_b_ih,
-          wanted.d_b_hh, std::get<2>(found), std::get<3>(found)};
+  return {wanted.d_x.tensor(),    wanted.d_w_ih.tensor(), wanted.d_w_hh.tensor(), wanted.d_b_ih.tensor(),
+          wanted.d_b_hh.tensor(), std::get<2>(found),     std::get<3>(found)};
 }
 
 }  // namespace

@@ -22,6 +22,11 @@ constexpr const char* name_of(DataType type) {
   return "unknown";
 }
 
+// The type in which numbers of a type are computed, and summed up.
+constexpr DataType computed_in(DataType type) {
+  return type == DataType::kFloat64 ? DataType::kFloat64 : DataType::kFloat32;
+}
+
 // What the schedules need to know of a cell; made from the cell's own constants by cells/table.h.
 struct CellSpec {
   const char* name;

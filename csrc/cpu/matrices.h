@@ -1,4 +1,6 @@
 // Work on matrices as a caller describes it: products of one matrix with several, C = bias + A B, and sums of its rows.
+//
+// Sums lie in the type that is computed in, which for half types is float32, until they are complete.
 #pragma once
 
 #include <cstdint>
@@ -24,21 +26,28 @@ struct RightFactor {
   int64_t columns;
   std::vector<MatrixRows> b;   // [depth, columns], in runs of rows that lie in different places
   const void* bias = nullptr;  // [columns], contiguous, or null
-  void* c;                     // [rows, columns], contiguous; written to the end before it is read
+  void* c;                     // [rows, columns], contiguous, of sums; null where `rounded` is all that is needed of it
   bool add = false;            // C += A B instead, after the product before it in a list that has the same C
+  void* rounded = nullptr;     // where the complete C goes instead, in the type of A and B
+};
+
+// The sums of the rows of a matrix.
+struct RowSums {
+  void* sums;               // [rows]
+  void* rounded = nullptr;  // as above
 };
 
 struct MatrixProduct {
-  DataType type = DataType::kFloat32;  // or float64
+  DataType type = DataType::kFloat32;
   int64_t rows;
   int64_t depth;  // of the reduction
   MatrixView a;   // [rows, depth]
   std::vector<RightFactor> factors;
-  std::vector<void*> sums = {};  // each [rows]: the sums of A's rows, which then lie side by side (row_stride 1)
-  bool add_sums = false;         // to what is there
+  std::vector<RowSums> sums = {};  // of A's rows, which then lie side by side (row_stride 1): the same, here and there
+  bool add_sums = false;           // to what is there
 };
 
-// Terms of the reduction that a product takes at once.
+// Terms of the reduction that a product takes at once. A product of more leaves parts of sums in C on the way.
 inline constexpr int64_t kPanelDepth = 512;
 
 using MatrixWork = std::vector<MatrixProduct>;

@@ -3,11 +3,12 @@
 //
 // The same packed blocks and register tiles as the recurrent product, over panels that stay in the second cache: a
 // block of B [kPanelDepth, 32 columns] and the rows of A [kRows, kPanelDepth]. A is read where it lies if its rows are
-// contiguous, else a panel is transposed, once for all factors; the way to it through the caches takes longer than the
-// transposing. Threads share the longer side of the results and meet nowhere.
+// contiguous and as the tiles take them, else a panel is transposed and converted, once for all factors; the way to it
+// through the caches takes longer than that. Threads share the longer side of the results and meet nowhere.
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 #include "cpu/arena.h"
@@ -19,16 +20,20 @@
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {
 
-template <class Real>
+template <class T>
 class MatrixMultiplier {
+  using Real = RealOf<T>;
+  using Weight = WeightOf<T>;  // of packed B
+  using Row = RowOf<T>;        // of A
   using V = Vec<Real>;
   using Columns = Block<1, Real>;
   static constexpr int kLanes = V::kLanes;
+  static constexpr int kTerms = Terms<Weight>::kCount;      // of one multiplication
   static constexpr int64_t kRows = 128;                     // of a panel of A
   static constexpr int64_t kStride = kPanelDepth + kLanes;  // of its rows, which so lie in different sets of the caches
   static constexpr int64_t kBlocks = 1024 / 32;             // of a panel of B, which may be of several factors
-  static constexpr int64_t kTerms = 2 * kChunk;  // of a sum: there is no step after it that would carry its error on
-  static constexpr int kSums = 4;                // vectors of rows that are summed at once
+  static constexpr int64_t kLongChunk = 2 * kChunk;         // there is no step after it that would carry its error on
+  static constexpr int kSums = 4;                           // vectors of rows that are summed at once
 
  public:
   MatrixMultiplier(const MatrixProduct& product, int threads, Arena& arena) : p_(product), threads_(threads) {
@@ -40,9 +45,10 @@ class MatrixMultiplier {
       blocks_ += count, columns += factor.columns;
     }
     share_rows_ = p_.rows >= columns;
-    b_size_ = kPanelDepth * Columns::kUnits * (blocks_ < kBlocks ? blocks_ : kBlocks);
-    b_ = arena.take<Real>(threads * b_size_);
-    if (p_.a.column_stride != 1) a_ = arena.take<Real>(threads * kRows * kStride);
+    as_it_lies_ = std::is_same_v<T, Row> && p_.a.column_stride == 1 && p_.depth % kTerms == 0;
+    b_size_ = multiplications<Weight>(kPanelDepth) * Columns::kUnits * (blocks_ < kBlocks ? blocks_ : kBlocks);
+    b_ = arena.take<Weight>(threads * b_size_);
+    if (!as_it_lies_) a_ = arena.take<Row>(threads * kRows * kStride);
     bias_ = arena.take<Real>(threads * kBlocks * Columns::kUnits);
   }
 
@@ -57,14 +63,12 @@ class MatrixMultiplier {
       const int64_t panels = (p_.depth + kPanelDepth - 1) / kPanelDepth;
       int64_t panel = 0;
       do {  // once, too, where the reduction is empty
-        const Range terms = part_of({0, p_.depth}, std::max<int64_t>(panels, 1), panel);
-        const int64_t k = terms.begin, depth = terms.size();
-        for_each_factor(some,
-                        [&](const Factor& factor, Range blocks) { pack_b(thread, some, factor, blocks, k, depth); });
+        const Range terms = panel_of(panel, std::max<int64_t>(panels, 1));
+        for_each_factor(some, [&](const Factor& factor, Range blocks) { pack_b(thread, some, factor, blocks, terms); });
         for (int64_t row = own_rows.begin; row < own_rows.end; row += kRows) {
           const Range rows{row, std::min(row + kRows, own_rows.end)};
-          if (first == 0 && !p_.sums.empty()) sum_rows(rows, k, depth);
-          multiply(thread, rows, some, k, depth);
+          if (first == 0 && !p_.sums.empty()) sum_rows(rows, terms);
+          multiply(thread, rows, some, terms);
         }
       } while (++panel < panels);
       first += kBlocks;
@@ -77,8 +81,15 @@ class MatrixMultiplier {
     Range blocks;  // of all the factors' blocks, one after the other
   };
 
-  const Real* a_at(int64_t row, int64_t k) const {
-    return static_cast<const Real*>(p_.a.data) + row * p_.a.row_stride + k * p_.a.column_stride;
+  // Terms of the reduction, cut between two multiplications.
+  Range panel_of(int64_t panel, int64_t panels) const {
+    const Range some = part_of({0, multiplications<Weight>(p_.depth)}, panels, panel);
+    return {some.begin * kTerms, std::min(some.end * kTerms, p_.depth)};
+  }
+  bool is_last(Range terms) const { return terms.end == p_.depth; }
+
+  const T* a_at(int64_t row, int64_t k) const {
+    return static_cast<const T*>(p_.a.data) + row * p_.a.row_stride + k * p_.a.column_stride;
   }
 
   // Calls visit(factor, those of some blocks that are its own).
@@ -91,69 +102,98 @@ class MatrixMultiplier {
   }
 
   // Where a block of a panel that begins with block `first` lies.
-  Real* b_of(int thread, int64_t first, int64_t block, int64_t depth) const {
-    return b_ + thread * b_size_ + (block - first) * Columns::kUnits * depth;
+  Weight* b_of(int thread, int64_t first, int64_t block, int64_t depth) const {
+    return b_ + thread * b_size_ + (block - first) * Columns::kUnits * multiplications<Weight>(depth);
   }
   Real* bias_of(int thread, int64_t first, int64_t block) const {
     return bias_ + (thread * kBlocks + block - first) * Columns::kUnits;
   }
 
-  void pack_b(int thread, Range some, const Factor& factor, Range blocks, int64_t k, int64_t depth) const {
+  void pack_b(int thread, Range some, const Factor& factor, Range blocks, Range terms) const {
     const RightFactor& f = *factor.given;
     for (int64_t block = blocks.begin; block < blocks.end; ++block) {
       const int64_t own = block - factor.blocks.begin;
-      pack_rows(f, own, {k, k + depth}, b_of(thread, some.begin, block, depth));
-      if (f.bias == nullptr || k > 0) continue;
-      const PackSource<Real> bias{static_cast<const Real*>(f.bias), f.columns, 0, 1, 1, 0, 0, 1, 1};
+      pack_rows(f, own, terms, b_of(thread, some.begin, block, terms.size()));
+      if (f.bias == nullptr || terms.begin > 0) continue;
+      const PackSource<T> bias{static_cast<const T*>(f.bias), f.columns, 0, 1, 1, 0, 0, 1, 1};
       pack_block<1, Columns::kVectors>(bias, own, bias_of(thread, some.begin, block));
     }
   }
 
   // Some rows of a block of B, from wherever they lie.
-  void pack_rows(const RightFactor& f, int64_t block, Range rows, Real* to) const {
+  void pack_rows(const RightFactor& f, int64_t block, Range rows, Weight* to) const {
     int64_t begin = 0;
     for (const MatrixRows& run : f.b) {
-      const Range own{std::max(rows.begin, begin), std::min(rows.end, begin + run.count)};
+      const int64_t end = begin + run.count;
+      Range own{std::max(rows.begin, begin), std::min(rows.end, end)};
+      if constexpr (kTerms > 1) {
+        if (own.begin < own.end && (own.begin - rows.begin) % kTerms != 0) {
+          // The first rows share a multiplication with the last ones of another run.
+          const int64_t first = own.begin - (own.begin - rows.begin) % kTerms;
+          pack_across_runs(f, block, {first, std::min(first + kTerms, rows.end)}, packed_row(to, first - rows.begin));
+          own.begin = first + kTerms;
+        }
+      }
       if (own.begin < own.end) {
-        const auto* data = static_cast<const Real*>(run.view.data);
+        const auto* data = static_cast<const T*>(run.view.data);
         const int64_t size = data == nullptr ? 0 : own.size();
         if (data != nullptr) data += (own.begin - begin) * run.view.row_stride;
-        const PackSource<Real> source{data, f.columns, 0, run.view.column_stride, 1, 0, run.view.row_stride,
-                                      size, own.size()};
-        pack_block<1, Columns::kVectors>(source, block, to + (own.begin - rows.begin) * Columns::kUnits);
+        const PackSource<T> source{data, f.columns, 0, run.view.column_stride, 1, 0, run.view.row_stride,
+                                   size, own.size()};
+        pack_block<1, Columns::kVectors>(source, block, packed_row(to, own.begin - rows.begin));
       }
-      begin += run.count;
+      begin = end;
     }
   }
 
-  // A panel of A times a panel of B.
-  void multiply(int thread, Range rows, Range some, int64_t k, int64_t depth) const {
-    if (factors_.empty()) return;
-    const Real* a = a_at(rows.begin, k);
-    int64_t a_stride = p_.a.row_stride;
-    if (p_.a.column_stride != 1) {
-      Real* packed = a_ + thread * kRows * kStride;
-      for (int64_t i = 0; i < depth; i += kLanes) {
-        const int count = static_cast<int>(depth - i < kLanes ? depth - i : kLanes);
-        pack_vector(a + i * p_.a.column_stride, p_.a.column_stride, count, p_.a.row_stride, rows.size(), packed + i,
-                    kStride);
+  static Weight* packed_row(Weight* block, int64_t row) { return block + row / kTerms * Columns::kUnits; }
+
+  // The rows of one multiplication.
+  void pack_across_runs(const RightFactor& f, int64_t block, Range rows, Weight* to) const {
+    const int64_t column = block * Columns::kUnits, count = std::min<int64_t>(f.columns - column, Columns::kUnits);
+    T together[kTerms * Columns::kUnits] = {};
+    int64_t begin = 0;
+    for (const MatrixRows& run : f.b) {
+      const Range own{std::max(rows.begin, begin), std::min(rows.end, begin + run.count)};
+      for (int64_t row = own.begin; row < own.end && run.view.data != nullptr; ++row) {
+        const T* from = static_cast<const T*>(run.view.data) + (row - begin) * run.view.row_stride;
+        for (int64_t i = 0; i < count; ++i) {
+          together[(row - rows.begin) * Columns::kUnits + i] = from[(column + i) * run.view.column_stride];
+        }
       }
-      a = packed, a_stride = kStride;
+      begin += run.count;
     }
+    const PackSource<T> source{together, Columns::kUnits, 0, 1, 1, 0, Columns::kUnits, kTerms, kTerms};
+    pack_block<1, Columns::kVectors>(source, 0, to);
+  }
+
+  // A panel of A times a panel of B.
+  void multiply(int thread, Range rows, Range some, Range terms) const {
+    if (factors_.empty()) return;
+    const int64_t k = terms.begin, depth = terms.size();
+    const Row* a = nullptr;
+    int64_t a_stride = kStride;
+    if constexpr (std::is_same_v<T, Row>) {
+      if (as_it_lies_) a = a_at(rows.begin, k), a_stride = p_.a.row_stride;
+    }
+    if (a == nullptr) a = pack_a(thread, rows, terms);
     for_each_factor(some, [&](const Factor& factor, Range blocks) {
       const RightFactor& f = *factor.given;
       const bool first = k == 0 && !f.add;
       const int64_t column = (blocks.begin - factor.blocks.begin) * Columns::kUnits;
-      const BatchRows<Real> c{static_cast<Real*>(f.c) + rows.begin * f.columns + column, f.columns};
-      const Product<Real> product{b_of(thread, some.begin, blocks.begin, depth),
-                                  f.bias != nullptr && k == 0 ? bias_of(thread, some.begin, blocks.begin) : nullptr,
-                                  depth * Columns::kUnits,
-                                  a,
-                                  a_stride,
-                                  depth,
-                                  kTerms};
+      const int64_t corner = rows.begin * f.columns + column;
+      const BatchRows<Real> c = rows_of<Real>(f.c, corner, f.columns);
+      const BatchRows<T> rounded = rows_of<T>(is_last(terms) ? f.rounded : nullptr, corner, f.columns);
+      const Product<Weight> product{b_of(thread, some.begin, blocks.begin, depth),
+                                    f.bias != nullptr && k == 0 ? bias_of(thread, some.begin, blocks.begin) : nullptr,
+                                    multiplications<Weight>(depth) * Columns::kUnits,
+                                    a,
+                                    a_stride,
+                                    depth,
+                                    kLongChunk};
       const auto announce = [&](const auto& tile) {
-        prefetch_tile<Columns::kVectors, true>(tile, 1, 0, c);
+        if (c) prefetch_tile<Columns::kVectors, true>(tile, 1, 0, c);
+        if (rounded) prefetch_tile<Columns::kVectors, true>(tile, 1, 0, rounded);
         return true;
       };
       const auto update = [&](const auto& tile) {
@@ -161,6 +201,7 @@ class MatrixMultiplier {
                                            [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
                                              auto value = column_of(tile, where);
                                              if (!first) value = value + load_rows(where, c);
+                                             if (rounded) return store_rows(where, value, rounded);
                                              store_rows(where, value, c);
                                            });
       };
@@ -168,38 +209,62 @@ class MatrixMultiplier {
     });
   }
 
+  // A panel of A as the tiles take it, filled up with zeros to whole multiplications.
+  const Row* pack_a(int thread, Range rows, Range terms) const {
+    Row* packed = a_ + thread * kRows * kStride;
+    for (int64_t k = terms.begin; k < terms.end; k += kLanes) {
+      const int count = static_cast<int>(std::min<int64_t>(terms.end - k, kLanes));
+      pack_vector(a_at(rows.begin, k), p_.a.column_stride, count, p_.a.row_stride, rows.size(),
+                  packed + k - terms.begin, kStride);
+    }
+    return packed;
+  }
+
+  // Null where `first` is.
+  template <class Element>
+  static BatchRows<Element> rows_of(void* first, int64_t corner, int64_t columns) {
+    if (first == nullptr) return {};
+    return {static_cast<Element*>(first) + corner, columns};
+  }
+
   // Of a panel, which comes near on the way.
-  void sum_rows(Range rows, int64_t k, int64_t depth) const {
+  void sum_rows(Range rows, Range terms) const {
     int64_t row = rows.begin;
     for (; row + kSums * kLanes <= rows.end; row += kSums * kLanes) {
-      sum_vectors<kSums>(row, WholeVector<Real>{}, k, depth);
+      sum_vectors<kSums>(row, WholeVector<Real>{}, terms);
     }
     for (; row < rows.end; row += kLanes) {
-      visit_lanes<Real>(rows.end - row, [&](auto count) { sum_vectors<1>(row, count, k, depth); });
+      visit_lanes<Real>(rows.end - row, [&](auto count) { sum_vectors<1>(row, count, terms); });
     }
   }
 
   // Chunks of terms, then their sums, as the products do.
   template <int Vectors, class Count>
-  void sum_vectors(int64_t row, Count count, int64_t k, int64_t depth) const {
-    const bool add = k > 0 || p_.add_sums;
+  void sum_vectors(int64_t row, Count count, Range terms) const {
+    const bool add = terms.begin > 0 || p_.add_sums;
     V totals[Vectors];
     for (int i = 0; i < Vectors; ++i) {
-      totals[i] = add ? load<Real>(static_cast<const Real*>(p_.sums[0]) + row + i * kLanes, count) : V(0);
+      totals[i] = add ? load<Real>(static_cast<const Real*>(p_.sums[0].sums) + row + i * kLanes, count) : V(0);
     }
-    const Real* a = a_at(row, k);
-    for (int64_t begin = 0; begin < depth; begin += kChunk) {
+    for (int64_t begin = terms.begin; begin < terms.end; begin += kChunk) {
       V parts[Vectors];
       for (V& part : parts) part = V(0);
-      const int64_t end = std::min(begin + kChunk, depth);
+      const int64_t end = std::min(begin + kChunk, terms.end);
       for (int64_t term = begin; term < end; ++term) {
-        const Real* from = a + term * p_.a.column_stride;
-        for (int i = 0; i < Vectors; ++i) parts[i] = parts[i] + load<Real>(from + i * kLanes, count);
+        const T* from = a_at(row, term);
+        for (int i = 0; i < Vectors; ++i) parts[i] = parts[i] + load<T>(from + i * kLanes, count);
       }
       for (int i = 0; i < Vectors; ++i) totals[i] = totals[i] + parts[i];
     }
-    for (void* sums : p_.sums) {
-      for (int i = 0; i < Vectors; ++i) store<Real>(static_cast<Real*>(sums) + row + i * kLanes, totals[i], count);
+    for (const RowSums& to : p_.sums) {
+      const bool round = is_last(terms) && to.rounded != nullptr;
+      for (int i = 0; i < Vectors; ++i) {
+        if (round) {
+          store<T>(static_cast<T*>(to.rounded) + row + i * kLanes, totals[i], count);
+        } else {
+          store<Real>(static_cast<Real*>(to.sums) + row + i * kLanes, totals[i], count);
+        }
+      }
     }
   }
 
@@ -208,10 +273,11 @@ class MatrixMultiplier {
   std::vector<Factor> factors_;
   int64_t blocks_ = 0;  // of all factors
   bool share_rows_;
+  bool as_it_lies_;  // A is taken
   int64_t b_size_;
-  Real* b_;            // [threads][blocks][depth][columns][lanes]
-  Real* a_ = nullptr;  // [threads][kRows][kStride]
-  Real* bias_;         // [threads][blocks][columns][lanes]
+  Weight* b_;         // [threads][blocks][depth][columns][lanes]
+  Row* a_ = nullptr;  // [threads][kRows][kStride]
+  Real* bias_;        // [threads][blocks][columns][lanes]
 };
 
 }  // namespace FUSED_RNN_ISA

@@ -141,7 +141,7 @@ inline std::unique_ptr<StepLayer> make_step_layer(const StepProblem& problem, co
 }
 
 // A thread's part of all the work, in which it waits for nobody.
-template <class Real>
+template <class T>
 class Multiplier {
  public:
   Multiplier(const MatrixWork& work, int threads, Arena& arena) {
@@ -154,27 +154,27 @@ class Multiplier {
   }
 
  private:
-  std::vector<MatrixMultiplier<Real>> products_;
+  std::vector<MatrixMultiplier<T>> products_;
 };
 
-template <class Visitor>
+template <class Types, class Visitor>
 void visit_multiplier(const MatrixWork& work, int threads, void* workspace, const Visitor& visitor) {
-  Arena arena(workspace);
-  if (work.at(0).type == DataType::kFloat64) {
-    visitor(Multiplier<double>(work, threads, arena), arena);
-  } else {
-    visitor(Multiplier<float>(work, threads, arena), arena);
-  }
+  visit_type(Types{}, static_cast<int>(work.at(0).type), [&](auto type) {
+    Arena arena(workspace);
+    visitor(Multiplier<typename decltype(type)::type>(work, threads, arena), arena);
+  });
 }
 
-inline size_t multiply_workspace_bytes(const MatrixWork& work, int threads) {
+template <class Types>
+size_t multiply_workspace_bytes(const MatrixWork& work, int threads) {
   size_t bytes = 0;
-  visit_multiplier(work, threads, nullptr, [&](const auto&, const Arena& arena) { bytes = arena.used(); });
+  visit_multiplier<Types>(work, threads, nullptr, [&](const auto&, const Arena& arena) { bytes = arena.used(); });
   return bytes;
 }
 
-inline void multiply(const MatrixWork& work, int threads, void* workspace) {
-  visit_multiplier(work, threads, workspace, [&](const auto& multiplier, const Arena&) {
+template <class Types>
+void multiply(const MatrixWork& work, int threads, void* workspace) {
+  visit_multiplier<Types>(work, threads, workspace, [&](const auto& multiplier, const Arena&) {
     using Multiplier = std::remove_cvref_t<decltype(multiplier)>;
     const auto body = [](void* context, int thread) { static_cast<const Multiplier*>(context)->run(thread); };
     if (run_team(threads, body, const_cast<Multiplier*>(&multiplier))) return;
@@ -183,9 +183,9 @@ inline void multiply(const MatrixWork& work, int threads, void* workspace) {
 }
 
 // A backward sweep and the work on its gate gradients, which the threads share anew.
-template <class Cell, class Real>
+template <class Cell, class T>
 class SweepWithWork {
-  using Sweep = BackwardSweep<Cell, Real>;
+  using Sweep = BackwardSweep<Cell, T>;
 
  public:
   SweepWithWork(const Problem& problem, const BackwardViews& views, const Plan& plan, const GradientWork& work,
@@ -220,33 +220,32 @@ class SweepWithWork {
 
   Sweep sweep_;
   int64_t steps_;
-  std::vector<Multiplier<Real>> works_;  // of the steps together, the first ones first, and of all
+  std::vector<Multiplier<T>> works_;  // of the steps together, the first ones first, and of all
 };
 
-template <class Visitor>
+template <class Types, class Visitor>
 void visit_gradients(const Problem& problem, const Visitor& visitor) {
   visit_type(Cells{}, problem.cell.index, [&](auto tag) {
     using Cell = typename decltype(tag)::type;
     if constexpr (Cell::kUnitWeights == 0) {
-      if (problem.type == DataType::kFloat64) {
-        visitor(Tag<SweepWithWork<Cell, double>>{});
-      } else {
-        visitor(Tag<SweepWithWork<Cell, float>>{});
-      }
+      visit_type(Types{}, static_cast<int>(problem.type),
+                 [&](auto type) { visitor(Tag<SweepWithWork<Cell, typename decltype(type)::type>>{}); });
     }
   });
 }
 
-inline size_t gradients_workspace_bytes(const Problem& problem, const Plan& plan, const GradientWork& work) {
+template <class Types>
+size_t gradients_workspace_bytes(const Problem& problem, const Plan& plan, const GradientWork& work) {
   Arena arena(nullptr);
-  visit_gradients(problem,
-                  [&](auto tag) { typename decltype(tag)::type(problem, BackwardViews{}, plan, work, arena); });
+  visit_gradients<Types>(problem,
+                         [&](auto tag) { typename decltype(tag)::type(problem, BackwardViews{}, plan, work, arena); });
   return arena.used();
 }
 
-inline void gradients(const Problem& problem, const BackwardViews& views, const Plan& plan, const GradientWork& work,
-                      void* workspace) {
-  visit_gradients(problem, [&](auto tag) {
+template <class Types>
+void gradients(const Problem& problem, const BackwardViews& views, const Plan& plan, const GradientWork& work,
+               void* workspace) {
+  visit_gradients<Types>(problem, [&](auto tag) {
     run_schedule<typename decltype(tag)::type>(plan, workspace, [&](const Plan& used, Arena& arena) {
       return typename decltype(tag)::type(problem, views, used, work, arena);
     });
@@ -258,10 +257,10 @@ const CpuUnit& unit_for() {
   static constexpr CpuUnit kUnit{Runner<ForwardSchedules<Types>>::schedule(),
                                  Runner<BackwardSchedules<Types>>::schedule(),
                                  make_step_layer,
-                                 multiply_workspace_bytes,
-                                 multiply,
-                                 gradients_workspace_bytes,
-                                 gradients};
+                                 multiply_workspace_bytes<Types>,
+                                 multiply<Types>,
+                                 gradients_workspace_bytes<Types>,
+                                 gradients<Types>};
   return kUnit;
 }
 

@@ -132,70 +132,100 @@ void layers_take_weights_of_less_memory() {
 }
 
 // The rows of a matrix as one run; several rows as three runs, of which the second one becomes zeros.
-template <class Real>
-std::vector<MatrixRows> in_runs(const MatrixView& view, int64_t rows, std::vector<Real>& elements) {
+template <class T>
+std::vector<MatrixRows> in_runs(const MatrixView& view, int64_t rows, std::vector<T>& elements) {
   if (rows < 3) return {{rows, view}};
   const int64_t first = rows / 3, zeros = rows - 2 * first;
   const auto at = [&](int64_t row) { return elements.data() + row * view.row_stride; };
   for (int64_t row = first; row < first + zeros; ++row) {
     const int64_t columns = static_cast<int64_t>(elements.size()) / rows;
-    for (int64_t column = 0; column < columns; ++column) at(row)[column * view.column_stride] = 0;
+    for (int64_t column = 0; column < columns; ++column) at(row)[column * view.column_stride] = T{};
   }
   return {{first, view}, {zeros, {}}, {first, {at(first + zeros), view.row_stride, view.column_stride}}};
 }
 
+// Numbers of a type that may be smaller than the one it is computed in.
+template <class T>
+std::vector<T> stored(const std::vector<RealOf<T>>& values) {
+  std::vector<T> result(values.size());
+  for (size_t i = 0; i < values.size(); ++i) store<T>(&result[i], Vec<RealOf<T>>(values[i]), 1);
+  return result;
+}
+template <class T>
+double number(const T& stored) {
+  return load<T>(&stored, 1).parts[0][0];
+}
+
 // Products of one matrix with as many as there are numbers of columns, and the sums of its rows where they lie side by
-// side.
-template <class Real>
+// side. Half types get all results rounded, or leave the sums; what is not needed on the way is not there.
+template <class T>
 void check_products(int64_t rows, const std::vector<int64_t>& columns, int64_t depth, bool a_by_columns,
-                    bool b_by_columns, int threads) {
+                    bool b_by_columns, int threads, bool rounded = false) {
+  using Real = RealOf<T>;
   Random random(9);
-  const auto a = numbers<Real>(random, rows * depth, -1, 1);
+  const auto draw = [&](int64_t count) { return stored<T>(numbers<Real>(random, count, -1, 1)); };
+  const auto a = draw(rows * depth);
   const MatrixView a_view{a.data(), a_by_columns ? 1 : depth, a_by_columns ? rows : 1};
   const bool biased = rows % 2 == 1, add = rows % 3 == 0;
+  const bool parts = !rounded || add || depth > kPanelDepth;
   const Real before = add ? Real(1) : Real(NAN);
-  std::vector<std::vector<Real>> b, bias, c;
+  std::vector<std::vector<T>> b, bias, whole;
+  std::vector<std::vector<Real>> c;
   std::vector<Real> sums(rows, before), sums_again(rows, before);
+  std::vector<T> whole_sums(rows);
   MatrixProduct product{.rows = rows, .depth = depth, .a = a_view, .factors = {}, .add_sums = add};
   for (const int64_t count : columns) {
-    b.push_back(numbers<Real>(random, depth * count, -1, 1));
-    bias.push_back(numbers<Real>(random, count, -1, 1));
+    b.push_back(draw(depth * count));
+    bias.push_back(draw(count));
     c.emplace_back(rows * count, before);
+    whole.emplace_back(rows * count);
   }
   for (size_t i = 0; i < columns.size(); ++i) {
     const MatrixView view{b[i].data(), b_by_columns ? 1 : columns[i], b_by_columns ? depth : 1};
-    product.factors.push_back({columns[i], {}, biased ? bias[i].data() : nullptr, c[i].data(), add});
-    product.factors.back().b = in_runs(view, depth, b[i]);
+    product.factors.push_back({.columns = columns[i],
+                               .b = in_runs(view, depth, b[i]),
+                               .bias = biased ? bias[i].data() : nullptr,
+                               .c = parts ? c[i].data() : nullptr,
+                               .add = add,
+                               .rounded = rounded ? whole[i].data() : nullptr});
   }
-  if (a_by_columns) product.sums = {sums.data(), sums_again.data()};
+  if (a_by_columns) {
+    product.sums = {{parts ? sums.data() : nullptr, rounded ? whole_sums.data() : nullptr}};
+    if (parts) product.sums.push_back({sums_again.data()});
+  }
   Arena counter(nullptr);
-  const MatrixMultiplier<Real> counting(product, threads, counter);
+  const MatrixMultiplier<T> counting(product, threads, counter);
   const std::unique_ptr<char, decltype(&std::free)> memory(
       static_cast<char*>(std::aligned_alloc(Arena::kAlignment, counter.used())), std::free);
   Arena arena(memory.get());
-  const MatrixMultiplier<Real> multiplier(product, threads, arena);
+  const MatrixMultiplier<T> multiplier(product, threads, arena);
   for (int thread = threads - 1; thread >= 0; --thread) multiplier.run(thread);
   const std::string name = "product " + std::to_string(rows) + " x " + std::to_string(columns.size()) + " factors x " +
-                           std::to_string(depth) + " on " + std::to_string(threads);
+                           std::to_string(depth) + " on " + std::to_string(threads) + (rounded ? ", rounded" : "");
   const double tolerance = (sizeof(Real) == 8 ? 1e-15 : 1e-6) * double(depth + 1);
+  const double half_ulp = !rounded ? 0 : std::is_same_v<T, Float16> ? 0x1p-11 : 0x1p-8;
+  const auto check = [&](double actual, double expected, const std::string& what) {
+    check_near(actual, expected, tolerance + half_ulp * std::abs(expected), what);
+  };
   const auto a_at = [&](int64_t row, int64_t k) {
-    return double(a[row * a_view.row_stride + k * a_view.column_stride]);
+    return number(a[row * a_view.row_stride + k * a_view.column_stride]);
   };
   for (int64_t row = 0; row < rows; ++row) {
     for (size_t i = 0; i < columns.size(); ++i) {
       for (int64_t column = 0; column < columns[i]; ++column) {
-        double sum = (biased ? double(bias[i][column]) : 0.0) + (add ? 1.0 : 0.0);
+        double sum = (biased ? number(bias[i][column]) : 0.0) + (add ? 1.0 : 0.0);
         for (int64_t k = 0; k < depth; ++k) {
-          sum += a_at(row, k) * double(b[i][b_by_columns ? column * depth + k : k * columns[i] + column]);
+          sum += a_at(row, k) * number(b[i][b_by_columns ? column * depth + k : k * columns[i] + column]);
         }
-        check_near(c[i][row * columns[i] + column], sum, tolerance, name);
+        const int64_t at = row * columns[i] + column;
+        check(rounded ? number(whole[i][at]) : double(c[i][at]), sum, name);
       }
     }
     if (!a_by_columns) continue;
     double sum = add ? 1.0 : 0.0;
     for (int64_t k = 0; k < depth; ++k) sum += a_at(row, k);
-    check_near(sums[row], sum, tolerance, name + ", sums");
-    check_near(sums_again[row], sum, tolerance, name + ", sums again");
+    check(rounded ? number(whole_sums[row]) : double(sums[row]), sum, name + ", sums");
+    if (parts) check_near(sums_again[row], sum, tolerance, name + ", sums again");
   }
 }
 
@@ -225,6 +255,28 @@ void products_of_a_matrix_with_several_are_right() {
   }
 }
 
+template <class T>
+void check_half_products() {
+  for (const bool rounded : {false, true}) {
+    for (const bool a_by_columns : {false, true}) {
+      for (const bool b_by_columns : {false, true}) {
+        check_products<T>(1, {1}, 1, a_by_columns, b_by_columns, 1, rounded);
+        check_products<T>(7, {70, 5}, 65, a_by_columns, b_by_columns, 2, rounded);
+        check_products<T>(33, {17}, 8, a_by_columns, b_by_columns, 2, rounded);
+        check_products<T>(130, {9}, 1025, a_by_columns, b_by_columns, 1, rounded);  // an odd number in each panel
+        check_products<T>(6, {5}, 0, a_by_columns, b_by_columns, 2, rounded);
+      }
+    }
+  }
+}
+void products_of_half_types_are_right() {
+  check_half_products<BFloat16>();
+  check_half_products<Float16>();
+#if defined(__AVX512F__)
+  if (__builtin_cpu_supports("avx512bf16")) check_half_products<PairedBFloat16>();
+#endif
+}
+
 }  // namespace
 
 int main() {
@@ -233,5 +285,6 @@ int main() {
       {"layers take weights of less memory", layers_take_weights_of_less_memory},
       {"products of matrices are right whatever their order", products_of_matrices_are_right_whatever_their_order},
       {"products of a matrix with several are right", products_of_a_matrix_with_several_are_right},
+      {"products of half types are right", products_of_half_types_are_right},
   });
 }
