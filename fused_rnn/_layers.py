@@ -136,6 +136,8 @@ def _run(
         whole = _arguments(x, joined, h_0, c_0, ragged)
         if _whole_layer.can_run(whole):
             return _whole_layer.run(cell, whole, directions, ragged.places, keep_cells=keep_cells)
+    if ragged.lengths is not None and ragged.places is None and torch.is_grad_enabled() and not only_run():
+        x = _whole_layer.without_padding(x, ragged.lengths)
     w_ih, w_hh, b_ih, b_hh, w_hr = joined[:5]
     stacked: list[Any] = [None if t is None else by_direction(t, directions) for t in (w_hh, b_hh, w_hr)]
     w_hh, b_hh, w_hr = stacked
@@ -249,18 +251,6 @@ def run_stack(
         h_last.append(h_n)
         c_last.append(c_n)
     return RecurrenceResult(x, torch.cat(h_last), torch.cat(c_last), _joined(cells))
-
-
-def without_padding(x: Tensor, lengths: Tensor) -> Tensor:
-    """X [T, B, I] with zeros beyond the lengths, where a gradient may be wanted.
-
-    The layers ignore the padding, whatever it holds, but the weight gradient of the first projection is a product with
-    all of x: there a NaN would outlive the zero that it meets.
-    """
-    if only_run() or not torch.is_grad_enabled():
-        return x
-    padding = torch.arange(x.shape[0], device=x.device).unsqueeze(1) >= lengths
-    return x.masked_fill(padding.unsqueeze(2), 0.0)
 
 
 def _joined(cells: Tensor) -> Tensor:

@@ -157,10 +157,11 @@ class LayerGradients(NamedTuple):
 
     d_x: Tensor  # [T, B, I]
     d_w_ih: Tensor  # [D*G*H, I]
-    d_w_hh: Tensor  # [D*G*H, H]
+    d_w_hh: Tensor  # [D*G*H, P]
     d_b_ih: Tensor  # [D*G*H], also that of b_hh where the cell is not split
     d_b_hh: Tensor  # [D*G*H], split cells
-    d_h_0: Tensor  # [D, B, H]
+    d_w_hr: Tensor  # [D*P, H]
+    d_h_0: Tensor  # [D, B, P]
     d_c_0: Tensor  # [D, B, H], two-state cells
 
 
@@ -169,20 +170,20 @@ def layer_backward(
     incoming: Sequence[Tensor | None],
     arguments: LayerArguments,
     kept: Sequence[Tensor],
-    needed: tuple[bool, bool, bool, bool],
+    needed: tuple[bool, bool, bool, bool, bool],
     *,
     over: bool,
 ) -> LayerGradients:
-    """All gradients of `layer` without projection, lengths and resets, float32 or float64.
+    """All gradients of `layer`.
 
-    Incoming are d_output, d_h_n, d_c_n, d_cells; kept are output, cells, saved; needed are x, w_ih, w_hh and the
-    biases. With `over` the gate gradients take the memory of what is saved.
+    Incoming are d_output, d_h_n, d_c_n, d_cells; kept are output, cells, saved, hidden; needed are x, w_ih, w_hh, the
+    biases and w_hr. With `over` the gate gradients take the memory of what is saved.
     """
-    x, w_ih, _, w_hh, _, _, h_0, c_0, _, _ = arguments
-    output, cells, saved = kept
-    either = (None, saved) if over else (saved, None)
+    x, w_ih, _, w_hh, _, w_hr, h_0, c_0, lengths, resets = arguments
+    output, cells, saved, hidden = kept
+    given = (*incoming, x, w_ih, w_hh, w_hr, output, cells, *((None, saved) if over else (saved, None)))
     return LayerGradients._make(
-        _layer_backward(cell, *incoming, x, w_ih, w_hh, output, cells, *either, h_0, c_0, *needed)
+        _layer_backward(cell, *given, None if w_hr is None else hidden, h_0, c_0, lengths, resets, *needed)
     )
 
 
@@ -267,18 +268,19 @@ def _backward_over_saved_shapes(cell: str, *given: Any) -> tuple[Tensor, ...]:
 
 @torch.library.register_fake("fused_rnn::layer_backward")  # type: ignore[untyped-decorator]
 def _layer_backward_shapes(cell: str, *given: Any) -> tuple[Tensor, ...]:
-    x, w_ih, w_hh, output = given[4:8]
-    need_x, need_w_ih, need_w_hh, need_bias = given[-4:]
+    x, w_ih, w_hh, w_hr, output = given[4:9]
+    need_x, need_w_ih, need_w_hh, need_bias, need_w_hr = given[-5:]
     spec, (_, batch, directions, width) = CELLS[cell], output.shape
-    state, bias = (directions, batch, width), w_ih.shape[:1]
+    bias, hidden_size = w_ih.shape[:1], width if w_hr is None else w_hr.shape[1]
     return (
         x.new_empty(x.shape if need_x else (0,)),
         x.new_empty(w_ih.shape if need_w_ih else (0,)),
         x.new_empty(w_hh.shape if need_w_hh else (0,)),
         x.new_empty(bias if need_bias else (0,)),
         x.new_empty(bias if need_bias and spec.split else (0,)),
-        x.new_empty(state),
-        x.new_empty(state if spec.states == 2 else (0,)),
+        x.new_empty(w_hr.shape if need_w_hr else (0,)),
+        x.new_empty((directions, batch, width)),
+        x.new_empty((directions, batch, hidden_size) if spec.states == 2 else (0,)),
     )
 
 

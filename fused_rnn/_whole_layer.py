@@ -81,6 +81,15 @@ def run(
     return RecurrenceResult._make(_ops.layer(cell, arguments, directions, keep_cells)[:4])
 
 
+def without_padding(x: Tensor, lengths: Tensor) -> Tensor:
+    """X [T, B, I] with zeros beyond the lengths, for a weight gradient that is a product with all of x.
+
+    There a NaN would outlive the zero that it meets.
+    """
+    padding = torch.arange(x.shape[0], device=x.device).unsqueeze(1) >= lengths
+    return x.masked_fill(padding.unsqueeze(2), 0.0)
+
+
 class _Layer(Function):
     """The differentiable layer. Its backward pass gives second derivatives by the recurrence's own node."""
 
@@ -103,8 +112,10 @@ class _Layer(Function):
         saved = ctx.saved_tensors  # once: a recomputation unpacks each tensor once
         given, places, results = LayerArguments._make(saved[:_GIVEN]), saved[_GIVEN], saved[_GIVEN + 1 :]
         need: Any = LayerArguments._make(ctx.needs_input_grad[3:])
-        if _can_be_one_call(given, places) and not torch.is_grad_enabled() and not are_mapped(incoming):
+        if _can_be_one_call(given) and not torch.is_grad_enabled() and not are_mapped(incoming):
             return (None, None, None, *_gradients_by_one_call(ctx.cell, given, need, incoming, results))
+        if given.lengths is not None and places is None:
+            given = given._replace(x=without_padding(given.x, given.lengths))
         # The biases have one gradient where the gates have.
         split = _ops.CELLS[ctx.cell].split
         need_bias = need.b_ih or (need.b_hh and not split)
@@ -119,15 +130,10 @@ class _Layer(Function):
         return (None, None, None, d_x, d_w_ih, d_b_ih, d_w_hh, d_b_hh, d_w_hr, d_h_0, d_c_0, None, None)
 
 
-def _can_be_one_call(given: LayerArguments, places: Tensor | None) -> bool:
-    x, w_ih = given.x, given.w_ih
-    return (
-        given.w_hr is None
-        and given.lengths is None
-        and given.resets is None
-        and places is None
-        and are_ours(x.dtype, x.shape[0] * x.shape[1], *w_ih.shape)
-        and are_ours(x.dtype, x.shape[0] * x.shape[1], *given.w_hh.shape)
+def _can_be_one_call(given: LayerArguments) -> bool:
+    x = given.x
+    return all(
+        w is None or are_ours(x.dtype, x.shape[0] * x.shape[1], *w.shape) for w in (given.w_ih, given.w_hh, given.w_hr)
     )
 
 
@@ -135,11 +141,11 @@ def _gradients_by_one_call(
     cell: str, given: LayerArguments, need: LayerArguments, incoming: Sequence[Any], results: Sequence[Tensor]
 ) -> tuple[Tensor | None, ...]:
     """Those of `LayerArguments`."""
-    wanted: Any = (need.x, need.w_ih, need.w_hh, need.b_ih or need.b_hh)
+    wanted: Any = (need.x, need.w_ih, need.w_hh, need.b_ih or need.b_hh, need.w_hr)
     over = _may_write_over(cell)
-    found = _ops.layer_backward(cell, incoming, given, results[:3], wanted, over=over)
+    found = _ops.layer_backward(cell, incoming, given, results, wanted, over=over)
     d_b_hh = found.d_b_hh if _ops.CELLS[cell].split else found.d_b_ih
-    gradients = (found.d_x, found.d_w_ih, found.d_b_ih, found.d_w_hh, d_b_hh, None, found.d_h_0, found.d_c_0)
+    gradients = (found.d_x, found.d_w_ih, found.d_b_ih, found.d_w_hh, d_b_hh, found.d_w_hr, found.d_h_0, found.d_c_0)
     return (*(d if each else None for d, each in zip(gradients, need, strict=False)), None, None)
 
 

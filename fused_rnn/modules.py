@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from fused_rnn._layers import Ragged, makes_gates, run_layer, run_stack, run_unchecked, step_unchecked, without_padding
+from fused_rnn._layers import Ragged, makes_gates, run_layer, run_stack, run_unchecked, step_unchecked
 from fused_rnn._packed import gather_steps, pad, permuted
 from fused_rnn._parameters import (
     BATCH_FIRST_FORMS,
@@ -213,7 +213,6 @@ class RecurrentLayer(_Unscriptable, torch.nn.RNNBase):
         h_0, c_0 = self._checked(x, states, batch_first=self.batch_first)
         if lengths is not None:
             lengths = check_lengths(lengths, x, batched=batched, batch_first=self.batch_first)
-            x = without_padding(x, lengths)
         if resets is not None:
             resets = check_resets(resets, x, batched=batched, batch_first=self.batch_first)
         return x, h_0, c_0, Ragged(lengths, resets)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import fused_rnn
-from fused_rnn import _ops, _products
+from fused_rnn import _ops, _products, _whole_layer
 from fused_rnn._tensors import HALF_TYPES
 
 SIZES = 96, 128, 96  # above _WORTH_IT
@@ -170,7 +170,10 @@ def test_half_types_that_torch_is_slow_with_are_ours(
     torch.testing.assert_close(wide.double(), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_the_gradients_of_rows_with_lengths_are_made_by_it(calls: list[tuple[Any, ...]]) -> None:
+def test_gradients_by_several_calls_are_made_by_it(
+    calls: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_whole_layer, "_can_be_one_call", lambda _: False)
     layer, x = fused_rnn.GRU(64, 64), torch.randn(32, 16, 64, requires_grad=True)
     expected = torch.nn.GRU(64, 64)
     expected.load_state_dict(layer.state_dict())

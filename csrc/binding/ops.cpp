@@ -204,7 +204,7 @@ BackwardResult run_backward(const std::string& cell, const OptionalTensor& d_out
   if (!output.is_cpu()) {
     run_on_cuda(p, views, allocate, w_hh, w_hr, allow_tf32);
   } else if (make_work) {
-    run_with_work(p, views, make_work(d_gates, d_gates_h));
+    run_with_work(p, views, make_work(d_gates, d_gates_h, d_projected));
   } else {
     run_on_cpu(active_cpu_unit().backward, p, views);
   }

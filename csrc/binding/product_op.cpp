@@ -28,7 +28,7 @@ Tensor product(const Tensor& left, const Tensor& right, const OptionalTensor& bi
                     .depth = depth,
                     .a = {left.const_data_ptr(), left.stride(0), left.stride(1)},
                     .factors = {{.columns = columns,
-                                 .b = {{depth, {right.const_data_ptr(), right.stride(0), right.stride(1)}}},
+                                 .b = {right.const_data_ptr(), right.stride(0), right.stride(1)},
                                  .bias = dense.has_value() ? dense->const_data_ptr() : nullptr,
                                  .c = sums.numel() > 0 ? sums.mutable_data_ptr() : nullptr,
                                  .rounded = round ? result.mutable_data_ptr() : nullptr}}}});

@@ -50,8 +50,10 @@ OptionalTensor set_ragged(Views& views, const Checker& check, const Problem& p, 
   return lengths;
 }
 
-// Makes the work on the gate gradients of a backward pass, given where they will lie (d_gates_h of cells that split).
-using MakeGradientWork = std::function<GradientWork(const Tensor& d_gates, const Tensor& d_gates_h)>;
+// Makes the work on the gradients of a backward pass, given where they will lie: d_gates, d_gates_h of cells that split
+// and d_projected with a projection.
+using MakeGradientWork =
+    std::function<GradientWork(const Tensor& d_gates, const Tensor& d_gates_h, const Tensor& d_projected)>;
 
 template <class Views>
 void run_on_cpu(const Schedule<Views>& schedule, const Problem& problem, const Views& views) {

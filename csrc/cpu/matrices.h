@@ -16,19 +16,15 @@ struct MatrixView {  // strides in elements, any
   int64_t column_stride;
 };
 
-struct MatrixRows {
-  int64_t count;
-  MatrixView view;  // without data: zeros
-};
-
 // One of the matrices that A is multiplied with, and where the product goes.
 struct RightFactor {
   int64_t columns;
-  std::vector<MatrixRows> b;   // [depth, columns], in runs of rows that lie in different places
-  const void* bias = nullptr;  // [columns], contiguous, or null
-  void* c;                     // [rows, columns], contiguous, of sums; null where `rounded` is all that is needed of it
-  bool add = false;            // C += A B instead, after the product before it in a list that has the same C
-  void* rounded = nullptr;     // where the complete C goes instead, in the type of A and B
+  MatrixView b = {};                    // [depth, columns]
+  const void* const* b_rows = nullptr;  // or where each row of it lies, contiguous; null: zeros
+  const void* bias = nullptr;           // [columns], contiguous, or null
+  void* c;                  // [rows, columns], contiguous, of sums; null where `rounded` is all that is needed of it
+  bool add = false;         // C += A B instead, after the product before it in a list that has the same C
+  void* rounded = nullptr;  // where the complete C goes instead, in the type of A and B
 };
 
 // The sums of the rows of a matrix.
@@ -42,6 +38,10 @@ struct MatrixProduct {
   int64_t rows;
   int64_t depth;  // of the reduction
   MatrixView a;   // [rows, depth]
+  // The columns of A and rows of B that the reduction takes, and no others; null: the first ones. B's rows are then
+  // contiguous.
+  const int64_t* terms = nullptr;
+  const uint8_t* filled = nullptr;  // [rows]: the others of A are zeros; null: none is
   std::vector<RightFactor> factors;
   std::vector<RowSums> sums = {};  // of A's rows, which then lie side by side (row_stride 1): the same, here and there
   bool add_sums = false;           // to what is there

@@ -45,7 +45,7 @@ class MatrixMultiplier {
       blocks_ += count, columns += factor.columns;
     }
     share_rows_ = p_.rows >= columns;
-    as_it_lies_ = std::is_same_v<T, Row> && p_.a.column_stride == 1 && p_.depth % kTerms == 0;
+    as_it_lies_ = std::is_same_v<T, Row> && p_.a.column_stride == 1 && p_.terms == nullptr && p_.depth % kTerms == 0;
     b_size_ = multiplications<Weight>(kPanelDepth) * Columns::kUnits * (blocks_ < kBlocks ? blocks_ : kBlocks);
     b_ = arena.take<Weight>(threads * b_size_);
     if (!as_it_lies_) a_ = arena.take<Row>(threads * kRows * kStride);
@@ -54,7 +54,7 @@ class MatrixMultiplier {
 
   void run(int thread) const {
     const Range all{0, blocks_};
-    const Range own_rows = share_rows_ ? part_of({0, p_.rows}, threads_, thread) : Range{0, p_.rows};
+    const Range own_rows = share_rows_ ? rows_of(thread) : Range{0, p_.rows};
     const Range own_blocks = share_rows_ ? all : part_of(all, threads_, thread);
     if (own_rows.size() == 0 || (own_blocks.size() == 0 && blocks_ > 0)) return;
     int64_t first = own_blocks.begin;
@@ -81,6 +81,20 @@ class MatrixMultiplier {
     Range blocks;  // of all the factors' blocks, one after the other
   };
 
+  // A part of the rows: of those that are not zeros, as many as any other.
+  Range rows_of(int thread) const {
+    if (p_.filled == nullptr) return part_of({0, p_.rows}, threads_, thread);
+    int64_t filled = 0;
+    for (int64_t row = 0; row < p_.rows; ++row) filled += p_.filled[row];
+    const Range own = part_of({0, filled}, threads_, thread);
+    const auto row_after = [&](int64_t count) {
+      int64_t row = 0;
+      for (; count > 0; ++row) count -= p_.filled[row];
+      return row;
+    };
+    return {row_after(own.begin), thread == threads_ - 1 ? p_.rows : row_after(own.end)};
+  }
+
   // Terms of the reduction, cut between two multiplications.
   Range panel_of(int64_t panel, int64_t panels) const {
     const Range some = part_of({0, multiplications<Weight>(p_.depth)}, panels, panel);
@@ -88,8 +102,10 @@ class MatrixMultiplier {
   }
   bool is_last(Range terms) const { return terms.end == p_.depth; }
 
+  int64_t term(int64_t k) const { return p_.terms == nullptr ? k : p_.terms[k]; }
+
   const T* a_at(int64_t row, int64_t k) const {
-    return static_cast<const T*>(p_.a.data) + row * p_.a.row_stride + k * p_.a.column_stride;
+    return static_cast<const T*>(p_.a.data) + row * p_.a.row_stride + term(k) * p_.a.column_stride;
   }
 
   // Calls visit(factor, those of some blocks that are its own).
@@ -120,51 +136,38 @@ class MatrixMultiplier {
     }
   }
 
-  // Some rows of a block of B, from wherever they lie.
-  void pack_rows(const RightFactor& f, int64_t block, Range rows, Weight* to) const {
-    int64_t begin = 0;
-    for (const MatrixRows& run : f.b) {
-      const int64_t end = begin + run.count;
-      Range own{std::max(rows.begin, begin), std::min(rows.end, end)};
-      if constexpr (kTerms > 1) {
-        if (own.begin < own.end && (own.begin - rows.begin) % kTerms != 0) {
-          // The first rows share a multiplication with the last ones of another run.
-          const int64_t first = own.begin - (own.begin - rows.begin) % kTerms;
-          pack_across_runs(f, block, {first, std::min(first + kTerms, rows.end)}, packed_row(to, first - rows.begin));
-          own.begin = first + kTerms;
+  // Some rows of a block of B.
+  void pack_rows(const RightFactor& f, int64_t block, Range terms, Weight* to) const {
+    if (f.b_rows == nullptr && p_.terms == nullptr) {
+      const T* data = static_cast<const T*>(f.b.data) + terms.begin * f.b.row_stride;
+      const PackSource<T> source{data,           f.columns,    0,           f.b.column_stride, 1, 0,
+                                 f.b.row_stride, terms.size(), terms.size()};
+      return pack_block<1, Columns::kVectors>(source, block, to);
+    }
+    for (int vector = 0; vector < Columns::kVectors; ++vector) {
+      const int64_t column = (block * Columns::kVectors + vector) * kLanes;
+      Weight* out = to + vector * kLanes;
+      visit_lanes<Real>(f.columns - column, [&](auto count) {
+        for (int64_t k = terms.begin; k < terms.end; k += kTerms, out += Columns::kUnits) {
+          V rows[kTerms];
+          for (int i = 0; i < kTerms; ++i) rows[i] = load_row(f, k + i, terms.end, column, count);
+          Terms<Weight>::pack(rows, out);
         }
-      }
-      if (own.begin < own.end) {
-        const auto* data = static_cast<const T*>(run.view.data);
-        const int64_t size = data == nullptr ? 0 : own.size();
-        if (data != nullptr) data += (own.begin - begin) * run.view.row_stride;
-        const PackSource<T> source{data, f.columns, 0, run.view.column_stride, 1, 0, run.view.row_stride,
-                                   size, own.size()};
-        pack_block<1, Columns::kVectors>(source, block, packed_row(to, own.begin - rows.begin));
-      }
-      begin = end;
+      });
+      if (f.columns > column) continue;
+      const V zeros[kTerms] = {};
+      for (int64_t k = terms.begin; k < terms.end; k += kTerms, out += Columns::kUnits) Terms<Weight>::pack(zeros, out);
     }
   }
 
-  static Weight* packed_row(Weight* block, int64_t row) { return block + row / kTerms * Columns::kUnits; }
-
-  // The rows of one multiplication.
-  void pack_across_runs(const RightFactor& f, int64_t block, Range rows, Weight* to) const {
-    const int64_t column = block * Columns::kUnits, count = std::min<int64_t>(f.columns - column, Columns::kUnits);
-    T together[kTerms * Columns::kUnits] = {};
-    int64_t begin = 0;
-    for (const MatrixRows& run : f.b) {
-      const Range own{std::max(rows.begin, begin), std::min(rows.end, begin + run.count)};
-      for (int64_t row = own.begin; row < own.end && run.view.data != nullptr; ++row) {
-        const T* from = static_cast<const T*>(run.view.data) + (row - begin) * run.view.row_stride;
-        for (int64_t i = 0; i < count; ++i) {
-          together[(row - rows.begin) * Columns::kUnits + i] = from[(column + i) * run.view.column_stride];
-        }
-      }
-      begin += run.count;
-    }
-    const PackSource<T> source{together, Columns::kUnits, 0, 1, 1, 0, Columns::kUnits, kTerms, kTerms};
-    pack_block<1, Columns::kVectors>(source, 0, to);
+  // A vector of a row of B from some column on; zeros from `end` on.
+  template <class Count>
+  FUSED_RNN_INLINE V load_row(const RightFactor& f, int64_t k, int64_t end, int64_t column, Count count) const {
+    if (k >= end) return V(0);
+    const int64_t row = term(k);
+    const T* from = f.b_rows != nullptr ? static_cast<const T*>(f.b_rows[row])
+                                        : static_cast<const T*>(f.b.data) + row * f.b.row_stride;
+    return from == nullptr ? V(0) : load<T>(from + column, count);
   }
 
   // A panel of A times a panel of B.
@@ -182,8 +185,8 @@ class MatrixMultiplier {
       const bool first = k == 0 && !f.add;
       const int64_t column = (blocks.begin - factor.blocks.begin) * Columns::kUnits;
       const int64_t corner = rows.begin * f.columns + column;
-      const BatchRows<Real> c = rows_of<Real>(f.c, corner, f.columns);
-      const BatchRows<T> rounded = rows_of<T>(is_last(terms) ? f.rounded : nullptr, corner, f.columns);
+      const BatchRows<Real> c = corner_of<Real>(f.c, corner, f.columns);
+      const BatchRows<T> rounded = corner_of<T>(is_last(terms) ? f.rounded : nullptr, corner, f.columns);
       const Product<Weight> product{b_of(thread, some.begin, blocks.begin, depth),
                                     f.bias != nullptr && k == 0 ? bias_of(thread, some.begin, blocks.begin) : nullptr,
                                     multiplications<Weight>(depth) * Columns::kUnits,
@@ -194,7 +197,7 @@ class MatrixMultiplier {
       const auto announce = [&](const auto& tile) {
         if (c) prefetch_tile<Columns::kVectors, true>(tile, 1, 0, c);
         if (rounded) prefetch_tile<Columns::kVectors, true>(tile, 1, 0, rounded);
-        return true;
+        return p_.filled == nullptr || any_row(tile, [&](int64_t row) { return p_.filled[rows.begin + row] != 0; });
       };
       const auto update = [&](const auto& tile) {
         for_each_vector<Columns::kVectors>(tile, f.columns - column, kNoRow,
@@ -214,15 +217,20 @@ class MatrixMultiplier {
     Row* packed = a_ + thread * kRows * kStride;
     for (int64_t k = terms.begin; k < terms.end; k += kLanes) {
       const int count = static_cast<int>(std::min<int64_t>(terms.end - k, kLanes));
-      pack_vector(a_at(rows.begin, k), p_.a.column_stride, count, p_.a.row_stride, rows.size(),
-                  packed + k - terms.begin, kStride);
+      Row* to = packed + k - terms.begin;
+      if (p_.terms == nullptr) {
+        pack_vector(a_at(rows.begin, k), p_.a.column_stride, count, p_.a.row_stride, rows.size(), to, kStride);
+      } else {
+        pack_transposed<T>([&](int lane) { return a_at(rows.begin, k + lane); }, count, p_.a.row_stride, rows.size(),
+                           to, kStride);
+      }
     }
     return packed;
   }
 
   // Null where `first` is.
   template <class Element>
-  static BatchRows<Element> rows_of(void* first, int64_t corner, int64_t columns) {
+  static BatchRows<Element> corner_of(void* first, int64_t corner, int64_t columns) {
     if (first == nullptr) return {};
     return {static_cast<Element*>(first) + corner, columns};
   }

@@ -49,35 +49,27 @@ FUSED_RNN_INLINE void transpose(V (&rows)[V::kLanes]) {
   }
 }
 
-// Packs `size` reduction indices of one vector of units: to[k * to_stride + lane] = from[k, unit + lane], or as many
-// indices side by side as a multiplication takes; the last is filled up with zeros.
-template <class T, class W>
-void pack_vector(const T* from, int64_t unit_stride, int count, int64_t reduction_stride, int64_t size, W* to,
-                 int64_t to_stride) {
+// Packs `size` reduction indices of one vector of units, whose lanes begin at lane_at(lane): to[k * to_stride + lane] =
+// lane_at(lane)[k], or as many indices side by side as a multiplication takes; the last is filled up with zeros.
+template <class T, class W, class LaneAt>
+FUSED_RNN_INLINE void pack_transposed(const LaneAt& lane_at, int count, int64_t reduction_stride, int64_t size, W* to,
+                                      int64_t to_stride) {
   using V = Vec<RealOf<T>>;
   constexpr int kLanes = V::kLanes, kTerms = Terms<W>::kCount;
-  if (unit_stride == 1) {
-    for (int64_t k = 0; k < size; k += kTerms) {
-      V terms[kTerms] = {load<T>(from + k * reduction_stride, count)};
-      for (int i = 1; i < kTerms; ++i) {
-        terms[i] = k + i < size ? load<T>(from + (k + i) * reduction_stride, count) : V(0);
-      }
-      Terms<W>::pack(terms, to + k / kTerms * to_stride);
-    }
-    return;
-  }
   for (int64_t begin = 0; begin < size; begin += kLanes) {
     const int here = static_cast<int>(size - begin < kLanes ? size - begin : kLanes);
-    const T* corner = from + begin * reduction_stride;
     V square[kLanes];
     for (int lane = 0; lane < kLanes; ++lane) {
       if (lane >= count) {
         square[lane] = V(0);
-      } else if (reduction_stride == 1) {
-        square[lane] = load<T>(corner + lane * unit_stride, here);
+        continue;
+      }
+      const T* from = lane_at(lane) + begin * reduction_stride;
+      if (reduction_stride == 1) {
+        square[lane] = load<T>(from, here);
       } else {
         T gathered[kLanes] = {};
-        for (int k = 0; k < here; ++k) gathered[k] = corner[k * reduction_stride + lane * unit_stride];
+        for (int k = 0; k < here; ++k) gathered[k] = from[k * reduction_stride];
         square[lane] = Storage<T>::load(gathered);
       }
     }
@@ -88,6 +80,25 @@ void pack_vector(const T* from, int64_t unit_stride, int count, int64_t reductio
       Terms<W>::pack(terms, to + (begin + k) / kTerms * to_stride);
     }
   }
+}
+
+// The same where the lanes are equally far from each other, which may be side by side.
+template <class T, class W>
+void pack_vector(const T* from, int64_t unit_stride, int count, int64_t reduction_stride, int64_t size, W* to,
+                 int64_t to_stride) {
+  using V = Vec<RealOf<T>>;
+  constexpr int kTerms = Terms<W>::kCount;
+  if (unit_stride == 1) {
+    for (int64_t k = 0; k < size; k += kTerms) {
+      V terms[kTerms] = {load<T>(from + k * reduction_stride, count)};
+      for (int i = 1; i < kTerms; ++i) {
+        terms[i] = k + i < size ? load<T>(from + (k + i) * reduction_stride, count) : V(0);
+      }
+      Terms<W>::pack(terms, to + k / kTerms * to_stride);
+    }
+    return;
+  }
+  pack_transposed<T>([&](int lane) { return from + lane * unit_stride; }, count, reduction_stride, size, to, to_stride);
 }
 
 // Packs one block: [reduction][vector * Groups + group][lanes]; lanes beyond the last unit are zeros.

@@ -131,19 +131,6 @@ void layers_take_weights_of_less_memory() {
   check_sizes<GruCell, BFloat16>();
 }
 
-// The rows of a matrix as one run; several rows as three runs, of which the second one becomes zeros.
-template <class T>
-std::vector<MatrixRows> in_runs(const MatrixView& view, int64_t rows, std::vector<T>& elements) {
-  if (rows < 3) return {{rows, view}};
-  const int64_t first = rows / 3, zeros = rows - 2 * first;
-  const auto at = [&](int64_t row) { return elements.data() + row * view.row_stride; };
-  for (int64_t row = first; row < first + zeros; ++row) {
-    const int64_t columns = static_cast<int64_t>(elements.size()) / rows;
-    for (int64_t column = 0; column < columns; ++column) at(row)[column * view.column_stride] = T{};
-  }
-  return {{first, view}, {zeros, {}}, {first, {at(first + zeros), view.row_stride, view.column_stride}}};
-}
-
 // Numbers of a type that may be smaller than the one it is computed in.
 template <class T>
 std::vector<T> stored(const std::vector<RealOf<T>>& values) {
@@ -156,34 +143,58 @@ double number(const T& stored) {
   return load<T>(&stored, 1).parts[0][0];
 }
 
+enum class Reduction { kAll, kListed };
+
 // Products of one matrix with as many as there are numbers of columns, and the sums of its rows where they lie side by
-// side. Half types get all results rounded, or leave the sums; what is not needed on the way is not there.
+// side. Half types get all results rounded, or leave the sums; what is not needed on the way is not there. Listed terms
+// are two of three, with rows of B that lie anywhere, some zero, and rows of A that are said to be zeros.
 template <class T>
 void check_products(int64_t rows, const std::vector<int64_t>& columns, int64_t depth, bool a_by_columns,
-                    bool b_by_columns, int threads, bool rounded = false) {
+                    bool b_by_columns, int threads, bool rounded = false, Reduction reduction = Reduction::kAll) {
   using Real = RealOf<T>;
   Random random(9);
+  const bool listed = reduction == Reduction::kListed;
+  const int64_t all = listed ? 3 * (depth / 2 + 1) : depth;  // columns of A
+  const auto term = [&](int64_t k) { return listed ? k + k / 2 : k; };
+  const auto is_zero = [&](int64_t row) { return listed && row % 5 == 2; };  // of B
+  std::vector<int64_t> list(depth);
+  for (int64_t k = 0; k < depth; ++k) list[k] = term(k);
   const auto draw = [&](int64_t count) { return stored<T>(numbers<Real>(random, count, -1, 1)); };
-  const auto a = draw(rows * depth);
-  const MatrixView a_view{a.data(), a_by_columns ? 1 : depth, a_by_columns ? rows : 1};
+  auto a = draw(rows * all);
+  const MatrixView a_view{a.data(), a_by_columns ? 1 : all, a_by_columns ? rows : 1};
+  std::vector<uint8_t> filled(rows, 1);
+  for (int64_t row = 0; row < rows && listed; ++row) {
+    filled[row] = row / 8 % 2 == 0 && row % 3 != 1;
+    for (int64_t k = 0; k < all && filled[row] == 0; ++k) a[row * a_view.row_stride + k * a_view.column_stride] = T{};
+  }
   const bool biased = rows % 2 == 1, add = rows % 3 == 0;
   const bool parts = !rounded || add || depth > kPanelDepth;
   const Real before = add ? Real(1) : Real(NAN);
   std::vector<std::vector<T>> b, bias, whole;
+  std::vector<std::vector<const void*>> b_rows(columns.size());
   std::vector<std::vector<Real>> c;
   std::vector<Real> sums(rows, before), sums_again(rows, before);
   std::vector<T> whole_sums(rows);
-  MatrixProduct product{.rows = rows, .depth = depth, .a = a_view, .factors = {}, .add_sums = add};
+  MatrixProduct product{.rows = rows,
+                        .depth = depth,
+                        .a = a_view,
+                        .terms = listed ? list.data() : nullptr,
+                        .filled = listed ? filled.data() : nullptr,
+                        .factors = {},
+                        .add_sums = add};
   for (const int64_t count : columns) {
-    b.push_back(draw(depth * count));
+    b.push_back(draw(all * count));
     bias.push_back(draw(count));
     c.emplace_back(rows * count, before);
     whole.emplace_back(rows * count);
   }
   for (size_t i = 0; i < columns.size(); ++i) {
-    const MatrixView view{b[i].data(), b_by_columns ? 1 : columns[i], b_by_columns ? depth : 1};
+    for (int64_t row = 0; row < all; ++row) {
+      b_rows[i].push_back(is_zero(row) ? nullptr : b[i].data() + row * columns[i]);
+    }
     product.factors.push_back({.columns = columns[i],
-                               .b = in_runs(view, depth, b[i]),
+                               .b = {b[i].data(), b_by_columns ? 1 : columns[i], b_by_columns ? all : 1},
+                               .b_rows = listed && i % 2 == 0 ? b_rows[i].data() : nullptr,
                                .bias = biased ? bias[i].data() : nullptr,
                                .c = parts ? c[i].data() : nullptr,
                                .add = add,
@@ -215,7 +226,8 @@ void check_products(int64_t rows, const std::vector<int64_t>& columns, int64_t d
       for (int64_t column = 0; column < columns[i]; ++column) {
         double sum = (biased ? number(bias[i][column]) : 0.0) + (add ? 1.0 : 0.0);
         for (int64_t k = 0; k < depth; ++k) {
-          sum += a_at(row, k) * number(b[i][b_by_columns ? column * depth + k : k * columns[i] + column]);
+          if (is_zero(term(k)) && i % 2 == 0) continue;
+          sum += a_at(row, term(k)) * number(b[i][b_by_columns ? column * all + k : term(k) * columns[i] + column]);
         }
         const int64_t at = row * columns[i] + column;
         check(rounded ? number(whole[i][at]) : double(c[i][at]), sum, name);
@@ -223,7 +235,7 @@ void check_products(int64_t rows, const std::vector<int64_t>& columns, int64_t d
     }
     if (!a_by_columns) continue;
     double sum = add ? 1.0 : 0.0;
-    for (int64_t k = 0; k < depth; ++k) sum += a_at(row, k);
+    for (int64_t k = 0; k < depth; ++k) sum += a_at(row, term(k));
     check(rounded ? number(whole_sums[row]) : double(sums[row]), sum, name + ", sums");
     if (parts) check_near(sums_again[row], sum, tolerance, name + ", sums again");
   }
@@ -244,6 +256,17 @@ void products_of_matrices_are_right_whatever_their_order() {
   }
 }
 
+template <class T>
+void check_listed_products(bool a_by_columns, int threads, bool rounded) {
+  const auto check = [&](int64_t rows, const std::vector<int64_t>& columns, int64_t depth) {
+    check_products<T>(rows, columns, depth, a_by_columns, false, threads, rounded, Reduction::kListed);
+  };
+  check(1, {1}, 1);
+  check(50, {40, 33}, 71);
+  check(130, {20}, 1025);  // an odd number in each panel
+  check(5, {9, 3}, 0);
+}
+
 void products_of_a_matrix_with_several_are_right() {
   for (const bool a_by_columns : {false, true}) {
     for (const int threads : {1, 2, 5}) {
@@ -251,6 +274,8 @@ void products_of_a_matrix_with_several_are_right() {
       check_products<float>(6, {5, 1040, 3}, 600, a_by_columns, true, threads);  // more than a panel
       check_products<double>(3, {20, 31}, 0, a_by_columns, false, threads);
       check_products<double>(260, {}, 530, a_by_columns, false, threads);  // the sums alone
+      check_listed_products<float>(a_by_columns, threads, false);
+      check_listed_products<double>(a_by_columns, threads, false);
     }
   }
 }
@@ -266,6 +291,7 @@ void check_half_products() {
         check_products<T>(130, {9}, 1025, a_by_columns, b_by_columns, 1, rounded);  // an odd number in each panel
         check_products<T>(6, {5}, 0, a_by_columns, b_by_columns, 2, rounded);
       }
+      check_listed_products<T>(a_by_columns, 2, rounded);
     }
   }
 }
