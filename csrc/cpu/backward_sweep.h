@@ -74,7 +74,7 @@ class BackwardSweep {
   };
 
   void run(int thread, const Between& between) const {
-    const Share share = barriers_.share_of(thread, p_.directions, p_.batch);
+    const Share share = barriers_.share_of(thread, p_, v_);
     weights_.pack(thread, threads_);
     for (int64_t d = share.directions.begin; d < share.directions.end; ++d) initialize(share, d);
     barriers_.wait_for_team();  // packed weights, zeroed padding and initial carries are complete

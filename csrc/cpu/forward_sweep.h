@@ -62,7 +62,7 @@ class ForwardSweep {
   void before_team() const { barriers_.reset(); }
 
   void run(int thread) const {
-    const Share share = barriers_.share_of(thread, p_.directions, p_.batch);
+    const Share share = barriers_.share_of(thread, p_, v_);
     weights_.pack(thread, threads_);
     for (int64_t d = share.directions.begin; d < share.directions.end; ++d) load_initial(share, d);
     barriers_.wait_for_team();  // packed weights and initial states are complete

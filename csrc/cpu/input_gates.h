@@ -52,7 +52,7 @@ class InputGates {
   using Made = GateRows<Real, Units::kColumns>;
 
   InputGates(const Problem& problem, const ForwardViews& views, const Plan& plan, Arena& arena)
-      : p_(problem), v_(views), steps_(problem.time_steps) {
+      : p_(problem), v_(views), plan_(plan), steps_(problem.time_steps) {
     if (!made()) return;
     x_stride_ = (p_.input_size + kLanes - 1) / kLanes * kLanes;
     const int64_t rows = (p_.batch + plan.row_parts - 1) / plan.row_parts;
@@ -60,10 +60,11 @@ class InputGates {
     const int64_t row_bytes = x_stride_ * int64_t{sizeof(Row)} + blocks * kRow * int64_t{sizeof(Real)};
     const int64_t most_rows = std::max<int64_t>(kBytes / row_bytes, kLeastRows);
     steps_ = std::max<int64_t>(std::min(p_.time_steps, most_rows / std::max<int64_t>(rows, 1)), 1);
-    x_size_ = steps_ * rows * x_stride_;
-    gates_size_ = steps_ * rows * blocks * kRow;
-    x_ = arena.take<Row>(plan.threads() * x_size_);
-    gates_ = arena.take<Real>(plan.threads() * gates_size_);
+    x_size_ = steps_ * x_stride_;
+    gates_size_ = steps_ * blocks * kRow;
+    const int64_t all_rows = plan.direction_parts * plan.unit_parts * p_.batch;  // however the threads share them
+    x_ = arena.take<Row>(all_rows * x_size_);
+    gates_ = arena.take<Real>(all_rows * gates_size_);
   }
 
   // Steps that are made at once; all where the gates are given.
@@ -76,7 +77,7 @@ class InputGates {
     const Range blocks = blocks_of(share);
     const int64_t rows = share.rows.size();
     const Rows x = rows_of_x(thread, share, d, begin, count);
-    Real* gates = gates_ + thread * gates_size_;
+    Real* gates = gates_ + first_row(thread, share) * gates_size_;
     const auto wanted = [&](const auto& tile) {
       return v_.lengths == nullptr || any_row(tile, [&](int64_t index) {
                const int64_t t = time_of(d, begin + index / rows);
@@ -106,8 +107,8 @@ class InputGates {
   Made of_step(int thread, const Share& share, int64_t index, int64_t count) const {
     if (!made()) return {};
     const int64_t rows = share.rows.size();
-    return {gates_ + thread * gates_size_ + index * rows * kRow, count * rows * kRow, blocks_of(share).begin,
-            share.rows.begin};
+    return {gates_ + first_row(thread, share) * gates_size_ + index * rows * kRow, count * rows * kRow,
+            blocks_of(share).begin, share.rows.begin};
   }
 
  private:
@@ -126,7 +127,7 @@ class InputGates {
         return {at<T>(v_.x, time_of(d, begin), share.rows.begin, 0), rows == 1 ? step : row};
       }
     }
-    Row* x = x_ + thread * x_size_;
+    Row* x = x_ + first_row(thread, share) * x_size_;
     for (int64_t s = 0; s < count; ++s) {
       const int64_t t = time_of(d, begin + s);
       for (int64_t row = 0; row < rows; ++row) copy(t, share.rows.begin + row, x + (s * rows + row) * x_stride_);
@@ -135,6 +136,13 @@ class InputGates {
   }
 
   bool made() const { return p_.input_size > 0; }
+
+  // Of a thread's own rows in the buffers of all.
+  int64_t first_row(int thread, const Share& share) const {
+    const int64_t direction_part = thread / (plan_.row_parts * plan_.unit_parts);
+    return (direction_part * plan_.unit_parts + share.unit_part) * p_.batch + share.rows.begin;
+  }
+
   int64_t time_of(int64_t d, int64_t s) const { return d == 0 ? s : p_.time_steps - 1 - s; }
   Range blocks_of(const Share& share) const { return share.blocks_of(Units::count(p_.hidden_size)); }
 
@@ -151,8 +159,9 @@ class InputGates {
 
   const Problem& p_;
   const ForwardViews& v_;
+  Plan plan_;
   int64_t steps_;
-  int64_t x_stride_ = 0, x_size_ = 0, gates_size_ = 0;  // elements: of a row of x; of one thread's buffers
+  int64_t x_stride_ = 0, x_size_ = 0, gates_size_ = 0;  // elements: of a row of x; of a row in the buffers
   Row* x_ = nullptr;                                    // [threads][steps][rows][x_stride]
   Real* gates_ = nullptr;                               // [threads][blocks][steps][rows][columns][lanes]
 };

@@ -71,7 +71,7 @@ class RowBackward {
   void before_team() const { barriers_.reset(); }
 
   void run(int thread) const {
-    const Share share = barriers_.share_of(thread, p_.directions, p_.batch);
+    const Share share = barriers_.share_of(thread, p_, v_);
     weights_.pack(thread, threads_);
     if (thread == 0) parameters_.load();
     const Scratch scratch = scratch_of(thread);

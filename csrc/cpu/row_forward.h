@@ -65,7 +65,7 @@ class RowForward {
   void before_team() const { barriers_.reset(); }
 
   void run(int thread) const {
-    const Share share = barriers_.share_of(thread, p_.directions, p_.batch);
+    const Share share = barriers_.share_of(thread, p_, v_);
     weights_.pack(thread, threads_);
     if (thread == 0) parameters_.load();
     Real* const made = made_ + thread * made_rows() * hidden_stride_;
