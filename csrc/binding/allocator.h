@@ -19,9 +19,8 @@ class Allocator {
   const Tensor& model() const { return model_; }
   Tensor operator()(bool wanted, const Shape& shape) const { return make(wanted ? shape : Shape{0}, type_); }
   // float32 where the model has a half type.
-  Tensor computed(bool wanted, const Shape& shape) const {
-    const bool wide = type_ == aoti_torch_dtype_float64();
-    return make(wanted ? shape : Shape{0}, wide ? type_ : aoti_torch_dtype_float32());
+  Tensor computed(const Shape& shape) const {
+    return make(shape, type_ == aoti_torch_dtype_float64() ? type_ : aoti_torch_dtype_float32());
   }
   Tensor bytes(size_t count) const { return make({static_cast<int64_t>(count)}, aoti_torch_dtype_uint8()); }
 

@@ -7,6 +7,7 @@
 
 #include "binding/allocator.h"
 #include "binding/tensor_views.h"
+#include "cpu/arena.h"
 #include "cpu/matrices.h"
 
 namespace fused_rnn {
@@ -14,10 +15,12 @@ namespace fused_rnn {
 // A tensor that is made by sums, and where parts of them lie until they are complete.
 class SummedUp {
  public:
-  // `at_once` where there are no parts.
-  SummedUp(const Allocator& allocate, bool wanted, const Shape& shape, bool at_once)
-      : whole_(allocate(wanted, shape)), type_(data_type_of(whole_, "gradient")) {
-    if (computed_in(type_) != type_) parts_ = allocate.computed(wanted && !at_once, shape);
+  SummedUp(const Allocator& allocate, bool wanted, const Shape& shape)
+      : whole_(allocate(wanted, shape)), type_(data_type_of(whole_, "gradient")) {}
+
+  // Of half types, which are summed up in float32; the others lie where they stay.
+  void take_parts(Arena& arena) {
+    if (computed_in(type_) != type_) parts_ = arena.take<float>(whole_.numel());
   }
 
   const Tensor& tensor() const { return whole_; }
@@ -29,15 +32,15 @@ class SummedUp {
   };
   // From an element on; `complete` with the last sum.
   Place at(int64_t element, bool complete) const {
-    if (!parts_.has_value()) return {shifted(whole_.mutable_data_ptr(), element, type_), nullptr};
-    void* parts = parts_->numel() > 0 ? shifted(parts_->mutable_data_ptr(), element, computed_in(type_)) : nullptr;
-    return {parts, complete ? shifted(whole_.mutable_data_ptr(), element, type_) : nullptr};
+    void* whole = shifted(whole_.mutable_data_ptr(), element, type_);
+    if (computed_in(type_) == type_) return {whole, nullptr};
+    return {parts_ == nullptr ? nullptr : parts_ + element, complete ? whole : nullptr};
   }
 
  private:
   Tensor whole_;
   DataType type_;
-  OptionalTensor parts_;  // of half types
+  float* parts_ = nullptr;
 };
 
 // Steps [begin, end) of all rows.
@@ -48,70 +51,56 @@ struct Steps {
 // The steps of all rows, [T * B], without those from a row's length on.
 class StepRows {
  public:
-  StepRows(const Problem& p, const BackwardViews& ragged) : p_(p), ragged_(ragged) {
+  StepRows(const Problem& p, const BackwardViews& ragged, Arena& arena)
+      : p_(p), ragged_(ragged), count_(p.time_steps * p.batch) {
     if (ragged.lengths == nullptr) return;
-    active_.resize(static_cast<size_t>(p.time_steps * p.batch));
-    for (int64_t t = 0; t < p.time_steps; ++t) {
-      begins_.push_back(static_cast<int64_t>(rows_.size()));
-      for (int64_t row = 0; row < p.batch; ++row) {
-        const bool active = row_step(ragged, t, row) != RowStep::kInactive;
-        active_[static_cast<size_t>(t * p.batch + row)] = active ? 1 : 0;
-        if (active) rows_.push_back(t * p.batch + row);
-      }
-    }
-    begins_.push_back(static_cast<int64_t>(rows_.size()));
+    active_ = arena.take<uint8_t>(count_);
+    rows_ = arena.take<int64_t>(count_);
+    begins_ = arena.take<int64_t>(p.time_steps + 1);
+    count_ = 0;
+    for (int64_t row = 0; row < p.batch; ++row) count_ += std::clamp<int64_t>(ragged.lengths[row], 0, p.time_steps);
   }
 
-  int64_t count(const Steps& steps) const {
-    if (begins_.empty()) return (steps.end - steps.begin) * p_.batch;
-    return begins_[static_cast<size_t>(steps.end)] - begins_[static_cast<size_t>(steps.begin)];
+  void prepare() const {
+    if (active_ == nullptr) return;
+    int64_t found = 0;
+    for (int64_t t = 0; t < p_.time_steps; ++t) {
+      begins_[t] = found;
+      for (int64_t row = t * p_.batch; row < (t + 1) * p_.batch; ++row) {
+        active_[row] = row_step(ragged_, t, row - t * p_.batch) != RowStep::kInactive ? 1 : 0;
+        if (active_[row] != 0) rows_[found++] = row;
+      }
+    }
+    begins_[p_.time_steps] = found;
   }
-  int64_t count() const { return count({0, p_.time_steps}); }
-  bool fit_a_panel() const { return count() <= kPanelDepth; }
+
+  int64_t count() const { return count_; }
+  int64_t count(const Steps& steps) const {
+    return active_ == nullptr ? (steps.end - steps.begin) * p_.batch : begins_[steps.end] - begins_[steps.begin];
+  }
+  bool fit_a_panel() const { return count_ <= kPanelDepth; }
 
   // What a list counts from, and the list itself; null: all that follow.
-  int64_t first(const Steps& steps) const { return begins_.empty() ? steps.begin * p_.batch : 0; }
-  const int64_t* list(const Steps& steps) const {
-    return begins_.empty() ? nullptr : rows_.data() + begins_[static_cast<size_t>(steps.begin)];
-  }
-  const uint8_t* active() const { return active_.empty() ? nullptr : active_.data(); }
-
-  // Where h before each step of a direction lies: the output one step before in the direction's order, and the initial
-  // state before the first step of a row. Null: zeros, where there is none or a row starts anew.
-  std::vector<const void*> states_before(int64_t d, const Tensor& output, const OptionalTensor& h_0) const {
-    const int64_t size = p_.output_size, width = p_.directions * size, back = d == 0 ? -1 : 1;
-    const void* outputs = shifted(output.const_data_ptr(), d * size, p_.type);
-    const void* initial = h_0.has_value() ? shifted(h_0->const_data_ptr(), d * h_0->stride(0), p_.type) : nullptr;
-    std::vector<const void*> rows;
-    rows.reserve(static_cast<size_t>(p_.time_steps * p_.batch));
-    for (int64_t t = 0; t < p_.time_steps; ++t) {
-      const bool at_end = t + back < 0 || t + back >= p_.time_steps;
-      for (int64_t row = 0; row < p_.batch; ++row) {
-        if (row_step(ragged_, t, row) == RowStep::kReset) {
-          rows.push_back(nullptr);
-        } else if (!at_end && row_step(ragged_, t + back, row) != RowStep::kInactive) {
-          rows.push_back(shifted(outputs, ((t + back) * p_.batch + row) * width, p_.type));
-        } else {
-          rows.push_back(initial == nullptr ? nullptr : shifted(initial, row * h_0->stride(1), p_.type));
-        }
-      }
-    }
-    return rows;
-  }
+  int64_t first(const Steps& steps) const { return active_ == nullptr ? steps.begin * p_.batch : 0; }
+  const int64_t* list(const Steps& steps) const { return active_ == nullptr ? nullptr : rows_ + begins_[steps.begin]; }
+  const uint8_t* active() const { return active_; }
 
  private:
   const Problem& p_;
   const BackwardViews& ragged_;
-  std::vector<int64_t> begins_, rows_;  // of each step and one more; t * B + b
-  std::vector<uint8_t> active_;         // [T * B]
+  int64_t count_;
+  uint8_t* active_ = nullptr;  // [T * B], null: all are
+  int64_t* rows_ = nullptr;    // t * B + b of those
+  int64_t* begins_ = nullptr;  // in `rows`, of each step and one more
 };
 
 // Everything that the products need besides the gate gradients, contiguous where strides are not asked for.
 struct LayerTensors {
-  Tensor x;                                             // [T, B, I]
-  Tensor w_ih;                                          // [D*G*H, I], any strides
-  Tensor hidden;                                        // [T, B, D, H], projected layers
-  std::vector<std::vector<const void*>> states_before;  // of each direction
+  Tensor x;            // [T, B, I]
+  Tensor w_ih;         // [D*G*H, I], any strides
+  Tensor output;       // [T, B, D, P]
+  OptionalTensor h_0;  // [D, B, P], contiguous rows
+  Tensor hidden;       // [T, B, D, H], projected layers
 };
 
 // Neighbouring gates of both directions: [T*B, D, gates*H] with strides.
@@ -129,8 +118,23 @@ class LayerGradients {
     SummedUp d_x, d_w_ih, d_w_hh, d_b_ih, d_b_hh, d_w_hr;
   };
 
-  LayerGradients(const Problem& p, const StepRows& rows, const LayerTensors& tensors, const Wanted& wanted)
-      : p_(p), rows_(rows), tensors_(tensors), wanted_(wanted) {}
+  LayerGradients(const Problem& p, const BackwardViews& ragged, const LayerTensors& tensors, Wanted& wanted,
+                 Arena& arena)
+      : p_(p), ragged_(ragged), rows_(p, ragged, arena), tensors_(tensors), wanted_(wanted) {
+    if (wanted.d_w_hh.wanted()) states_before_ = arena.take<const void*>(p.directions * p.time_steps * p.batch);
+    if (!rows_.fit_a_panel()) {
+      for (SummedUp* sum : {&wanted.d_w_ih, &wanted.d_w_hh, &wanted.d_b_ih, &wanted.d_b_hh, &wanted.d_w_hr}) {
+        sum->take_parts(arena);
+      }
+    }
+    if (p.directions > 1 || p.cell.gates * p.hidden_size > kPanelDepth) wanted.d_x.take_parts(arena);
+  }
+
+  // Fills its memory; once, before anything else.
+  void prepare() const {
+    rows_.prepare();
+    for (int64_t d = 0; d < p_.directions && states_before_ != nullptr; ++d) find_states_before(d);
+  }
 
   // The gates of x come first and lie side by side. d_projected [T, B, D, P] is that of a projection's results.
   //
@@ -153,6 +157,29 @@ class LayerGradients {
   }
 
  private:
+  // Where h before each step of a direction lies: the output one step before in the direction's order and, before the
+  // first step of a row, the initial state. Null: zeros, where there is none or a row starts anew.
+  void find_states_before(int64_t d) const {
+    const Tensor& output = tensors_.output;
+    const OptionalTensor& h_0 = tensors_.h_0;
+    const int64_t size = p_.output_size, width = p_.directions * size, back = d == 0 ? -1 : 1;
+    const void* outputs = shifted(output.const_data_ptr(), d * size, p_.type);
+    const void* initial = h_0.has_value() ? shifted(h_0->const_data_ptr(), d * h_0->stride(0), p_.type) : nullptr;
+    const void** found = states_before_ + d * p_.time_steps * p_.batch;
+    for (int64_t t = 0; t < p_.time_steps; ++t) {
+      const bool at_end = t + back < 0 || t + back >= p_.time_steps;
+      for (int64_t row = 0; row < p_.batch; ++row, ++found) {
+        if (row_step(ragged_, t, row) == RowStep::kReset) {
+          *found = nullptr;
+        } else if (!at_end && row_step(ragged_, t + back, row) != RowStep::kInactive) {
+          *found = shifted(outputs, ((t + back) * p_.batch + row) * width, p_.type);
+        } else {
+          *found = initial == nullptr ? nullptr : shifted(initial, row * h_0->stride(1), p_.type);
+        }
+      }
+    }
+  }
+
   // Steps whose gate gradients are near when they are used, and so many that the sums, which are read and written once
   // for each round of steps, do not cost more than that saves: as many rows as a product takes at once.
   int64_t steps_together() const {
@@ -194,7 +221,7 @@ class LayerGradients {
     }
     if (gates.of_h && wanted_.d_w_hh.wanted()) {
       product.factors.push_back(factor_of(steps, wanted_.d_w_hh, row));
-      product.factors.back().b_rows = tensors_.states_before[static_cast<size_t>(d)].data() + rows_.first(steps);
+      product.factors.back().b_rows = states_before_ + d * p_.time_steps * p_.batch + rows_.first(steps);
     }
     const auto sum = [&](const SummedUp& gradient) {
       const auto [sums, rounded] = gradient.at(row, completes(steps));
@@ -238,9 +265,11 @@ class LayerGradients {
   }
 
   const Problem& p_;
-  const StepRows& rows_;
+  const BackwardViews& ragged_;
+  StepRows rows_;
   const LayerTensors& tensors_;
   const Wanted& wanted_;
+  const void** states_before_ = nullptr;  // [D][T * B]
 };
 
 // Where the backward pass leaves the gradients of the gates; see check_exchange for those that are written `over`.

@@ -153,25 +153,25 @@ LayerGradientsResult layer_backward(const std::string& cell, const OptionalTenso
   if (p.projected) check(hidden, "hidden", "[T, B, D, H]", {p.time_steps, p.batch, directions, p.hidden_size});
   BackwardViews ragged;
   const OptionalTensor lengths = set_ragged(ragged, check, p, lengths_given, resets);
-  const StepRows rows(p, ragged);
 
-  const Tensor dense_output = torch::stable::contiguous(output);
-  const OptionalTensor h_0 = with_dense_tail(h_0_given, 2);
-  LayerTensors tensors{torch::stable::contiguous(x), w_ih, p.projected ? torch::stable::contiguous(*hidden) : x, {}};
-  for (int64_t d = 0; d < directions && need_w_hh; ++d) {
-    tensors.states_before.push_back(rows.states_before(d, dense_output, h_0));
-  }
+  const LayerTensors tensors{torch::stable::contiguous(x), w_ih, torch::stable::contiguous(output),
+                             with_dense_tail(h_0_given, 2), p.projected ? torch::stable::contiguous(*hidden) : x};
   const Allocator allocate(x);
-  const bool one_panel = rows.fit_a_panel(), one_sum = directions == 1 && gate_rows <= kPanelDepth;
-  const LayerGradients::Wanted wanted{{allocate, need_x, {p.time_steps, p.batch, p.input_size}, one_sum},
-                                      {allocate, need_w_ih, {width, p.input_size}, one_panel},
-                                      {allocate, need_w_hh, {width, p.output_size}, one_panel},
-                                      {allocate, need_bias, {width}, one_panel},
-                                      {allocate, need_bias && p.cell.split, {width}, one_panel},
-                                      {allocate, need_w_hr, {directions * p.output_size, p.hidden_size}, one_panel}};
+  LayerGradients::Wanted wanted{{allocate, need_x, {p.time_steps, p.batch, p.input_size}},
+                                {allocate, need_w_ih, {width, p.input_size}},
+                                {allocate, need_w_hh, {width, p.output_size}},
+                                {allocate, need_bias, {width}},
+                                {allocate, need_bias && p.cell.split, {width}},
+                                {allocate, need_w_hr, {directions * p.output_size, p.hidden_size}}};
+  Arena counter(nullptr);
+  const LayerGradients counting(p, ragged, tensors, wanted, counter);
+  const Workspace workspace({}, counter.used());
+  Arena arena(workspace.data());
+  const LayerGradients gradients(p, ragged, tensors, wanted, arena);
+  gradients.prepare();
   const bool over = written_over.has_value();
   const auto make_work = [&](const Tensor& d_gates, const Tensor& d_gates_h, const Tensor& d_projected) {
-    return LayerGradients(p, rows, tensors, wanted).work(gate_gradients(p, d_gates, d_gates_h, over), d_projected);
+    return gradients.work(gate_gradients(p, d_gates, d_gates_h, over), d_projected);
   };
   const auto by_direction = [&](const Tensor& weights) {
     return torch::stable::view(weights, {directions, weights.size(0) / directions, weights.size(1)});

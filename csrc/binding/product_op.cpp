@@ -1,6 +1,8 @@
 // The op torch.ops.fused_rnn.product: the matrix product of cpu/matrix_product.h for tensors of any strides.
 #include <torch/csrc/stable/library.h>
 
+#include <optional>
+
 #include "binding/allocator.h"
 #include "binding/multiply.h"
 #include "binding/tensor_views.h"
@@ -19,10 +21,13 @@ Tensor product(const Tensor& left, const Tensor& right, const OptionalTensor& bi
   check(bias, "bias", "[N]", {columns});
   const Allocator allocate(left);
   const bool round = !wide && computed_in(check.type()) != check.type();
-  const Tensor sums = allocate.computed(!round || depth > kPanelDepth, {rows, columns});
-  const Tensor result = round ? allocate(true, {rows, columns}) : sums;
+  const Tensor result = wide ? allocate.computed({rows, columns}) : allocate(true, {rows, columns});
   if (rows == 0 || columns == 0) return result;
   const OptionalTensor dense = with_dense_tail(bias, 0);
+  std::optional<Workspace> parts;  // of sums
+  if (round && depth > kPanelDepth)
+    parts.emplace(Workspace::Key{}, static_cast<size_t>(rows * columns) * sizeof(float));
+  void* const sums = parts.has_value() ? parts->data() : nullptr;
   multiply_on_cpu({{.type = check.type(),
                     .rows = rows,
                     .depth = depth,
@@ -30,7 +35,7 @@ Tensor product(const Tensor& left, const Tensor& right, const OptionalTensor& bi
                     .factors = {{.columns = columns,
                                  .b = {right.const_data_ptr(), right.stride(0), right.stride(1)},
                                  .bias = dense.has_value() ? dense->const_data_ptr() : nullptr,
-                                 .c = sums.numel() > 0 ? sums.mutable_data_ptr() : nullptr,
+                                 .c = round ? sums : result.mutable_data_ptr(),
                                  .rounded = round ? result.mutable_data_ptr() : nullptr}}}});
   return result;
 }
