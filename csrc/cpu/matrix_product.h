@@ -174,12 +174,7 @@ class MatrixMultiplier {
   void multiply(int thread, Range rows, Range some, Range terms) const {
     if (factors_.empty()) return;
     const int64_t k = terms.begin, depth = terms.size();
-    const Row* a = nullptr;
-    int64_t a_stride = kStride;
-    if constexpr (std::is_same_v<T, Row>) {
-      if (as_it_lies_) a = a_at(rows.begin, k), a_stride = p_.a.row_stride;
-    }
-    if (a == nullptr) a = pack_a(thread, rows, terms);
+    const BatchRows<const Row> a = left_rows(thread, rows, terms);
     for_each_factor(some, [&](const Factor& factor, Range blocks) {
       const RightFactor& f = *factor.given;
       const bool first = k == 0 && !f.add;
@@ -190,8 +185,8 @@ class MatrixMultiplier {
       const Product<Weight> product{b_of(thread, some.begin, blocks.begin, depth),
                                     f.bias != nullptr && k == 0 ? bias_of(thread, some.begin, blocks.begin) : nullptr,
                                     multiplications<Weight>(depth) * Columns::kUnits,
-                                    a,
-                                    a_stride,
+                                    a.data,
+                                    a.stride,
                                     depth,
                                     kLongChunk};
       const auto announce = [&](const auto& tile) {
@@ -212,8 +207,11 @@ class MatrixMultiplier {
     });
   }
 
-  // A panel of A as the tiles take it, filled up with zeros to whole multiplications.
-  const Row* pack_a(int thread, Range rows, Range terms) const {
+  // A panel of A as the tiles take it: where it lies, or a copy filled up with zeros to whole multiplications.
+  BatchRows<const Row> left_rows(int thread, Range rows, Range terms) const {
+    if constexpr (std::is_same_v<T, Row>) {
+      if (as_it_lies_) return {a_at(rows.begin, terms.begin), p_.a.row_stride};
+    }
     Row* packed = a_ + thread * kRows * kStride;
     for (int64_t k = terms.begin; k < terms.end; k += kLanes) {
       const int count = static_cast<int>(std::min<int64_t>(terms.end - k, kLanes));
@@ -225,7 +223,7 @@ class MatrixMultiplier {
                            to, kStride);
       }
     }
-    return packed;
+    return {packed, kStride};
   }
 
   // Null where `first` is.
