@@ -61,7 +61,10 @@ def _takes(columns: int, left: Tensor, *others: Tensor | None) -> bool:
 
 
 def are_ours(dtype: torch.dtype, rows: int, columns: int, depth: int) -> bool:
-    """Whether our kernel is to take [rows, depth] times [depth, columns] and its like, all of them plain."""
+    """Whether our kernel is to take [rows, depth] times [depth, columns] and its like, all of them plain.
+
+    On AMD also bfloat16 that torch multiplies as fast: here the factors are still in the caches.
+    """
     size = rows * columns * depth
     worth_it = _ENABLED or _torch_is_slow(dtype) or size < _SMALL
     return size < _WORTH_IT or (min(rows, columns, depth) >= _LEAST and worth_it)
