@@ -65,6 +65,16 @@ _backward_over_saved = torch.ops.fused_rnn.backward_over_saved.default
 _product = torch.ops.fused_rnn.product.default
 
 
+class ArgumentError(RuntimeError):
+    """An operator refused its arguments, before it did anything."""
+
+
+def _refusal(error: RuntimeError) -> RuntimeError:
+    """`error` as an ArgumentError where an operator or the dispatcher raised it; a call may raise anything else."""
+    message = str(error)
+    return ArgumentError(message) if message.startswith(("fused_rnn: ", "Could not run 'fused_rnn::")) else error
+
+
 class ForwardResult(NamedTuple):
     """What `forward` returns; [0] stands for a tensor that the call does not have."""
 
@@ -109,7 +119,10 @@ def forward(cell: str, arguments: Arguments, save: bool) -> ForwardResult:
 
 def layer(cell: str, arguments: LayerArguments, directions: int, save: bool) -> ForwardResult:
     """The same on CPU for a plain cell, from the input instead of the gates."""
-    return ForwardResult._make(_layer(cell, *arguments, directions, save))
+    try:
+        return ForwardResult._make(_layer(cell, *arguments, directions, save))
+    except RuntimeError as error:
+        raise _refusal(error) from None
 
 
 def step(cell: str, *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -117,7 +130,10 @@ def step(cell: str, *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
 
     From x [B, I], w_ih [G*H, I], b_ih [G*H], w_hh [G*H, H], b_hh [G*H], h [B, H] and c [B, H].
     """
-    result: tuple[Tensor, Tensor] = _step(cell, *tensors)
+    try:
+        result: tuple[Tensor, Tensor] = _step(cell, *tensors)
+    except RuntimeError as error:
+        raise _refusal(error) from None
     return result
 
 
