@@ -74,7 +74,7 @@ void define_stepper(py::module_& m) {
           "set_state", [](Stepper& self, Address h, Address c) { self.set_state(input_at(h), input_at(c)); },
           WithoutLock())
       .def(
-          "reset", [](Stepper& self, Address rows) { self.reset(static_cast<const bool*>(input_at(rows))); },
+          "reset", [](Stepper& self, Address rows) { self.reset(static_cast<const uint8_t*>(input_at(rows))); },
           WithoutLock());
 }
 

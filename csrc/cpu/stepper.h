@@ -30,7 +30,7 @@ class Stepper {
   // h [L, B, P] and c [L, B, H]; c is not looked at where the cell has none.
   void get_state(void* h, void* c);
   void set_state(const void* h, const void* c);
-  void reset(const bool* rows);  // [B] which rows get a zero state; null: all
+  void reset(const uint8_t* rows);  // [B] rows where it is not 0 get a zero state; null: all
 
  private:
   struct Part;  // one layer's h or c as rows
