@@ -354,6 +354,8 @@ def make_stepper(
 ) -> Any:
     """The native stepper of layers with w_ih, w_hh, b_ih, b_hh, w_hr and unit_weights each, which it copies.
 
+    It reads them from their addresses: they are on the CPU, of one type, and of the shapes that the sizes say.
+
     `storage` is exact, bfloat16 or int8. Its methods take addresses of contiguous memory: step(x, y),
     get_state(h, c), set_state(h, c), reset(rows, or 0 for all).
     """
@@ -376,6 +378,12 @@ def kept_bytes() -> int:
     """What calls on CPU have left for the next ones: their memory, and weights as they were packed."""
     count: int = _C.kept_bytes()
     return count
+
+
+def threads_are_lost() -> bool:
+    """Whether this process was forked from one that had started threads, which stayed there."""
+    lost: bool = _C.threads_are_lost()
+    return lost
 
 
 def is_amd_processor() -> bool:
