@@ -61,6 +61,7 @@ _layer = torch.ops.fused_rnn.layer.default
 _step = torch.ops.fused_rnn.step.default
 _backward = torch.ops.fused_rnn.backward.default
 _layer_backward = torch.ops.fused_rnn.layer_backward.default
+_layer_backward_over_saved = torch.ops.fused_rnn.layer_backward_over_saved.default
 _backward_over_saved = torch.ops.fused_rnn.backward_over_saved.default
 _product = torch.ops.fused_rnn.product.default
 
@@ -196,11 +197,9 @@ def layer_backward(
     biases and w_hr. With `over` the gate gradients take the memory of what is saved.
     """
     x, w_ih, _, w_hh, _, w_hr, h_0, c_0, lengths, resets = arguments
-    output, cells, saved, hidden = kept
-    given = (*incoming, x, w_ih, w_hh, w_hr, output, cells, *((None, saved) if over else (saved, None)))
-    return LayerGradients._make(
-        _layer_backward(cell, *given, None if w_hr is None else hidden, h_0, c_0, lengths, resets, *needed)
-    )
+    *results, hidden = kept
+    given = (*incoming, x, w_ih, w_hh, w_hr, *results, None if w_hr is None else hidden, h_0, c_0, lengths, resets)
+    return LayerGradients._make((_layer_backward_over_saved if over else _layer_backward)(cell, *given, *needed))
 
 
 def product(left: Tensor, right: Tensor, bias: Tensor | None = None, *, wide: bool = False) -> Tensor:
@@ -282,6 +281,7 @@ def _backward_over_saved_shapes(cell: str, *given: Any) -> tuple[Tensor, ...]:
     return (d_gates.new_empty(0), *others)
 
 
+@torch.library.register_fake("fused_rnn::layer_backward_over_saved")  # type: ignore[untyped-decorator]
 @torch.library.register_fake("fused_rnn::layer_backward")  # type: ignore[untyped-decorator]
 def _layer_backward_shapes(cell: str, *given: Any) -> tuple[Tensor, ...]:
     x, w_ih, w_hh, w_hr, output = given[4:9]

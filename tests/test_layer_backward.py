@@ -14,7 +14,6 @@ from tests.test_whole_layer import draw
 from tests.tolerances import relative_error
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
 
     from fused_rnn._tensors import LayerArguments
 
@@ -114,12 +113,12 @@ def test_no_steps_have_gradients(name: str) -> None:
 def test_opcheck_of_the_backward_operator_passes(cell: str, proj: int, directions: int, over: bool) -> None:
     given = draw(cell, 3, 2, directions, 4, 5, proj)
     result = _ops.layer(cell, given, directions, save=True)
-    saved = (None, result.saved) if over else (result.saved, None)
+    operators = torch.ops.fused_rnn
     ends = (torch.tensor([3, 1]), torch.zeros(3, 2, dtype=torch.bool)) if proj else (None, None)
     torch.library.opcheck(
-        torch.ops.fused_rnn.layer_backward.default,
+        (operators.layer_backward_over_saved if over else operators.layer_backward).default,
         (cell, torch.randn_like(result.output), None, None, None, given.x, given.w_ih, given.w_hh, given.w_hr,
-         result.output, result.cells, *saved, result.hidden if proj else None, given.h_0, given.c_0, *ends,
+         result.output, result.cells, result.saved, result.hidden if proj else None, given.h_0, given.c_0, *ends,
          True, False, True, True, proj > 0),
     )  # fmt: skip
 
@@ -128,26 +127,24 @@ def test_the_backward_operator_names_what_is_wrong() -> None:
     given = draw("lstm", 4, 3, 1, 5, 6, 2)
     result = _ops.layer("lstm", given, 1, save=True)
 
-    def call(arguments: LayerArguments, saved: Sequence[Tensor | None], hidden: Tensor | None = result.hidden) -> None:
+    def call(arguments: LayerArguments, saved: Tensor, hidden: Tensor | None = result.hidden) -> None:
         torch.ops.fused_rnn.layer_backward(
             "lstm", result.output, None, None, None, arguments.x, arguments.w_ih, arguments.w_hh, arguments.w_hr,
-            result.output, result.cells, *saved, hidden, arguments.h_0, arguments.c_0, arguments.lengths,
+            result.output, result.cells, saved, hidden, arguments.h_0, arguments.c_0, arguments.lengths,
             arguments.resets, True, True, True, True, True,
         )  # fmt: skip
 
-    plain = (result.saved, None)
-    call(given, plain)
+    call(given, result.saved)
     for name, bad in (("w_ih", torch.zeros(24, 4)), ("w_hr", torch.zeros(2, 5)), ("x", torch.zeros(4, 3)),
                       ("w_hh", torch.zeros(25, 2)), ("h_0", torch.zeros(1, 4, 6)), ("c_0", torch.zeros(1, 3, 2)),
                       ("lengths", torch.zeros(4, dtype=torch.int64)), ("resets", torch.zeros(4, 3))):  # fmt: skip
         with pytest.raises(RuntimeError, match=f"^fused_rnn: {name}"):
-            call(given._replace(**{name: bad}), plain)
-    for saved in ((None, None), (result.saved, result.saved)):
-        with pytest.raises(RuntimeError, match="either saved or written_over"):
-            call(given, saved)
+            call(given._replace(**{name: bad}), result.saved)
+    with pytest.raises(RuntimeError, match="saved must have shape"):
+        call(given, result.saved[:3])
     for hidden in (None, result.hidden[:3]):
         with pytest.raises(RuntimeError, match="hidden must"):
-            call(given, plain, hidden)
+            call(given, result.saved, hidden)
     rnn = draw("rnn_tanh", 4, 3, 1, 5, 6)
     kept = _ops.layer("rnn_tanh", rnn, 1, save=True)
     with pytest.raises(RuntimeError, match="saved cannot be written over"):

@@ -60,11 +60,11 @@ def layer_calls(cell, gates):
     arguments = (x, w_ih, w_hh, None, output, cells)
     rest = (None, h, c, lengths, resets, True, True, True, True, False)
     check(f"layer_backward {cell}",
-          lambda: ops.layer_backward(cell, d, None, None, None, *arguments, saved, None, *rest), CALLS)
+          lambda: ops.layer_backward(cell, d, None, None, None, *arguments, saved, *rest), CALLS)
     if cell != "rnn_tanh":
         over = saved.clone()
-        check(f"layer_backward {cell}, written over",
-              lambda: ops.layer_backward(cell, d, None, None, None, *arguments, None, over, *rest), CALLS)
+        check(f"layer_backward_over_saved {cell}",
+              lambda: ops.layer_backward_over_saved(cell, d, None, None, None, *arguments, over, *rest), CALLS)
     gates_of_x, by_direction = torch.randn(3, 2, 1, gates, 4), w_hh[None]
     given = (None, h, c, None, None, lengths, resets, None, None)
     check(f"forward {cell}",

@@ -169,3 +169,15 @@ def test_functionalize_gives_the_same_results_and_gradients(name: str, options: 
     tolerance = 2e-1 if options.get("dtype") else 1e-4  # other products of half types
     for one, other in zip(*(problem.gradients(each) for each in sums), strict=True):
         torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+
+
+@each_module
+def test_saved_tensors_may_be_changed_where_torch_keeps_copies(name: str, options: dict[str, Any]) -> None:
+    problem = Problem(name, options)
+    with torch.autograd.graph.allow_mutation_on_saved_tensors():
+        expected = problem.gradients(loss_of(problem))
+        loss = loss_of(problem)
+        for tensor in (problem.x, *problem.states):
+            tensor.zero_()
+        if not options.get("recompute"):  # which runs again from what is there
+            assert_equal(problem.gradients(loss), expected)

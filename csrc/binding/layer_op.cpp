@@ -134,16 +134,17 @@ std::tuple<Tensor, Tensor> step(CellName name, const Tensor& x_given, const Tens
 
 using LayerGradientsResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
+// Over: the gate gradients take the place of what was saved.
+template <bool Over>
 LayerGradientsResult layer_backward(CellName name, const OptionalTensor& d_output, const OptionalTensor& d_h_n,
                                     const OptionalTensor& d_c_n, const OptionalTensor& d_cells, const Tensor& x,
                                     const Tensor& w_ih, const Tensor& w_hh, const OptionalTensor& w_hr,
-                                    const Tensor& output, const Tensor& cells, const OptionalTensor& saved,
-                                    const OptionalTensor& written_over, const OptionalTensor& hidden,
-                                    const OptionalTensor& h_0_given, const OptionalTensor& c_0,
-                                    const OptionalTensor& lengths_given, const OptionalTensor& resets, bool need_x,
-                                    bool need_w_ih, bool need_w_hh, bool need_bias, bool need_w_hr) {
+                                    const Tensor& output, const Tensor& cells, const Tensor& saved,
+                                    const OptionalTensor& hidden, const OptionalTensor& h_0_given,
+                                    const OptionalTensor& c_0, const OptionalTensor& lengths_given,
+                                    const OptionalTensor& resets, bool need_x, bool need_w_ih, bool need_w_hh,
+                                    bool need_bias, bool need_w_hr) {
   const std::string cell = name.take();
-  if (saved.has_value() == written_over.has_value()) fail("layer_backward takes either saved or written_over");
   const Checker check(x, "x");
   const int64_t directions = output.dim() == 4 ? output.size(2) : 1;
   const Problem p = describe_layer(cell, shape_of(x), w_hh, w_hr, check.type(), directions);
@@ -172,18 +173,16 @@ LayerGradientsResult layer_backward(CellName name, const OptionalTensor& d_outpu
   Arena arena(workspace.data());
   const LayerGradients gradients(p, ragged, tensors, wanted, arena);
   gradients.prepare();
-  const bool over = written_over.has_value();
   const auto make_work = [&](const Tensor& d_gates, const Tensor& d_gates_h, const Tensor& d_projected) {
-    return gradients.work(gate_gradients(p, d_gates, d_gates_h, over), d_projected);
+    return gradients.work(gate_gradients(p, d_gates, d_gates_h, Over), d_projected);
   };
   const auto by_direction = [&](const Tensor& weights) {
     return torch::stable::view(weights, {directions, weights.size(0) / directions, weights.size(1)});
   };
-  const BackwardResult found =
-      run_backward(cell, d_output, d_h_n, d_c_n, d_cells, by_direction(w_hh),
-                   w_hr.has_value() ? OptionalTensor(by_direction(*w_hr)) : std::nullopt, output, cells,
-                   over ? *written_over : *saved, h_0_given, c_0, std::nullopt, std::nullopt, lengths_given, resets,
-                   std::nullopt, std::nullopt, over, false, make_work);
+  const BackwardResult found = run_backward(cell, d_output, d_h_n, d_c_n, d_cells, by_direction(w_hh),
+                                            w_hr.has_value() ? OptionalTensor(by_direction(*w_hr)) : std::nullopt,
+                                            output, cells, saved, h_0_given, c_0, std::nullopt, std::nullopt,
+                                            lengths_given, resets, std::nullopt, std::nullopt, Over, false, make_work);
   return {wanted.d_x.tensor(),    wanted.d_w_ih.tensor(), wanted.d_w_hh.tensor(), wanted.d_b_ih.tensor(),
           wanted.d_b_hh.tensor(), wanted.d_w_hr.tensor(), std::get<2>(found),     std::get<3>(found)};
 }
@@ -200,17 +199,24 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fused_rnn, m) {
   m.def(
       "step(str cell, Tensor x, Tensor w_ih, Tensor? b_ih, Tensor w_hh, Tensor? b_hh, Tensor? h, Tensor? c)"
       " -> (Tensor h_n, Tensor c_n)");
-  m.def(
-      "layer_backward(str cell, Tensor? d_output, Tensor? d_h_n, Tensor? d_c_n, Tensor? d_cells, Tensor x, Tensor w_ih,"
-      " Tensor w_hh, Tensor? w_hr, Tensor output, Tensor cells, Tensor? saved, Tensor(a!)? written_over,"
-      " Tensor? hidden, Tensor? h_0, Tensor? c_0, Tensor? lengths, Tensor? resets,"
-      " bool need_x, bool need_w_ih, bool need_w_hh, bool need_bias, bool need_w_hr)"
-      " -> (Tensor d_x, Tensor d_w_ih, Tensor d_w_hh, Tensor d_b_ih, Tensor d_b_hh, Tensor d_w_hr, Tensor d_h_0,"
-      " Tensor d_c_0)");
+  // Two ops, since tools take an argument that a schema says is written for a tensor that is there.
+  const auto backward_schema = [](const std::string& name, const std::string& saved) {
+    return name +
+           "(str cell, Tensor? d_output, Tensor? d_h_n, Tensor? d_c_n, Tensor? d_cells, Tensor x, Tensor w_ih,"
+           " Tensor w_hh, Tensor? w_hr, Tensor output, Tensor cells, " +
+           saved +
+           " saved, Tensor? hidden, Tensor? h_0, Tensor? c_0, Tensor? lengths, Tensor? resets,"
+           " bool need_x, bool need_w_ih, bool need_w_hh, bool need_bias, bool need_w_hr)"
+           " -> (Tensor d_x, Tensor d_w_ih, Tensor d_w_hh, Tensor d_b_ih, Tensor d_b_hh, Tensor d_w_hr, Tensor d_h_0,"
+           " Tensor d_c_0)";
+  };
+  m.def(backward_schema("layer_backward", "Tensor").c_str());
+  m.def(backward_schema("layer_backward_over_saved", "Tensor(a!)").c_str());
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fused_rnn, CPU, m) {
   m.impl("layer", TORCH_BOX(&fused_rnn::layer));
   m.impl("step", TORCH_BOX(&fused_rnn::step));
-  m.impl("layer_backward", TORCH_BOX(&fused_rnn::layer_backward));
+  m.impl("layer_backward", TORCH_BOX(&fused_rnn::layer_backward<false>));
+  m.impl("layer_backward_over_saved", TORCH_BOX(&fused_rnn::layer_backward<true>));
 }

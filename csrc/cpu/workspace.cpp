@@ -1,6 +1,8 @@
 // The store of what waits, one for the process.
 #include "cpu/workspace.h"
 
+#include <pthread.h>
+
 #include <algorithm>
 #include <cstring>
 #include <functional>
@@ -30,6 +32,11 @@ struct Workspace::Store {
   struct Hash {
     size_t operator()(const Key& key) const { return std::hash<const void*>()(key.w_hh); }
   };
+
+  // A fork while another thread holds the mutex would leave it locked in the child.
+  Store() {
+    pthread_atfork([] { store().mutex.lock(); }, [] { store().mutex.unlock(); }, [] { store().mutex.unlock(); });
+  }
 
   std::mutex mutex;
   Blocks blocks;  // the latest first

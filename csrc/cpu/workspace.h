@@ -17,7 +17,7 @@ namespace fused_rnn {
 // and memory, those used last stay, up to kMostBytes.
 class Workspace {
  public:
-  static constexpr size_t kMostBytes = size_t{128} << 20;
+  static constexpr size_t kMostBytes = size_t{256} << 20;
 
   // What a forward pass packs, and from where. It says where weights may lie packed, and not that they are unchanged:
   // that is for the pass to find out (weight_copy.h). The default: nothing that a later call would look for.
