@@ -3,7 +3,7 @@
 from fused_rnn._explain import CudaDevice, build_info, explain
 from fused_rnn._patch import patch
 from fused_rnn._strict import ReferencePathError, strict
-from fused_rnn.convert import convert
+from fused_rnn.convert import convert, restore
 from fused_rnn.modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from fused_rnn.stepper import Stepper
 
@@ -24,5 +24,6 @@ __all__ = [
     "convert",
     "explain",
     "patch",
+    "restore",
     "strict",
 ]
