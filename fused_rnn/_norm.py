@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd import Function, forward_ad
 
 from fused_rnn import _ops
+from fused_rnn._saved import keep, kept
 
 # The gates that one norm joins: all of an LSTM's; of a GRU r and z, and n alone. The kernels say so in csrc/cells.
 _GROUPS = {"gru": [2, 1]}
@@ -58,21 +59,21 @@ def _normalize(values: Tensor, gain: Tensor, bias: Tensor | None) -> Tensor:
 
 def _hat_of(values: Tensor) -> tuple[Tensor, Tensor]:
     """Values with mean 0 and variance 1, and what they were multiplied by, from single operations."""
-    variance, mean = torch.var_mean(values, -1, correction=0, keepdim=True)
-    scale = torch.rsqrt(variance + _ops.NORM_EPSILON)
-    return (values - mean) * scale, scale
+    centered = values - values.mean(-1, keepdim=True)  # var_mean warns of no values
+    scale = torch.rsqrt(centered.square().mean(-1, keepdim=True) + _ops.NORM_EPSILON)
+    return centered * scale, scale
 
 
 class _LayerNorm(Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, gain: Tensor, bias: Tensor | None) -> Tensor:
         result, mean, scale = torch.native_layer_norm(values, values.shape[-1:], gain, bias, _ops.NORM_EPSILON)
-        ctx.save_for_backward(values, gain, bias, mean, scale)
+        keep(ctx, (values, gain, bias, mean, scale))
         return result
 
     @staticmethod
     def backward(ctx: Any, d: Tensor) -> tuple[Tensor | None, ...]:
-        values, gain, bias, *moments = ctx.saved_tensors
+        values, gain, bias, *moments = kept(ctx)
         if not torch.is_grad_enabled():
             needed = list(ctx.needs_input_grad)
             return torch.ops.aten.native_layer_norm_backward(  # type: ignore[no-any-return]
