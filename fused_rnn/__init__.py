@@ -4,7 +4,7 @@ from fused_rnn import _fork  # noqa: F401 - for forked children
 from fused_rnn._explain import CudaDevice, build_info, explain
 from fused_rnn._patch import patch
 from fused_rnn._strict import ReferencePathError, strict
-from fused_rnn.convert import convert
+from fused_rnn.convert import convert, restore
 from fused_rnn.modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from fused_rnn.stepper import Stepper
 
@@ -25,5 +25,6 @@ __all__ = [
     "convert",
     "explain",
     "patch",
+    "restore",
     "strict",
 ]

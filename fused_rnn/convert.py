@@ -1,14 +1,19 @@
-"""Swap the recurrent layers and cells of torch.nn in a model for those of this package, keeping their parameters."""
+"""Swap the recurrent layers and cells in a model, torch.nn's for this package's or back, keeping their parameters."""
 
 from __future__ import annotations
 
 import warnings
-from typing import TypeVar, cast
+import weakref
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch.nn.utils import parametrize
 
 from fused_rnn import modules
+from fused_rnn._variants import NAMES, PLAIN
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _Model = TypeVar("_Model", bound=torch.nn.Module)
 
@@ -22,8 +27,8 @@ _REPLACEMENTS: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
 }
 # Containers that the replacement owns; the hook dictionaries stay shared, because the handles of hooks point to them.
 _OWN = ("_parameters", "_buffers", "_non_persistent_buffers_set", "_modules")
-# What torch.nn's layers remember about their parameters and the replacement looks up instead.
-_FORGOTTEN = ("_flat_weights", "_flat_weight_refs")
+# What is bound to the old module: what torch.nn's layers remember about their parameters, and what its compile() made.
+_FORGOTTEN = ("_flat_weights", "_flat_weight_refs", "_compiled_call_impl")
 # What a class may have of its own while its instances behave as those of its base: how they are made, and what Python
 # writes into every class.
 _NO_BEHAVIOUR = frozenset(
@@ -61,23 +66,65 @@ def convert(model: _Model) -> _Model:
         fused_rnn.convert(model)
         assert isinstance(model["encoder"], fused_rnn.LSTM)
     """
+    return _swap(model, "convert", _REPLACEMENTS, _own_behaviour)
+
+
+def restore(model: _Model) -> _Model:
+    """Swap every LSTM, GRU, RNN, LSTMCell, GRUCell and RNNCell of this package in `model` for torch.nn's, in place.
+
+    The inverse of `convert`, for tools that know torch.nn's layers by their type. The same things move along, the very
+    same Parameter objects first of all; so `restore(copy.deepcopy(model))` leaves `model` as it is.
+
+    A layer with a variant (layer_norm, zoneout, recurrent_dropout, weight_dropout, peephole, cell_clip) has no
+    counterpart in torch.nn: it is left as it is, with a warning. Where the two dropouts no longer matter, set them to 0
+    before. `recompute`, which changes no result, becomes an attribute that torch.nn ignores and `convert` finds again.
+    Subclasses are treated as in `convert`.
+
+    Args:
+        model: any module; a recurrent layer of this package itself, too.
+
+    Returns:
+        `model`, or the replacement where `model` itself is a layer to swap.
+
+    Raises:
+        TypeError: `model` is not a torch.nn.Module.
+
+    Warns:
+        UserWarning: layers with variants or with a behaviour of their own were left; it names them and what they have.
+
+    Example::
+
+        model = torch.nn.ModuleDict({"encoder": fused_rnn.LSTM(16, 32)})
+        plain = fused_rnn.restore(copy.deepcopy(model))
+        quantized = torch.ao.quantization.quantize_dynamic(plain, {torch.nn.LSTM})
+    """
+    return _swap(model, "restore", {ours: theirs for theirs, ours in _REPLACEMENTS.items()}, _own_options)
+
+
+def _swap(
+    model: _Model,
+    action: str,
+    replacements: dict[type[torch.nn.Module], type[torch.nn.Module]],
+    lost: Callable[[torch.nn.Module, type[torch.nn.Module]], list[str]],
+) -> _Model:
+    """Put replacements in place of modules, but of those that would lose something by it."""
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     replaced: dict[torch.nn.Module, torch.nn.Module] = {}
     left = []
     for path, module in model.named_modules():
-        base = next((each for each in _REPLACEMENTS if isinstance(module, each)), None)
+        base = next((each for each in replacements if isinstance(module, each)), None)
         if base is None:
             continue
-        own = _own_behaviour(module, base)
+        own = lost(module, base)
         if own:
             kind = parametrize.type_before_parametrizations(module)
             left.append(f"{path or 'the model itself'} ({kind.__name__} has its own {', '.join(own)})")
         else:
-            replaced[module] = _replacement(module, _REPLACEMENTS[base])
+            replaced[module] = _replacement(module, replacements[base])
     if left:
         warnings.warn(
-            f"fused_rnn.convert left {len(left)} recurrent layer(s) as they are: {'; '.join(left)}", stacklevel=2
+            f"fused_rnn.{action} left {len(left)} recurrent layer(s) as they are: {'; '.join(left)}", stacklevel=3
         )
     for module in list(model.modules()):
         for name, child in module._modules.items():
@@ -94,16 +141,29 @@ def _own_behaviour(module: torch.nn.Module, base: type[torch.nn.Module]) -> list
     return sorted(of_class | of_itself)
 
 
+def _own_options(module: torch.nn.Module, base: type[torch.nn.Module]) -> list[str]:
+    """The same, and the variants of a layer, which torch.nn does not have."""
+    options = []
+    if isinstance(module, modules.RecurrentLayer):
+        pairs = zip(NAMES, module._variants(), PLAIN, strict=False)
+        options = [f"{name}={value}" for name, value, plain in pairs if value != plain and name != "recompute"]
+    return _own_behaviour(module, base) + options
+
+
 def _replacement(module: torch.nn.Module, kind: type[torch.nn.Module]) -> torch.nn.Module:
     """A module of class `kind` with the state of `module`."""
     new = kind.__new__(kind)
     new.__dict__.update({name: value for name, value in module.__dict__.items() if name not in _FORGOTTEN})
     for name in _OWN:
         new.__dict__[name] = module.__dict__[name].copy()
-    if isinstance(new, modules.RecurrentLayer):
-        new.__dict__["_flat_weight_refs"] = []
     if parametrize.is_parametrized(module):
         _carry_parametrizations(module, new)
+    if isinstance(new, torch.nn.RNNBase):
+        new._init_flat_weights()
+    hooks: dict[int, Any] = new._load_state_dict_pre_hooks
+    for hook in hooks.values():
+        if hook.with_module:
+            hook.module = weakref.ref(new)
     return new
 
 

@@ -48,7 +48,7 @@ PACKAGE_RULES: dict[str, set[str]] = {
     "_layers": {"_autocast", "_autograd", "_onnx", "_packed", "_products", "_tensors", "_variants", "_whole_layer"},
     "_parameters": set(),
     "modules": {"_layers", "_packed", "_parameters", "_tensors", "_variants"},
-    "convert": {"modules"},
+    "convert": {"_variants", "modules"},
     "stepper": {"_ops", "_parameters", "_variants", "convert", "modules"},
     "_explain": {"_ops", "modules"},
     "_patch": {"modules"},

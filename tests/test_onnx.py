@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
 import onnxruntime
+import onnxscript.optimizer
 import pytest
 import torch
+from onnxruntime.quantization import quantize_dynamic
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import fused_rnn
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.* is deprecated:FutureWarning"),
@@ -162,6 +167,48 @@ def test_small_weights_are_stored_in_the_order_of_onnx(name: str) -> None:
     (node,) = (each for each in model.graph.node if each.op_type == name)
     assert set(node.input[1:4]) <= stored
     assert {each.op_type for each in model.graph.node} <= {name, "Transpose", "Shape", "Concat", "Reshape"}
+
+
+LARGE: tuple[tuple[str, int, dict[str, Any], bool], ...] = (  # H, and whether the weights lie in a file of their own
+    ("LSTM", 72, {"batch_first": True, "bidirectional": True, "num_layers": 2}, False),
+    ("LSTM", 72, {"bias": False}, True),
+    ("LSTM", 1024, {}, True),
+    ("GRU", 128, {"bidirectional": True}, False),
+    ("RNN", 128, {}, False),
+)
+
+
+@pytest.mark.parametrize(("name", "hidden_size", "options", "external"), LARGE, ids=str)
+def test_large_weights_folded_after_the_export_are_quantized(
+    name: str, hidden_size: int, options: dict[str, Any], external: bool, tmp_path: Path
+) -> None:
+    # The exporter folds no constant of more than 8192 elements but by Transpose, which cannot reorder gates.
+    layer: Any = getattr(fused_rnn, name)(64, hidden_size, **options).eval()
+    x = torch.randn(4, 3, 64)
+    state = torch.randn(layer.num_layers * (1 + layer.bidirectional), 4 if layer.batch_first else 3, hidden_size) / 2
+    given = (x, (state, state) if name == "LSTM" else state)
+    steps = {0: BATCH, 1: TIME} if layer.batch_first else STEPS
+    shapes = (steps, (ROWS, ROWS) if name == "LSTM" else ROWS)
+    program = torch.onnx.export(layer, given, dynamo=True, dynamic_shapes=shapes, verbose=False)
+    assert program is not None
+    onnxscript.optimizer.optimize(program.model, input_size_limit=2**31, output_size_limit=2**31)
+    program.save(tmp_path / "float.onnx", external_data=external)
+    nodes = program.model_proto.graph.node
+    stored = {each.name for each in program.model_proto.graph.initializer}
+    weights = [each for node in nodes if node.op_type == name for each in node.input[1:4] if each]
+    assert len(weights) == layer.num_layers * (3 if layer.bias else 2)
+    assert set(weights) <= stored
+    size = sum(parameter.numel() * parameter.element_size() for parameter in layer.parameters())
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 1.1 * size + 20_000
+
+    quantize_dynamic(tmp_path / "float.onnx", tmp_path / "int8.onnx", reduce_range=True)
+    quantized = onnx.load(tmp_path / "int8.onnx")
+    if name == "LSTM":  # ONNX Runtime quantizes no other
+        assert recurrent(quantized) == ["DynamicQuantizeLSTM"] * layer.num_layers
+        assert (tmp_path / "int8.onnx").stat().st_size < 0.3 * size + 20_000
+    # 7 bits of weights in [-1, 1] / sqrt(H), and 8 of inputs that are up to about 4.
+    for one, other in zip(run(quantized, given), flat(layer(*given)), strict=True):
+        torch.testing.assert_close(one, other, atol=0.05, rtol=0)
 
 
 def test_all_operands_have_the_type_of_autocast() -> None:
