@@ -186,8 +186,13 @@ def draw(seed: int, index: int) -> Case:
 def fitted(case: Case) -> Case:
     """The case without what cannot be together, and of a size that the oracle runs in milliseconds."""
     changes: dict[str, Any] = {}
+    if case.mode in {"double", "vmap", "func"}:  # in plain torch
+        limits = {"t": 4, "b": 3, "i": 9, "h": 9, "layers": 2}
+        case = replace(case, **{name: min(getattr(case, name), limit) for name, limit in limits.items()})
     if case.is_cell:
         changes |= {"t": 1}
+    else:  # torch.nn's layers refuse 0
+        changes |= {"i": max(case.i, 1)}
     if case.layer_norm:
         changes |= {"peephole": False, "cell_clip": None}
         if case.w_layout == "expanded":  # rows that are all the same, whose norm is all rounding
@@ -200,9 +205,6 @@ def fitted(case: Case) -> Case:
         changes |= {"b": 1}
     if not (case.lengths and case.form == "padded"):
         changes |= {"nan_padding": False}
-    if case.mode in {"double", "vmap", "func"}:  # in plain torch
-        changes |= {name: min(getattr(case, name), limit) for name, limit in (("t", 4), ("b", 3), ("i", 9), ("h", 9))}
-        changes |= {"layers": min(case.layers, 2), "proj": min(case.proj, min(case.h, 9) - 1)}
     if case.mode == "double" and case.dtype not in {"float32", "float64"}:
         changes |= {"dtype": "float32"}
     if case.mode in {"vmap", "func"}:
@@ -221,8 +223,6 @@ def fitted(case: Case) -> Case:
             "nan_padding": False,
         }  # fmt: skip
     case = replace(case, **changes)
-    if not case.is_cell:  # torch.nn's layers refuse 0
-        case = replace(case, i=max(case.i, 1))
     rows = (case.b if case.lengths or case.is_packed else 1) * case.layers * (2 if case.bidirectional else 1)
     return replace(case, t=min(case.t, max(4, _COST // max(rows, 1))))
 

@@ -10,6 +10,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence
 from torch.overrides import TorchFunctionMode
@@ -34,19 +35,16 @@ class Recorded:
         self.weights: list[Tensor | None] = []
         self.outputs: list[Tensor] = []
 
-    def draws(self) -> list[Draws] | None:
-        """By layer; None where nothing was drawn."""
-        count = max(len(self.masks), len(self.outputs) + 1)
-        if not self.masks and not self.outputs:
-            return None
+    def draws(self, layers: int) -> list[Draws]:
+        """Those of the first call, by layer."""
 
-        def of(values: list[Any], index: int) -> Any:
-            return values[index] if index < len(values) else None
+        def of(values: list[Any], index: int, count: int) -> Any:
+            return values[index] if index < min(count, len(values)) else None
 
         found = []
-        for index in range(count):
-            zoneout, recurrent = of(self.masks, index) or (None, None)
-            found.append(Draws(zoneout, recurrent, of(self.weights, index), of(self.outputs, index)))
+        for index in range(layers):
+            masks = of(self.masks, index, layers) or (None, None)
+            found.append(Draws(*masks, of(self.weights, index, layers), of(self.outputs, index, layers - 1)))
         return found
 
 
@@ -65,7 +63,7 @@ def recording() -> Iterator[Recorded]:
         return function(*given), factors
 
     def of_weights(variants: Any, weights: Any) -> Any:
-        ones = [w._replace(w_hh=torch.ones(w.w_hh.shape, dtype=w.w_hh.dtype)) for w in weights]
+        ones = [w._replace(w_hh=torch.ones_like(w.w_hh)) for w in weights]  # a mask is drawn in the order of memory
         after, factors = twice(drop_weights, (variants, weights), (variants, ones))
         recorded.weights.append(None if factors is ones else torch.stack([w.w_hh for w in factors]).double())
         return after
@@ -75,7 +73,7 @@ def recording() -> Iterator[Recorded]:
         return recorded.masks[-1]
 
     def of_outputs(x: Tensor, *rest: Any) -> Tensor:
-        after, factors = twice(drop, (x, *rest), (torch.ones(x.shape, dtype=x.dtype), *rest))
+        after, factors = twice(drop, (x, *rest), (torch.ones_like(x), *rest))
         recorded.outputs.append(factors.double())
         return after  # type: ignore[no-any-return]
 
@@ -106,15 +104,34 @@ class Margin(TorchFunctionMode):
         self.distance = min(self.distance, difference.detach().abs().min().item())
 
 
+def has_variants(case: Case) -> bool:
+    """Whether a case has formulas that torch.nn has not."""
+    return case.layer_norm or case.zoneout != 0.0 or case.peephole or case.cell_clip is not None
+
+
+@contextlib.contextmanager
+def norms_of_torch() -> Iterator[None]:
+    """Steps with torch's layer_norm, which in the type of a case is as exact as can be asked for."""
+    held = variant_reference.normalized
+
+    def normalized(values: Tensor) -> Tensor:
+        return F.layer_norm(values, values.shape[1:], eps=variant_reference.EPSILON)
+
+    variant_reference.normalized = normalized
+    try:
+        yield
+    finally:
+        variant_reference.normalized = held
+
+
 def torch_can(problem: Problem) -> bool:
     """Whether torch.nn has all of a case."""
     case = problem.case
-    variants = case.layer_norm or case.zoneout != 0.0 or case.peephole or case.cell_clip is not None
     given = case.lengths or case.resets or case.cells
-    return not (variants or given or case.draws) and min(case.t, case.b, case.i) > 0
+    return not (has_variants(case) or given or case.draws) and min(case.t, case.b, case.i) > 0
 
 
-def expected(problem: Problem, leaves: Mapping[str, Tensor], draws: list[Draws] | None) -> dict[str, Tensor]:
+def expected(problem: Problem, leaves: Mapping[str, Tensor], draws: list[Draws]) -> dict[str, Tensor]:
     """The results for those leaves, in their type; in float64 the truth."""
     if torch_can(problem):
         return _by_torch(problem, leaves)
@@ -131,7 +148,7 @@ def _by_torch(problem: Problem, leaves: Mapping[str, Tensor]) -> dict[str, Tenso
     return call(problem, module, leaves)
 
 
-def _by_steps(problem: Problem, leaves: Mapping[str, Tensor], draws: list[Draws] | None) -> dict[str, Tensor]:
+def _by_steps(problem: Problem, leaves: Mapping[str, Tensor], draws: list[Draws]) -> dict[str, Tensor]:
     case = problem.case
     parameters = {name + ("_l0" if case.is_cell else ""): leaves[name] for name in problem.parameters}
     x, resets, order = leaves["x"], problem.resets, None
@@ -154,7 +171,7 @@ def _by_steps(problem: Problem, leaves: Mapping[str, Tensor], draws: list[Draws]
             x, lengths = x[:, order], lengths[order]
             states = [None if state is None else state[:, order] for state in states]
     cell = "lstm" if case.is_lstm else "gru" if case.module.startswith("GRU") else f"rnn_{'relu' if case.relu else 'tanh'}"
-    draws = None if draws is None else [Draws(*(None if d is None else d.to(x.dtype) for d in each)) for each in draws]
+    draws = [Draws(*(None if d is None else d.to(x.dtype) for d in each)) for each in draws]
     h_0, c_0 = states
     found = variant_reference.stack(cell, x, parameters, h_0, c_0, lengths, resets, draws, case.cell_clip)
     results = [found.output, found.h_n, *([found.c_n] if case.is_lstm else []), *([found.cells] if case.cells else [])]
