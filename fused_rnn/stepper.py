@@ -78,7 +78,8 @@ class Stepper:
         self._description = f"{layer}, batch_size={batch_size}, weights={weights}"
         with torch.no_grad():
             unit_weights = [
-                unit_weights_of(variants, [w], w.w_hh) if variants.unit_weights else None for w in directions
+                unit_weights_of(variants, [w], w.w_hh.new_empty(layer.hidden_size)) if variants.unit_weights else None
+                for w in directions
             ]
         self._native = _ops.make_stepper(
             layer.cell,

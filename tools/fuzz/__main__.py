@@ -23,7 +23,7 @@ _LONGEST_CASE = 120.0  # seconds; then the child says where it hangs, and ends
 class Found(NamedTuple):
     """One way in which one case fails."""
 
-    index: int
+    number: int  # of the case, counted from that of the seed
     case: str
     kind: str
     detail: str
@@ -31,7 +31,7 @@ class Found(NamedTuple):
 
 def fail_of(case: Case) -> list[tuple[str, str]]:
     """Kinds and details; torch is imported by the child alone."""
-    from tools.fuzz.modes import run
+    from tools.fuzz.run import run
 
     return [(each.kind, each.detail) for each in run(case) if each.kind != "refused"]
 
@@ -50,34 +50,31 @@ def work(seed: int, indices: Sequence[int], until: float | None) -> None:
         for kind, detail in fail_of(case):
             print(json.dumps(Found(index, str(case), kind, detail)), flush=True)
     faulthandler.cancel_dump_traceback_later()
-    print(json.dumps("end"), flush=True)
 
 
-def search(seed: int, first: int, cases: int, until: float | None, isa: str | None) -> Iterator[Found | int]:
+def search(
+    seed: int, indices: range, until: float | None = None, program: Sequence[str] = ("-m", "tools.fuzz")
+) -> Iterator[Found | int]:
     """Each case's index as it begins, and what fails; a child that ends before its time fails by its last case."""
-    environment = {**os.environ, **({"FUSED_RNN_CPU_ISA": isa} if isa else {})}
-    start, end = first, first + cases
+    start, end = indices.start, indices.stop
     while start < end:
         options = ["--seed", str(seed), "--first", str(start), "--cases", str(end - start)]
         options += [] if until is None else ["--until", str(until)]
-        command = [sys.executable, "-m", "tools.fuzz", "--work", *options]
-        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as child:
+        with subprocess.Popen(
+            [sys.executable, *program, "--work", *options], stdout=subprocess.PIPE, text=True
+        ) as child:
             assert child.stdout is not None  # noqa: S101 - it is a pipe
-            done = False
             for line in child.stdout:
                 said = json.loads(line)
                 if isinstance(said, int):
                     start = said
                     yield said
-                elif isinstance(said, str):
-                    done = True
                 else:
                     yield Found(*said)
         if child.returncode == 0:
             return
         yield Found(start, str(draw(seed, start)), f"the interpreter ended with {child.returncode}", "")
         start += 1
-        del done
 
 
 def report(found: Sequence[Found], count: int, seconds: float, *, shrink: bool) -> None:
@@ -94,7 +91,7 @@ def report(found: Sequence[Found], count: int, seconds: float, *, shrink: bool) 
         else:
             detail = first.detail
         print(f"\n{len(those)} x {kind}\n    {detail[:400]}\n    python -m tools.fuzz --case '{case}'", flush=True)
-    failing = len({each.index for each in found})
+    failing = len({each.number for each in found})
     print(f"\n{count} cases in {seconds:.0f} s, {failing} failed in {len(by_kind)} ways")
 
 
@@ -128,10 +125,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     began = time.time()
     until = None if given.seconds is None else began + given.seconds
     found, count = [], 0
-    for each in search(given.seed, given.first, given.cases, until, given.isa):
+    for each in search(given.seed, range(given.first, given.first + given.cases), until):
         if isinstance(each, Found):
             found.append(each)
-            print(f"--only {each.index}: {each.kind}: {each.detail[:200]}\n    {each.case}", flush=True)
+            print(f"--only {each.number}: {each.kind}: {each.detail[:200]}\n    {each.case}", flush=True)
         else:
             count += 1
     report(found, count, time.time() - began, shrink=given.shrink)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import random
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -64,14 +64,17 @@ class Case:
 
     @property
     def is_cell(self) -> bool:
+        """Whether it is a single step."""
         return self.module.endswith("Cell")
 
     @property
     def is_lstm(self) -> bool:
+        """Whether there is a cell state."""
         return self.module.startswith("LSTM")
 
     @property
     def is_packed(self) -> bool:
+        """Whether the input is a PackedSequence."""
         return self.form in {"packed", "unsorted"}
 
     @property
@@ -79,6 +82,16 @@ class Case:
         """Whether anything is drawn at random in the call."""
         zoneout = self.zoneout != 0.0
         return self.training and bool(self.dropout or self.recurrent_dropout or self.weight_dropout or zoneout)
+
+    @property
+    def has_variants(self) -> bool:
+        """Whether it has formulas that torch.nn has not."""
+        return self.layer_norm or self.zoneout != 0.0 or self.peephole or self.cell_clip is not None
+
+    @property
+    def has_kinks(self) -> bool:
+        """Whether its derivatives jump somewhere."""
+        return self.relu or self.cell_clip is not None
 
     def __str__(self) -> str:
         default = Case()
@@ -98,101 +111,143 @@ class Case:
         if unknown:
             raise ValueError(f"case has no {', '.join(sorted(unknown))}")
         texts = {f.name for f in fields(cls) if isinstance(getattr(Case(), f.name), str)}
-        return cls(**{name: value if name in texts else ast.literal_eval(value) for name, value in words.items()})
+        values: dict[str, Any] = {n: value if n in texts else ast.literal_eval(value) for n, value in words.items()}
+        return cls(**values)
 
 
 def draw(seed: int, index: int) -> Case:
     """The case with this index of a seed; those before it are not looked at."""
-    rng = random.Random(f"{seed}:{index}")  # noqa: S311
-
-    def chance(probability: float) -> bool:
-        return rng.random() < probability
-
-    def size() -> int:
-        return rng.choice(_LARGE if chance(0.1) else _SMALL)
-
-    def probability() -> float:
-        return rng.choice((0.1, 0.5, 0.9, 1.0))
-
-    def layout() -> str:
-        return rng.choice(LAYOUTS) if chance(0.3) else ""
-
+    chosen = _Choices(random.Random(f"{seed}:{index}"))  # noqa: S311
+    rng, chance = chosen.rng, chosen.chance
     module = rng.choices(MODULES, (6, 5, 4, 1, 1, 1))[0]
-    is_cell, is_lstm = module.endswith("Cell"), module.startswith("LSTM")
-    modes = {"infer": 5, "train": 10, "double": 2, "vmap": 2, "func": 2, "functional": 1, "inplace": 1}
-    if not is_cell:
-        modes["stepper"] = 2
-    mode = rng.choices(list(modes), list(modes.values()))[0]
+    modes = {"infer": 5, "train": 10, "double": 2, "vmap": 2, "func": 2, "functional": 1, "inplace": 1, "stepper": 2}
     given: dict[str, Any] = {
         "module": module,
-        "mode": mode,
-        "t": 0 if chance(0.03) else rng.choice(_LONG if chance(0.05) else _STEPS),
-        "b": 0 if chance(0.03) else rng.choice(_SMALL),
-        "i": 0 if chance(0.01) else size(),
-        "h": size(),
+        "mode": rng.choices(list(modes), list(modes.values()))[0],
+        **chosen.sizes(),
         "bias": chance(0.8),
         "dtype": rng.choices(("float32", "float64", "bfloat16", "float16"), (5, 3, 1, 1))[0],
         "training": chance(0.8),
         "form": "unbatched" if chance(0.1) else "padded",
         "states": chance(0.5),
-        "x_layout": layout(),
-        "w_layout": layout(),
-        "s_layout": layout(),
-        "d_layout": layout(),
+        "x_layout": chosen.layout(),
+        "w_layout": chosen.layout(),
+        "s_layout": chosen.layout(),
+        "d_layout": chosen.layout(),
         "some": chance(0.25),
         "into": "".join(letter for letter in "ohca" if chance(0.7)) or "o",
         "retain": chance(0.15),
         "again": rng.choice((1, 2)) if chance(0.2) else 0,
+        "mapped": "".join(letter for letter in "xsp" if chance(0.5)),
         "seed": rng.randrange(2**31),
     }
     if module.startswith("RNN"):
         given["relu"] = chance(0.5)
-    if is_cell:
-        given["t"] = 1
-    else:
-        given |= {
+    if not module.endswith("Cell"):
+        given |= chosen.of_layers()
+        if chance(0.5):  # the plain layer is what most use
+            given |= chosen.variants(lstm=module == "LSTM")
+    if module == "LSTM":
+        given |= {"cells": chance(0.3), "proj": rng.randrange(given["h"]) if chance(0.2) else 0}
+    return fitted(Case(**given))
+
+
+class _Choices(NamedTuple):
+    """Groups of options, drawn."""
+
+    rng: random.Random
+
+    def chance(self, probability: float) -> bool:
+        return self.rng.random() < probability
+
+    def layout(self) -> str:
+        return self.rng.choice(LAYOUTS) if self.chance(0.3) else ""
+
+    def sizes(self) -> dict[str, int]:
+        """Some are 0, some large."""
+        rng, chance = self.rng, self.chance
+        return {
+            "t": 0 if chance(0.03) else rng.choice(_LONG if chance(0.05) else _STEPS),
+            "b": 0 if chance(0.03) else rng.choice(_SMALL),
+            "i": 0 if chance(0.02) else rng.choice(_LARGE if chance(0.1) else _SMALL),
+            "h": rng.choice(_LARGE if chance(0.1) else _SMALL),
+        }
+
+    def probability(self) -> float:
+        return self.rng.choice((0.1, 0.5, 0.9, 1.0)) if self.chance(0.3) else 0.0
+
+    def of_layers(self) -> dict[str, Any]:
+        """What torch.nn's layers have and cells have not, lengths and resets."""
+        rng, chance = self.rng, self.chance
+        packed = {"form": rng.choice(("packed", "unsorted"))} if chance(0.15) else {}
+        return {
             "layers": rng.choices((1, 2, 3), (6, 3, 1))[0],
             "batch_first": chance(0.3),
-            "dropout": probability() if chance(0.2) else 0.0,
+            "dropout": self.probability(),
             "bidirectional": chance(0.3),
-            "layer_norm": chance(0.2),
-            "zoneout": probability() if chance(0.2) else 0.0,
-            "recurrent_dropout": probability() if chance(0.2) else 0.0,
-            "weight_dropout": probability() if chance(0.2) else 0.0,
-            "recompute": chance(0.2),
+            "lengths": rng.choice(("int64", "int32")) if chance(0.25) else "",
+            "resets": chance(0.2),
+            "nan_padding": chance(0.5),
+            **packed,
         }
-        if given["form"] != "unbatched" and chance(0.15):
-            given["form"] = rng.choice(("packed", "unsorted"))
-        given["lengths"] = rng.choice(("int64", "int32")) if chance(0.25) else ""
-        given["resets"] = chance(0.2)
-        given["nan_padding"] = chance(0.5)
-    if module == "LSTM":
-        given["cells"] = chance(0.3)
-        given["proj"] = rng.randrange(1, given["h"]) if given["h"] > 1 and chance(0.2) else 0
-        given["peephole"] = chance(0.15)
-        given["cell_clip"] = rng.choice((0.05, 0.3, 2.0)) if chance(0.15) else None
-        if given["zoneout"] and chance(0.5):
-            given["zoneout"] = (given["zoneout"], rng.choice((0.0, 0.3, 1.0)))
-    if chance(0.5):  # the plain layer is what most use
-        plain = ("layer_norm", "zoneout", "recurrent_dropout", "weight_dropout", "peephole", "cell_clip", "recompute")
-        given = {name: value for name, value in given.items() if name not in plain}
-    if mode in {"vmap", "func"}:
-        given["mapped"] = "".join(letter for letter in "xsp" if chance(0.5))
-        if mode == "vmap" and not given["mapped"]:
-            given["mapped"] = "x"
-    return fitted(Case(**given))
+
+    def variants(self, *, lstm: bool) -> dict[str, Any]:
+        """What torch.nn has not."""
+        rng, chance = self.rng, self.chance
+        zoneout: float | tuple[float, float] = self.probability()
+        if lstm and chance(0.2):
+            zoneout = (rng.choice((0.1, 0.9)), rng.choice((0.0, 0.3, 1.0)))
+        return {
+            "layer_norm": chance(0.3),
+            "zoneout": zoneout,
+            "recurrent_dropout": self.probability(),
+            "weight_dropout": self.probability(),
+            "recompute": chance(0.3),
+            "peephole": lstm and chance(0.3),
+            "cell_clip": rng.choice((0.05, 0.3, 2.0)) if lstm and chance(0.3) else None,
+        }
 
 
 def fitted(case: Case) -> Case:
     """The case without what cannot be together, and of a size that the oracle runs in milliseconds."""
-    changes: dict[str, Any] = {}
     if case.mode in {"double", "vmap", "func"}:  # in plain torch
         limits = {"t": 4, "b": 3, "i": 9, "h": 9, "layers": 2}
         case = replace(case, **{name: min(getattr(case, name), limit) for name, limit in limits.items()})
-    if case.is_cell:
-        changes |= {"t": 1}
-    else:  # torch.nn's layers refuse 0
-        changes |= {"i": max(case.i, 1)}
+    case = replace(case, **_of_mode(case))
+    case = replace(case, **_of_options(case))
+    rows = (case.b if case.lengths or case.is_packed else 1) * case.layers * (2 if case.bidirectional else 1)
+    return replace(case, t=min(case.t, max(4, _COST // max(rows, 1))))
+
+
+def _of_mode(case: Case) -> dict[str, Any]:
+    """What a mode does not have."""
+    changes: dict[str, Any] = {}
+    if case.mode == "stepper" and case.is_cell:
+        changes |= {"mode": "infer"}
+    if case.mode not in {"vmap", "func"}:
+        changes |= {"mapped": ""}
+    elif case.mapped or case.mode == "vmap":
+        mapped = case.mapped if case.states else case.mapped.replace("s", "")
+        changes |= {"mapped": mapped or "x", "training": False}  # vmap itself says whether members' masks differ
+    if case.mode in {"vmap", "func"}:
+        changes |= {"recompute": False, "form": "unbatched" if case.form == "unbatched" else "padded"}
+    if case.mode in {"infer", "stepper"}:
+        changes |= {"some": False, "into": "ohca", "d_layout": "", "retain": False}
+    if case.mode == "double" and case.dtype not in {"float32", "float64"}:
+        changes |= {"dtype": "float32"}
+    if case.mode == "stepper":
+        changes |= {
+            "dtype": "float64" if case.dtype == "float64" else "float32", "form": "padded", "bidirectional": False,
+            "layer_norm": False, "zoneout": 0.0, "lengths": "", "resets": False, "cells": False, "training": False,
+            "b": max(case.b, 1),
+        }  # fmt: skip
+    return changes
+
+
+def _of_options(case: Case) -> dict[str, Any]:
+    """What options do not have beside each other."""
+    changes: dict[str, Any] = {}
+    changes |= {"t": 1} if case.is_cell else {"i": max(case.i, 1)}  # torch.nn's layers refuse an input of no features
     if case.layer_norm:
         changes |= {"peephole": False, "cell_clip": None}
         if case.w_layout == "expanded":  # rows that are all the same, whose norm is all rounding
@@ -203,28 +258,9 @@ def fitted(case: Case) -> Case:
         changes |= {"lengths": "", "resets": False, "t": max(case.t, 1), "b": max(case.b, 1)}
     if case.form == "unbatched":
         changes |= {"b": 1}
-    if not (case.lengths and case.form == "padded"):
+    if not case.lengths or case.is_packed:
         changes |= {"nan_padding": False}
-    if case.mode == "double" and case.dtype not in {"float32", "float64"}:
-        changes |= {"dtype": "float32"}
-    if case.mode in {"vmap", "func"}:
-        changes |= {"recompute": False, "form": "unbatched" if case.form == "unbatched" else "padded"}
-        if case.mapped:  # what is drawn differs, or does not, by vmap's own choice
-            changes |= {"training": False}
-        if "s" in case.mapped and not case.states:
-            changes |= {"mapped": case.mapped.replace("s", "") or "x"}
-    if case.mode == "infer":
-        changes |= {"some": False, "into": "ohca", "d_layout": "", "retain": False}
-    if case.mode == "stepper":
-        changes |= {
-            "dtype": "float64" if case.dtype == "float64" else "float32", "form": "padded", "bidirectional": False,
-            "layer_norm": False, "zoneout": 0.0, "lengths": "", "resets": False, "cells": False, "training": False,
-            "b": max(case.b, 1), "i": max(case.i, 1), "some": False, "into": "ohca", "d_layout": "",
-            "nan_padding": False,
-        }  # fmt: skip
-    case = replace(case, **changes)
-    rows = (case.b if case.lengths or case.is_packed else 1) * case.layers * (2 if case.bidirectional else 1)
-    return replace(case, t=min(case.t, max(4, _COST // max(rows, 1))))
+    return changes
 
 
 def smallest(case: Case, fails: Callable[[Case], bool]) -> Case:

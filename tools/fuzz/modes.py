@@ -1,96 +1,25 @@
-"""What a case does with its module, and how the outcome is compared with the oracle's."""
+"""What a case does with its module, and the same of the oracle."""
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.func import functional_call, vmap
 
 import fused_rnn
-from tests.tolerances import TOLERANCES, allowed_error, relative_error
 from tools.fuzz import oracle
-from tools.fuzz.problem import MEMBERS, Problem, build, call, incoming, shapes
+from tools.fuzz.checks import Refused, Wrong, check_memory, keeps_bits, role, same_bits
+from tools.fuzz.problem import MEMBERS, Problem, call, incoming, shapes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from tests.variant_reference import Draws
-    from tools.fuzz.case import Case
 
     Named = Mapping[str, Tensor]
     Outcome = dict[str, Tensor]
-
-
-class Failure(NamedTuple):
-    """Something wrong: a kind, which many cases share, and what was seen."""
-
-    kind: str
-    detail: str = ""
-
-
-def run(case: Case) -> list[Failure]:
-    """All that is wrong with a case."""
-    failures: list[Failure] = []
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        problem = build(case)
-        before = {name: (tensor, tensor.detach().clone(), tensor._version) for name, tensor in problem.tensors().items()}
-        with oracle.recording() as recorded:
-            torch.manual_seed(case.seed)
-            outcome = MODES[case.mode](problem)
-        draws = recorded.draws(case.layers)
-        failures += list(compare(problem, draws, outcome))
-        failures += [
-            Failure(f"{name} was changed")
-            for name, (tensor, copy, version) in before.items()
-            if tensor._version != version or not _same_bits(tensor.detach(), copy)
-        ]
-        if case.mode != "infer" and case.again:
-            torch.set_num_threads(case.again)
-            again = build(case)
-            torch.manual_seed(case.seed)
-            second = MODES[case.mode](again)
-            failures += [
-                Failure(f"{_role(name)} has other bits again, threads={case.again}")
-                for name, value in outcome.items()
-                if _keeps_bits(case) and not _same_bits(value.detach(), second[name].detach())
-            ]
-    except Wrong as error:
-        failures.append(error.failure)
-    except Exception as error:  # noqa: BLE001 - whatever is raised is the finding
-        text = re.sub(r"0x[0-9a-f]+|-?\d+(\.\d+)?", "N", str(error).split("\n")[0])
-        failures.append(Failure(f"{type(error).__name__}: {text[:150]}", str(error)))
-    finally:
-        torch.set_num_threads(threads)
-    return failures
-
-
-class Wrong(Exception):  # noqa: N818 - not an error of the program
-    """A failure that leaves nothing to compare."""
-
-    def __init__(self, kind: str, detail: str = "") -> None:
-        super().__init__(kind)
-        self.failure = Failure(kind, detail)
-
-
-def _keeps_bits(case: Case) -> bool:
-    """Whether the bits are the same in another run; with two threads those of torch's own products are not."""
-    plain = not oracle.has_variants(case) and not case.weight_dropout and not case.recurrent_dropout
-    return case.again == 1 or (plain and case.mode not in {"double", "vmap", "func"})
-
-
-def _same_bits(a: Tensor, b: Tensor) -> bool:
-    if a.shape != b.shape or a.dtype != b.dtype:
-        return False
-    if not a.is_floating_point():
-        return torch.equal(a, b)
-    return bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
 # --- The modes: results and gradients by name ---
@@ -101,13 +30,13 @@ def infer(problem: Problem) -> Outcome:
     case = problem.case
     with torch.no_grad():
         first = call(problem, problem.module, problem.inputs)
-        _check_memory(problem, first, {})
+        check_memory(problem, first, {})
         if case.again:
             torch.set_num_threads(case.again)
         torch.manual_seed(case.seed)
         second = call(problem, problem.module, problem.inputs)
         for name, value in first.items():
-            if _keeps_bits(case) and not _same_bits(value, second[name]):
+            if keeps_bits(case) and not same_bits(value, second[name]):
                 raise Wrong(f"{name} has other bits again, threads={case.again}")
         if any(result.requires_grad for result in first.values()):
             raise Wrong("a result of inference requires grad")
@@ -124,7 +53,7 @@ def functional(problem: Problem) -> Outcome:
     with torch.no_grad():
         others = {name: p.detach().clone().requires_grad_(p.requires_grad) for name, p in problem.parameters.items()}
         for parameter in problem.parameters.values():
-            parameter.requires_grad_(requires_grad=False)
+            parameter.requires_grad = False
 
     def module(*args: Any, **kwargs: Any) -> Any:
         return functional_call(problem.module, others, args, kwargs)
@@ -144,13 +73,6 @@ def inplace(problem: Problem) -> Outcome:
         if "modified by an inplace operation" not in str(error):
             raise
         raise Refused from None
-
-
-class Refused(Wrong):
-    """Autograd saw the change and refused to go on, which is right too."""
-
-    def __init__(self) -> None:
-        super().__init__("refused")
 
 
 def _changed(results: Named, *, in_place: bool) -> Outcome:
@@ -211,7 +133,10 @@ def stepper(problem: Problem) -> Outcome:
     width = case.proj or case.h
     output = torch.stack(outputs) if outputs else x.new_zeros(0, case.b, width)
     state = taken.state if case.is_lstm else (taken.state,)
-    return {"output": output.transpose(0, 1) if case.batch_first else output, **dict(zip(("h_n", "c_n"), state, strict=False))}
+    return {
+        "output": output.transpose(0, 1) if case.batch_first else output,
+        **dict(zip(("h_n", "c_n"), state, strict=False)),
+    }
 
 
 MODES: dict[str, Callable[[Problem], Outcome]] = {
@@ -292,7 +217,13 @@ def _type(results: Named) -> torch.dtype:
 
 
 def _differentiated(
-    problem: Problem, results: Named, leaves: Named, *, memory: bool = True, materialize: bool = False, member: int | None = None
+    problem: Problem,
+    results: Named,
+    leaves: Named,
+    *,
+    memory: bool = True,
+    materialize: bool = False,
+    member: int | None = None,
 ) -> Outcome:
     """Results, and the gradients of the leaves that want them."""
     wanted = problem.wanted
@@ -322,16 +253,16 @@ def _differentiated(
     once = gradients(retain=True) if problem.case.retain else []
     found = gradients(retain=False)
     for name, first, second in zip(wanted, once, found, strict=False):
-        if first is not None and second is not None and not _same_bits(first, second):
+        if first is not None and second is not None and not same_bits(first, second):
             raise Wrong(f"d_{name} of a second backward pass has other bits")
-    if not all(_same_bits(value, given[name]) for name, value in d.items()):
+    if not all(same_bits(value, given[name]) for name, value in d.items()):
         raise Wrong("a gradient that arrives was changed")
     absent = [name for name, value in zip(wanted, found, strict=True) if value is None]
     if absent and problem.case.t > 0:
-        raise Wrong(f"no gradient of {_role(absent[0])}")
+        raise Wrong(f"no gradient of {role(absent[0])}")
     named = {f"d_{name}": value for name, value in zip(wanted, found, strict=True) if value is not None}
     if memory:
-        _check_memory(problem, results, named)
+        check_memory(problem, results, named)
     return {**outcome, **named}
 
 
@@ -354,72 +285,3 @@ def _differentiated_twice(problem: Problem, results: Named, leaves: Named) -> Ou
     second = torch.autograd.grad(total, [*inputs, *arriving], **options)
     names = [*wanted, *(f"arriving_{name}" for name in chosen)]
     return {**outcome, **{f"d_d_{name}": value for name, value in zip(names, second, strict=True)}}
-
-
-def _role(name: str) -> str:
-    """A parameter's name without its layer and direction."""
-    return re.sub(r"_l\d+(_reverse)?$", "", name)
-
-
-# --- Comparing ---
-
-
-def compare(problem: Problem, draws: list[Draws], outcome: Named) -> Iterator[Failure]:
-    """What differs from the oracle by more than the table allows and a naive computation in the same type has."""
-    case, dtype = problem.case, getattr(torch, problem.case.dtype)
-    margin = oracle.Margin()
-    with margin if oracle.kinks(case) else contextlib.nullcontext():
-        exact = truth(problem, oracle.exact_leaves(problem), draws)
-    naive: Named | None = None
-    for name, value in outcome.items():
-        if name not in exact:  # where there are no steps nothing depends on anything
-            if value.any():
-                yield Failure(f"{_role(name)}: not zero without steps")
-            continue
-        wanted, limit = exact[name].detach(), TOLERANCES[dtype][name.startswith("d_")]
-        if value.dtype != dtype or value.shape != wanted.shape:
-            yield Failure(f"{_role(name)}: {value.dtype} {list(value.shape)}, expected {dtype} {list(wanted.shape)}")
-            continue
-        if wanted.numel() == 0:
-            continue
-        finite = bool(value.isfinite().all())
-        error = relative_error(value, wanted) if finite else float("inf")
-        # Where a derivative jumps, rounding decides it.
-        if error <= limit or (finite and name.startswith("d_") and margin.distance < 64 * torch.finfo(dtype).eps):
-            continue
-        if naive is None:
-            with oracle.norms_of_torch():
-                naive = truth(problem, oracle.exact_leaves(problem, dtype), draws)
-        theirs = naive[name].detach()
-        if not theirs.isfinite().all():  # too large for the type
-            continue
-        if error > 4 * allowed_error(dtype, relative_error(theirs, wanted)):
-            what = "wrong" if finite else "not finite"
-            detail = f"{name}: error {error:.1e}, allowed {limit:.0e}, naive {relative_error(theirs, wanted):.1e}"
-            yield Failure(f"{_role(name)}: {what}", detail)
-    yield from (Failure(f"{_role(name)}: absent") for name in exact if name not in outcome and case.t > 0)
-
-
-def _check_memory(problem: Problem, results: Named, gradients: Named) -> None:
-    """No result and no gradient shares memory with another one or with what was given."""
-    given = {name: tensor for name, tensor in problem.tensors().items() if tensor is not None}
-    for one, other in itertools.combinations({**results, **gradients}.items(), 2):
-        if _overlap(one[1], other[1]):
-            raise Wrong(f"{_role(one[0])} and {_role(other[0])} share memory")
-    for (name, value), (of, argument) in itertools.product([*results.items(), *gradients.items()], given.items()):
-        if _overlap(value, argument) and problem.case.t > 0:
-            raise Wrong(f"{_role(name)} and the argument {_role(of)} share memory")
-
-
-def _overlap(a: Tensor, b: Tensor) -> bool:
-    if not a.numel() or not b.numel() or a.untyped_storage().data_ptr() != b.untyped_storage().data_ptr():
-        return False
-    (first, last), (other_first, other_last) = _extent(a), _extent(b)
-    return first < other_last and other_first < last
-
-
-def _extent(tensor: Tensor) -> tuple[int, int]:
-    """First and last address; of parts of one memory this is exact where they are blocks of it."""
-    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)) + 1
-    start = tensor.data_ptr()
-    return start, start + last * tensor.element_size()

@@ -1,13 +1,13 @@
 """What is right: torch.nn's modules where they can run a case, else the plain steps of tests/variant_reference.py.
 
-Both in float64, from the same values. What a call draws at random is written down by `recording` and given to the steps.
+Both in float64, from the same values. What a call draws at random is written down by `recording`, for the steps.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -43,17 +43,17 @@ class Recorded:
 
         found = []
         for index in range(layers):
-            masks = of(self.masks, index, layers) or (None, None)
-            found.append(Draws(*masks, of(self.weights, index, layers), of(self.outputs, index, layers - 1)))
+            zoneout, recurrent = of(self.masks, index, layers) or (None, None)
+            weights, outputs = of(self.weights, index, layers), of(self.outputs, index, layers - 1)
+            found.append(Draws(zoneout, recurrent, weights, outputs))
         return found
 
 
 @contextlib.contextmanager
 def recording() -> Iterator[Recorded]:
     """Write down what layers draw; the bits of their results stay."""
-    recorded = Recorded()
-    held = _layers.with_dropped_weights, _layers.draw_masks, _layers._drop
-    drop_weights, draw_masks, drop = held
+    recorded, layers = Recorded(), cast("Any", _layers)
+    drop_weights, draw_masks, drop = held = layers.with_dropped_weights, layers.draw_masks, layers._drop
 
     def twice(function: Any, given: tuple[Any, ...], ones: tuple[Any, ...]) -> tuple[Any, Any]:
         """The results for what is given and for ones, of the same random numbers."""
@@ -77,11 +77,11 @@ def recording() -> Iterator[Recorded]:
         recorded.outputs.append(factors.double())
         return after  # type: ignore[no-any-return]
 
-    _layers.with_dropped_weights, _layers.draw_masks, _layers._drop = of_weights, of_masks, of_outputs
+    layers.with_dropped_weights, layers.draw_masks, layers._drop = of_weights, of_masks, of_outputs
     try:
         yield recorded
     finally:
-        _layers.with_dropped_weights, _layers.draw_masks, _layers._drop = held
+        layers.with_dropped_weights, layers.draw_masks, layers._drop = held
 
 
 class Margin(TorchFunctionMode):
@@ -91,7 +91,7 @@ class Margin(TorchFunctionMode):
         super().__init__()
         self.distance = math.inf
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         value = args[0] if args else None
         if isinstance(value, Tensor) and value.numel() and value.is_floating_point():
             if func is torch.relu:
@@ -102,11 +102,6 @@ class Margin(TorchFunctionMode):
 
     def _see(self, difference: Tensor) -> None:
         self.distance = min(self.distance, difference.detach().abs().min().item())
-
-
-def has_variants(case: Case) -> bool:
-    """Whether a case has formulas that torch.nn has not."""
-    return case.layer_norm or case.zoneout != 0.0 or case.peephole or case.cell_clip is not None
 
 
 @contextlib.contextmanager
@@ -128,7 +123,7 @@ def torch_can(problem: Problem) -> bool:
     """Whether torch.nn has all of a case."""
     case = problem.case
     given = case.lengths or case.resets or case.cells
-    return not (has_variants(case) or given or case.draws) and min(case.t, case.b, case.i) > 0
+    return not (case.has_variants or given or case.draws) and min(case.t, case.b, case.i) > 0
 
 
 def expected(problem: Problem, leaves: Mapping[str, Tensor], draws: list[Draws]) -> dict[str, Tensor]:
@@ -151,49 +146,56 @@ def _by_torch(problem: Problem, leaves: Mapping[str, Tensor]) -> dict[str, Tenso
 def _by_steps(problem: Problem, leaves: Mapping[str, Tensor], draws: list[Draws]) -> dict[str, Tensor]:
     case = problem.case
     parameters = {name + ("_l0" if case.is_cell else ""): leaves[name] for name in problem.parameters}
-    x, resets, order = leaves["x"], problem.resets, None
-    states = [leaves.get(name) for name in ("h_0", "c_0")]
+    x, resets = leaves["x"], problem.resets
+    states: list[Any] = [leaves.get(name) for name in ("h_0", "c_0")]
     if case.is_cell:
-        x = x.unsqueeze(0)
-        states = [None if state is None else state.unsqueeze(0) for state in states]
-    batch = 0 if case.batch_first else 1
+        x, states = x.unsqueeze(0), [None if state is None else state.unsqueeze(0) for state in states]
     if case.form == "unbatched":
         x, resets = x.unsqueeze(1), None if resets is None else resets.unsqueeze(1)
         states = [None if state is None else state.unsqueeze(1) for state in states]
     elif case.batch_first:
         x, resets = x.transpose(0, 1), None if resets is None else resets.t()
     lengths = None if problem.lengths is None or case.b == 0 else problem.lengths.reshape(-1)
-    if case.is_packed:  # what is drawn is for the longest row first
-        assert problem.lengths is not None  # noqa: S101 - it is packed by them
-        packed = pack_padded_sequence(leaves["x"].detach(), problem.lengths, case.batch_first, case.form == "packed")
-        order = packed.sorted_indices
-        if order is not None and lengths is not None:
-            x, lengths = x[:, order], lengths[order]
-            states = [None if state is None else state[:, order] for state in states]
-    cell = "lstm" if case.is_lstm else "gru" if case.module.startswith("GRU") else f"rnn_{'relu' if case.relu else 'tanh'}"
+    order = _order(problem)
+    if order is not None and lengths is not None:
+        x, lengths = x[:, order], lengths[order]
+        states = [None if state is None else state[:, order] for state in states]
     draws = [Draws(*(None if d is None else d.to(x.dtype) for d in each)) for each in draws]
     h_0, c_0 = states
-    found = variant_reference.stack(cell, x, parameters, h_0, c_0, lengths, resets, draws, case.cell_clip)
-    results = [found.output, found.h_n, *([found.c_n] if case.is_lstm else []), *([found.cells] if case.cells else [])]
-    results = [each for each in results if each is not None]
-    if case.is_cell:
-        results = [each[0] for each in results[1:]]
-        return named(case, [each[0] for each in results] if case.form == "unbatched" else results)
+    found = variant_reference.stack(_kind(case), x, parameters, h_0, c_0, lengths, resets, draws, case.cell_clip)
+    results: list[Any] = [found.output, found.h_n, found.c_n, found.cells if case.cells else None]
+    results = [result for result in results if result is not None]
     if order is not None:
-        results = [each[:, order.argsort()] for each in results]
-    for index in [0, *([len(results) - 1] if case.cells else [])]:
-        if case.form == "unbatched":
-            continue
-        if case.batch_first:
-            results[index] = results[index].transpose(0, 1)
-        if case.is_packed:
-            assert problem.lengths is not None  # noqa: S101 - as above
-            results[index] = pack_padded_sequence(
-                results[index], problem.lengths, case.batch_first, case.form == "packed"
-            ).data
+        results = [result[:, order.argsort()] for result in results]
     if case.form == "unbatched":
-        results = [each.squeeze(batch if each.dim() == 3 and not case.batch_first else 1) for each in results]
+        results = [result.squeeze(1) for result in results]
+    if case.is_cell:
+        return named(case, [state[0] for state in results[1:]])
+    for index in [0, *([len(results) - 1] if case.cells else [])]:
+        results[index] = _like_input(problem, results[index])
     return named(case, results)
+
+
+def _kind(case: Case) -> str:
+    if case.module.startswith("RNN"):
+        return "rnn_relu" if case.relu else "rnn_tanh"
+    return "lstm" if case.is_lstm else "gru"
+
+
+def _order(problem: Problem) -> Tensor | None:
+    """The rows of a packed sequence, the longest first, for which masks are drawn."""
+    if problem.case.form != "unsorted" or problem.lengths is None:
+        return None
+    indices = torch.zeros(problem.case.t, problem.case.b, 1)
+    return pack_padded_sequence(indices, problem.lengths, enforce_sorted=False).sorted_indices
+
+
+def _like_input(problem: Problem, steps: Tensor) -> Tensor:
+    """Steps with time first as a layer returns them."""
+    case = problem.case
+    if case.is_packed and problem.lengths is not None:
+        return pack_padded_sequence(steps, problem.lengths, enforce_sorted=case.form == "packed").data
+    return steps.transpose(0, 1) if case.batch_first and case.form != "unbatched" else steps
 
 
 def exact_leaves(problem: Problem, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
@@ -202,8 +204,3 @@ def exact_leaves(problem: Problem, dtype: torch.dtype = torch.float64) -> dict[s
         name: leaf.detach().resolve_neg().to(dtype, copy=True).nan_to_num(nan=0.0).requires_grad_(leaf.requires_grad)
         for name, leaf in problem.leaves.items()
     }
-
-
-def kinks(case: Case) -> bool:
-    """Whether the gradients of a case jump somewhere."""
-    return case.relu or case.cell_clip is not None

@@ -21,7 +21,7 @@ _RESULTS = {"o": "output", "h": "h_n", "c": "c_n", "a": "cells"}
 
 
 class Problem(NamedTuple):
-    """What a case is made of. Leaves are what gradients are taken for; those mapped have a dimension more, the first."""
+    """What a case is made of. Leaves are what gradients are taken for; vmap maps the first dimension of some."""
 
     case: Case
     module: Any
@@ -32,6 +32,7 @@ class Problem(NamedTuple):
 
     @property
     def leaves(self) -> dict[str, Tensor]:
+        """Inputs and parameters."""
         return {**self.inputs, **self.parameters}
 
     @property
@@ -83,53 +84,53 @@ def make_module(case: Case, namespace: ModuleType, **further: Any) -> Any:
 def build(case: Case) -> Problem:
     """The tensors of a case."""
     torch.manual_seed(case.seed)
-    dtype = getattr(torch, case.dtype)
     module = make_module(case, fused_rnn)
-
-    def maps(letter: str) -> tuple[int, ...]:
-        return (MEMBERS,) if letter in case.mapped else ()
-
-    def random(*shape: int, layout: str) -> Tensor:
-        return laid_out(torch.randn(shape).to(dtype), layout)
-
     batch = () if case.form == "unbatched" else (case.b,)
     steps = () if case.is_cell else (case.t,)
-    shape = (*batch, *steps, case.i) if case.batch_first else (*steps, *batch, case.i)
-    x = random(*maps("x"), *shape, layout=case.x_layout)
-    rows = () if case.is_cell else (case.layers * (2 if case.bidirectional else 1),)
-    inputs = {"x": x}
-    if case.states:
-        inputs["h_0"] = random(*maps("s"), *rows, *batch, case.proj or case.h, layout=case.s_layout)
-        if case.is_lstm:
-            inputs["c_0"] = random(*maps("s"), *rows, *batch, case.h, layout=case.s_layout)
-    lengths = resets = None
-    if case.is_packed:
-        lengths = torch.randint(1, case.t + 1, (case.b,))
-        lengths[torch.randint(case.b, ())] = case.t
-        if case.form == "packed":
-            lengths = lengths.sort(descending=True).values
-    elif case.lengths:
-        lengths = torch.randint(0, case.t + 1, batch, dtype=getattr(torch, case.lengths))
-    if case.resets:
-        resets = torch.rand(*shape[:-1]) < 0.3
+    x_shape = (*batch, *steps, case.i) if case.batch_first else (*steps, *batch, case.i)
+    lengths = _lengths(case)
+    resets = torch.rand(*x_shape[:-1]) < 0.3 if case.resets else None
+    inputs = {"x": _random(case, "x", x_shape)}
     if case.nan_padding and lengths is not None:
         padding = torch.arange(case.t).unsqueeze(1) >= lengths
-        fill = (padding.t() if case.batch_first else padding).unsqueeze(-1)
-        inputs["x"] = laid_out(x.masked_fill(fill, torch.nan), case.x_layout.replace("expanded", ""))
+        padding = (padding.t() if case.batch_first else padding).reshape(*x_shape[:-1], 1)
+        inputs["x"] = laid_out(inputs["x"].masked_fill(padding, torch.nan), case.x_layout.replace("expanded", ""))
+    if case.states:
+        rows = () if case.is_cell else (case.layers * (2 if case.bidirectional else 1),)
+        inputs["h_0"] = _random(case, "s", (*rows, *batch, case.proj or case.h))
+        if case.is_lstm:
+            inputs["c_0"] = _random(case, "s", (*rows, *batch, case.h))
     for name, parameter in list(module.named_parameters()):
         values = parameter.detach()
         if name.startswith(("gain_", "bias_")):  # not what they start from
-            values = (values * 0.5 + 0.2 * torch.randn(values.shape)).to(dtype)
+            values = (values * 0.5 + 0.2 * torch.randn(values.shape)).to(values.dtype)
         if "p" in case.mapped:
-            values = torch.stack([values, 0.5 * values])
-            module._parameters[name] = torch.nn.Parameter(laid_out(values, case.w_layout))
-        else:
-            setattr(module, name, torch.nn.Parameter(laid_out(values, case.w_layout)))
+            values = torch.stack([values, *(0.5 * values for _ in range(MEMBERS - 1))])
+        module._parameters[name] = torch.nn.Parameter(laid_out(values, case.w_layout))
     problem = Problem(case, module, inputs, dict(module.named_parameters()), lengths, resets)
-    chosen = torch.rand(len(problem.leaves)) < 0.5 if case.some else torch.ones(len(problem.leaves), dtype=torch.bool)
-    for leaf, wanted in zip(problem.leaves.values(), chosen.tolist(), strict=True):
-        leaf.requires_grad_(wanted)
+    for leaf in problem.leaves.values():
+        leaf.requires_grad_(not case.some or bool(torch.rand(()) < 0.5))
     return problem
+
+
+def _random(case: Case, letter: str, shape: tuple[int, ...]) -> Tensor:
+    """The input (x) or an initial state (s)."""
+    members = (MEMBERS,) if letter in case.mapped else ()
+    values = torch.randn(*members, *shape).to(getattr(torch, case.dtype))
+    return laid_out(values, case.x_layout if letter == "x" else case.s_layout)
+
+
+def _lengths(case: Case) -> Tensor | None:
+    """Those of packed rows, of which one has all steps, or of padded ones."""
+    if case.is_packed:
+        lengths = torch.randint(1, case.t + 1, (case.b,))
+        lengths[torch.randint(case.b, ())] = case.t
+        return lengths if case.form == "unsorted" else lengths.sort(descending=True).values
+    if not case.lengths:
+        return None
+    return torch.randint(
+        0, case.t + 1, () if case.form == "unbatched" else (case.b,), dtype=getattr(torch, case.lengths)
+    )
 
 
 def call(problem: Problem, module: Any, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
