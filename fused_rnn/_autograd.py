@@ -9,6 +9,7 @@ First derivatives and vmap run the operators. Second ones and forward-mode diffe
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.autograd import Function, forward_ad
 
 from fused_rnn import _ops, _plain, _strict, _vmap
+from fused_rnn._saved import keep, kept
 from fused_rnn._tensors import DIFFERENTIABLE, Arguments
 from fused_rnn._weight_gradients import w_hh_gradient, w_hr_gradient
 
@@ -65,15 +67,18 @@ def recurrence(
         return _in_plain_torch("layer norms on a GPU", "there is no CUDA kernel with them", cell, arguments)
     if only_run():
         function = None
-    elif torch.compiler.is_compiling():
-        function = Recurrence if wants_gradient(arguments) else None
+    elif torch.compiler.is_compiling() or _is_functionalized():
+        keep_cells = keep_cells or wants_gradient(arguments)  # of the operator, whose gradients are registered
+        function = None
     elif _forward_modes() < 2:
         function = _eager_function(arguments)
     else:  # torch's tangents of tangents are zero through any Function (pytorch issue 197867)
         why = "torch takes them for zero in a function with kernels"
         return _in_plain_torch("tangents of tangents", why, cell, arguments)
     if function is None:
-        return RecurrenceResult._make(_ops.forward(cell, arguments, keep_cells)[:4])
+        # A trace in grad mode would hold the registered gradients as a piece of Python.
+        with torch.no_grad() if _is_tracing() else nullcontext():
+            return RecurrenceResult._make(_ops.forward(cell, arguments, keep_cells)[:4])
     return RecurrenceResult._make(function.apply(cell, *arguments)[:4])  # type: ignore[no-untyped-call]
 
 
@@ -99,7 +104,11 @@ def only_run() -> bool:
     In torch 2.11 the compiler takes is_exporting() for true, and gradients would be lost without a word; the flag
     behind it is right everywhere.
     """
-    return torch.compiler._is_exporting_flag or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return torch.compiler._is_exporting_flag or _is_tracing()
+
+
+def _is_tracing() -> bool:
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
 def wants_gradient(tensors: Sequence[Tensor | None]) -> bool:
@@ -119,46 +128,26 @@ def _forward_modes() -> int:
     return max(1, sum(transform.key() == torch._C._functorch.TransformType.Jvp for transform in transforms))
 
 
-class Recurrence(Function):
-    """The differentiable recurrence as a compiler takes it: without tangents and second derivatives.
+def _is_functionalized() -> bool:
+    """Whether torch.func.functionalize runs this call, which takes operators but no Function."""
+    transforms = torch._C._functorch.get_interpreter_stack() or ()
+    return any(transform.key() == torch._C._functorch.TransformType.Functionalize for transform in transforms)
 
-    It returns all six tensors of the operator, the last two not differentiable.
+
+class EagerRecurrence(Function):
+    """The differentiable recurrence with all that torch offers: second derivatives, vmap and tangents.
+
+    It returns the six tensors of the operator, the last two not differentiable. One more result stands for the gates in
+    the graph, `anchor`. It has their shape, but one zero for storage (a tensor with a tangent must have all): the gates
+    themselves are not kept, and this is where their second derivatives arrive.
     """
 
     @staticmethod
     def forward(cell: str, *arguments: Any) -> tuple[Tensor, ...]:
-        """Run the operator and keep what backward needs."""
-        return tuple(_ops.forward(cell, Arguments._make(arguments), True))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        """Save the tensors of the backward pass; the gate pre-activations are not among them."""
-        cell, _, *arguments = inputs
-        _keep(ctx, cell, None, arguments, _ops.ForwardResult._make(output))
-
-    @staticmethod
-    def backward(ctx: Any, *d_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Gradients of the numbers among the arguments, each only where it is asked for."""
-        incoming = incoming_gradients(ctx.cell, d_outputs)
-        if all(d is None for d in incoming):
-            return (None,) * (1 + _ARGUMENTS)
-        found = gradients_of_numbers(ctx.cell, ctx.needs_input_grad[1 : 1 + _NUMBERS], incoming, ctx.saved_tensors)
-        return (None, *found, *_NO_GRADIENT)
-
-
-class EagerRecurrence(Recurrence):
-    """The differentiable recurrence with all that torch offers: second derivatives, vmap and tangents.
-
-    One more result than the operator's six stands for the gates in the graph, `anchor`. It has their shape, but one
-    zero for storage (a tensor with a tangent must have all): the gates themselves are not kept, and this is where their
-    second derivatives arrive.
-    """
-
-    @staticmethod
-    def forward(cell: str, gates: Tensor, *rest: Any) -> tuple[Tensor, ...]:
         """Run the operator and make the anchor."""
+        gates = arguments[0]
         anchor = torch.zeros_like(gates) if _forward_modes() else gates.new_zeros(()).expand(gates.shape)
-        return (*Recurrence.forward(cell, gates, *rest), anchor)
+        return (*_ops.forward(cell, Arguments._make(arguments), True), anchor)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -166,7 +155,7 @@ class EagerRecurrence(Recurrence):
         cell, _, *arguments = inputs
         *results, anchor = output
         ctx.strict = _strict.active()
-        _keep(ctx, cell, anchor, arguments, _ops.ForwardResult._make(results))
+        _keep(ctx, cell, (anchor, *arguments), _ops.ForwardResult._make(results))
         ctx.save_for_forward(*inputs[1:], *results[: differentiable(cell)])
 
     @staticmethod
@@ -175,7 +164,7 @@ class EagerRecurrence(Recurrence):
         incoming, d_anchor = incoming_gradients(ctx.cell, d_outputs), d_outputs[6]
         found: tuple[Tensor | None, ...] = (None,) * _NUMBERS
         if any(d is not None for d in incoming):
-            arguments = (ctx.cell, *ctx.needs_input_grad[1 : 1 + _NUMBERS], *incoming, *ctx.saved_tensors)
+            arguments = (ctx.cell, *ctx.needs_input_grad[1 : 1 + _NUMBERS], *incoming, *kept(ctx))
             if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
                 with _strict.resumed(ctx.strict):
                     found = RecurrenceGradients.apply(*arguments)  # type: ignore[no-untyped-call]
@@ -226,8 +215,8 @@ class RecurrenceGradients(Function):
     @staticmethod
     def forward(cell: str, *arguments: Any) -> tuple[Tensor | None, ...]:
         """The gradients of the numbers; what arrives at the results comes before the saved tensors."""
-        needed, incoming, kept = arguments[:_NUMBERS], arguments[_NUMBERS:][:4], arguments[_NUMBERS:][4:]
-        return gradients_of_numbers(cell, needed, incoming, kept)
+        needed, incoming, rest = arguments[:_NUMBERS], arguments[_NUMBERS:][:4], arguments[_NUMBERS:][4:]
+        return gradients_of_numbers(cell, needed, incoming, rest)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor | None, ...]) -> None:  # noqa: ARG004
@@ -235,14 +224,13 @@ class RecurrenceGradients(Function):
         ctx.cell, ctx.needed, tensors = inputs[0], inputs[1 : 1 + _NUMBERS], inputs[1 + _NUMBERS :]
         ctx.strict = _strict.active()
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*tensors)
-        ctx.save_for_forward(*tensors)
+        keep(ctx, tensors, for_tangents=True)
 
     @staticmethod
     def backward(ctx: Any, *d_gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         """Gradients of what arrived and of the arguments."""
         _strict.reference_path("second derivatives", "the kernels have first ones only", held=ctx.strict)
-        function, variables = RecurrenceGradients._in_plain_torch(ctx)
+        function, variables = RecurrenceGradients._in_plain_torch(ctx, kept(ctx))
         wanted = ctx.needs_input_grad[1 + _NUMBERS :][: len(variables)]
         found = _plain.pull(function, variables, wanted, d_gradients)
         others = len(ctx.needs_input_grad) - 1 - _NUMBERS - len(found)
@@ -252,16 +240,19 @@ class RecurrenceGradients(Function):
     def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
         """Tangents of the gradients."""
         _strict.reference_path("tangents of gradients", "the kernels have gradients only", held=ctx.strict)
-        function, variables = RecurrenceGradients._in_plain_torch(ctx)
-        numbers = ctx.saved_tensors[4:][:_NUMBERS]
+        tensors = kept(ctx)
+        function, variables = RecurrenceGradients._in_plain_torch(ctx, tensors)
+        numbers = tensors[4:][:_NUMBERS]
         gradients = [t if need else None for t, need in zip(numbers, ctx.needed, strict=True)]
         return _plain.push(function, variables, tangents[1 + _NUMBERS :][: len(variables)], gradients)
 
     @staticmethod
-    def _in_plain_torch(ctx: Any) -> tuple[Callable[..., tuple[Tensor | None, ...]], tuple[Tensor | None, ...]]:
+    def _in_plain_torch(
+        ctx: Any, tensors: Sequence[Any]
+    ) -> tuple[Callable[..., tuple[Tensor | None, ...]], tuple[Tensor | None, ...]]:
         """The same gradients as a function of what arrives and the numbers, and those: gates in place of anchor."""
-        incoming, kept = ctx.saved_tensors[:4], ctx.saved_tensors[4:]
-        arguments, (output, cells, saved, _) = Arguments._make(kept[:_ARGUMENTS]), kept[_ARGUMENTS:]
+        incoming, rest = tensors[:4], tensors[4:]
+        arguments, (output, cells, saved, _) = Arguments._make(rest[:_ARGUMENTS]), rest[_ARGUMENTS:]
         with torch.no_grad():
             gates = _plain.gates_of(ctx.cell, arguments, output, cells, saved)
         numbers = arguments[1:_NUMBERS]
@@ -276,12 +267,38 @@ class RecurrenceGradients(Function):
         return gradients, (*incoming, gates.detach() + arguments.gates, *numbers)
 
 
-def _keep(ctx: Any, cell: str, anchor: Tensor | None, arguments: Sequence[Any], results: _ops.ForwardResult) -> None:
-    """Save what backward needs: anchor, arguments without the gates, and results."""
+def _keep(ctx: Any, cell: str, arguments: Sequence[Any], results: _ops.ForwardResult) -> None:
+    """Save what `gradients_of_numbers` needs; the gate pre-activations are not among it, something stands for them."""
     ctx.cell = cell
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(*results[differentiable(cell) :])
-    ctx.save_for_backward(anchor, *arguments, results.output, results.cells, results.saved, results.hidden)
+    keep(ctx, (*arguments, results.output, results.cells, results.saved, results.hidden))
+
+
+def _keep_for_operator(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    """The same for the operator by itself."""
+    cell, _, *arguments, save, _ = inputs
+    ctx.can_differentiate = save
+    _keep(ctx, cell, (None, *arguments), _ops.ForwardResult._make(output))
+
+
+def _gradients_of_operator(ctx: Any, *d_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Of cell, the arguments, save and allow_tf32."""
+    if not ctx.can_differentiate:
+        raise RuntimeError(
+            "fused_rnn: this recurrence kept nothing for a backward pass, since torch.export or torch.jit.trace"
+            " recorded it for inference: differentiate the module itself"
+        )
+    incoming = incoming_gradients(ctx.cell, d_outputs)
+    found: tuple[Tensor | None, ...] = (None,) * _NUMBERS
+    if any(d is not None for d in incoming):
+        found = gradients_of_numbers(ctx.cell, ctx.needs_input_grad[1 : 1 + _NUMBERS], incoming, kept(ctx))
+    return (None, *found, *_NO_GRADIENT, None, None)
+
+
+# What a compiler differentiates: an operator whose saved tensors know when they were written over, where those of a
+# Function do not. Without tangents and second derivatives, which a compiler does not ask for.
+torch.library.register_autograd("fused_rnn::forward", _gradients_of_operator, setup_context=_keep_for_operator)
 
 
 def are_mapped(tensors: Sequence[Tensor | None]) -> bool:
@@ -302,14 +319,14 @@ def incoming_gradients(cell: str, d_outputs: Sequence[Tensor | None]) -> tuple[A
 
 
 def gradients_of_numbers(
-    cell: str, needed: Sequence[bool], incoming: Sequence[Any], kept: Sequence[Any], *, over: bool = False
+    cell: str, needed: Sequence[bool], incoming: Sequence[Any], used: Sequence[Any], *, over: bool = False
 ) -> tuple[Tensor | None, ...]:
     """Gradients of the numbers among the arguments, None where `needed` (same order) is false.
 
-    Incoming are d_output, d_h_n, d_c_n, d_cells; kept are the arguments (the gates may be anything), output, cells,
+    Incoming are d_output, d_h_n, d_c_n, d_cells; used are the arguments (the gates may be anything), output, cells,
     saved, hidden. With `over` the gate gradients take the memory of what is saved.
     """
-    arguments, (output, cells, saved, hidden) = Arguments._make(kept[:_ARGUMENTS]), kept[_ARGUMENTS:]
+    arguments, (output, cells, saved, hidden) = Arguments._make(used[:_ARGUMENTS]), used[_ARGUMENTS:]
     if over:
         result = _ops.backward_over_saved(cell, incoming, arguments, output, cells, saved)._replace(d_gates=saved)
     else:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -31,7 +32,7 @@ from fused_rnn._variants import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from fused_rnn._tensors import DirectionWeights
 
@@ -72,21 +73,33 @@ def run_unchecked(
     """
     arguments = _arguments(x, weights, h_0, c_0)
     try:
-        return _whole_layer.run(cell, arguments, 1) if _whole_layer.can_run(arguments) else None
-    except RuntimeError:
+        return _whole_layer.run(cell, arguments, 1, handed_out=True) if _whole_layer.can_run(arguments) else None
+    except _whole_layer.ArgumentError:
         return None
 
 
 def step_unchecked(
     cell: str, x: Tensor, weights: DirectionWeights, states: Sequence[Tensor]
-) -> tuple[Tensor, Tensor] | None:
-    """One step of a cell without gradients, from x [B, I] and states [B, H], likewise: h and c, [0] without one."""
+) -> tuple[Tensor, ...] | None:
+    """One step of a cell, from x [B, I] and states [B, H], likewise: h, and c where there is one."""
     h, c = (*states, None, None)[:2]
     given = (x, weights.w_ih, weights.b_ih, weights.w_hh, weights.b_hh, h, c)
     try:
         return _whole_layer.step(cell, given) if _whole_layer.can_step(given) else None
-    except RuntimeError:
+    except _whole_layer.ArgumentError:
         return None
+
+
+def run_cell(
+    cell: str, x: Tensor, weights: DirectionWeights, hidden_size: int, states: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    """One step of a cell in any mode, from x [B, I] and states [B, H]: h, and c where there is one, and no views."""
+    h_0, c_0 = [*(state.unsqueeze(0) for state in states), None, None][:2]
+    found = run_layer(cell, x.unsqueeze(0), (weights,), hidden_size, h_0, c_0)
+    made = (found.h_n,) if found.c_n.dim() == 1 else (found.h_n, found.c_n)
+    if torch.compiler.is_compiling() or only_run():
+        return tuple(state.squeeze(0) for state in made)
+    return tuple(_whole_layer.reshaped(state, state.shape[1:]) for state in made)
 
 
 def run_layer(
@@ -100,18 +113,25 @@ def run_layer(
     variants: Variants = PLAIN,
     *,
     keep_cells: bool = False,
+    handed_out: bool = False,
 ) -> RecurrenceResult:
     """One layer on x [T, B, I] of any strides, from h_0 [D, B, P] and c_0 [D, B, H]; None is zero.
 
-    Without grad the result has cells only with `keep_cells`.
+    Without grad the result has cells only with `keep_cells`. A node of the graph that makes a copy of the output where
+    it is `handed_out` returns it as [T, B, D*P].
     """
     if variants is PLAIN:
-        return _run(cell, weights, hidden_size, variants, x, h_0, c_0, ragged, keep_cells=keep_cells)
+        return _run(
+            cell, weights, hidden_size, variants, x, h_0, c_0, ragged, keep_cells=keep_cells, handed_out=handed_out
+        )
     weights = with_dropped_weights(variants, weights)
     masks = draw_masks(variants, cell, x, weights)
     rest = variants._replace(recompute=False, training=False)
-    run = partial(_run, cell, weights, hidden_size, PLAIN if rest == PLAIN else variants)
+    run: Callable[..., RecurrenceResult] = partial(
+        _run, cell, weights, hidden_size, PLAIN if rest == PLAIN else variants
+    )
     if variants.recompute and torch.is_grad_enabled() and x.shape[0] > 0:
+        run = _while_unchanged(run, (x, h_0, c_0, *ragged, *masks, *chain.from_iterable(weights)))
         return _run_segments(run, x, h_0, c_0, ragged, masks, directions=len(weights))
     return run(x, h_0, c_0, ragged, masks, keep_cells=keep_cells)
 
@@ -128,6 +148,7 @@ def _run(
     masks: Masks = NO_MASKS,
     *,
     keep_cells: bool = False,
+    handed_out: bool = False,
 ) -> RecurrenceResult:
     """The layer as one node where that can be, else projection and recurrence."""
     directions = len(weights)
@@ -135,7 +156,9 @@ def _run(
     if variants is PLAIN:
         whole = _arguments(x, joined, h_0, c_0, ragged)
         if _whole_layer.can_run(whole):
-            return _whole_layer.run(cell, whole, directions, ragged.places, keep_cells=keep_cells)
+            return _whole_layer.run(
+                cell, whole, directions, ragged.places, keep_cells=keep_cells, handed_out=handed_out
+            )
     if ragged.lengths is not None and ragged.places is None and torch.is_grad_enabled() and not only_run():
         x = _whole_layer.without_padding(x, ragged.lengths)
     w_ih, w_hh, b_ih, b_hh, w_hr = joined[:5]
@@ -174,6 +197,27 @@ def _joined_weights(weights: Sequence[DirectionWeights]) -> Sequence[Any]:
     return [None if parts[0] is None else torch.cat(parts) for parts in zip(*(w[:5] for w in weights), strict=True)]
 
 
+def _while_unchanged(
+    run: Callable[..., RecurrenceResult], tensors: Iterable[Tensor | None]
+) -> Callable[..., RecurrenceResult]:
+    """`run`, or an error where one of the tensors was changed in place since: another run would give other results."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return run  # which saves the tensors, and sees to their versions
+    versions = [(t, t._version) for t in tensors if t is not None and not t.is_inference()]
+
+    def checked(*args: Any, **keywords: Any) -> RecurrenceResult:
+        for tensor, version in versions:
+            if tensor._version != version:
+                raise RuntimeError(
+                    "one of the variables needed for gradient computation has been modified by an inplace operation: a "
+                    f"tensor of shape {list(tensor.shape)}, from which a layer with recompute=True runs again, is at "
+                    f"version {tensor._version}; expected version {version} instead"
+                )
+        return run(*args, **keywords)
+
+    return checked
+
+
 def _run_segments(
     run: Callable[..., RecurrenceResult],
     x: Tensor,
@@ -184,7 +228,7 @@ def _run_segments(
     *,
     directions: int,
 ) -> RecurrenceResult:
-    """The same, segment by segment in time, keeping nothing of a segment but its input and results.
+    """The same, segment by segment in time, keeping nothing of a segment but its input and results; handed out.
 
     The backward pass runs a segment again when it comes to it. Two directions meet nowhere in time, so that there is
     one segment for them; and a compiler, which may not know the number of steps, would write out each segment.
@@ -205,8 +249,8 @@ def _run_segments(
         )
         parts.append(part)
         h_0, c_0 = part.h_n, part.c_n if part.c_n.dim() > 1 else None
-    outputs, _, _, cells = zip(*parts, strict=True)
-    return parts[-1]._replace(output=torch.cat(outputs), cells=torch.cat(cells))
+    output = torch.cat([part.output.flatten(2) for part in parts])
+    return parts[-1]._replace(output=output, cells=torch.cat([part.cells for part in parts]))
 
 
 def run_stack(
@@ -232,30 +276,33 @@ def run_stack(
     if product is not None:  # one type for the whole layer
         x = x.to(product)
         h_0, c_0 = (None if state is None else state.to(product) for state in (h_0, c_0))
+    of_layer = partial(run_layer, cell, hidden_size=hidden_size, ragged=ragged, variants=variants)
     if len(layers) == 1:
-        output, h_n, c_n, cells = run_layer(
-            cell, x, layers[0], hidden_size, h_0, c_0, ragged, variants, keep_cells=keep_cells
-        )
-        return RecurrenceResult(output.flatten(2), h_n, c_n, _joined(cells))
+        output, h_n, c_n, cells = of_layer(x, layers[0], h_0=h_0, c_0=c_0, keep_cells=keep_cells, handed_out=True)
+        return RecurrenceResult(_handed_out(output), h_n, c_n, _handed_out(cells) if keep_cells else cells)
     h_last, c_last = [], []
     for index, weights in enumerate(layers):
         own = slice(index * len(weights), (index + 1) * len(weights))
         h_own, c_own = (None if state is None else state[own] for state in (h_0, c_0))
         last = index + 1 == len(layers)
-        output, h_n, c_n, cells = run_layer(
-            cell, x, weights, hidden_size, h_own, c_own, ragged, variants, keep_cells=keep_cells and last
+        output, h_n, c_n, cells = of_layer(
+            x, weights, h_0=h_own, c_0=c_own, keep_cells=keep_cells and last, handed_out=last
         )
-        x = output.flatten(2)
+        x = _handed_out(output) if last else output.flatten(2)
         if dropout > 0.0 and not last:
             x = _drop(x, dropout, ragged.places)
         h_last.append(h_n)
         c_last.append(c_n)
-    return RecurrenceResult(x, torch.cat(h_last), torch.cat(c_last), _joined(cells))
+    return RecurrenceResult(x, torch.cat(h_last), torch.cat(c_last), _handed_out(cells) if keep_cells else cells)
 
 
-def _joined(cells: Tensor) -> Tensor:
-    """Cells [T, B, D, H] as [T, B, D*H]; [0] stays."""
-    return cells.flatten(2) if cells.dim() == 4 else cells
+def _handed_out(steps: Tensor) -> Tensor:
+    """Steps [T, B, D, N] as [T, B, D*N] that their owner may change in place: no view, and read by no backward pass."""
+    if steps.dim() == 3:  # a node of the graph has seen to it
+        return steps
+    if steps.requires_grad or hides_derivatives():
+        return steps.flatten(2).clone()
+    return steps.flatten(2) if torch.compiler.is_compiling() or only_run() else _whole_layer.flattened(steps)
 
 
 def _drop(x: Tensor, probability: float, places: Tensor | None) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd import Function, forward_ad
 
 from fused_rnn import _ops
+from fused_rnn._saved import keep, kept
 from fused_rnn._tensors import HALF_TYPES
 
 # The gates that one norm joins: all of an LSTM's; of a GRU r and z, and n alone. The kernels say so in csrc/cells.
@@ -63,21 +64,21 @@ def _hat_of(values: Tensor) -> tuple[Tensor, Tensor]:
     Those of half types are float32, as inside of torch's layer_norm: float16 has neither the epsilon nor derivatives.
     """
     values = values.float() if values.dtype in HALF_TYPES else values
-    centred = values - values.mean(-1, keepdim=True)
-    scale = torch.rsqrt(centred.square().mean(-1, keepdim=True) + _ops.NORM_EPSILON)
-    return centred * scale, scale
+    centered = values - values.mean(-1, keepdim=True)  # var_mean warns of no values
+    scale = torch.rsqrt(centered.square().mean(-1, keepdim=True) + _ops.NORM_EPSILON)
+    return centered * scale, scale
 
 
 class _LayerNorm(Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, gain: Tensor, bias: Tensor | None) -> Tensor:
         result, mean, scale = torch.native_layer_norm(values, values.shape[-1:], gain, bias, _ops.NORM_EPSILON)
-        ctx.save_for_backward(values, gain, bias, mean, scale)
+        keep(ctx, (values, gain, bias, mean, scale))
         return result
 
     @staticmethod
     def backward(ctx: Any, d: Tensor) -> tuple[Tensor | None, ...]:
-        values, gain, bias, *moments = ctx.saved_tensors
+        values, gain, bias, *moments = kept(ctx)
         if not torch.is_grad_enabled():
             needed = list(ctx.needs_input_grad)
             return torch.ops.aten.native_layer_norm_backward(  # type: ignore[no-any-return]
@@ -87,5 +88,5 @@ class _LayerNorm(Function):
         d = d.to(hat.dtype)
         g = d * gain
         d_values = scale * (g - g.mean(-1, keepdim=True) - hat * (g * hat).mean(-1, keepdim=True))
-        d_gain, d_bias = ((each.flatten(0, -2).sum(0)).to(gain.dtype) for each in (d * hat, d))
+        d_gain, d_bias = (each.flatten(0, -2).sum(0).to(gain.dtype) for each in (d * hat, d))
         return d_values.to(values.dtype), d_gain, None if bias is None else d_bias

@@ -65,6 +65,16 @@ _backward_over_saved = torch.ops.fused_rnn.backward_over_saved.default
 _product = torch.ops.fused_rnn.product.default
 
 
+class ArgumentError(RuntimeError):
+    """An operator refused its arguments, before it did anything."""
+
+
+def _refusal(error: RuntimeError) -> RuntimeError:
+    """`error` as an ArgumentError where an operator or the dispatcher raised it; a call may raise anything else."""
+    message = str(error)
+    return ArgumentError(message) if message.startswith(("fused_rnn: ", "Could not run 'fused_rnn::")) else error
+
+
 class ForwardResult(NamedTuple):
     """What `forward` returns; [0] stands for a tensor that the call does not have."""
 
@@ -109,7 +119,10 @@ def forward(cell: str, arguments: Arguments, save: bool) -> ForwardResult:
 
 def layer(cell: str, arguments: LayerArguments, directions: int, save: bool) -> ForwardResult:
     """The same on CPU for a plain cell, from the input instead of the gates."""
-    return ForwardResult._make(_layer(cell, *arguments, directions, save))
+    try:
+        return ForwardResult._make(_layer(cell, *arguments, directions, save))
+    except RuntimeError as error:
+        raise _refusal(error) from None
 
 
 def step(cell: str, *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -117,7 +130,10 @@ def step(cell: str, *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
 
     From x [B, I], w_ih [G*H, I], b_ih [G*H], w_hh [G*H, H], b_hh [G*H], h [B, H] and c [B, H].
     """
-    result: tuple[Tensor, Tensor] = _step(cell, *tensors)
+    try:
+        result: tuple[Tensor, Tensor] = _step(cell, *tensors)
+    except RuntimeError as error:
+        raise _refusal(error) from None
     return result
 
 
@@ -338,6 +354,8 @@ def make_stepper(
 ) -> Any:
     """The native stepper of layers with w_ih, w_hh, b_ih, b_hh, w_hr and unit_weights each, which it copies.
 
+    It reads them from their addresses: they are on the CPU, of one type, and of the shapes that the sizes say.
+
     `storage` is exact, bfloat16 or int8. Its methods take addresses of contiguous memory: step(x, y),
     get_state(h, c), set_state(h, c), reset(rows, or 0 for all).
     """
@@ -360,6 +378,12 @@ def kept_bytes() -> int:
     """What calls on CPU have left for the next ones: their memory, and weights as they were packed."""
     count: int = _C.kept_bytes()
     return count
+
+
+def threads_are_lost() -> bool:
+    """Whether this process was forked from one that had started threads, which stayed there."""
+    lost: bool = _C.threads_are_lost()
+    return lost
 
 
 def is_amd_processor() -> bool:

@@ -25,10 +25,13 @@ from fused_rnn._autograd import (
     wants_gradient,
 )
 from fused_rnn._products import are_ours, product
+from fused_rnn._saved import keep, kept, may_write_over, own
 from fused_rnn._tensors import DIFFERENTIABLE, LayerArguments, by_direction
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
+
+ArgumentError = _ops.ArgumentError  # what a call raises that nobody has checked
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 _GIVEN = len(LayerArguments._fields)
@@ -42,6 +45,7 @@ def can_run(arguments: LayerArguments) -> bool:
     dtype = x.dtype
     return (
         x.dim() == 3
+        and not x.is_nested  # which has no shape
         and x.shape[2] > 0
         and all(t is None or (type(t) in _PLAIN and t.dtype == dtype and t.is_cpu) for t in arguments[:DIFFERENTIABLE])
         and _nothing_watches()
@@ -57,28 +61,56 @@ def _nothing_watches() -> bool:
     )
 
 
-def can_step(tensors: Iterable[Tensor | None]) -> bool:
+def can_step(tensors: Sequence[Tensor | None]) -> bool:
     """Whether `step` may be tried, whose operator finds out itself whether the tensors fit."""
     return (
-        not torch.is_grad_enabled()
+        tensors[0] is not None
         and not torch.compiler.is_compiling()
-        and all(t is None or type(t) in _PLAIN for t in tensors)
+        and all(t is None or (type(t) in _PLAIN and t.is_cpu) for t in tensors)
         and _nothing_watches()
     )
 
 
-def step(cell: str, tensors: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
-    """One step of a plain cell, without gradients."""
+def step(cell: str, tensors: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+    """One step of a plain cell, differentiable: h, and c where there is one, [B, H] and no views.
+
+    From x [B, I], w_ih, b_ih, w_hh, b_hh, h [B, H] and c [B, H].
+    """
+    if wants_gradient(tensors):
+        found: tuple[Tensor, ...] = _Step.apply(cell, *tensors)  # type: ignore[no-untyped-call]
+        return found
     return _ops.step(cell, *tensors)
 
 
 def run(
-    cell: str, arguments: LayerArguments, directions: int, places: Tensor | None = None, *, keep_cells: bool = False
+    cell: str,
+    arguments: LayerArguments,
+    directions: int,
+    places: Tensor | None = None,
+    *,
+    keep_cells: bool = False,
+    handed_out: bool = False,
 ) -> RecurrenceResult:
-    """The layer, differentiable in all its numbers; `places` are those of the elements where x was packed."""
+    """The layer, differentiable in all its numbers; `places` are those of the elements where x was packed.
+
+    An output that is `handed_out` to the caller is [T, B, D*P], no view, and not read by the backward pass.
+    """
     if wants_gradient(arguments[:DIFFERENTIABLE]):
-        return RecurrenceResult._make(_Layer.apply(cell, directions, places, *arguments))  # type: ignore[no-untyped-call]
-    return RecurrenceResult._make(_ops.layer(cell, arguments, directions, keep_cells)[:4])
+        call = (cell, directions, handed_out, places)
+        return RecurrenceResult._make(_Layer.apply(*call, *arguments))  # type: ignore[no-untyped-call]
+    result = RecurrenceResult._make(_ops.layer(cell, arguments, directions, keep_cells)[:4])
+    return result._replace(output=flattened(result.output)) if handed_out else result
+
+
+def flattened(steps: Tensor) -> Tensor:
+    """Steps [T, B, D, N] that nobody else looks at as [T, B, D*N], which torch does not take for a view."""
+    return reshaped(steps, (*steps.shape[:2], steps.shape[2] * steps.shape[3]))
+
+
+def reshaped(tensor: Tensor, shape: Sequence[int]) -> Tensor:
+    """A tensor that nobody else looks at in another shape; torch does not take it for a view, so it can be detached."""
+    found: Tensor = torch.ops.aten._unsafe_view.default(tensor, shape)
+    return found
 
 
 def without_padding(x: Tensor, lengths: Tensor) -> Tensor:
@@ -94,40 +126,97 @@ class _Layer(Function):
     """The differentiable layer. Its backward pass gives second derivatives by the recurrence's own node."""
 
     @staticmethod
-    def forward(ctx: Any, cell: str, directions: int, places: Tensor | None, *given: Any) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, cell: str, directions: int, handed_out: bool, places: Tensor | None, *given: Any
+    ) -> tuple[Tensor, ...]:
         """Run the operator and save the tensors of the backward pass."""
-        results = _ops.layer(cell, LayerArguments._make(given), directions, save=True)
-        ctx.cell, ctx.directions, ctx.strict = cell, directions, _strict.active()
-        ctx.set_materialize_grads(False)
+        results = _run_and_keep(ctx, cell, directions, LayerArguments._make(given), (*given, places))
         ctx.mark_non_differentiable(*results[differentiable(cell) : 4])
-        ctx.save_for_backward(*given, places, results.output, results.cells, results.saved, results.hidden)
-        return results[:4]
+        output = flattened(results.output).clone() if handed_out else results.output
+        return (output, *results[1:4])
 
     @staticmethod
     def backward(ctx: Any, *d_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
         """Gradients of the numbers among the arguments, each only where it is asked for."""
         incoming = incoming_gradients(ctx.cell, d_outputs)
         if all(d is None for d in incoming):
-            return (None,) * (3 + _GIVEN)
-        saved = ctx.saved_tensors  # once: a recomputation unpacks each tensor once
+            return (None,) * (4 + _GIVEN)
+        saved = kept(ctx)
         given, places, results = LayerArguments._make(saved[:_GIVEN]), saved[_GIVEN], saved[_GIVEN + 1 :]
-        need: Any = LayerArguments._make(ctx.needs_input_grad[3:])
-        if _can_be_one_call(given) and not torch.is_grad_enabled() and not are_mapped(incoming):
-            return (None, None, None, *_gradients_by_one_call(ctx.cell, given, need, incoming, results))
-        if given.lengths is not None and places is None:
-            given = given._replace(x=without_padding(given.x, given.lengths))
-        # The biases have one gradient where the gates have.
-        split = _ops.CELLS[ctx.cell].split
-        need_bias = need.b_ih or (need.b_hh and not split)
-        needed = (need.x or need.w_ih or need_bias, need.w_hh, need.b_hh and split, *need[5:8], False, False)
-        found = _recurrence_gradients(ctx, given, needed, incoming, results)
-        d_gates, d_w_hh, d_b_hh, d_w_hr, d_h_0, d_c_0 = found[:6]
-        d_x, d_w_ih, d_bias = _projection_gradients(given, (need.x, need.w_ih, need_bias), d_gates, places)
-        d_b_hh = (d_bias if need.b_hh else None) if d_b_hh is None else d_b_hh.reshape(-1)
-        d_w_hh = None if d_w_hh is None else d_w_hh.reshape(given.w_hh.shape)
-        d_w_hr = None if d_w_hr is None else d_w_hr.reshape(-1, d_w_hr.shape[-1])
-        d_b_ih = d_bias if need.b_ih else None
-        return (None, None, None, d_x, d_w_ih, d_b_ih, d_w_hh, d_b_hh, d_w_hr, d_h_0, d_c_0, None, None)
+        d_output = incoming[0]
+        if d_output is not None:
+            incoming = (d_output.reshape(results[0].shape), *incoming[1:])
+        need: Any = LayerArguments._make(ctx.needs_input_grad[4:])
+        return (None,) * 4 + _gradients(ctx, given, places, need, incoming, results)
+
+
+class _Step(Function):
+    """A differentiable cell: the layer for one step, from and to tensors without a dimension for it."""
+
+    @staticmethod
+    def forward(ctx: Any, cell: str, *tensors: Any) -> tuple[Tensor, ...]:
+        """Run the operator and save the tensors of the backward pass."""
+        results = _run_and_keep(ctx, cell, 1, _as_layer(tensors), tensors)
+        states = results[1 : 1 + _ops.CELLS[cell].states]
+        return tuple([state.squeeze_(0) for state in states])
+
+    @staticmethod
+    def backward(ctx: Any, *d_states: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Gradients of the numbers among the arguments, each only where it is asked for."""
+        if all(d is None for d in d_states):
+            return (None,) * 8
+        saved = kept(ctx)
+        arriving = [None if d is None else d.unsqueeze(0) for d in d_states]
+        incoming = (None, *arriving, *(None,) * (3 - len(arriving)))
+        need: Any = _as_layer(ctx.needs_input_grad[1:])
+        found = LayerArguments._make(_gradients(ctx, _as_layer(saved[:7]), None, need, incoming, saved[7:]))
+        x, h, c = (None if d is None else d.squeeze(0) for d in (found.x, found.h_0, found.c_0))
+        return None, x, found.w_ih, found.b_ih, found.w_hh, found.b_hh, h, c
+
+
+def _as_layer(tensors: Sequence[Any]) -> Any:
+    """The arguments of a cell, or whether their gradients are needed, as those of a layer for one step."""
+    x, w_ih, b_ih, w_hh, b_hh, h, c = tensors
+    x, h, c = (t.unsqueeze(0) if isinstance(t, Tensor) else t for t in (x, h, c))
+    return LayerArguments(x, w_ih, b_ih, w_hh, b_hh, None, h, c)
+
+
+def _run_and_keep(
+    ctx: Any, cell: str, directions: int, arguments: LayerArguments, given: Sequence[Tensor | None]
+) -> _ops.ForwardResult:
+    """The results of the operator, which are saved behind what the node was given."""
+    results = _ops.layer(cell, arguments, directions, save=True)
+    ctx.cell, ctx.directions, ctx.strict = cell, directions, _strict.active()
+    ctx.set_materialize_grads(False)
+    own(results.saved)
+    keep(ctx, (*given, results.output, results.cells, results.saved, results.hidden))
+    return results
+
+
+def _gradients(
+    ctx: Any,
+    given: LayerArguments,
+    places: Tensor | None,
+    need: LayerArguments,
+    incoming: Sequence[Any],
+    results: Sequence[Tensor],
+) -> tuple[Tensor | None, ...]:
+    """Those of `LayerArguments`, each only where it is needed; no two of them share memory."""
+    if _can_be_one_call(given) and not torch.is_grad_enabled() and not are_mapped(incoming):
+        return _gradients_by_one_call(ctx.cell, given, need, incoming, results)
+    if given.lengths is not None and places is None:
+        given = given._replace(x=without_padding(given.x, given.lengths))
+    # The biases have one gradient where the gates have.
+    split = _ops.CELLS[ctx.cell].split
+    need_bias = bool(need.b_ih or (need.b_hh and not split))
+    needed: Any = (need.x or need.w_ih or need_bias, need.w_hh, need.b_hh and split, *need[5:8], False, False)
+    found = _recurrence_gradients(ctx, given, needed, incoming, results)
+    d_gates, d_w_hh, d_b_hh, d_w_hr, d_h_0, d_c_0 = found[:6]
+    d_x, d_w_ih, d_bias = _projection_gradients(given, (bool(need.x), bool(need.w_ih), need_bias), d_gates, places)
+    d_w_hh = None if d_w_hh is None else d_w_hh.reshape(given.w_hh.shape)
+    d_w_hr = None if d_w_hr is None else d_w_hr.reshape(-1, d_w_hr.shape[-1])
+    d_b_ih, d_b_hh = _of_both_biases(d_bias, None if d_b_hh is None else d_b_hh.reshape(-1), need)
+    return d_x, d_w_ih, d_b_ih, d_w_hh, d_b_hh, d_w_hr, d_h_0, d_c_0, None, None
 
 
 def _can_be_one_call(given: LayerArguments) -> bool:
@@ -142,16 +231,24 @@ def _gradients_by_one_call(
 ) -> tuple[Tensor | None, ...]:
     """Those of `LayerArguments`."""
     wanted: Any = (need.x, need.w_ih, need.w_hh, need.b_ih or need.b_hh, need.w_hr)
-    over = _may_write_over(cell)
+    over = may_write_over(results[2]) and _ops.can_write_over_saved(cell)
     found = _ops.layer_backward(cell, incoming, given, results, wanted, over=over)
-    d_b_hh = found.d_b_hh if _ops.CELLS[cell].split else found.d_b_ih
-    gradients = (found.d_x, found.d_w_ih, found.d_b_ih, found.d_w_hh, d_b_hh, found.d_w_hr, found.d_h_0, found.d_c_0)
+    biases = _of_both_biases(found.d_b_ih, found.d_b_hh if _ops.CELLS[cell].split else None, need)
+    gradients = (found.d_x, found.d_w_ih, biases[0], found.d_w_hh, biases[1], found.d_w_hr, found.d_h_0, found.d_c_0)
     return (*(d if each else None for d, each in zip(gradients, need, strict=False)), None, None)
 
 
-def _may_write_over(cell: str) -> bool:
-    """Whether nobody will look at what is saved after this pass."""
-    return not torch._C._autograd._get_current_graph_task_keep_graph() and _ops.can_write_over_saved(cell)
+def _of_both_biases(
+    d_bias: Tensor | None, d_b_hh: Tensor | None, need: LayerArguments
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of b_ih and b_hh, which are `d_bias` both where the cell has no other for b_hh.
+
+    They are tensors of their own then, since a gradient may be scaled in place.
+    """
+    d_b_ih = d_bias if need.b_ih else None
+    if not need.b_hh or d_b_hh is not None:
+        return d_b_ih, d_b_hh
+    return d_b_ih, d_bias if d_b_ih is None or d_bias is None else d_bias.clone()
 
 
 class _Zeros(Function):
@@ -182,14 +279,21 @@ def _recurrence_gradients(
     anchor = None
     if torch.is_grad_enabled():  # a zero whose derivatives are those of the gates
         zeros: Tensor = _Zeros.apply(F.linear(x, w_ih, b_ih))  # type: ignore[no-untyped-call]
-        anchor = zeros.view(*x.shape[:2], ctx.directions, _ops.CELLS[ctx.cell].gates, -1)
+        gates = _ops.CELLS[ctx.cell].gates
+        units = w_hh.shape[0] // (ctx.directions * gates)  # named, since there may be no steps or rows
+        anchor = zeros.view(*x.shape[:2], ctx.directions, gates, units)
     stacked = (None if t is None else by_direction(t, ctx.directions) for t in (w_hh, b_hh, w_hr))
     kept = (anchor, *stacked, h_0, c_0, None, None, lengths, resets, None, None, *results)
     if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
         with _strict.resumed(ctx.strict):
             found: Sequence[Tensor | None] = RecurrenceGradients.apply(ctx.cell, *needed, *incoming, *kept)  # type: ignore[no-untyped-call]
             return found
-    over = _may_write_over(ctx.cell) and not _ops.CELLS[ctx.cell].split and not are_mapped(incoming)
+    over = (
+        may_write_over(results[2])
+        and _ops.can_write_over_saved(ctx.cell)
+        and not _ops.CELLS[ctx.cell].split
+        and not are_mapped(incoming)
+    )
     return gradients_of_numbers(ctx.cell, needed, incoming, kept, over=over)
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from fused_rnn._layers import Ragged, makes_gates, run_layer, run_stack, run_unchecked, step_unchecked
+from fused_rnn._layers import Ragged, makes_gates, run_cell, run_stack, run_unchecked, step_unchecked
 from fused_rnn._packed import gather_steps, pad, permuted
 from fused_rnn._parameters import (
     BATCH_FIRST_FORMS,
@@ -288,7 +288,7 @@ class RecurrentLayer(_Unscriptable, torch.nn.RNNBase):
         found = run_unchecked(_CELL_OF_MODE[self.mode], steps, weights, h_0, c_0)
         if found is None:
             return None
-        output = found.output.squeeze(2)
+        output = found.output
         return output.transpose(0, 1) if self.batch_first else output, found.h_n, found.c_n, found.cells
 
     def _like_input(self, x: Tensor | PackedSequence, steps: Tensor, places: Any) -> Any:
@@ -640,17 +640,12 @@ class RecurrentCell(_Unscriptable, torch.nn.RNNCellBase):
 
     def _step(
         self, cell: str, x: Tensor, states: Sequence[Tensor], names: Sequence[str], labels: Sequence[str]
-    ) -> tuple[Tensor, Tensor]:
-        """The next hidden state and cell state ([0] without one); errors call the states by `names` and `labels`."""
+    ) -> tuple[Tensor, ...]:
+        """The next hidden state, and cell state where there is one; errors call the states by `names` and `labels`."""
         weights = DirectionWeights(*_held(self, _CELL_PARAMETERS))
         stepped = step_unchecked(cell, x, weights, states)
         if stepped is not None:
             return stepped
-        if type(x) is Tensor and x.dim() == 2 and all(type(state) is Tensor and state.dim() == 2 for state in states):
-            h_0, c_0 = [*(state.unsqueeze(0) for state in states), None, None][:2]
-            found = run_unchecked(cell, x.unsqueeze(0), weights, h_0, c_0)
-            if found is not None:
-                return found.h_n.squeeze(0), found.c_n.squeeze(0)
         owner = type(self).__name__
         check_dimensions(owner, x, CELL_FORMS)
         check_cell_state_dimensions(owner, states, names, labels, x)
@@ -661,11 +656,8 @@ class RecurrentCell(_Unscriptable, torch.nn.RNNCellBase):
         check_cell_input(x, weights.w_ih, self.input_size)
         for index, state in enumerate(states):
             check_cell_state(state, names[index], f"hidden{index}", self.hidden_size, x)
-        h_0, c_0 = [*(state.unsqueeze(0) for state in states), None, None][:2]
-        _, h_n, c_n, _ = run_layer(cell, x.unsqueeze(0), (weights,), self.hidden_size, h_0, c_0)
-        if batched:
-            return h_n.squeeze(0), c_n.squeeze(0)
-        return h_n.flatten(), c_n.flatten()
+        made = run_cell(cell, x, weights, self.hidden_size, states)
+        return made if batched else tuple(state.squeeze(0) for state in made)
 
 
 class LSTMCell(RecurrentCell):
@@ -713,7 +705,8 @@ class LSTMCell(RecurrentCell):
     def forward(self, input: Tensor, hx: State | None = None) -> State:  # noqa: A002
         """Make one step; see the class for shapes."""
         states = () if hx is None else split_state(type(self).__name__, hx)
-        return self._step("lstm", input, states, ("hx[0]", "hx[1]"), ("hx[0]", "hx[1]"))
+        h, c = self._step("lstm", input, states, ("hx[0]", "hx[1]"), ("hx[0]", "hx[1]"))
+        return h, c
 
 
 class GRUCell(RecurrentCell):

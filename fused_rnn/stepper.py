@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import copy
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from fused_rnn import _ops
 from fused_rnn._parameters import check_batch_size
@@ -14,6 +16,7 @@ from fused_rnn.convert import convert
 from fused_rnn.modules import RecurrentLayer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import TypeVar
 
     import numpy as np
@@ -24,12 +27,34 @@ _STORAGES = {None: "exact", torch.bfloat16: "bfloat16", torch.int8: "int8"}
 _NOT_STEPPED = ("layer_norm", "zoneout")  # what the steps of a layer in evaluation mode would need
 
 
+def _check_parameters(layer: RecurrentLayer, parameters: Sequence[Sequence[Tensor | None]], dtype: torch.dtype) -> None:
+    """Native code takes their addresses, and what it finds there has the type and shape that it assumes."""
+    spec, width = _ops.CELLS[layer.cell], layer.proj_size or layer.hidden_size
+    rows = spec.gates * layer.hidden_size
+    for index, tensors in enumerate(parameters):
+        shapes = {
+            "weight_ih": (rows, width if index else layer.input_size),
+            "weight_hh": (rows, width),
+            "bias_ih": (rows,),
+            "bias_hh": (rows,),
+            "weight_hr": (width, layer.hidden_size),
+            "the peepholes": (1, spec.unit_weights, layer.hidden_size),
+        }
+        for (name, shape), tensor in zip(shapes.items(), tensors, strict=True):
+            if tensor is not None and (tensor.dtype != dtype or tensor.shape != shape):
+                given = f"{tensor.dtype} {tuple(tensor.shape)}"
+                raise ValueError(f"{name} of layer {index} must be {dtype} of shape {shape}, got {given}")
+
+
 class Stepper:
     """A recurrent layer, or a stack of them, that takes one time step per call and keeps its state.
 
     The weights are packed when the stepper is made and the state stays in packed buffers, so that a step is little more
     than its arithmetic. The stepper computes what the layer would in evaluation mode: no dropout. It has no gradients,
     and a copy of the weights: make another one after the layer has changed. Steps of several threads take turns.
+
+    A copy (`copy.copy`, `copy.deepcopy`) is another stream: it goes on from the same state, which is its own from then
+    on, and has the same packed weights. A stepper has no pickle, since its weights are packed for this processor.
 
     Args:
         layer: an LSTM, GRU or RNN of fused_rnn or torch.nn, in one direction, on CPU, of float32 or float64.
@@ -65,8 +90,9 @@ class Stepper:
             raise NotImplementedError(f"layer has {' and '.join(refused)}, which a Stepper does not compute")
         variants, directions = layer._variants(), [layer_weights[0] for layer_weights in layer._layers()]
         weight = directions[0].w_ih
-        if weight.device.type != "cpu":
-            raise NotImplementedError(f"layer must be on the CPU, got {weight.device}")
+        for each in (tensor for tensors in directions for tensor in tensors if tensor is not None):
+            if not each.is_cpu:
+                raise NotImplementedError(f"layer must be on the CPU, got {each.device}")
         if weight.dtype != torch.float32 and (weight.dtype != torch.float64 or weights is not None):
             wanted = "float32 or float64" if weights is None else f"float32 to keep its weights as {weights}"
             raise ValueError(f"layer must be of type {wanted}, got {weight.dtype}")
@@ -81,9 +107,11 @@ class Stepper:
                 unit_weights_of(variants, [w], w.w_hh.new_empty(layer.hidden_size)) if variants.unit_weights else None
                 for w in directions
             ]
+        parameters = [(*w[:5], own) for w, own in zip(directions, unit_weights, strict=True)]
+        _check_parameters(layer, parameters, weight.dtype)
         self._native = _ops.make_stepper(
             layer.cell,
-            [(*w[:5], own) for w, own in zip(directions, unit_weights, strict=True)],
+            parameters,
             storage=_STORAGES[weights],
             batch=batch_size,
             input_size=layer.input_size,
@@ -93,6 +121,24 @@ class Stepper:
 
     def __repr__(self) -> str:
         return f"Stepper({self._description})"
+
+    def __copy__(self) -> Stepper:
+        made = self.__class__.__new__(self.__class__)
+        made.__dict__.update(self.__dict__)
+        made._native = self._native.clone()
+        return made
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Stepper:
+        made = memo[id(self)] = self.__copy__()
+        native = made.__dict__.pop("_native")
+        made.__dict__.update(copy.deepcopy(made.__dict__, memo), _native=native)
+        return made
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError(
+            "a Stepper cannot be pickled, since its weights are packed for this processor: pickle the layer and the "
+            "stepper's state, and make another Stepper of them"
+        )
 
     def step(self, x: Step, out: Any = None) -> Step:
         """Make one step.
@@ -107,8 +153,8 @@ class Stepper:
 
         Raises:
             TypeError: x or out is neither a Tensor nor an array, or has another type than the layer.
-            ValueError: wrong shape, or an out that is not contiguous.
-            RuntimeError: a gradient is wanted for x.
+            ValueError: wrong shape, or an out that is not contiguous or read-only.
+            RuntimeError: a gradient is wanted for x or out.
         """
         if not isinstance(x, Tensor):
             result: Step = self._step_array(x, out)
@@ -123,12 +169,16 @@ class Stepper:
         if x.dtype != self._dtype or not x.is_cpu:
             raise TypeError(f"x must be a {self._dtype} tensor on the CPU, got {x.dtype} on {x.device}")
         if out is None:
-            out = torch.empty(y_shape, dtype=self._dtype)
+            out = torch.empty(y_shape, dtype=self._dtype, device="cpu")
         elif not isinstance(out, Tensor) or out.dtype != self._dtype or not out.is_cpu:
             raise TypeError(f"out must be a {self._dtype} tensor on the CPU")
-        elif out.shape != y_shape or not out.is_contiguous():
+        elif out.shape != y_shape or not out.is_contiguous() or out.is_neg():
             raise ValueError(f"out must be contiguous, of shape {y_shape}, got {tuple(out.shape)}")
-        x = x.contiguous()
+        else:
+            if out.requires_grad and torch.is_grad_enabled():
+                raise RuntimeError("out requires grad, but a Stepper has no gradients: call it under torch.no_grad()")
+            increment_version(out)
+        x = x.contiguous().resolve_neg()
         self._native.step(x.data_ptr(), out.data_ptr())
         y: Step = out
         return y
@@ -138,7 +188,11 @@ class Stepper:
             if not (hasattr(value, "__array_interface__") or (name == "out" and value is None)):
                 kind = "a numpy array, as x is" if name == "out" else "a Tensor or a numpy array"
                 raise TypeError(f"{name} must be {kind}, got {type(value).__name__}")
-        x = x if x.flags.writeable else x.copy()  # torch warns of a read-only one, such as numpy.frombuffer makes
+        if out is not None and not out.flags.writeable:
+            raise ValueError("out must be writeable")
+        # torch warns of read-only memory, such as numpy.frombuffer makes, and has no negative strides.
+        if not x.flags.writeable or min(x.strides, default=0) < 0:
+            x = x.copy()
         y = self.step(torch.from_numpy(x), None if out is None else torch.from_numpy(out))
         return y.numpy() if out is None else out
 
@@ -149,6 +203,8 @@ class Stepper:
             return
         if not isinstance(rows, Tensor) or rows.dtype != torch.bool or rows.shape != self._x_shape[:1]:
             raise ValueError(f"rows must be a bool tensor of shape (B,) = {self._x_shape[:1]}")
+        if rows.is_meta:
+            raise ValueError("rows must have memory, got a tensor on meta")
         rows = rows.cpu().contiguous()
         self._native.reset(rows.data_ptr())
 
@@ -164,11 +220,11 @@ class Stepper:
 
         It can be set to such a state, or to None, which is zero.
         """
-        h = torch.empty(self._h_shape, dtype=self._dtype)
+        h = torch.empty(self._h_shape, dtype=self._dtype, device="cpu")
         if self._c_shape is None:
-            self._native.get_state(h.data_ptr(), 0)
+            self._native.get_state(h.data_ptr(), h.data_ptr())
             return h
-        c = torch.empty(self._c_shape, dtype=self._dtype)
+        c = torch.empty(self._c_shape, dtype=self._dtype, device="cpu")
         self._native.get_state(h.data_ptr(), c.data_ptr())
         return h, c
 
@@ -187,5 +243,5 @@ class Stepper:
             if not isinstance(each, Tensor) or each.dtype != self._dtype or each.shape != shape or not each.is_cpu:
                 given = f"{each.dtype} {tuple(each.shape)}" if isinstance(each, Tensor) else type(each).__name__
                 raise ValueError(f"{name} must be a {self._dtype} tensor on the CPU of shape {shape}, got {given}")
-            held.append(each.detach().contiguous())
+            held.append(each.detach().contiguous().resolve_neg())
         self._native.set_state(held[0].data_ptr(), held[-1].data_ptr())

@@ -23,7 +23,7 @@ ROOT = native_build.ROOT
 CSRC_RULES: dict[str, tuple[set[str], tuple[str, ...]]] = {
     "core": ({"core"}, ()),
     "cells": ({"core", "cells"}, ()),
-    "cpu": ({"core", "cells", "cpu"}, ("omp.h", "sched.h", "immintrin.h", "arm_neon.h")),
+    "cpu": ({"core", "cells", "cpu"}, ("omp.h", "sched.h", "unistd.h", "immintrin.h", "arm_neon.h")),
     "cuda": ({"core", "cells", "cuda"}, ("cuda",)),
     "binding": ({"core", "cells", "cpu", "cuda", "binding"}, ("torch/", "pybind11/")),
 }
@@ -31,14 +31,16 @@ CSRC_RULES: dict[str, tuple[set[str], tuple[str, ...]]] = {
 PACKAGE_RULES: dict[str, set[str]] = {
     "_tensors": set(),
     "_ops": {"_tensors"},
-    "_norm": {"_ops", "_tensors"},
+    "_fork": {"_ops"},
+    "_norm": {"_ops", "_saved", "_tensors"},
     "_plain": {"_norm", "_ops", "_tensors"},
     "_vmap": {"_ops", "_tensors"},
     "_products": {"_ops", "_tensors"},
+    "_saved": set(),
     "_strict": set(),
     "_weight_gradients": {"_plain", "_products", "_tensors"},
-    "_autograd": {"_ops", "_plain", "_strict", "_tensors", "_vmap", "_weight_gradients"},
-    "_whole_layer": {"_autograd", "_ops", "_products", "_strict", "_tensors"},
+    "_autograd": {"_ops", "_plain", "_saved", "_strict", "_tensors", "_vmap", "_weight_gradients"},
+    "_whole_layer": {"_autograd", "_ops", "_products", "_saved", "_strict", "_tensors"},
     "_packed": set(),
     "_variants": {"_norm", "_ops", "_tensors"},
     "_autocast": set(),
@@ -50,7 +52,7 @@ PACKAGE_RULES: dict[str, set[str]] = {
     "stepper": {"_ops", "_parameters", "_variants", "convert", "modules"},
     "_explain": {"_ops", "modules"},
     "_patch": {"modules"},
-    "__init__": {"modules", "convert", "_explain", "_patch", "_strict", "stepper"},
+    "__init__": {"modules", "convert", "_explain", "_fork", "_patch", "_strict", "stepper"},
 }
 # Folder with Python outside the package: the top-level names of the project that it may import, besides fused_rnn.
 # `bench` imports itself only by relative imports, since it has another name once installed.

@@ -98,10 +98,11 @@ def test_a_trace_takes_lengths_and_resets() -> None:
     assert_same(traced(x, lengths, resets), module(x, lengths, resets))
 
 
-def test_gradients_through_a_trace_are_warned_of() -> None:
+def test_gradients_through_a_trace_are_refused() -> None:
     traced = trace(fused_rnn.GRU(3, 5), (torch.randn(4, 2, 3),))
-    with pytest.warns(UserWarning, match="fused_rnn::forward: an autograd kernel was not registered"):
-        traced(torch.randn(4, 2, 3))[0].sum().backward()
+    loss = traced(torch.randn(4, 2, 3))[0].sum()
+    with pytest.raises(RuntimeError, match="kept nothing for a backward pass, since"):
+        loss.backward()
 
 
 @each_module

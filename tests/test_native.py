@@ -16,7 +16,16 @@ NATIVE = native_build.ROOT / "tests" / "native"
 SOURCES = sorted(path.stem for path in NATIVE.glob("test_*.cpp"))
 # Parts of the library that are not headers, for the tests that need them.
 USING_TEAMS = (
-    *("test_pairs", "test_rows", "test_sharing", "test_single_steps", "test_sweep", "test_team", "test_workspace"),
+    *(
+        "test_not_finite",
+        "test_pairs",
+        "test_rows",
+        "test_sharing",
+        "test_single_steps",
+        "test_sweep",
+        "test_team",
+        "test_workspace",
+    ),
 )
 LINKED = {source: ["csrc/cpu/team.cpp"] for source in USING_TEAMS}
 LINKED["test_workspace"].append("csrc/cpu/workspace.cpp")
@@ -32,7 +41,9 @@ FEWER_FLAVOURS = {
     "test_sharing": INSTRUCTION_SETS[-1:],
     "test_sweep": [INSTRUCTION_SETS[-1], "sanitized"],
     "test_workspace": [INSTRUCTION_SETS[-1], "sanitized"],
-    "test_pairs": [],  # below
+    "test_not_finite": INSTRUCTION_SETS[-1:],
+    # With a stand-in for the instruction; with the instruction itself below.
+    "test_pairs": [name for name in INSTRUCTION_SETS if name != "avx512"][-1:],
 }
 CASES = [(source, flavour) for source in SOURCES for flavour in FEWER_FLAVOURS.get(source, FLAVOURS)] + [
     *((source, "threads") for source in THREADED),
@@ -87,6 +98,7 @@ def test_native_program_reports_no_failure(source: str, flavour: str, build: Bui
 def test_every_native_source_is_listed() -> None:
     assert set(SOURCES) >= {
         "test_cells",
+        "test_not_finite",
         "test_pairs",
         "test_plain_recurrence",
         "test_rows",

@@ -185,7 +185,7 @@ def test_every_instruction_set_passes(instruction_set: str) -> None:
         chosen += " and (bf16 or bfloat16 or drawn)"  # the same code but for that type
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen]
     result = subprocess.run(
-        [*command, "tests/test_parity.py", "tests/test_ops.py", "tests/test_variants.py"],
+        [*command, *(f"tests/test_{name}.py" for name in ("parity", "ops", "variants", "kept_weights"))],
         cwd=ROOT,
         env={**os.environ, "FUSED_RNN_CPU_ISA": instruction_set},
         capture_output=True,

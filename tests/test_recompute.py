@@ -173,3 +173,20 @@ def test_the_compiler_takes_it() -> None:
             found.append([*results, *torch.autograd.grad(total(results), [x, *layer.parameters()])])
         for one, other in zip(*found, strict=True):
             torch.testing.assert_close(one, other)
+
+
+@each_case
+def test_another_run_from_changed_tensors_is_an_error(name: str, options: dict[str, Any]) -> None:
+    layer = make(name, 3, 5, recompute=True, **options)
+    x = torch.randn(2 * SEGMENT, 3, 3, dtype=torch.float64, requires_grad=True)
+    states = [torch.randn(1, 3, size, dtype=torch.float64) for size in (layer.proj_size or 5, 5)]
+    resets = torch.rand(2 * SEGMENT, 3) < 0.05
+    lengths = torch.tensor([2 * SEGMENT, 7, 0])
+    state = tuple(states) if name == "LSTM" else states[0]
+    dropped = layer.weight_hh_l0 if layer.weight_dropout else None  # whose dropped copy is what runs
+    for changed in (x, states[0], resets, lengths, *(p for p in layer.parameters() if p is not dropped)):
+        loss = total(flat(layer(x, state, lengths=lengths, resets=resets)))
+        with torch.no_grad():
+            changed.copy_(changed.clone())
+        with pytest.raises(RuntimeError, match="needed for gradient computation has been modified by an in"):
+            torch.autograd.grad(loss, list(layer.parameters()))

@@ -68,3 +68,57 @@ def test_training_survives_an_episode_that_went_to_infinity(name: str) -> None:
     gradients = torch.autograd.grad(output.sum(), [*layer.parameters(), *state])
     assert all(gradient.isfinite().all() for gradient in gradients)
     assert not any(gradient.any() for gradient in gradients[-len(state) :])
+
+
+EVERY_SCHEDULE: dict[str, Any] = {
+    "LSTM": lambda: fused_rnn.LSTM(FEATURES, HIDDEN, bidirectional=True),
+    "GRU": lambda: fused_rnn.GRU(FEATURES, HIDDEN),
+    "RNN": lambda: fused_rnn.RNN(FEATURES, HIDDEN),
+    "RNN_RELU": lambda: fused_rnn.RNN(FEATURES, HIDDEN, nonlinearity="relu"),
+    "projected": lambda: fused_rnn.LSTM(FEATURES, HIDDEN, proj_size=4),
+    "peephole": lambda: fused_rnn.LSTM(FEATURES, HIDDEN, peephole=True),
+    "normalized": lambda: fused_rnn.GRU(FEATURES, HIDDEN, layer_norm=True),
+    "recomputed": lambda: fused_rnn.LSTM(FEATURES, HIDDEN, recompute=True),
+}
+
+
+@pytest.mark.parametrize("byte", [2, 128, 255])
+@pytest.mark.parametrize("way", ["one call", "a step alone", "projection apart", "graph of the gradient", "mapped"])
+@pytest.mark.parametrize("name", EVERY_SCHEDULE)
+def test_any_byte_but_zero_is_true_as_in_torch(name: str, way: str, byte: int) -> None:
+    if (name, way) == ("recomputed", "mapped"):
+        pytest.skip("torch.utils.checkpoint recomputes after vmap has ended")
+    layer, time_steps = EVERY_SCHEDULE[name](), 1 if way == "a step alone" else TIME_STEPS
+    x, bits = torch.randn(time_steps, BATCH, FEATURES), torch.rand(time_steps, BATCH) < 0.4
+    bits[0, 0] = True
+    given = [torch.full((layer.num_layers * (2 if layer.bidirectional else 1), BATCH, HIDDEN), 0.5)]
+    if layer.mode == "LSTM":
+        given.insert(0, torch.full((given[0].shape[0], BATCH, layer.proj_size or HIDDEN), 0.5))
+    state = tuple(given) if layer.mode == "LSTM" else given[0]
+
+    def run(resets: torch.Tensor) -> list[torch.Tensor]:
+        if way == "mapped":
+            outputs = torch.func.vmap(lambda rows, reset: layer(rows, resets=reset)[0], 1, 1)(
+                x[:, :, None], resets[:, :, None]
+            )
+        else:
+            with torch.autocast("cpu", torch.bfloat16, enabled=way == "projection apart"):
+                outputs = layer(x, state, resets=resets)[0]
+        with torch.no_grad():
+            inference = layer(x, state, resets=resets)[0]
+        graph = way == "graph of the gradient"
+        return [outputs, inference, *torch.autograd.grad(outputs.sum(), list(layer.parameters()), create_graph=graph)]
+
+    strange = (bits.to(torch.uint8) * byte).view(torch.bool)
+    assert all(torch.equal(a, b) for a, b in zip(run(strange), run(bits), strict=True))
+
+
+def test_a_stepper_takes_any_byte_but_zero_for_true() -> None:
+    stepper = fused_rnn.Stepper(fused_rnn.LSTM(FEATURES, HIDDEN), 4)
+    for byte in (1, 2, 128, 255):
+        stepper.step(torch.randn(4, FEATURES))
+        kept = stepper.state
+        rows = torch.tensor([0, byte, 0, byte], dtype=torch.uint8).view(torch.bool)
+        stepper.reset(rows)
+        assert all(torch.equal(now[0, ::2], before[0, ::2]) for now, before in zip(stepper.state, kept, strict=True))
+        assert not any(now[0, 1::2].any() for now in stepper.state)

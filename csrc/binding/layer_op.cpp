@@ -2,6 +2,7 @@
 // it.
 #include <torch/csrc/stable/library.h>
 
+#include "binding/cell_name.h"
 #include "binding/layer_gradients.h"
 #include "binding/recurrence_call.h"
 
@@ -56,10 +57,11 @@ void check_gate_weights(const Checker& check, const Problem& p, const Tensor& w_
   check(b_hh, "b_hh", "[D*G*H]", {rows});
 }
 
-ForwardResult layer(const std::string& cell, const Tensor& x_given, const Tensor& w_ih, const OptionalTensor& b_ih,
+ForwardResult layer(CellName name, const Tensor& x_given, const Tensor& w_ih, const OptionalTensor& b_ih,
                     const Tensor& w_hh, const OptionalTensor& b_hh, const OptionalTensor& w_hr,
                     const OptionalTensor& h_0_given, const OptionalTensor& c_0_given,
                     const OptionalTensor& lengths_given, const OptionalTensor& resets, int64_t directions, bool save) {
+  const std::string cell = name.take();
   const Checker check(x_given, "x");
   Problem p = describe_layer(cell, shape_of(x_given), w_hh, w_hr, check.type(), directions);
   p.keeps_weights = keeps_weights(p, save);
@@ -90,10 +92,11 @@ ForwardResult layer(const std::string& cell, const Tensor& x_given, const Tensor
 }
 
 // The same for one step, x [B, I] and states [B, H], of which there are only results.
-std::tuple<Tensor, Tensor> step(const std::string& cell, const Tensor& x_given, const Tensor& w_ih_given,
+std::tuple<Tensor, Tensor> step(CellName name, const Tensor& x_given, const Tensor& w_ih_given,
                                 const OptionalTensor& b_ih_given, const Tensor& w_hh_given,
                                 const OptionalTensor& b_hh_given, const OptionalTensor& h_given,
                                 const OptionalTensor& c_given) {
+  const std::string cell = name.take();
   const Checker check(x_given, "x");
   if (x_given.dim() != 2) fail("x must have shape [B, I], got " + to_string(shape_of(x_given)));
   const Shape input{1, x_given.size(0), x_given.size(1)};
@@ -131,15 +134,15 @@ std::tuple<Tensor, Tensor> step(const std::string& cell, const Tensor& x_given, 
 
 using LayerGradientsResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-LayerGradientsResult layer_backward(const std::string& cell, const OptionalTensor& d_output,
-                                    const OptionalTensor& d_h_n, const OptionalTensor& d_c_n,
-                                    const OptionalTensor& d_cells, const Tensor& x, const Tensor& w_ih,
-                                    const Tensor& w_hh, const OptionalTensor& w_hr, const Tensor& output,
-                                    const Tensor& cells, const OptionalTensor& saved,
+LayerGradientsResult layer_backward(CellName name, const OptionalTensor& d_output, const OptionalTensor& d_h_n,
+                                    const OptionalTensor& d_c_n, const OptionalTensor& d_cells, const Tensor& x,
+                                    const Tensor& w_ih, const Tensor& w_hh, const OptionalTensor& w_hr,
+                                    const Tensor& output, const Tensor& cells, const OptionalTensor& saved,
                                     const OptionalTensor& written_over, const OptionalTensor& hidden,
                                     const OptionalTensor& h_0_given, const OptionalTensor& c_0,
                                     const OptionalTensor& lengths_given, const OptionalTensor& resets, bool need_x,
                                     bool need_w_ih, bool need_w_hh, bool need_bias, bool need_w_hr) {
+  const std::string cell = name.take();
   if (saved.has_value() == written_over.has_value()) fail("layer_backward takes either saved or written_over");
   const Checker check(x, "x");
   const int64_t directions = output.dim() == 4 ? output.size(2) : 1;

@@ -15,6 +15,7 @@
 #include "cells/table.h"
 #include "cpu/dispatch.h"
 #include "cpu/machine.h"
+#include "cpu/team.h"
 #include "cpu/workspace.h"
 #include "cuda/schedule.h"
 
@@ -183,6 +184,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("build_info", &fused_rnn::build_info);
   m.def("kept_bytes", &fused_rnn::Workspace::waiting_bytes);
   m.def("is_amd_processor", &fused_rnn::is_amd_processor);
+  m.def("threads_are_lost", &fused_rnn::threads_are_lost);
   m.def("instruction_sets", &fused_rnn::cpu_instruction_sets);
   m.def("active_instruction_set", &fused_rnn::active_cpu_instruction_set);
   m.def("plan", &fused_rnn::plan_dict, py::arg("cell"), py::arg("dtype"), py::arg("time_steps"), py::arg("batch"),

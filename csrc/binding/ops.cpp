@@ -7,6 +7,7 @@
 #include <string>
 #include <tuple>
 
+#include "binding/cell_name.h"
 #include "binding/cuda_backend.h"
 #include "binding/multiply.h"
 #include "binding/recurrence_call.h"
@@ -93,11 +94,12 @@ void check_exchange(const char* name, const Problem& p, const Tensor& given, con
        "each gradient, and contiguous trailing dimensions");
 }
 
-ForwardResult forward(const std::string& cell, const Tensor& gates_given, const Tensor& w_hh,
-                      const OptionalTensor& b_hh, const OptionalTensor& w_hr, const OptionalTensor& h_0_given,
-                      const OptionalTensor& c_0_given, const OptionalTensor& unit_weights, const OptionalTensor& norm,
+ForwardResult forward(CellName name, const Tensor& gates_given, const Tensor& w_hh, const OptionalTensor& b_hh,
+                      const OptionalTensor& w_hr, const OptionalTensor& h_0_given, const OptionalTensor& c_0_given,
+                      const OptionalTensor& unit_weights, const OptionalTensor& norm,
                       const OptionalTensor& lengths_given, const OptionalTensor& resets, const OptionalTensor& zoneout,
                       const OptionalTensor& recurrent_mask, bool save, bool allow_tf32) {
+  const std::string cell = name.take();
   const Checker check(gates_given, "gates");
   const Variant given{unit_weights, norm, zoneout, recurrent_mask};
   Problem p = describe_problem(cell, gates_given, "gates", w_hh, w_hr, given, check.type(), false);
@@ -213,21 +215,22 @@ BackwardResult run_backward(const std::string& cell, const OptionalTensor& d_out
 
 namespace {
 
-BackwardResult backward(const std::string& cell, const OptionalTensor& d_output, const OptionalTensor& d_h_n,
+BackwardResult backward(CellName cell, const OptionalTensor& d_output, const OptionalTensor& d_h_n,
                         const OptionalTensor& d_c_n, const OptionalTensor& d_cells, const Tensor& w_hh,
                         const OptionalTensor& w_hr, const Tensor& output, const Tensor& cells, const Tensor& saved,
                         const OptionalTensor& h_0, const OptionalTensor& c_0, const OptionalTensor& unit_weights,
                         const OptionalTensor& norm, const OptionalTensor& lengths, const OptionalTensor& resets,
                         const OptionalTensor& zoneout, const OptionalTensor& recurrent_mask, bool allow_tf32) {
-  return run_backward(cell, d_output, d_h_n, d_c_n, d_cells, w_hh, w_hr, output, cells, saved, h_0, c_0, unit_weights,
-                      norm, lengths, resets, zoneout, recurrent_mask, false, allow_tf32);
+  return run_backward(cell.take(), d_output, d_h_n, d_c_n, d_cells, w_hh, w_hr, output, cells, saved, h_0, c_0,
+                      unit_weights, norm, lengths, resets, zoneout, recurrent_mask, false, allow_tf32);
 }
 
-BackwardResult backward_over_saved(const std::string& cell, const OptionalTensor& d_output, const OptionalTensor& d_h_n,
+BackwardResult backward_over_saved(CellName name, const OptionalTensor& d_output, const OptionalTensor& d_h_n,
                                    const OptionalTensor& d_c_n, const OptionalTensor& d_cells, const Tensor& w_hh,
                                    const OptionalTensor& w_hr, const Tensor& output, const Tensor& cells,
                                    const Tensor& saved, const OptionalTensor& h_0, const OptionalTensor& c_0,
                                    const OptionalTensor& lengths, const OptionalTensor& resets) {
+  const std::string cell = name.take();
   if (cell_spec(known_cell(cell)).split) fail("saved cannot be written over: cell \"" + cell + "\" is split");
   return run_backward(cell, d_output, d_h_n, d_c_n, d_cells, w_hh, w_hr, output, cells, saved, h_0, c_0, std::nullopt,
                       std::nullopt, lengths, resets, std::nullopt, std::nullopt, true, false);

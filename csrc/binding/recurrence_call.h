@@ -55,20 +55,33 @@ OptionalTensor set_ragged(Views& views, const Checker& check, const Problem& p, 
 using MakeGradientWork =
     std::function<GradientWork(const Tensor& d_gates, const Tensor& d_gates_h, const Tensor& d_projected)>;
 
-template <class Views>
-void run_on_cpu(const Schedule<Views>& schedule, const Problem& problem, const Views& views) {
-  const Plan plan = schedule.plan(problem, static_cast<int>(torch::stable::get_num_threads()));
-  Workspace::Key key;
-  if constexpr (std::is_same_v<Views, ForwardViews>) {
-    if (problem.keeps_weights) key = Workspace::key_of(problem, views);
-  }
-  const Workspace workspace(key, schedule.workspace_bytes(problem, plan));
-  schedule.run(problem, views, plan, workspace.data());
-}
-
 // Whether a forward pass may find its weights packed: training changes them between two passes, and a single step reads
 // them where they lie.
 inline bool keeps_weights(const Problem& problem, bool save) { return !save && !is_single_step(problem); }
+
+// Whether packed weights can be compared with where they came from: row by row.
+inline bool are_rows(const ForwardViews& views) {
+  const auto rows = [](const WeightView& w) { return !w || w.column_stride == 1; };
+  return views.w_hh && rows(views.w_hh) && rows(views.w_ih) && rows(views.w_hr);
+}
+
+template <class Views>
+void run_on_cpu(const Schedule<Views>& schedule, const Problem& problem, const Views& views) {
+  const Plan plan = schedule.plan(problem, static_cast<int>(torch::stable::get_num_threads()));
+  const auto run_in_memory_of = [&](const Workspace::Key& key, const Problem& p) {
+    const Workspace workspace(key, schedule.workspace_bytes(p, plan));
+    if (workspace.data() == nullptr) return false;
+    schedule.run(p, views, plan, workspace.data());
+    return true;
+  };
+  if constexpr (std::is_same_v<Views, ForwardViews>) {
+    const bool may_keep = problem.keeps_weights && are_rows(views);
+    if (may_keep && run_in_memory_of(Workspace::key_of(problem, views), problem)) return;
+  }
+  Problem packing = problem;
+  packing.keeps_weights = false;
+  run_in_memory_of({}, packing);
+}
 
 using ForwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 

@@ -3,6 +3,7 @@
 
 #include <pybind11/stl.h>
 
+#include <initializer_list>
 #include <memory>
 #include <optional>
 #include <string>
@@ -24,6 +25,13 @@ using Addresses = std::vector<Address>;  // w_ih, w_hh, b_ih, b_hh, w_hr, unit_w
 const void* input_at(Address address) { return reinterpret_cast<const void*>(address); }
 void* output_at(Address address) { return reinterpret_cast<void*>(address); }
 
+// A tensor without memory, such as one on the meta device, has the address 0.
+void check_memory(std::initializer_list<Address> addresses) {
+  for (const Address address : addresses) {
+    if (address == 0) throw py::value_error("a Stepper needs tensors that have memory");
+  }
+}
+
 StepStorage storage_by_name(const std::string& name) {
   if (name == "exact") return StepStorage::kExact;
   if (name == "bfloat16") return StepStorage::kBFloat16;
@@ -42,6 +50,7 @@ std::unique_ptr<Stepper> make_stepper(const std::string& cell, bool double_preci
   std::vector<Stepper::Layer> made;
   for (const Addresses& a : layers) {
     if (a.size() != 6) throw py::value_error("a layer has six addresses, got " + std::to_string(a.size()));
+    check_memory({a[0], a[1]});
     const StepProblem problem{.cell = cell_spec(index),
                               .type = double_precision ? DataType::kFloat64 : DataType::kFloat32,
                               .storage = storage_by_name(storage),
@@ -63,18 +72,32 @@ void define_stepper(py::module_& m) {
   py::class_<Stepper>(m, "Stepper")
       .def(py::init(&make_stepper), py::arg("cell"), py::arg("double_precision"), py::arg("storage"), py::arg("batch"),
            py::arg("input_size"), py::arg("hidden_size"), py::arg("proj_size"), py::arg("layers"), py::arg("threads"))
+      .def("clone", &Stepper::clone, WithoutLock())
       .def_property_readonly("threads", &Stepper::threads)
       .def_property_readonly("weight_bytes", &Stepper::weight_bytes)
       .def(
-          "step", [](Stepper& self, Address x, Address y) { self.step(input_at(x), output_at(y)); }, WithoutLock())
-      .def(
-          "get_state", [](Stepper& self, Address h, Address c) { self.get_state(output_at(h), output_at(c)); },
+          "step",
+          [](Stepper& self, Address x, Address y) {
+            check_memory({x, y});
+            self.step(input_at(x), output_at(y));
+          },
           WithoutLock())
       .def(
-          "set_state", [](Stepper& self, Address h, Address c) { self.set_state(input_at(h), input_at(c)); },
+          "get_state",
+          [](Stepper& self, Address h, Address c) {
+            check_memory({h, c});
+            self.get_state(output_at(h), output_at(c));
+          },
           WithoutLock())
       .def(
-          "reset", [](Stepper& self, Address rows) { self.reset(static_cast<const bool*>(input_at(rows))); },
+          "set_state",
+          [](Stepper& self, Address h, Address c) {
+            check_memory({h, c});
+            self.set_state(input_at(h), input_at(c));
+          },
+          WithoutLock())
+      .def(
+          "reset", [](Stepper& self, Address rows) { self.reset(static_cast<const uint8_t*>(input_at(rows))); },
           WithoutLock());
 }
 

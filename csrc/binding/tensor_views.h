@@ -68,7 +68,7 @@ inline const int64_t* lengths_view(const OptionalTensor& tensor) {  // [B], cont
 
 inline ResetView reset_view(const OptionalTensor& tensor) {  // [T, B], any strides
   if (!tensor.has_value() || tensor->numel() == 0) return {};
-  return {static_cast<const bool*>(tensor->const_data_ptr()), tensor->stride(0), tensor->stride(1)};
+  return {static_cast<const uint8_t*>(tensor->const_data_ptr()), tensor->stride(0), tensor->stride(1)};
 }
 
 // The tensor itself where the dimensions from `first` on are contiguous, otherwise a contiguous copy.

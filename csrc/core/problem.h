@@ -57,7 +57,7 @@ struct Problem {
   bool zoneout = false;         // a part of the state before the step stays
   bool recurrent_mask = false;  // h is multiplied by a mask where it enters W_hh
   int64_t input_size = 0;       // I, of a forward pass that makes the gates of x itself; 0: the gates are given
-  bool keeps_weights = false;   // the workspace is as a pass with these weights left it, or zeros
+  bool keeps_weights = false;   // the workspace is as a pass of these weights' key left it, or zeros
 };
 
 // Whether the problem has something that the plain schedules do not know.

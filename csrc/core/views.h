@@ -43,8 +43,9 @@ struct WeightView {  // [D, rows, columns], any strides
   explicit operator bool() const { return data != nullptr; }
 };
 
-struct ResetView {  // [T, B]
-  const bool* data = nullptr;
+// [T, B], true where a byte is not 0: a boolean tensor may hold any byte, of which a C++ bool allows two.
+struct ResetView {
+  const uint8_t* data = nullptr;
   int64_t time_stride = 0;
   int64_t row_stride = 0;
 
@@ -116,8 +117,8 @@ template <class Views>
 FUSED_RNN_HD inline RowStep row_step(const Views& views, int64_t time, int64_t row) {
   if (views.lengths != nullptr && time >= views.lengths[row]) return RowStep::kInactive;
   if (views.resets.data == nullptr) return RowStep::kPlain;
-  return views.resets.data[time * views.resets.time_stride + row * views.resets.row_stride] ? RowStep::kReset
-                                                                                            : RowStep::kPlain;
+  const uint8_t reset = views.resets.data[time * views.resets.time_stride + row * views.resets.row_stride];
+  return reset != 0 ? RowStep::kReset : RowStep::kPlain;
 }
 
 }  // namespace fused_rnn

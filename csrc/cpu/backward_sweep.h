@@ -119,7 +119,7 @@ class BackwardSweep {
   }
 
   // The carries start as the gradients of the final states. Both gate buffers and d_projected are zeroed, since the
-  // products read their padding, which no step writes.
+  // products read their padding, where steps write zeros at most.
   void initialize(const Share& share, int64_t d) const {
     const Range rows = share.own_rows();
     load_state<T>(v_.d_h_n, p_.output_size, carry_h_, d, rows);
@@ -230,7 +230,7 @@ class BackwardSweep {
         auto d_h = output_gradient(tile, where, step), carry = decltype(d_h)(0);
         if (where.kParts == 1 && row_step_at(step.t, where.row) == RowStep::kInactive) std::swap(d_h, carry);
         store_padded(where, carry, step.carry_h);
-        store_padded(where, d_h, step.d_projected_kept);
+        store_factors(where, d_h, step.d_projected_kept);
         store_rows(where, d_h, step.d_projected);
       });
     });
@@ -313,7 +313,7 @@ class BackwardSweep {
 #pragma GCC unroll 4
     for (int g = 0; g < Cell::kGates; ++g) {
       store_rows(where, result.d_from_x[g], step.d_gates.from(g * hidden_size));
-      store_padded(where, result.d_from_h[g], step.d_gates_kept.from(g * hidden_stride_));
+      store_factors(where, result.d_from_h[g], step.d_gates_kept.from(g * hidden_stride_));
       if (Cell::kSplit && g >= v_.first_apart)
         store_rows(where, result.d_from_h[g], step.d_gates_h.from(g * hidden_size));
     }

@@ -165,7 +165,7 @@ class ForwardSweep {
                                              h = decltype(h)(0);
                                              next = load_padded(where, step.h_before);
                                            }
-                                           store_padded(where, next, step.h);
+                                           store_factors(where, next, step.h);
                                            store_rows(where, h, output);
                                          });
     };
@@ -198,7 +198,7 @@ class ForwardSweep {
     CellForward<Rows, Cell> result = Cell::forward(from_x, from_h, state);
 
     result.state[0] = round_to<T>(result.state[0]);
-    store_padded(where, result.state[0], projected() ? step.hidden : step.h);
+    store_factors(where, result.state[0], projected() ? step.hidden : step.h);
     if constexpr (Cell::kStates == 2) store_padded(where, result.state[1], step.c);
     step.results.store(where, result);
   }

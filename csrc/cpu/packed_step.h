@@ -115,14 +115,12 @@ class PackedStep final : public StepLayer {
 
  public:
   PackedStep(const StepProblem& problem, const StepParameters& parameters) : p_(problem) {
-    Arena counter(nullptr);
-    lay_out(counter);
-    memory_.reset(static_cast<char*>(::operator new(counter.used(), std::align_val_t{Arena::kAlignment})));
-    std::memset(memory_.get(), 0, counter.used());
-    Arena arena(memory_.get());
-    lay_out(arena);
+    weights_ = zeroed([&](Arena& arena) { lay_out_weights(arena); });
     pack(parameters);
+    states_ = zeroed([&](Arena& arena) { lay_out_states(arena); });
   }
+
+  std::unique_ptr<StepLayer> clone() const override { return std::unique_ptr<StepLayer>(new PackedStep(*this)); }
 
   void update(int64_t step, const void* x, int64_t x_stride, int part, int parts) override {
     const Range rows{0, p_.batch}, blocks = part_of({0, from_x_.blocks()}, parts, part);
@@ -162,18 +160,53 @@ class PackedStep final : public StepLayer {
   int64_t weight_bytes() const override { return from_x_.bytes() + from_h_.bytes() + projection_.bytes(); }
 
  private:
-  void lay_out(Arena& arena) {
+  PackedStep(const PackedStep& other)
+      : p_(other.p_),
+        from_x_(other.from_x_),
+        from_h_(other.from_h_),
+        projection_(other.projection_),
+        h_stride_(other.h_stride_),
+        c_stride_(other.c_stride_),
+        unit_weights_(other.unit_weights_) {
+    states_ = zeroed([&](Arena& arena) { lay_out_states(arena); });
+    const auto copy = [&](const Real* from, int64_t stride, Real* to) {
+      if (from != nullptr) std::copy_n(from, p_.batch * stride, to);
+    };
+    for (int i = 0; i < 2; ++i) copy(other.h_[i], h_stride_, h_[i]);
+    copy(other.c_, c_stride_, c_);
+  }
+
+  struct Release {
+    void operator()(char* memory) const { ::operator delete(memory, std::align_val_t{Arena::kAlignment}); }
+  };
+  using Memory = std::unique_ptr<char, Release>;
+
+  // Memory for all that `lay_out` takes of an arena.
+  template <class LayOut>
+  static Memory zeroed(const LayOut& lay_out) {
+    Arena counter(nullptr);
+    lay_out(counter);
+    Memory memory(static_cast<char*>(::operator new(counter.used(), std::align_val_t{Arena::kAlignment})));
+    std::memset(memory.get(), 0, counter.used());
+    Arena arena(memory.get());
+    lay_out(arena);
+    return memory;
+  }
+
+  void lay_out_weights(Arena& arena) {
     c_stride_ = Units::padded(p_.hidden_size);
     h_stride_ = p_.projected ? Projection::Units::padded(p_.output_size) : c_stride_;
     from_x_ = Matrix(p_.hidden_size, p_.input_size, arena);
     from_h_ = Matrix(p_.hidden_size, p_.output_size, arena);
+    if (p_.projected) projection_ = Projection(p_.output_size, p_.hidden_size, arena);
+    if (Cell::kUnitWeights > 0) unit_weights_ = arena.take<Real>(Cell::kUnitWeights * c_stride_);
+  }
+
+  void lay_out_states(Arena& arena) {
     kept_ = arena.take<Real>(p_.batch * from_x_.blocks() * Matrix::kBlockValues);
     for (Real*& h : h_) h = arena.take<Real>(p_.batch * h_stride_);
     if (Cell::kStates == 2) c_ = arena.take<Real>(p_.batch * c_stride_);
-    if (Cell::kUnitWeights > 0) unit_weights_ = arena.take<Real>(Cell::kUnitWeights * c_stride_);
-    if (!p_.projected) return;
-    projection_ = Projection(p_.output_size, p_.hidden_size, arena);
-    hidden_ = arena.take<Real>(p_.batch * c_stride_);
+    if (p_.projected) hidden_ = arena.take<Real>(p_.batch * c_stride_);
   }
 
   void pack(const StepParameters& given) {
@@ -230,12 +263,9 @@ class PackedStep final : public StepLayer {
     if constexpr (Cell::kStates == 2) store_padded(where, result.state[1], c);
   }
 
-  struct Release {
-    void operator()(char* memory) const { ::operator delete(memory, std::align_val_t{Arena::kAlignment}); }
-  };
-
   StepProblem p_;
-  std::unique_ptr<char, Release> memory_;  // of everything below
+  Memory weights_;  // of the matrices and unit_weights_; null in a clone, which reads those of another
+  Memory states_;   // of everything else below
   Matrix from_x_, from_h_;
   Projection projection_;
   int64_t h_stride_ = 0, c_stride_ = 0;  // padded sizes of one row of h, and of c and hidden

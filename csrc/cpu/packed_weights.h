@@ -3,8 +3,8 @@
 
 #include "core/views.h"
 #include "cpu/arena.h"
-#include "cpu/fingerprint.h"
 #include "cpu/share.h"
+#include "cpu/weight_copy.h"
 
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {
@@ -28,15 +28,15 @@ class GateWeights {
     if (columns == 0) return;
     packed_ = arena.take<Weight>(problem.directions * unit_blocks_ * block_stride_);
     bias_ = arena.take<Real>(problem.directions * unit_blocks_ * kRow);
-    if (problem.keeps_weights) seen_ = arena.take<Fingerprint>(problem.directions * unit_blocks_);
+    if (problem.keeps_weights) copy_ = arena.take<T>(problem.directions * copy_stride());
   }
 
   void pack(int64_t d, int64_t block) const {
     if (columns_ == 0) return;
     const int64_t at = d * unit_blocks_ + block;
-    Fingerprint* seen = seen_ == nullptr ? nullptr : seen_ + at;
+    T* copy = copy_ == nullptr ? nullptr : copy_ + d * copy_stride();
     pack_changed_block<Cell::kGates, Units::kVectors>(source(w_, d, columns_), block, packed_ + at * block_stride_,
-                                                      seen);
+                                                      copy);
     Real* bias = bias_ + at * kRow;
     if (b_) return pack_block<Cell::kGates, Units::kVectors>(source(b_, d, 1), block, bias);
     for (int column = 0; column < Units::kColumns; ++column) Vec<Real>(0).store(bias + column * kLanes);
@@ -54,6 +54,8 @@ class GateWeights {
   static constexpr int kLanes = Vec<Real>::kLanes;
   static constexpr int64_t kRow = Units::kColumns * kLanes;
 
+  int64_t copy_stride() const { return Cell::kGates * hidden_size_ * columns_; }
+
   PackSource<T> source(const WeightView& w, int64_t d, int64_t columns) const {
     return {static_cast<const T*>(w.data) + d * w.direction_stride,
             hidden_size_,
@@ -68,10 +70,10 @@ class GateWeights {
 
   const WeightView &w_, &b_;
   int64_t hidden_size_, columns_, unit_blocks_;
-  int64_t block_stride_;         // packed elements of one block
-  Weight* packed_ = nullptr;     // [D, blocks, columns of W, columns, lanes]
-  Real* bias_ = nullptr;         // [D, blocks, columns, lanes]
-  Fingerprint* seen_ = nullptr;  // [D, blocks] of what is packed; null: nothing outlives the pass
+  int64_t block_stride_;      // packed elements of one block
+  Weight* packed_ = nullptr;  // [D, blocks, columns of W, columns, lanes]
+  Real* bias_ = nullptr;      // [D, blocks, columns, lanes]
+  T* copy_ = nullptr;         // [D, G*H, columns of W] of what is packed; null: nothing outlives the pass
 };
 
 // W_hh with b_hh in blocks of hidden units, W_ih with b_ih likewise where the pass makes the gates, and W_hr in blocks
@@ -97,7 +99,7 @@ class ForwardWeights {
     output_blocks_ = Outputs::count(p_.output_size);
     projection_stride_ = multiplications<Weight>(p_.hidden_size) * Outputs::kColumns * kLanes;
     projection_ = arena.take<Weight>(p_.directions * output_blocks_ * projection_stride_);
-    if (p_.keeps_weights) seen_ = arena.take<Fingerprint>(p_.directions * output_blocks_);
+    if (p_.keeps_weights) copy_ = arena.take<T>(p_.directions * p_.output_size * p_.hidden_size);
   }
 
   int64_t unit_blocks() const { return unit_blocks_; }
@@ -114,7 +116,8 @@ class ForwardWeights {
     const Range own_outputs = part_of({0, p_.directions * output_blocks_}, threads, thread);
     for (int64_t i = own_outputs.begin; i < own_outputs.end; ++i) {
       const WeightView& w = v_.w_hr;
-      const PackSource<T> source{static_cast<const T*>(w.data) + i / output_blocks_ * w.direction_stride,
+      const int64_t d = i / output_blocks_;
+      const PackSource<T> source{static_cast<const T*>(w.data) + d * w.direction_stride,
                                  p_.output_size,
                                  0,
                                  w.row_stride,
@@ -123,8 +126,8 @@ class ForwardWeights {
                                  w.column_stride,
                                  p_.hidden_size,
                                  p_.hidden_size};
-      Fingerprint* seen = seen_ == nullptr ? nullptr : seen_ + i;
-      pack_changed_block<1, Outputs::kVectors>(source, i % output_blocks_, projection_ + i * projection_stride_, seen);
+      T* copy = copy_ == nullptr ? nullptr : copy_ + d * p_.output_size * p_.hidden_size;
+      pack_changed_block<1, Outputs::kVectors>(source, i % output_blocks_, projection_ + i * projection_stride_, copy);
     }
   }
 
@@ -150,7 +153,7 @@ class ForwardWeights {
   GateWeights<Cell, T> recurrent_, input_;
   int64_t projection_stride_ = 0;  // packed elements of one block
   Weight* projection_ = nullptr;   // [D, output blocks, H, columns, lanes]
-  Fingerprint* seen_ = nullptr;    // [D, output blocks]
+  T* copy_ = nullptr;              // [D, P, H] of what is packed there, or null
 };
 
 // The transposed weights: blocks of outputs (recurrent), and blocks of hidden units (projection).

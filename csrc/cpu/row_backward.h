@@ -109,7 +109,7 @@ class RowBackward {
     load_state<T>(v_.d_h_n, p_.output_size, carry_h_, d, rows);
     if (kStates == 2) load_state<T>(v_.d_c_n, p_.hidden_size, carry_c_, d, rows);
     for (int64_t row = rows.begin; row < rows.end; ++row) {
-      // The padding of the first two is read by the products, and written by no step.
+      // The products read the padding of the first two, where steps write zeros at most.
       for (const StateBuffer<Real>* zeroed : {&d_sums_, &d_h_, &d_unit_weights_, &d_norm_}) clear_row(*zeroed, d, row);
     }
   }
@@ -126,7 +126,8 @@ class RowBackward {
               V d_h = column_of(tile, where);
               if (p_.recurrent_mask)
                 d_h = d_h * load<T>(at<T>(v_.variant.recurrent_mask, d, where.row) + where.unit, where.count);
-              (d_h + V::load(carry_h_.row(d, where.row) + where.unit)).store(d_h_.row(d, where.row) + where.unit);
+              d_h = d_h + V::load(carry_h_.row(d, where.row) + where.unit);
+              store_factors(where, d_h, d_h_.rows(d));
             }
           });
     });

@@ -16,16 +16,6 @@ FUSED_RNN_INLINE void for_each_vector_of_row(int64_t units, const Visit& visit) 
   }
 }
 
-// The first `count` lanes, zero in the others.
-template <class Real, class Count>
-FUSED_RNN_INLINE Vec<Real> first_lanes(Vec<Real> x, Count count) {
-  if (count >= Vec<Real>::kLanes) return x;
-  Real buffer[Vec<Real>::kLanes];
-  x.store(buffer);
-  for (int i = count; i < Vec<Real>::kLanes; ++i) buffer[i] = Real(0);
-  return Vec<Real>::load(buffer);
-}
-
 // Zeros a row of a buffer with its padding, or nothing where the problem has no such buffer.
 template <class Real>
 void clear_row(const StateBuffer<Real>& buffer, int64_t d, int64_t row) {

@@ -24,7 +24,20 @@ Stepper::Stepper(const std::vector<Layer>& layers, int threads)
     problems_.push_back(layer.problem);
     layers_.push_back(active_cpu_unit().make_step_layer(layer.problem, layer.parameters));
   }
+  packed_ = layers_;
   threads_ = static_cast<int>(std::clamp<int64_t>(weight_bytes() / kBytesPerThread, 1, std::max(threads, 1)));
+}
+
+std::unique_ptr<Stepper> Stepper::clone() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  std::unique_ptr<Stepper> made(new Stepper);
+  made->problems_ = problems_;
+  for (const auto& layer : layers_) made->layers_.push_back(layer->clone());
+  made->packed_ = packed_;
+  made->threads_ = threads_;
+  made->element_bytes_ = element_bytes_;
+  made->steps_ = steps_;
+  return made;
 }
 
 int64_t Stepper::weight_bytes() const {
@@ -105,9 +118,9 @@ void Stepper::set_state(const void* h, const void* c) {
   });
 }
 
-void Stepper::reset(const bool* rows) {
+void Stepper::reset(const uint8_t* rows) {
   for_each_state([&](const Part& part) {
-    if (rows == nullptr || rows[part.row]) std::memset(part.here, 0, part.bytes);
+    if (rows == nullptr || rows[part.row] != 0) std::memset(part.here, 0, part.bytes);
   });
 }
 

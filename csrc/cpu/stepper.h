@@ -21,6 +21,9 @@ class Stepper {
   // The layers from the input to the output, for one batch size and type. Throws std::bad_alloc.
   Stepper(const std::vector<Layer>& layers, int threads);
 
+  // Goes on from the same state, apart from this one.
+  std::unique_ptr<Stepper> clone() const;
+
   int64_t batch() const { return problems_.front().batch; }
   int64_t weight_bytes() const;
   int threads() const { return threads_; }
@@ -30,9 +33,11 @@ class Stepper {
   // h [L, B, P] and c [L, B, H]; c is not looked at where the cell has none.
   void get_state(void* h, void* c);
   void set_state(const void* h, const void* c);
-  void reset(const bool* rows);  // [B] which rows get a zero state; null: all
+  void reset(const uint8_t* rows);  // [B] rows where it is not 0 get a zero state; null: all
 
  private:
+  Stepper() = default;
+
   struct Part;  // one layer's h or c as rows
 
   void run(int thread, int threads);
@@ -40,13 +45,15 @@ class Stepper {
   void for_each_state(const Visit& visit);
 
   std::vector<StepProblem> problems_;
-  std::vector<std::unique_ptr<StepLayer>> layers_;
-  int threads_;
-  size_t element_bytes_;
+  std::vector<std::shared_ptr<StepLayer>> layers_;
+  std::vector<std::shared_ptr<StepLayer>>
+      packed_;  // whose weights they read: themselves, or what they were cloned from
+  int threads_ = 1;
+  size_t element_bytes_ = 0;
   int64_t steps_ = 0;  // made so far
   const void* x_ = nullptr;
   Barrier barrier_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
 };
 
 }  // namespace fused_rnn

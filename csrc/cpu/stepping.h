@@ -54,6 +54,10 @@ class StepLayer {
   virtual int64_t h_stride() const = 0;
   virtual int64_t c_stride() const = 0;
   virtual int64_t weight_bytes() const = 0;
+
+  // With a state of its own. It reads the packed weights of the layer that was made from parameters, which has to
+  // outlive it.
+  virtual std::unique_ptr<StepLayer> clone() const = 0;
 };
 
 }  // namespace fused_rnn

@@ -154,6 +154,16 @@ FUSED_RNN_INLINE void store(T* to, Vec<RealOf<T>> x, Count count) {
   for (int i = 0; i < count; ++i) to[i] = buffer[i];
 }
 
+// The first `count` lanes, zero in the others.
+template <class Real, class Count>
+FUSED_RNN_INLINE Vec<Real> first_lanes(Vec<Real> x, Count count) {
+  if (count >= Vec<Real>::kLanes) return x;
+  Real buffer[Vec<Real>::kLanes];
+  x.store(buffer);
+  for (int i = count; i < Vec<Real>::kLanes; ++i) buffer[i] = Real(0);
+  return Vec<Real>::load(buffer);
+}
+
 // The value that storing x as T and loading it again would give.
 template <class T, int Parts>
 FUSED_RNN_INLINE Vec<RealOf<T>, Parts> round_to(Vec<RealOf<T>, Parts> x) {

@@ -1,6 +1,8 @@
 // Threads by OpenMP, whose pool is the one torch uses, so that torch.set_num_threads governs both.
 #include "cpu/team.h"
 
+#include <unistd.h>
+
 #include <chrono>
 #include <new>
 
@@ -25,6 +27,8 @@ inline void pause() {
 // 140 cycles, by processor, so that time is measured and not pauses.)
 constexpr auto kSpinning = std::chrono::microseconds(40);
 constexpr int kPauses = 32;  // between two looks at the clock
+
+std::atomic<pid_t> first_starter = 0;  // the process that has started a team before any other; 0: none has
 
 }  // namespace
 
@@ -62,12 +66,19 @@ void Barrier::wait(int count) {
   changed_.wait(lock, passed);
 }
 
+bool threads_are_lost() {
+  const pid_t starter = first_starter.load(std::memory_order_relaxed);
+  return starter != 0 && starter != getpid();
+}
+
 bool run_team(int threads, void (*body)(void*, int), void* context) {
   if (threads == 1) {
     body(context, 0);
     return true;
   }
 #if defined(_OPENMP)
+  if (threads_are_lost()) return false;
+  first_starter.store(getpid(), std::memory_order_relaxed);
   bool complete = true;
 #pragma omp parallel num_threads(threads)
   {

@@ -25,7 +25,11 @@ class Barrier {
 };
 
 // Runs body(context, thread) for thread in 0..threads-1, all at the same time. Returns false, with nothing run, where
-// that many threads cannot be had (no OpenMP, inside another parallel region).
+// that many threads cannot be had (no OpenMP, inside another parallel region, threads_are_lost).
 bool run_team(int threads, void (*body)(void* context, int thread), void* context);
+
+// Whether this process was forked from one that had started a team. A fork copies what OpenMP knows of its threads, but
+// not the threads: whoever starts a team then waits for them forever.
+bool threads_are_lost();
 
 }  // namespace fused_rnn

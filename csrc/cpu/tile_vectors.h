@@ -125,6 +125,18 @@ FUSED_RNN_INLINE void store_padded(const Where& where, const Vec<RealOf<T>, Wher
     Storage<T>::store(rows.row(where.row_of(i)) + where.unit_of(i), Vec<RealOf<T>>(values.parts[i]));
 }
 
+// The same for what a product reads as far as the padding. Its weights are zeros there, but zero times infinity is NaN:
+// so the padding is zeros, too, whatever the lanes without a unit hold.
+template <class Where, class T>
+FUSED_RNN_INLINE void store_factors(const Where& where, const Vec<RealOf<T>, Where::kParts>& values,
+                                    const BatchRows<T>& rows) {
+  auto factors = values;
+#pragma GCC unroll 8
+  for (int i = 0; i < Where::kParts; ++i)
+    factors.parts[i] = first_lanes(Vec<RealOf<T>>(values.parts[i]), where.count).parts[0];
+  store_padded(where, factors, rows);
+}
+
 // Asks the memory for what an update of the tile will load, or will store (Write): for each row the vectors of the
 // tile's units in `count` consecutive runs of `stride` elements. A vector here and a vector there is too scattered for
 // the hardware to foresee.

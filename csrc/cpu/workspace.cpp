@@ -1,11 +1,15 @@
-// The store of what waits, one for the process: the latest first.
+// The store of what waits, one for the process.
 #include "cpu/workspace.h"
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
+#include <iterator>
 #include <list>
 #include <mutex>
 #include <new>
+#include <unordered_map>
+#include <vector>
 
 #include "cpu/arena.h"
 
@@ -15,17 +19,57 @@ namespace {
 
 constexpr std::align_val_t kAlignment{Arena::kAlignment};
 
+void free_all(const std::vector<void*>& memory) {  // not under the lock, since it may take long
+  for (void* data : memory) ::operator delete(data, kAlignment);
+}
+
 }  // namespace
 
 struct Workspace::Store {
-  std::mutex mutex;
-  std::list<Block> waiting;
-  size_t bytes = 0;  // of all that waits
+  using Blocks = std::list<Block>;
+  struct Hash {
+    size_t operator()(const Key& key) const { return std::hash<const void*>()(key.w_hh); }
+  };
 
-  Block remove(std::list<Block>::iterator at) {
-    const Block block = *at;
+  std::mutex mutex;
+  Blocks blocks;  // the latest first
+  std::unordered_multimap<Key, Blocks::iterator, Hash> places;
+  size_t bytes = 0;    // of all blocks
+  size_t waiting = 0;  // of those with memory
+
+  // The block with this key, rather one with memory than without; else an empty one.
+  Block take(const Key& key) {
+    const auto [begin, end] = places.equal_range(key);
+    if (begin == end) return {};
+    const auto waits = [](const auto& place) { return place.second->data != nullptr; };
+    const auto waiting_one = std::find_if(begin, end, waits);
+    return remove(waiting_one != end ? waiting_one : begin);
+  }
+
+  // Adds the latest block and returns the memory that is to be freed for it.
+  std::vector<void*> put(const Block& block) {
+    if (block.bytes > kMostBytes) return {block.data};
+    blocks.push_front(block);
+    places.emplace(block.key, blocks.begin());
+    bytes += block.bytes;
+    if (block.data != nullptr) waiting += block.bytes;
+    std::vector<void*> freed;
+    while (bytes > kMostBytes) {
+      const auto last = std::prev(blocks.end());
+      const auto is_last = [&](const auto& place) { return place.second == last; };
+      const auto [begin, end] = places.equal_range(last->key);
+      freed.push_back(remove(std::find_if(begin, end, is_last)).data);
+    }
+    return freed;
+  }
+
+ private:
+  Block remove(decltype(places)::iterator place) {
+    const Block block = *place->second;
+    blocks.erase(place->second);
+    places.erase(place);
     bytes -= block.bytes;
-    waiting.erase(at);
+    if (block.data != nullptr) waiting -= block.bytes;
     return block;
   }
 };
@@ -42,39 +86,39 @@ Workspace::Key Workspace::key_of(const Problem& p, const ForwardViews& views) {
 }
 
 Workspace::Workspace(const Key& key, size_t bytes) {
+  bytes = std::max<size_t>(bytes, 1);
+  std::vector<void*> freed;
+  bool is_new = false;
   {
     Store& kept = store();
     const std::lock_guard<std::mutex> lock(kept.mutex);
-    const auto found =
-        std::find_if(kept.waiting.begin(), kept.waiting.end(), [&](const Block& block) { return block.key == key; });
-    if (found != kept.waiting.end()) block_ = kept.remove(found);
+    block_ = kept.take(key);
+    is_new = key.w_hh != nullptr && block_.bytes == 0;
+    if (is_new) freed = kept.put({key, bytes, nullptr});
   }
-  if (block_.bytes >= bytes && block_.data != nullptr) return;
+  free_all(freed);
+  if (is_new || (block_.data != nullptr && block_.bytes >= bytes)) return;
   ::operator delete(block_.data, kAlignment);
-  block_ = {key, std::max<size_t>(bytes, 1), nullptr};
-  block_.data = ::operator new(block_.bytes, kAlignment);
-  if (key.w_hh != nullptr) std::memset(block_.data, 0, block_.bytes);
+  block_ = {key, bytes, nullptr};
+  block_.data = ::operator new(bytes, kAlignment);
+  if (key.w_hh != nullptr) std::memset(block_.data, 0, bytes);
 }
 
 Workspace::~Workspace() {
-  std::list<Block> own(1, block_), freed;
+  if (block_.data == nullptr) return;
+  std::vector<void*> freed;
   {
     Store& kept = store();
     const std::lock_guard<std::mutex> lock(kept.mutex);
-    kept.waiting.splice(kept.waiting.begin(), own);
-    kept.bytes += block_.bytes;
-    while (kept.bytes > kMostBytes) {
-      kept.bytes -= kept.waiting.back().bytes;
-      freed.splice(freed.begin(), kept.waiting, std::prev(kept.waiting.end()));
-    }
+    freed = kept.put(block_);
   }
-  for (const Block& block : freed) ::operator delete(block.data, kAlignment);
+  free_all(freed);
 }
 
 size_t Workspace::waiting_bytes() {
   Store& kept = store();
   const std::lock_guard<std::mutex> lock(kept.mutex);
-  return kept.bytes;
+  return kept.waiting;
 }
 
 }  // namespace fused_rnn

@@ -10,14 +10,17 @@
 
 namespace fused_rnn {
 
-// A call's memory, of which it is the only user until its end. Then it waits for the next call with the same key; what
-// has waited longest is freed where more than kMostBytes wait.
+// A call's memory, of which it is the only user until its end. Then it waits for the next call with the same key.
+//
+// Packed weights are kept from the second call on. The first with a key only leaves the key behind, so that weights
+// which are never seen again cost no more than their packing. Keys without memory count as if they had it: of all keys
+// and memory, those used last stay, up to kMostBytes.
 class Workspace {
  public:
   static constexpr size_t kMostBytes = size_t{128} << 20;
 
   // What a forward pass packs, and from where. It says where weights may lie packed, and not that they are unchanged:
-  // that is for the pass to find out (fingerprint.h). The default: nothing that a later call would look for.
+  // that is for the pass to find out (weight_copy.h). The default: nothing that a later call would look for.
   struct Key {
     const void *w_hh = nullptr, *w_ih = nullptr, *w_hr = nullptr;
     int cell = 0;
@@ -29,7 +32,8 @@ class Workspace {
   };
   static Key key_of(const Problem& problem, const ForwardViews& views);
 
-  // Aligned to Arena::kAlignment. With a key that has weights, memory that no such call had before is zeros.
+  // Aligned to Arena::kAlignment. With a key that has weights, memory that no such call had before is zeros, and there
+  // is none where the key was not seen lately.
   Workspace(const Key& key, size_t bytes);
   ~Workspace();
   Workspace(const Workspace&) = delete;
@@ -37,15 +41,15 @@ class Workspace {
   Workspace& operator=(const Workspace&) = delete;
   Workspace& operator=(Workspace&&) = delete;
 
-  void* data() const { return block_.data; }
+  void* data() const { return block_.data; }  // null: none
 
-  static size_t waiting_bytes();  // of all that is kept
+  static size_t waiting_bytes();  // of all memory that is kept
 
  private:
   struct Block {
     Key key;
-    size_t bytes = 0;
-    void* data = nullptr;
+    size_t bytes = 0;      // that it has, or would have
+    void* data = nullptr;  // null: the key alone
   };
   struct Store;
   static Store& store();

@@ -142,12 +142,12 @@ struct Inputs {
   Buffer<T> x;           // [T, B, 1, I], of which the gates are made
   Matrix<T> w_ih, b_ih;  // [D, G*H, I]
   Buffer<T> unit_weights, norm, zoneout,
-      recurrent_mask;              // variants: [D, K, H], [D, N, H], [T, B, D, states, H], [D, B, P]
-  std::vector<int64_t> lengths;    // empty: all T
-  std::shared_ptr<bool[]> resets;  // [B, T]; null: none
+      recurrent_mask;                 // variants: [D, K, H], [D, N, H], [T, B, D, states, H], [D, B, P]
+  std::vector<int64_t> lengths;       // empty: all T
+  std::shared_ptr<uint8_t[]> resets;  // [B, T], any bytes; null: none
 
   bool active(int64_t t, int64_t b) const { return lengths.empty() || t < lengths[b]; }
-  bool reset(int64_t t, int64_t b) const { return resets && resets[b * gates.first + t]; }
+  bool reset(int64_t t, int64_t b) const { return resets && resets[b * gates.first + t] != 0; }
 };
 
 // What inactive steps hold that nobody may read.
@@ -255,8 +255,11 @@ Inputs<T> random_inputs(const Shape& s, uint64_t seed) {
     for (Buffer<T>* sequence : {&in.gates, &in.d_output, &in.d_cells}) poison_padding(in, *sequence);
   }
   if (s.resets) {
-    in.resets = std::make_unique<bool[]>(s.batch * s.time_steps);
-    for (int64_t i = 0; i < s.batch * s.time_steps; ++i) in.resets[i] = random(0.0, 1.0) < 0.3;
+    in.resets = std::make_unique<uint8_t[]>(s.batch * s.time_steps);
+    for (int64_t i = 0; i < s.batch * s.time_steps; ++i) {
+      const bool reset = random(0.0, 1.0) < 0.3;
+      in.resets[i] = reset ? static_cast<uint8_t>(1 << i % 8) : 0;
+    }
   }
   fill_variants<Cell>(s, random, in);
   fill_input<Cell>(s, random, in);

@@ -199,7 +199,7 @@ class PlainRecurrence {
       const double part = stays(at, 0, u);
       hidden[u] = rounded(s_.zoneout ? part * h[u] + (1.0 - part) * made[u].state[0] : made[u].state[0]);
       if constexpr (Cell::kStates == 2) {
-        c[u] = stays(at, 1, u) * c[u] + (1.0 - stays(at, 1, u)) * made_c[u];
+        c[u] = s_.zoneout ? stays(at, 1, u) * c[u] + (1.0 - stays(at, 1, u)) * made_c[u] : made_c[u];
         out.cells.at(t, b, d, u) = c[u];
       }
       if (projected()) out.hidden.at(t, b, d, u) = hidden[u];
@@ -254,7 +254,7 @@ class PlainRecurrence {
     }
     // Zoneout: a part of each gradient goes past the cell.
     Vector past_h(hidden_size), past_c(hidden_size);
-    for (int64_t u = 0; u < hidden_size; ++u) {
+    for (int64_t u = 0; s_.zoneout && u < hidden_size; ++u) {
       past_h[u] = stays(at, 0, u) * d_hidden[u];
       d_hidden[u] -= past_h[u];
       if constexpr (Cell::kStates == 2) {

@@ -33,13 +33,11 @@ struct Number<BFloat16> {
   }
 };
 
-#if defined(__AVX512F__)
 template <>
 struct Number<PairedBFloat16> {
   static double to_double(PairedBFloat16 x) { return Number<BFloat16>::to_double(x); }
   static PairedBFloat16 from_double(double x) { return {Number<BFloat16>::from_double(x)}; }
 };
-#endif
 
 template <class T>
 constexpr DataType kTypeOf = DataType::kFloat32;

@@ -1,6 +1,9 @@
 // Tests the barrier with more threads than processors, so that members sleep and are displaced, and the team itself.
 #include "cpu/team.h"
 
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <atomic>
 #include <string>
 #include <thread>
@@ -70,6 +73,23 @@ void a_team_inside_a_parallel_region_is_refused() {
   check(refused, "nested teams are refused with nothing run");
 }
 
+// OpenMP's threads do not come with a fork, and to wait for them would be forever.
+void a_forked_process_has_no_team_if_its_parent_had_one() {
+  Calls calls;
+  const auto body = [](void* context, int thread) { ++static_cast<Calls*>(context)->seen[thread]; };
+  const bool had_one = run_team(2, body, &calls);
+  check(!threads_are_lost(), "the parent keeps its threads");
+  const pid_t child = fork();
+  if (child == 0) {
+    alarm(10);  // ends it where it waits
+    Calls own;
+    const bool runs_alone = !run_team(2, body, &own) && own.seen[0] == 0 && run_team(1, body, &own) && own.seen[0] == 1;
+    _exit(runs_alone && threads_are_lost() == had_one ? 0 : 1);
+  }
+  int status = -1;
+  check(waitpid(child, &status, 0) == child && status == 0, "a child runs alone, status " + std::to_string(status));
+}
+
 }  // namespace
 
 int main() {
@@ -77,5 +97,6 @@ int main() {
       {"what is written before the barrier is read after it", what_is_written_before_the_barrier_is_read_after_it},
       {"every member of a team runs once, or none does", every_member_of_a_team_runs_once_or_none_does},
       {"a team inside a parallel region is refused", a_team_inside_a_parallel_region_is_refused},
+      {"a forked process has no team if its parent had one", a_forked_process_has_no_team_if_its_parent_had_one},
   });
 }

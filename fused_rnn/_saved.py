@@ -1,0 +1,43 @@
+"""What a node of the graph keeps for its backward pass.
+
+`saved_tensors` of a node is public: tools walk it and expect tensors (torchviz asks each for its size), so that None is
+left out. What it gives back may belong to somebody else: hooks on saved tensors put copies, or memory that must not be
+written, in the place of what the forward pass made.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+
+def keep(ctx: Any, tensors: Sequence[Tensor | None], *, for_tangents: bool = False) -> None:
+    """Save the tensors for the backward pass, and the same ones for tangents."""
+    ctx.present = [t is not None for t in tensors]
+    present = [t for t in tensors if t is not None]
+    ctx.save_for_backward(*present)
+    if for_tangents:
+        ctx.save_for_forward(*present)
+
+
+def kept(ctx: Any) -> list[Any]:
+    """What `keep` was given; to be called once, since hooks unpack each tensor once."""
+    found = iter(ctx.saved_tensors)
+    return [next(found) if present else None for present in ctx.present]
+
+
+def own(tensor: Tensor) -> None:
+    """Note that the forward pass made a tensor and nobody else has it, unless hooks take what is saved."""
+    if torch._C._autograd._top_saved_tensors_default_hooks(True) is None:
+        tensor._fused_rnn_own = True  # type: ignore[attr-defined]
+
+
+def may_write_over(tensor: Tensor) -> bool:
+    """Whether a tensor that was saved is the very one that `own` noted, and the graph ends with this pass."""
+    return hasattr(tensor, "_fused_rnn_own") and not torch._C._autograd._get_current_graph_task_keep_graph()
