@@ -60,7 +60,7 @@ format: $(VENV)/.installed-dev
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis fused_rnn/*.so
-	find bench csrc examples fused_rnn scripts tests -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+	find bench csrc examples fused_rnn scripts tests tools -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 # The environment with torch; the stamp holds the TORCH it was made for, so that another TORCH is installed over it.
 $(VENV)/.torch: FORCE

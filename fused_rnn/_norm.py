@@ -14,6 +14,7 @@ from torch.autograd import Function, forward_ad
 
 from fused_rnn import _ops
 from fused_rnn._saved import keep, kept
+from fused_rnn._tensors import HALF_TYPES
 
 # The gates that one norm joins: all of an LSTM's; of a GRU r and z, and n alone. The kernels say so in csrc/cells.
 _GROUPS = {"gru": [2, 1]}
@@ -52,13 +53,17 @@ def _normalize(values: Tensor, gain: Tensor, bias: Tensor | None) -> Tensor:
         return F.layer_norm(values, values.shape[-1:], gain, bias, _ops.NORM_EPSILON)
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         hat, _ = _hat_of(values)
-        return hat * gain if bias is None else bias + hat * gain
+        return (hat * gain if bias is None else bias + hat * gain).to(values.dtype)
     result: Tensor = _LayerNorm.apply(values, gain, bias)  # type: ignore[no-untyped-call]
     return result
 
 
 def _hat_of(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Values with mean 0 and variance 1, and what they were multiplied by, from single operations."""
+    """Values with mean 0 and variance 1, and what they were multiplied by, from single operations.
+
+    Those of half types are float32, as inside of torch's layer_norm: float16 has neither the epsilon nor derivatives.
+    """
+    values = values.float() if values.dtype in HALF_TYPES else values
     centered = values - values.mean(-1, keepdim=True)  # var_mean warns of no values
     scale = torch.rsqrt(centered.square().mean(-1, keepdim=True) + _ops.NORM_EPSILON)
     return centered * scale, scale
@@ -80,7 +85,8 @@ class _LayerNorm(Function):
                 d, values, values.shape[-1:], *moments, gain, bias, needed
             )
         hat, scale = _hat_of(values)
+        d = d.to(hat.dtype)
         g = d * gain
         d_values = scale * (g - g.mean(-1, keepdim=True) - hat * (g * hat).mean(-1, keepdim=True))
-        d_gain = (d * hat).flatten(0, -2).sum(0)
-        return d_values, d_gain, None if bias is None else d.flatten(0, -2).sum(0)
+        d_gain, d_bias = (each.flatten(0, -2).sum(0).to(gain.dtype) for each in (d * hat, d))
+        return d_values.to(values.dtype), d_gain, None if bias is None else d_bias

@@ -359,7 +359,7 @@ def make_stepper(
     `storage` is exact, bfloat16 or int8. Its methods take addresses of contiguous memory: step(x, y),
     get_state(h, c), set_state(h, c), reset(rows, or 0 for all).
     """
-    dense = [[None if t is None else t.detach().contiguous() for t in layer] for layer in layers]
+    dense = [[None if t is None else t.detach().contiguous().resolve_neg() for t in layer] for layer in layers]
     first = dense[0][0]
     return _C.Stepper(
         cell=cell,

@@ -104,7 +104,8 @@ class Stepper:
         self._description = f"{layer}, batch_size={batch_size}, weights={weights}"
         with torch.no_grad():
             unit_weights = [
-                unit_weights_of(variants, [w], w.w_hh) if variants.unit_weights else None for w in directions
+                unit_weights_of(variants, [w], w.w_hh.new_empty(layer.hidden_size)) if variants.unit_weights else None
+                for w in directions
             ]
         parameters = [(*w[:5], own) for w, own in zip(directions, unit_weights, strict=True)]
         _check_parameters(layer, parameters, weight.dtype)

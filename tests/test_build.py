@@ -150,7 +150,7 @@ def test_source_distribution_holds_everything_to_build_and_test(tmp_path: Path) 
     (archive,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(archive) as contents:
         names = {name.partition("/")[2] for name in contents.getnames()}
-    tree = ["csrc", "fused_rnn", "bench", "tests", "scripts"]
+    tree = ["csrc", "fused_rnn", "bench", "tests", "scripts", "tools"]
     suffixes = {".py", ".h", ".cpp", ".cu", ".cuh"}
     files = [path for folder in tree for path in (ROOT / folder).rglob("*") if path.suffix in suffixes]
     expected = {path.relative_to(ROOT).as_posix() for path in files}
