@@ -14,7 +14,6 @@ from tests.test_whole_layer import draw
 from tests.tolerances import relative_error
 
 if TYPE_CHECKING:
-
     from fused_rnn._tensors import LayerArguments
 
 
