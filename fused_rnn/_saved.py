@@ -28,8 +28,11 @@ def keep(ctx: Any, tensors: Sequence[Tensor | None], *, for_tangents: bool = Fal
 
 def kept(ctx: Any) -> list[Any]:
     """What `keep` was given; to be called once, since hooks unpack each tensor once."""
-    found = iter(ctx.saved_tensors)
-    return [next(found) if present else None for present in ctx.present]
+    found = ctx.saved_tensors
+    if len(found) == len(ctx.present):
+        return list(found)
+    present = iter(found)
+    return [next(present) if there else None for there in ctx.present]
 
 
 def own(tensor: Tensor) -> None:

@@ -43,13 +43,10 @@ def can_run(arguments: LayerArguments) -> bool:
     if torch.compiler.is_compiling() or type(x) not in _PLAIN:
         return False
     dtype = x.dtype
-    return (
-        x.dim() == 3
-        and not x.is_nested  # which has no shape
-        and x.shape[2] > 0
-        and all(t is None or (type(t) in _PLAIN and t.dtype == dtype and t.is_cpu) for t in arguments[:DIFFERENTIABLE])
-        and _nothing_watches()
-    )
+    for t in arguments[:DIFFERENTIABLE]:  # a loop, since short calls feel a generator
+        if t is not None and (type(t) not in _PLAIN or t.dtype != dtype or not t.is_cpu):
+            return False
+    return x.dim() == 3 and not x.is_nested and x.shape[2] > 0 and _nothing_watches()
 
 
 def _nothing_watches() -> bool:
@@ -63,12 +60,12 @@ def _nothing_watches() -> bool:
 
 def can_step(tensors: Sequence[Tensor | None]) -> bool:
     """Whether `step` may be tried, whose operator finds out itself whether the tensors fit."""
-    return (
-        tensors[0] is not None
-        and not torch.compiler.is_compiling()
-        and all(t is None or (type(t) in _PLAIN and t.is_cpu) for t in tensors)
-        and _nothing_watches()
-    )
+    if torch.compiler.is_compiling() or tensors[0] is None:
+        return False
+    for t in tensors:
+        if t is not None and (type(t) not in _PLAIN or not t.is_cpu):
+            return False
+    return _nothing_watches()
 
 
 def step(cell: str, tensors: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
@@ -104,6 +101,8 @@ def run(
 
 def flattened(steps: Tensor) -> Tensor:
     """Steps [T, B, D, N] that nobody else looks at as [T, B, D*N], which torch does not take for a view."""
+    if steps.shape[2] == 1 and not steps.requires_grad:
+        return steps.squeeze_(2)  # the quickest way
     return reshaped(steps, (*steps.shape[:2], steps.shape[2] * steps.shape[3]))
 
 
@@ -132,7 +131,7 @@ class _Layer(Function):
         """Run the operator and save the tensors of the backward pass."""
         results = _run_and_keep(ctx, cell, directions, LayerArguments._make(given), (*given, places))
         ctx.mark_non_differentiable(*results[differentiable(cell) : 4])
-        output = flattened(results.output).clone() if handed_out else results.output
+        output = results.output.flatten(2).clone() if handed_out else results.output
         return (output, *results[1:4])
 
     @staticmethod
@@ -144,7 +143,7 @@ class _Layer(Function):
         saved = kept(ctx)
         given, places, results = LayerArguments._make(saved[:_GIVEN]), saved[_GIVEN], saved[_GIVEN + 1 :]
         d_output = incoming[0]
-        if d_output is not None:
+        if d_output is not None and d_output.dim() == 3:
             incoming = (d_output.reshape(results[0].shape), *incoming[1:])
         need: Any = LayerArguments._make(ctx.needs_input_grad[4:])
         return (None,) * 4 + _gradients(ctx, given, places, need, incoming, results)
@@ -221,9 +220,9 @@ def _gradients(
 
 def _can_be_one_call(given: LayerArguments) -> bool:
     x = given.x
-    return all(
-        w is None or are_ours(x.dtype, x.shape[0] * x.shape[1], *w.shape) for w in (given.w_ih, given.w_hh, given.w_hr)
-    )
+    dtype, rows = x.dtype, x.shape[0] * x.shape[1]
+    weights = [w for w in (given.w_ih, given.w_hh, given.w_hr) if w is not None]
+    return all(are_ours(dtype, rows, *w.shape) for w in weights)
 
 
 def _gradients_by_one_call(
