@@ -48,7 +48,7 @@ def run(case: Case) -> list[Failure]:
             for name, (tensor, copy, version) in before.items()
             if tensor._version != version or not same_bits(tensor.detach(), copy)
         ]
-        if case.mode != "infer" and case.again:
+        if case.again:
             torch.set_num_threads(case.again)
             again = build(case)
             torch.manual_seed(case.seed)
