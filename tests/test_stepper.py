@@ -259,3 +259,20 @@ def test_sizes_of_weights() -> None:
     layer = fused_rnn.LSTM(64, 64)
     sizes = [fused_rnn.Stepper(layer, weights=weights).weight_bytes for weights in (None, torch.bfloat16, torch.int8)]
     assert sizes == [2 * 4 * 64 * 64 * size for size in (4, 2, 1)]
+
+
+@pytest.mark.parametrize("options", [{"peephole": True}, {"cell_clip": 0.1}], ids=str)
+def test_steps_of_a_projected_layer_with_peepholes_or_a_limit_are_those_of_the_layer(options: dict[str, Any]) -> None:
+    layer = fused_rnn.LSTM(3, 7, num_layers=2, proj_size=2, **options).eval()
+    x = torch.randn(5, 4, 3)
+    stepper = fused_rnn.Stepper(layer, 4)
+    torch.testing.assert_close(torch.stack([stepper.step(step) for step in x]), layer(x)[0], rtol=0, atol=2e-6)
+
+
+def test_weights_whose_sign_is_a_flag_of_the_tensor_are_read_with_it() -> None:
+    layer = fused_rnn.GRU(3, 7)
+    for name, parameter in list(layer.named_parameters()):
+        setattr(layer, name, torch.nn.Parameter(torch._neg_view(-parameter.detach())))
+    x = torch.randn(5, 1, 3)
+    stepper = fused_rnn.Stepper(layer)
+    torch.testing.assert_close(torch.stack([stepper.step(step) for step in x]), layer(x)[0], rtol=0, atol=2e-6)

@@ -115,7 +115,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.isa:
         os.environ["FUSED_RNN_CPU_ISA"] = given.isa
     if given.case or given.only is not None:
-        faulthandler.enable()
         case = Case.parse(given.case) if given.case else draw(given.seed, given.only)
         print(case, flush=True)
         failures = fail_of(case)
@@ -136,4 +135,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    faulthandler.enable()
     sys.exit(main())

@@ -30,34 +30,13 @@ _SMALL = 0.1  # where all expected values are smaller, this is the scale of thei
 
 def run(case: Case) -> list[Failure]:
     """All that is wrong with a case."""
-    failures: list[Failure] = []
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    problem = build(case)
+    before = {name: (tensor, tensor.detach().clone(), tensor._version) for name, tensor in problem.tensors().items()}
+    failures: list[Failure] = []
     try:
-        problem = build(case)
-        before = {
-            name: (tensor, tensor.detach().clone(), tensor._version) for name, tensor in problem.tensors().items()
-        }
-        with oracle.recording() as recorded:
-            torch.manual_seed(case.seed)
-            outcome = MODES[case.mode](problem)
-        draws = recorded.draws(case.layers)
-        failures += list(compare(problem, draws, outcome))
-        failures += [
-            Failure(f"{name} was changed")
-            for name, (tensor, copy, version) in before.items()
-            if tensor._version != version or not same_bits(tensor.detach(), copy)
-        ]
-        if case.mode != "infer" and case.again:
-            torch.set_num_threads(case.again)
-            again = build(case)
-            torch.manual_seed(case.seed)
-            second = MODES[case.mode](again)
-            failures += [
-                Failure(f"{role(name)} has other bits again, threads={case.again}")
-                for name, value in outcome.items()
-                if keeps_bits(case) and not same_bits(value.detach(), second[name].detach())
-            ]
+        failures += _outcome_failures(problem)
     except Wrong as error:
         failures.append(error.failure)
     except Exception as error:  # noqa: BLE001 - whatever is raised is the finding
@@ -65,7 +44,29 @@ def run(case: Case) -> list[Failure]:
         failures.append(Failure(f"{type(error).__name__}: {text[:150]}", str(error)))
     finally:
         torch.set_num_threads(threads)
+    failures += [
+        Failure(f"{role(name)} was changed")
+        for name, (tensor, copy, version) in before.items()
+        if tensor._version != version or not same_bits(tensor.detach(), copy)
+    ]
     return failures
+
+
+def _outcome_failures(problem: Problem) -> Iterator[Failure]:
+    """What is wrong with the outcome, and with that of a second run."""
+    case = problem.case
+    with oracle.recording() as recorded:
+        torch.manual_seed(case.seed)
+        outcome = MODES[case.mode](problem)
+    yield from compare(problem, recorded.draws(case.layers), outcome)
+    if case.again and keeps_bits(case):
+        torch.set_num_threads(case.again)
+        again = build(case)
+        torch.manual_seed(case.seed)
+        second = MODES[case.mode](again)
+        for name, value in outcome.items():
+            if not same_bits(value.detach(), second[name].detach()):
+                yield Failure(f"{role(name)} has other bits again, threads={case.again}")
 
 
 def compare(problem: Problem, draws: list[Draws], outcome: Named) -> Iterator[Failure]:
