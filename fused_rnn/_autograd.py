@@ -108,7 +108,7 @@ def only_run() -> bool:
 
 
 def _is_tracing() -> bool:
-    return torch._C._is_tracing()
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
 def wants_gradient(tensors: Sequence[Tensor | None]) -> bool:
