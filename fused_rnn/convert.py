@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import warnings
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch.nn.utils import parametrize
@@ -22,7 +23,7 @@ _REPLACEMENTS: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
 }
 # Containers that the replacement owns; the hook dictionaries stay shared, because the handles of hooks point to them.
 _OWN = ("_parameters", "_buffers", "_non_persistent_buffers_set", "_modules")
-# What torch.nn's layers remember about their parameters and the replacement looks up instead.
+# What torch.nn's layers remember about their parameters, and the replacement only where it was changed.
 _FORGOTTEN = ("_flat_weights", "_flat_weight_refs")
 # What a class may have of its own while its instances behave as those of its base: how they are made, and what Python
 # writes into every class.
@@ -97,6 +98,7 @@ def _own_behaviour(module: torch.nn.Module, base: type[torch.nn.Module]) -> list
 def _replacement(module: torch.nn.Module, kind: type[torch.nn.Module]) -> torch.nn.Module:
     """A module of class `kind` with the state of `module`."""
     new = kind.__new__(kind)
+    given = _given_weights(module)
     new.__dict__.update({name: value for name, value in module.__dict__.items() if name not in _FORGOTTEN})
     for name in _OWN:
         new.__dict__[name] = module.__dict__[name].copy()
@@ -104,7 +106,19 @@ def _replacement(module: torch.nn.Module, kind: type[torch.nn.Module]) -> torch.
         new.__dict__["_flat_weight_refs"] = []
     if parametrize.is_parametrized(module):
         _carry_parametrizations(module, new)
+    if given is not None:
+        new._flat_weights = given
     return new
+
+
+def _given_weights(module: torch.nn.Module) -> list[Any] | None:
+    """The tensors that the next call of a layer of torch.nn would use, where some of them are not its parameters."""
+    if not isinstance(module, torch.nn.RNNBase) or parametrize.is_parametrized(module):
+        return None
+    module._update_flat_weights()
+    held = [getattr(module, name, None) for name in module._flat_weights_names]
+    flat = module._flat_weights
+    return None if len(flat) == len(held) and all(map(operator.is_, flat, held)) else list(flat)
 
 
 def _carry_parametrizations(module: torch.nn.Module, new: torch.nn.Module) -> None:
