@@ -102,6 +102,15 @@ def run_cell(
     return tuple(_whole_layer.reshaped(state, state.shape[1:]) for state in made)
 
 
+def step_without_units(
+    x: Tensor, weights: DirectionWeights, states: Sequence[Tensor], *, states_made: int
+) -> tuple[Tensor, ...]:
+    """One step of a cell of no units: empty states [B, 0], which depend on what those of other cells depend on."""
+    gates = F.linear(x, weights.w_ih, weights.b_ih)
+    gates = gates + F.linear(states[0] if states else gates, weights.w_hh, weights.b_hh)
+    return tuple(sum(states, gates).clone() for _ in range(states_made))
+
+
 def run_layer(
     cell: str,
     x: Tensor,

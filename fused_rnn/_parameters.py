@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils._expanded_weights.expanded_weights_impl import ExpandedWeight
 from torch.nn.utils.rnn import PackedSequence
 
 if TYPE_CHECKING:
@@ -81,6 +82,15 @@ def check_kind(x: Tensor, weight: Tensor, mismatch: type[Exception]) -> None:
     if not (x.is_cpu or x.is_cuda or x.is_meta):
         raise NotImplementedError(
             f"input is on device {x.device}, which has no kernel; there are those for cpu and cuda"
+        )
+
+
+def refuse_expanded_weights(owner: str, weights: Sequence[Tensor | None]) -> None:
+    """The tensors are not those of torch.nn.utils' call_for_per_sample_grads, which the operators do not know."""
+    if any(isinstance(weight, ExpandedWeight) for weight in weights):
+        raise NotImplementedError(
+            f"{owner}: call_for_per_sample_grads works only with torch.nn's own operators; "
+            "torch.func.vmap(torch.func.grad(...)) gives per-sample gradients"
         )
 
 
@@ -229,16 +239,6 @@ def check_state_kind(state: Tensor, name: str, x: Tensor) -> None:
         raise RuntimeError(f"{name} is on device {state.device} but input is on {x.device}")
 
 
-def check_cell_input(x: Tensor, weight: Tensor, input_size: int) -> None:
-    """The input of a cell, [B, I]."""
-    check_kind(x, weight, RuntimeError)
-    if x.shape[1] != input_size:
-        raise RuntimeError(
-            f"input has inconsistent input_size: got {x.shape[1]} expected {input_size}: "
-            f"input must have shape {_shape(CELL_FORMS[1])}, got {list(x.shape)}"
-        )
-
-
 def check_cell_state_dimensions(
     owner: str, states: Sequence[Tensor], names: Sequence[str], labels: Sequence[str], x: Tensor
 ) -> None:
@@ -255,14 +255,30 @@ def check_cell_state_dimensions(
             raise RuntimeError(f"{name} must have shape {form} for a {x.dim()}D input, got {list(state.shape)}")
 
 
-def check_cell_state(state: Tensor, name: str, label: str, hidden_size: int, x: Tensor) -> None:
-    """A state [B, H] of a cell whose input is x [B, I]; `label` is torch.nn's word for it."""
+def check_cell_sizes(
+    x: Tensor, states: Sequence[Tensor], names: Sequence[str], input_size: int, hidden_size: int
+) -> None:
+    """The sizes of a cell's input [B, I] and states [B, H], which come before types, as in torch.nn."""
     batch = x.shape[0]
-    if state.shape != (batch, hidden_size):
-        form = f"{name} must have shape (B, hidden_size) = [{batch}, {hidden_size}], got {list(state.shape)}"
+    if x.shape[1] != input_size:
+        raise RuntimeError(
+            f"input has inconsistent input_size: got {x.shape[1]} expected {input_size}: "
+            f"input must have shape {_shape(CELL_FORMS[1])}, got {list(x.shape)}"
+        )
+    for index, state in enumerate(states):
+        if state.shape == (batch, hidden_size):
+            continue
+        label = f"hidden{index}"  # torch.nn's word for it
+        form = f"{names[index]} must have shape (B, hidden_size) = [{batch}, {hidden_size}], got {list(state.shape)}"
         if state.shape[0] != batch:
             raise RuntimeError(f"Input batch size {batch} doesn't match {label} batch size {state.shape[0]}: {form}")
         raise RuntimeError(
             f"{label} has inconsistent hidden_size: got {state.shape[1]}, expected {hidden_size}: {form}"
         )
-    check_state_kind(state, name, x)
+
+
+def check_cell_kinds(x: Tensor, weight: Tensor, states: Sequence[Tensor], names: Sequence[str]) -> None:
+    """The input and the states of a cell have the weights' type and device."""
+    check_kind(x, weight, RuntimeError)
+    for state, name in zip(states, names, strict=False):  # no state given: nothing to check
+        check_state_kind(state, name, x)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator  # noqa: TC003 - typing.get_type_hints looks the name up
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from fused_rnn import modules
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _NAMES = ("LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell")
 _PLACES = (torch.nn, torch.nn.modules, torch.nn.modules.rnn)

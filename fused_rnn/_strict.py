@@ -8,6 +8,7 @@ of the graph keeps what held where it was made.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator  # noqa: TC003 - typing.get_type_hints looks the name up
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
@@ -15,7 +16,6 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
 _strict: ContextVar[bool] = ContextVar("fused_rnn_strict", default=False)

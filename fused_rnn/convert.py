@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import warnings
 import weakref
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -153,6 +154,7 @@ def _own_options(module: torch.nn.Module, base: type[torch.nn.Module]) -> list[s
 def _replacement(module: torch.nn.Module, kind: type[torch.nn.Module]) -> torch.nn.Module:
     """A module of class `kind` with the state of `module`."""
     new = kind.__new__(kind)
+    given = _given_weights(module)
     new.__dict__.update({name: value for name, value in module.__dict__.items() if name not in _FORGOTTEN})
     for name in _OWN:
         new.__dict__[name] = module.__dict__[name].copy()
@@ -160,11 +162,23 @@ def _replacement(module: torch.nn.Module, kind: type[torch.nn.Module]) -> torch.
         _carry_parametrizations(module, new)
     if isinstance(new, torch.nn.RNNBase):
         new._init_flat_weights()
+        if given is not None:
+            new._flat_weights = given
     hooks: dict[int, Any] = new._load_state_dict_pre_hooks
     for hook in hooks.values():
         if hook.with_module:
             hook.module = weakref.ref(new)
     return new
+
+
+def _given_weights(module: torch.nn.Module) -> list[Any] | None:
+    """The tensors that the next call of a layer of torch.nn would use, where some of them are not its parameters."""
+    if not isinstance(module, torch.nn.RNNBase) or parametrize.is_parametrized(module):
+        return None
+    module._update_flat_weights()
+    held = [getattr(module, name, None) for name in module._flat_weights_names]
+    flat = module._flat_weights
+    return None if len(flat) == len(held) and all(map(operator.is_, flat, held)) else list(flat)
 
 
 def _carry_parametrizations(module: torch.nn.Module, new: torch.nn.Module) -> None:

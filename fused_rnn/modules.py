@@ -8,21 +8,31 @@ The file is over 400 lines because it is the reference for users: most of it is 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from collections.abc import Sequence  # noqa: TC003 - typing.get_type_hints looks the name up
+from typing import Any, Literal, TypeAlias, TypeVar, overload
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from fused_rnn._layers import Ragged, makes_gates, run_cell, run_stack, run_unchecked, step_unchecked
+from fused_rnn._flat_weights import FlatWeights, held
+from fused_rnn._layers import (
+    Ragged,
+    makes_gates,
+    run_cell,
+    run_stack,
+    run_unchecked,
+    step_unchecked,
+    step_without_units,
+)
 from fused_rnn._packed import gather_steps, pad, permuted
 from fused_rnn._parameters import (
     BATCH_FIRST_FORMS,
     CELL_FORMS,
     LAYER_FORMS,
     PACKED_FORM,
-    check_cell_input,
-    check_cell_state,
+    check_cell_kinds,
+    check_cell_sizes,
     check_cell_state_dimensions,
     check_dimensions,
     check_layer_input,
@@ -32,18 +42,16 @@ from fused_rnn._parameters import (
     check_packed,
     check_resets,
     check_single_state,
+    refuse_expanded_weights,
     split_state,
 )
+from fused_rnn._scripting import Unscriptable
 from fused_rnn._tensors import DirectionWeights
 from fused_rnn._variants import NAMES, PLAIN, Variants, parameters_of, take_variants
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import TypeAlias
-
-    Device: TypeAlias = torch.device | str | int | None
-    DType: TypeAlias = torch.dtype | None
-    State: TypeAlias = tuple[Tensor, Tensor]
+Device: TypeAlias = torch.device | str | int | None
+DType: TypeAlias = torch.dtype | None
+State: TypeAlias = tuple[Tensor, Tensor]
 
 Steps = TypeVar("Steps", Tensor, PackedSequence)  # the output is packed where the input is
 
@@ -53,27 +61,7 @@ _CELL_OF_NONLINEARITY = {"tanh": "rnn_tanh", "relu": "rnn_relu"}
 _CELL_PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
-def _held(module: torch.nn.Module, names: Sequence[str]) -> list[Any]:
-    """The module's parameters by name, whatever holds them now: a parametrization computes them, a hook may set them.
-
-    The dictionary comes first because Module.__getattr__ costs five times as much.
-    """
-    held = module._parameters
-    return [held[name] if name in held else getattr(module, name) for name in names]
-
-
-class _Unscriptable:
-    """Refuses torch.jit.script, which would fail at whatever piece of Python it cannot read first."""
-
-    def __prepare_scriptable__(self) -> None:
-        """torch.jit.script asks what to compile in place of the module."""
-        raise NotImplementedError(
-            f"{type(self).__name__}: torch.jit.script cannot read this module; "
-            "torch.jit.trace, torch.export and torch.compile take it"
-        )
-
-
-class RecurrentLayer(_Unscriptable, torch.nn.RNNBase):
+class RecurrentLayer(Unscriptable, FlatWeights):
     """What LSTM, GRU and RNN share: parameters by name, and the way from arguments to the stack of layers."""
 
     # The class has the defaults, for modules that were pickled before there were variants.
@@ -92,7 +80,7 @@ class RecurrentLayer(_Unscriptable, torch.nn.RNNBase):
         for name in NAMES:
             setattr(self, name, getattr(variants, name))
         sizes = {name: size for name, (_, size) in self._variant_parameters().items()}
-        weight = _held(self, self._all_weights[0][:1])[0]
+        weight = held(self, self._all_weights[0][:1])[0]
         for suffix in self._suffixes():
             for name, size in sizes.items():
                 self.register_parameter(name + suffix, torch.nn.Parameter(weight.new_empty(size)))
@@ -132,31 +120,6 @@ class RecurrentLayer(_Unscriptable, torch.nn.RNNBase):
         return ", ".join((super().extra_repr(), *(f"{name}={value}" for name, value, plain in pairs if value != plain)))
 
     @property
-    def _flat_weights(self) -> list[Any]:
-        """The parameters in torch.nn's order, looked up at every use.
-
-        The base class keeps a list, which goes stale under parametrizations, functional_call and tied parameters.
-        """
-        return [getattr(self, name, None) for name in self._flat_weights_names]
-
-    @_flat_weights.setter
-    def _flat_weights(self, value: list[Any]) -> None:
-        """Store nothing: the names are enough."""
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Leave out the list in the state of a layer of torch.nn, which may be loaded as one of ours."""
-        super().__setstate__({name: value for name, value in state.items() if name != "_flat_weights"})  # type: ignore[no-untyped-call]
-
-    def _init_flat_weights(self) -> None:
-        self._flat_weight_refs = []
-
-    def _update_flat_weights(self) -> None:
-        """There is no list to update."""
-
-    def flatten_parameters(self) -> None:
-        """Do nothing: the kernels read the parameters where they are. It is here for code that calls it."""
-
-    @property
     def cell(self) -> str:
         """The name of the cell in the compiled library: lstm, lstm_peephole, gru, rnn_tanh or rnn_relu."""
         return self._cell_of(self._variants())
@@ -166,7 +129,7 @@ class RecurrentLayer(_Unscriptable, torch.nn.RNNBase):
 
     def _direction(self, names: Sequence[str]) -> DirectionWeights:
         """The parameters of those names, without the variants'."""
-        tensors = _held(self, names)
+        tensors = self._weights(names)
         if not self.bias:
             tensors[2:2] = (None, None)
         return DirectionWeights(*tensors)
@@ -178,7 +141,7 @@ class RecurrentLayer(_Unscriptable, torch.nn.RNNBase):
         if variants is not PLAIN:
             fields = {name: field for name, (field, _) in self._variant_parameters().items()}
             for index, suffix in enumerate(self._suffixes()):
-                values = _held(self, [name + suffix for name in fields])
+                values = held(self, [name + suffix for name in fields])
                 directions[index] = directions[index]._replace(**dict(zip(fields.values(), values, strict=True)))
         step = 2 if self.bidirectional else 1
         return [directions[first : first + step] for first in range(0, len(directions), step)]
@@ -245,7 +208,7 @@ class RecurrentLayer(_Unscriptable, torch.nn.RNNBase):
 
     def _first_weight(self) -> Tensor:
         """The weight that meets the input."""
-        weight: Tensor = _held(self, self._all_weights[0][:1])[0]
+        weight: Tensor = self._weights(self._all_weights[0][:1])[0]
         return weight
 
     def _run(
@@ -258,6 +221,7 @@ class RecurrentLayer(_Unscriptable, torch.nn.RNNBase):
                 return found
         if return_cells and self.mode != "LSTM":
             raise TypeError(f"{type(self).__name__}: return_cells needs a cell state, which only the LSTM has")
+        refuse_expanded_weights(type(self).__name__, self._weights(self._flat_weights_names))
         sequence, h_0, c_0, ragged = self._prepare(x, hx, lengths, resets)
         dropout = self.dropout if self.training else 0.0
         variants = self._variants()
@@ -405,6 +369,11 @@ class LSTM(RecurrentLayer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__("LSTM", *args, **kwargs)
+
+    # What torch.nn.LSTM has of its own, for code that checks arguments or permutes states itself.
+    get_expected_cell_size = torch.nn.LSTM.get_expected_cell_size
+    check_forward_args = torch.nn.LSTM.check_forward_args  # type: ignore[assignment]
+    permute_hidden = torch.nn.LSTM.permute_hidden  # type: ignore[assignment]
 
     def _states(self, hx: Any) -> tuple[Tensor, ...]:
         return split_state(type(self).__name__, hx)
@@ -635,28 +604,31 @@ def _refuse_projection(arguments: dict[str, Any]) -> None:
         raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
 
 
-class RecurrentCell(_Unscriptable, torch.nn.RNNCellBase):
+class RecurrentCell(Unscriptable, torch.nn.RNNCellBase):
     """What the three cells share: one step of a recurrence of one layer."""
 
     def _step(
         self, cell: str, x: Tensor, states: Sequence[Tensor], names: Sequence[str], labels: Sequence[str]
     ) -> tuple[Tensor, ...]:
         """The next hidden state, and cell state where there is one; errors call the states by `names` and `labels`."""
-        weights = DirectionWeights(*_held(self, _CELL_PARAMETERS))
+        weights = DirectionWeights(*held(self, _CELL_PARAMETERS))
         stepped = step_unchecked(cell, x, weights, states)
         if stepped is not None:
             return stepped
         owner = type(self).__name__
+        refuse_expanded_weights(owner, weights)
         check_dimensions(owner, x, CELL_FORMS)
         check_cell_state_dimensions(owner, states, names, labels, x)
         batched = x.dim() == 2
         if not batched:
             x = x.unsqueeze(0)
             states = [state.unsqueeze(0) for state in states]
-        check_cell_input(x, weights.w_ih, self.input_size)
-        for index, state in enumerate(states):
-            check_cell_state(state, names[index], f"hidden{index}", self.hidden_size, x)
-        made = run_cell(cell, x, weights, self.hidden_size, states)
+        check_cell_sizes(x, states, names, self.input_size, self.hidden_size)
+        check_cell_kinds(x, weights.w_ih, states, names)
+        if self.hidden_size == 0:
+            made = step_without_units(x, weights, states, states_made=2 if cell == "lstm" else 1)
+        else:
+            made = run_cell(cell, x, weights, self.hidden_size, states)
         return made if batched else tuple(state.squeeze(0) for state in made)
 
 
@@ -665,7 +637,7 @@ class LSTMCell(RecurrentCell):
 
     Args:
         input_size: features I of the input.
-        hidden_size: units H of the hidden state, at least 1.
+        hidden_size: units H of the hidden state; 0 gives empty states.
         bias: whether there are biases.
         device: where the parameters are.
         dtype: type of the parameters: float32, float64, bfloat16 or float16.
@@ -699,7 +671,6 @@ class LSTMCell(RecurrentCell):
         device: Device = None,
         dtype: DType = None,
     ) -> None:
-        _check_units(hidden_size)
         super().__init__(input_size, hidden_size, bias, num_chunks=4, device=device, dtype=dtype)
 
     def forward(self, input: Tensor, hx: State | None = None) -> State:  # noqa: A002
@@ -714,7 +685,7 @@ class GRUCell(RecurrentCell):
 
     Args:
         input_size: features I of the input.
-        hidden_size: units H of the hidden state, at least 1.
+        hidden_size: units H of the hidden state; 0 gives empty states.
         bias: whether there are biases.
         device: where the parameters are.
         dtype: type of the parameters: float32, float64, bfloat16 or float16.
@@ -748,7 +719,6 @@ class GRUCell(RecurrentCell):
         device: Device = None,
         dtype: DType = None,
     ) -> None:
-        _check_units(hidden_size)
         super().__init__(input_size, hidden_size, bias, num_chunks=3, device=device, dtype=dtype)
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:  # noqa: A002
@@ -761,7 +731,7 @@ class RNNCell(RecurrentCell):
 
     Args:
         input_size: features I of the input.
-        hidden_size: units H of the hidden state, at least 1.
+        hidden_size: units H of the hidden state; 0 gives empty states.
         bias: whether there are biases.
         nonlinearity: "tanh" or "relu".
         device: where the parameters are.
@@ -799,7 +769,6 @@ class RNNCell(RecurrentCell):
         device: Device = None,
         dtype: DType = None,
     ) -> None:
-        _check_units(hidden_size)
         super().__init__(input_size, hidden_size, bias, num_chunks=1, device=device, dtype=dtype)
         self.nonlinearity = nonlinearity
 
@@ -809,11 +778,6 @@ class RNNCell(RecurrentCell):
             raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
         cell = _CELL_OF_NONLINEARITY[self.nonlinearity]
         return self._step(cell, input, _single_state(self, hx), ("hx",), ("hidden",))[0]
-
-
-def _check_units(hidden_size: int) -> None:
-    if hidden_size < 1:
-        raise ValueError("hidden_size must be greater than zero")
 
 
 def _single_state(module: torch.nn.Module, hx: Any) -> tuple[Tensor, ...]:

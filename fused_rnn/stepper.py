@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,11 +17,10 @@ from fused_rnn.modules import RecurrentLayer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import TypeVar
 
     import numpy as np
 
-    Step = TypeVar("Step", Tensor, np.ndarray[Any, Any])
+Step = TypeVar("Step", Tensor, "np.ndarray[Any, Any]")
 
 _STORAGES = {None: "exact", torch.bfloat16: "bfloat16", torch.int8: "int8"}
 _NOT_STEPPED = ("layer_norm", "zoneout")  # what the steps of a layer in evaluation mode would need

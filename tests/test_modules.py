@@ -122,11 +122,6 @@ def test_positional_arguments_have_the_order_of_torch() -> None:
     )
 
 
-def test_a_cell_without_units_is_refused() -> None:
-    with pytest.raises(ValueError, match="hidden_size"):
-        fused_rnn.GRUCell(3, 0)
-
-
 # --- Calls ---
 
 
