@@ -8,6 +8,7 @@ The file is over 400 lines because it is the reference for users: most of it is 
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import torch
@@ -30,6 +31,7 @@ from fused_rnn._parameters import (
     check_layer_state_dimensions,
     check_lengths,
     check_packed,
+    check_parameter_devices,
     check_resets,
     check_single_state,
     split_state,
@@ -261,8 +263,10 @@ class RecurrentLayer(_Unscriptable, torch.nn.RNNBase):
         sequence, h_0, c_0, ragged = self._prepare(x, hx, lengths, resets)
         dropout = self.dropout if self.training else 0.0
         variants = self._variants()
+        layers = self._layers(variants)
+        check_parameter_devices(sequence, zip(self._suffixes(), chain.from_iterable(layers), strict=True))
         output, h_n, c_n, cells = run_stack(
-            self._cell_of(variants), sequence, self._layers(variants), self.hidden_size, h_0, c_0, dropout, ragged,
+            self._cell_of(variants), sequence, layers, self.hidden_size, h_0, c_0, dropout, ragged,
             variants, keep_cells=return_cells,
         )  # fmt: skip
         output = self._like_input(x, output, ragged.places)
@@ -654,6 +658,7 @@ class RecurrentCell(_Unscriptable, torch.nn.RNNCellBase):
             x = x.unsqueeze(0)
             states = [state.unsqueeze(0) for state in states]
         check_cell_input(x, weights.w_ih, self.input_size)
+        check_parameter_devices(x, [("", weights)])
         for index, state in enumerate(states):
             check_cell_state(state, names[index], f"hidden{index}", self.hidden_size, x)
         made = run_cell(cell, x, weights, self.hidden_size, states)
