@@ -1,4 +1,4 @@
-"""Load the compiled library, give its operators shape rules, and call them with types.
+"""Load the compiled library and call its operators with types.
 
 Dimension order everywhere: time, batch, direction, gate, unit `[T, B, D, G, H]`; P is the width of the hidden state,
 which is H without a projection. An operator returns an empty tensor of shape [0] for what a call does not have.
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch  # before the compiled module, whose symbols it provides
 from torch import Tensor
 
-from fused_rnn._tensors import HALF_TYPES, Arguments, LayerArguments, by_direction
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from fused_rnn._tensors import Arguments, LayerArguments
 
 try:
     _C: Any = importlib.import_module("fused_rnn._C")
@@ -206,98 +206,6 @@ def product(left: Tensor, right: Tensor, bias: Tensor | None = None, *, wide: bo
     """Left [M, K] times right [K, N] + bias [N], on CPU, of any strides; `wide`: half types give float32."""
     result: Tensor = _product(left, right, bias, wide)
     return result
-
-
-@torch.library.register_fake("fused_rnn::product")  # type: ignore[untyped-decorator]
-def _product_shape(left: Tensor, right: Tensor, bias: Tensor | None, wide: bool) -> Tensor:  # noqa: ARG001
-    dtype = torch.float32 if wide and left.dtype in HALF_TYPES else left.dtype
-    return left.new_empty(left.shape[0], right.shape[1], dtype=dtype)
-
-
-@torch.library.register_fake("fused_rnn::forward")  # type: ignore[untyped-decorator]
-def _forward_shapes(cell: str, *given: Any) -> tuple[Tensor, ...]:
-    arguments, save = Arguments._make(given[:-2]), given[-2]
-    gates, w_hr, spec = arguments.gates, arguments.w_hr, CELLS[cell]
-    time_steps, batch, directions, _, hidden_size = gates.shape
-    width = hidden_size if w_hr is None else w_hr.shape[1]
-    two_states = spec.states == 2
-    sequence = (time_steps, batch, directions)
-    saved = spec.saved + (arguments.zoneout is not None) + (0 if arguments.norm is None else spec.gates)
-    return (
-        gates.new_empty((*sequence, width)),
-        gates.new_empty((directions, batch, width)),
-        gates.new_empty((directions, batch, hidden_size) if two_states else (0,)),
-        gates.new_empty((*sequence, hidden_size) if save and two_states else (0,)),
-        gates.new_empty((*sequence, saved, hidden_size) if save else (0,)),
-        gates.new_empty((*sequence, hidden_size) if save and w_hr is not None else (0,)),
-    )
-
-
-@torch.library.register_fake("fused_rnn::layer")  # type: ignore[untyped-decorator]
-def _layer_shapes(cell: str, *given: Any) -> tuple[Tensor, ...]:
-    arguments, (directions, save) = LayerArguments._make(given[:-2]), given[-2:]
-    gates = CELLS[cell].gates
-    shape = (*arguments.x.shape[:2], directions, gates, arguments.w_hh.shape[0] // (directions * gates))
-    w_hr = None if arguments.w_hr is None else by_direction(arguments.w_hr, directions)
-    as_gates = Arguments(arguments.x.new_empty(shape), arguments.w_hh, w_hr=w_hr)
-    results: tuple[Tensor, ...] = _forward_shapes(cell, *as_gates, save, False)
-    return results
-
-
-@torch.library.register_fake("fused_rnn::step")  # type: ignore[untyped-decorator]
-def _step_shapes(cell: str, *given: Any) -> tuple[Tensor, Tensor]:
-    x, w_hh = given[0], given[3]
-    state = (x.shape[0], w_hh.shape[1])
-    return x.new_empty(state), x.new_empty(state if CELLS[cell].states == 2 else (0,))
-
-
-@torch.library.register_fake("fused_rnn::backward")  # type: ignore[untyped-decorator]
-def _backward_shapes(cell: str, *given: Any) -> tuple[Tensor, ...]:
-    w_hr, output, _, saved, _, _, unit_weights, norm = given[5:13]
-    spec = CELLS[cell]
-    time_steps, batch, directions, _, hidden_size = saved.shape
-    gates_shape = (time_steps, batch, directions, spec.gates, hidden_size)
-
-    def of_rows(parameters: Tensor | None) -> Tensor:
-        shape = (0,) if parameters is None else (directions, batch, *parameters.shape[1:])
-        result: Tensor = output.new_empty(shape)
-        return result
-
-    return (
-        output.new_empty(gates_shape),
-        output.new_empty(gates_shape if spec.split or norm is not None else (0,)),
-        output.new_empty((directions, batch, output.shape[3])),
-        output.new_empty((directions, batch, hidden_size) if spec.states == 2 else (0,)),
-        output.new_empty(output.shape if w_hr is not None else (0,)),
-        of_rows(unit_weights),
-        of_rows(norm),
-    )
-
-
-@torch.library.register_fake("fused_rnn::backward_over_saved")  # type: ignore[untyped-decorator]
-def _backward_over_saved_shapes(cell: str, *given: Any) -> tuple[Tensor, ...]:
-    *tensors, lengths, resets = given
-    d_gates, *others = _backward_shapes(cell, *tensors, None, None, lengths, resets, None, None, False)
-    return (d_gates.new_empty(0), *others)
-
-
-@torch.library.register_fake("fused_rnn::layer_backward_over_saved")  # type: ignore[untyped-decorator]
-@torch.library.register_fake("fused_rnn::layer_backward")  # type: ignore[untyped-decorator]
-def _layer_backward_shapes(cell: str, *given: Any) -> tuple[Tensor, ...]:
-    x, w_ih, w_hh, w_hr, output = given[4:9]
-    need_x, need_w_ih, need_w_hh, need_bias, need_w_hr = given[-5:]
-    spec, (_, batch, directions, width) = CELLS[cell], output.shape
-    bias, hidden_size = w_ih.shape[:1], width if w_hr is None else w_hr.shape[1]
-    return (
-        x.new_empty(x.shape if need_x else (0,)),
-        x.new_empty(w_ih.shape if need_w_ih else (0,)),
-        x.new_empty(w_hh.shape if need_w_hh else (0,)),
-        x.new_empty(bias if need_bias else (0,)),
-        x.new_empty(bias if need_bias and spec.split else (0,)),
-        x.new_empty(w_hr.shape if need_w_hr else (0,)),
-        x.new_empty((directions, batch, width)),
-        x.new_empty((directions, batch, hidden_size) if spec.states == 2 else (0,)),
-    )
 
 
 class Sizes(NamedTuple):

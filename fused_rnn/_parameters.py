@@ -13,7 +13,9 @@ from torch.nn.utils._expanded_weights.expanded_weights_impl import ExpandedWeigh
 from torch.nn.utils.rnn import PackedSequence
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
+
+    from fused_rnn._tensors import DirectionWeights
 
 DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
 
@@ -22,6 +24,11 @@ CELL_FORMS: Forms = (("input_size",), ("B", "input_size"))
 LAYER_FORMS: Forms = (("T", "input_size"), ("T", "B", "input_size"))
 BATCH_FIRST_FORMS: Forms = (("T", "input_size"), ("B", "T", "input_size"))
 PACKED_FORM = ("sum of lengths", "input_size")
+# The fields of DirectionWeights as users know them.
+_PARAMETERS = (
+    "weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "weight_peephole", "gain_ih", "gain_hh", "gain_c",
+    "bias_c",
+)  # fmt: skip
 _STATE_FORM = ("num_layers * num_directions", "B")  # and the units
 
 
@@ -64,7 +71,7 @@ def _shape(names: Sequence[str]) -> str:
 
 
 def check_kind(x: Tensor, weight: Tensor, mismatch: type[Exception]) -> None:
-    """`x` has the weights' type and device, and there are kernels for both; `mismatch` is raised for another type."""
+    """`x` has the weights' type, and there are kernels for it and its device; `mismatch` is raised for another type."""
     dtype = x.dtype
     if dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
         raise mismatch(
@@ -74,11 +81,6 @@ def check_kind(x: Tensor, weight: Tensor, mismatch: type[Exception]) -> None:
     if dtype not in DTYPES:
         names = ", ".join(sorted(map(str, DTYPES)))
         raise NotImplementedError(f"input has dtype {dtype}, which has no kernel; there are those for {names}")
-    if x.device != weight.device:
-        raise RuntimeError(
-            "Input and parameter tensors are not at the same device, "
-            f"found input tensor at {x.device} and parameter tensor at {weight.device}"
-        )
     if not (x.is_cpu or x.is_cuda or x.is_meta):
         raise NotImplementedError(
             f"input is on device {x.device}, which has no kernel; there are those for cpu and cuda"
@@ -92,6 +94,23 @@ def refuse_expanded_weights(owner: str, weights: Sequence[Tensor | None]) -> Non
             f"{owner}: call_for_per_sample_grads works only with torch.nn's own operators; "
             "torch.func.vmap(torch.func.grad(...)) gives per-sample gradients"
         )
+
+
+def _check_device(x: Tensor, kind: str, name: str, tensor: Tensor) -> None:
+    """A tensor, called `name` by users and `kind` by torch.nn, is where the input is."""
+    if tensor.device != x.device:
+        raise RuntimeError(
+            f"Input and {kind} tensors are not at the same device, found input tensor at {x.device} and {kind} tensor "
+            f"at {tensor.device}: {name} must be on {x.device}"
+        )
+
+
+def check_parameter_devices(x: Tensor, directions: Iterable[tuple[str, DirectionWeights]]) -> None:
+    """All parameters, by the suffix of the names of each direction, are where the input is."""
+    for suffix, parameters in directions:
+        for name, parameter in zip(_PARAMETERS, parameters, strict=True):
+            if parameter is not None:
+                _check_device(x, "parameter", name + suffix, parameter)
 
 
 def check_layer_input(x: Tensor, weight: Tensor, input_size: int, form: Sequence[str]) -> None:
@@ -229,14 +248,17 @@ def check_packed(packed: PackedSequence, lengths: Any, resets: Any) -> None:
             f"input must have 2 dimensions, got {packed.data.dim()}: "
             f"input.data must have shape {_shape(PACKED_FORM)}, got {list(packed.data.shape)}"
         )
+    for name in ("sorted_indices", "unsorted_indices"):
+        order = getattr(packed, name)
+        if order is not None and order.device != packed.data.device:
+            raise RuntimeError(f"input.{name} is on device {order.device} but input.data is on {packed.data.device}")
 
 
 def check_state_kind(state: Tensor, name: str, x: Tensor) -> None:
     """The state has the input's type and device."""
     if state.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
         raise RuntimeError(f"{name} has dtype {state.dtype} but input has {x.dtype}: give {name}.to({x.dtype})")
-    if state.device != x.device:
-        raise RuntimeError(f"{name} is on device {state.device} but input is on {x.device}")
+    _check_device(x, "hidden", name, state)
 
 
 def check_cell_state_dimensions(

@@ -9,6 +9,7 @@ The file is over 400 lines because it is the reference for users: most of it is 
 from __future__ import annotations
 
 from collections.abc import Sequence  # noqa: TC003 - typing.get_type_hints looks the name up
+from itertools import chain
 from typing import Any, Literal, TypeAlias, TypeVar, overload
 
 import torch
@@ -40,6 +41,7 @@ from fused_rnn._parameters import (
     check_layer_state_dimensions,
     check_lengths,
     check_packed,
+    check_parameter_devices,
     check_resets,
     check_single_state,
     refuse_expanded_weights,
@@ -225,8 +227,10 @@ class RecurrentLayer(Unscriptable, FlatWeights):
         sequence, h_0, c_0, ragged = self._prepare(x, hx, lengths, resets)
         dropout = self.dropout if self.training else 0.0
         variants = self._variants()
+        layers = self._layers(variants)
+        check_parameter_devices(sequence, zip(self._suffixes(), chain.from_iterable(layers), strict=True))
         output, h_n, c_n, cells = run_stack(
-            self._cell_of(variants), sequence, self._layers(variants), self.hidden_size, h_0, c_0, dropout, ragged,
+            self._cell_of(variants), sequence, layers, self.hidden_size, h_0, c_0, dropout, ragged,
             variants, keep_cells=return_cells,
         )  # fmt: skip
         output = self._like_input(x, output, ragged.places)
@@ -625,6 +629,7 @@ class RecurrentCell(Unscriptable, torch.nn.RNNCellBase):
             states = [state.unsqueeze(0) for state in states]
         check_cell_sizes(x, states, names, self.input_size, self.hidden_size)
         check_cell_kinds(x, weights.w_ih, states, names)
+        check_parameter_devices(x, [("", weights)])
         if self.hidden_size == 0:
             made = step_without_units(x, weights, states, states_made=2 if cell == "lstm" else 1)
         else:

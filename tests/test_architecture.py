@@ -31,6 +31,7 @@ CSRC_RULES: dict[str, tuple[set[str], tuple[str, ...]]] = {
 PACKAGE_RULES: dict[str, set[str]] = {
     "_tensors": set(),
     "_ops": {"_tensors"},
+    "_shapes": {"_ops", "_tensors"},
     "_fork": {"_ops"},
     "_norm": {"_ops", "_saved", "_tensors"},
     "_plain": {"_norm", "_ops", "_tensors"},
@@ -54,7 +55,7 @@ PACKAGE_RULES: dict[str, set[str]] = {
     "stepper": {"_ops", "_parameters", "_variants", "convert", "modules"},
     "_explain": {"_ops", "modules"},
     "_patch": {"modules"},
-    "__init__": {"modules", "convert", "_explain", "_fork", "_patch", "_strict", "stepper"},
+    "__init__": {"modules", "convert", "_explain", "_fork", "_patch", "_shapes", "_strict", "stepper"},
 }
 # Folder with Python outside the package: the top-level names of the project that it may import, besides fused_rnn.
 # `bench` imports itself only by relative imports, since it has another name once installed.

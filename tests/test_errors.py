@@ -329,7 +329,7 @@ MESSAGES: tuple[tuple[dict[str, Any], tuple[Any, ...], str], ...] = (
     ({}, (X, torch.zeros(1, 4, 5)), r"The batch of hx is 4 and .* \(T, B, input_size\): did you mean batch_first=True"),
     ({"batch_first": True}, (X, torch.zeros(1, 2, 5)), r"\(B, T, input_size\): did you mean batch_first=False\?$"),
     ({}, (X, torch.zeros(1, 2, 5).double()), r"hx has dtype torch.float64 .*: give hx.to\(torch.float32\)"),
-    ({}, (X, torch.zeros(1, 2, 5, device="meta")), "hx is on device meta but input is on cpu"),
+    ({}, (X, torch.zeros(1, 2, 5, device="meta")), "hidden tensor at meta: hx must be on cpu$"),
     ({}, (X, torch.zeros(1, 2, 5).to_sparse()), "GRU: hx must be a dense tensor, got one that is torch.sparse_coo"),
     ({}, (X, [torch.zeros(1, 2, 5)]), "GRU: hx must be a Tensor, got list"),
 )
