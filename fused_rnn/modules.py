@@ -139,6 +139,7 @@ class RecurrentLayer(Unscriptable, FlatWeights):
     def _layers(self, variants: Variants | None = None) -> list[list[DirectionWeights]]:
         """The parameters of every direction of every layer."""
         variants = self._variants() if variants is None else variants
+        self._check_structure()
         directions = [self._direction(names) for names in self._all_weights]
         if variants is not PLAIN:
             fields = {name: field for name, (field, _) in self._variant_parameters().items()}
@@ -147,6 +148,16 @@ class RecurrentLayer(Unscriptable, FlatWeights):
                 directions[index] = directions[index]._replace(**dict(zip(fields.values(), values, strict=True)))
         step = 2 if self.bidirectional else 1
         return [directions[first : first + step] for first in range(0, len(directions), step)]
+
+    def _check_structure(self) -> None:
+        """The parameters are those of the attributes, which somebody may have set since."""
+        number = self.num_layers * (2 if self.bidirectional else 1)
+        tensors = 2 + 2 * bool(self.bias) + bool(self.proj_size)
+        if [len(names) for names in self._all_weights] != [tensors] * number:
+            raise RuntimeError(
+                f"{type(self).__name__}: got an incorrect number of RNN parameters: num_layers, bidirectional, bias "
+                f"and proj_size ask for {tensors * number} tensors, but there are {len(self._flat_weights_names)}"
+            )
 
     def _makes_gates(self, x: Tensor, h_0: Tensor | None, c_0: Tensor | None) -> bool:
         """Whether the kernels would make the gates themselves."""
@@ -241,6 +252,9 @@ class RecurrentLayer(Unscriptable, FlatWeights):
     def _run_unchecked(self, x: Any, hx: Any) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
         """The same the short way, for single steps are short; None where it has to be the long one."""
         if self.num_layers != 1 or self.bidirectional or type(x) is not Tensor or x.dim() != 3:
+            return None
+        tensors = (4 if self.bias else 2) + (1 if self.proj_size else 0)
+        if len(self._all_weights) != 1 or len(self._all_weights[0]) != tensors:
             return None
         if self._variants() is not PLAIN:
             return None

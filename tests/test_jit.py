@@ -111,3 +111,20 @@ def test_script_is_refused_in_words(name: str, options: dict[str, Any]) -> None:
     for one in (module, torch.nn.ModuleList([module])):
         with pytest.raises(NotImplementedError, match=f"{name}: torch.jit.script cannot read this module"):
             torch.jit.script(one)
+
+
+@each_module
+@pytest.mark.parametrize("wrap", [lambda module: module, torch.nn.Sequential], ids=["attribute", "nested"])
+def test_a_class_of_scripts_is_refused_in_the_same_words(name: str, options: dict[str, Any], wrap: Any) -> None:
+    class Scripted(torch.jit.ScriptModule):
+        def __init__(self) -> None:
+            super().__init__()  # type: ignore[no-untyped-call]
+            self.inner = wrap(getattr(fused_rnn, name)(3, 5, **options))
+
+        @torch.jit.script_method
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            result: torch.Tensor = self.inner(x)
+            return result
+
+    with pytest.raises(NotImplementedError, match=f"{name}: torch.jit.script cannot read this module"):
+        Scripted()
