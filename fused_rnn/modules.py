@@ -22,6 +22,7 @@ from fused_rnn._parameters import (
     CELL_FORMS,
     LAYER_FORMS,
     PACKED_FORM,
+    ArgumentTypeError,
     check_cell_input,
     check_cell_state,
     check_cell_state_dimensions,
@@ -37,6 +38,7 @@ from fused_rnn._parameters import (
     split_state,
 )
 from fused_rnn._tensors import DirectionWeights
+from fused_rnn._tracing import Traceable, leaf
 from fused_rnn._variants import NAMES, PLAIN, Variants, parameters_of, take_variants
 
 if TYPE_CHECKING:
@@ -64,7 +66,7 @@ def _held(module: torch.nn.Module, names: Sequence[str]) -> list[Any]:
     return [held[name] if name in held else getattr(module, name) for name in names]
 
 
-class _Unscriptable:
+class _Unscriptable(Traceable):
     """Refuses torch.jit.script, which would fail at whatever piece of Python it cannot read first."""
 
     def __prepare_scriptable__(self) -> None:
@@ -435,7 +437,10 @@ class LSTM(RecurrentLayer):
         return_cells: bool = False,
     ) -> Any:
         """Run the sequence; see the class for shapes."""
-        output, h_n, c_n, cells = self._run(input, hx, lengths, resets, return_cells)
+        try:
+            output, h_n, c_n, cells = self._run(input, hx, lengths, resets, return_cells)
+        except ArgumentTypeError as error:
+            return leaf(error, self, (input, hx), {"lengths": lengths, "resets": resets, "return_cells": return_cells})
         return (output, (h_n, c_n), cells) if return_cells else (output, (h_n, c_n))
 
 
@@ -529,7 +534,12 @@ class GRU(RecurrentLayer):
         return_cells: bool = False,
     ) -> tuple[Steps, Tensor]:
         """Run the sequence; see the class for shapes."""
-        output, h_n, _, _ = self._run(input, hx, lengths, resets, return_cells)
+        try:
+            output, h_n, _, _ = self._run(input, hx, lengths, resets, return_cells)
+        except ArgumentTypeError as error:
+            keywords = {"lengths": lengths, "resets": resets, "return_cells": return_cells}
+            found: tuple[Steps, Tensor] = leaf(error, self, (input, hx), keywords)
+            return found
         return output, h_n
 
 
@@ -630,7 +640,12 @@ class RNN(RecurrentLayer):
         return_cells: bool = False,
     ) -> tuple[Steps, Tensor]:
         """Run the sequence; see the class for shapes."""
-        output, h_n, _, _ = self._run(input, hx, lengths, resets, return_cells)
+        try:
+            output, h_n, _, _ = self._run(input, hx, lengths, resets, return_cells)
+        except ArgumentTypeError as error:
+            keywords = {"lengths": lengths, "resets": resets, "return_cells": return_cells}
+            found: tuple[Steps, Tensor] = leaf(error, self, (input, hx), keywords)
+            return found
         return output, h_n
 
 
@@ -709,8 +724,12 @@ class LSTMCell(RecurrentCell):
 
     def forward(self, input: Tensor, hx: State | None = None) -> State:  # noqa: A002
         """Make one step; see the class for shapes."""
-        states = () if hx is None else split_state(type(self).__name__, hx)
-        h, c = self._step("lstm", input, states, ("hx[0]", "hx[1]"), ("hx[0]", "hx[1]"))
+        try:
+            states = () if hx is None else split_state(type(self).__name__, hx)
+            h, c = self._step("lstm", input, states, ("hx[0]", "hx[1]"), ("hx[0]", "hx[1]"))
+        except ArgumentTypeError as error:
+            found: State = leaf(error, self, (input, hx), {})
+            return found
         return h, c
 
 
@@ -758,7 +777,11 @@ class GRUCell(RecurrentCell):
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:  # noqa: A002
         """Make one step; see the class for shapes."""
-        return self._step("gru", input, _single_state(self, hx), ("hx",), ("hidden",))[0]
+        try:
+            return self._step("gru", input, _single_state(self, hx), ("hx",), ("hidden",))[0]
+        except ArgumentTypeError as error:
+            found: Tensor = leaf(error, self, (input, hx), {})
+            return found
 
 
 class RNNCell(RecurrentCell):
@@ -813,7 +836,11 @@ class RNNCell(RecurrentCell):
         if self.nonlinearity not in _CELL_OF_NONLINEARITY:
             raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
         cell = _CELL_OF_NONLINEARITY[self.nonlinearity]
-        return self._step(cell, input, _single_state(self, hx), ("hx",), ("hidden",))[0]
+        try:
+            return self._step(cell, input, _single_state(self, hx), ("hx",), ("hidden",))[0]
+        except ArgumentTypeError as error:
+            found: Tensor = leaf(error, self, (input, hx), {})
+            return found
 
 
 def _check_units(hidden_size: int) -> None:

@@ -49,12 +49,14 @@ PACKAGE_RULES: dict[str, set[str]] = {
     "_onnx": {"_autocast", "_autograd"},
     "_layers": {"_autocast", "_autograd", "_onnx", "_packed", "_products", "_tensors", "_variants", "_whole_layer"},
     "_parameters": set(),
-    "modules": {"_layers", "_packed", "_parameters", "_tensors", "_variants"},
+    "_tracing": set(),
+    "_flops": {"_ops"},
+    "modules": {"_layers", "_packed", "_parameters", "_tensors", "_tracing", "_variants"},
     "convert": {"modules"},
     "stepper": {"_ops", "_parameters", "_variants", "convert", "modules"},
     "_explain": {"_ops", "modules"},
     "_patch": {"modules"},
-    "__init__": {"modules", "convert", "_explain", "_fork", "_patch", "_shapes", "_strict", "stepper"},
+    "__init__": {"modules", "convert", "_explain", "_flops", "_fork", "_patch", "_shapes", "_strict", "stepper"},
 }
 # Folder with Python outside the package: the top-level names of the project that it may import, besides fused_rnn.
 # `bench` imports itself only by relative imports, since it has another name once installed.
