@@ -28,7 +28,7 @@ def pad(packed: PackedSequence) -> Padded:
     sizes, data = packed.batch_sizes, packed.data
     time_steps = sizes.shape[0]
     batch = int(sizes[0]) if time_steps > 0 else 0
-    present = sizes.unsqueeze(1) > torch.arange(batch)  # [T, B]
+    present = sizes.unsqueeze(1) > torch.arange(batch, device=sizes.device)  # [T, B]
     lengths = present.sum(0).to(data.device, non_blocking=True)
     places = present.flatten().nonzero().squeeze(1).to(data.device, non_blocking=True)
     return Padded(scatter_steps(data, places, (time_steps, batch)), lengths, places)

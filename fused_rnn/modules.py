@@ -32,6 +32,7 @@ from fused_rnn._parameters import (
     CELL_FORMS,
     LAYER_FORMS,
     PACKED_FORM,
+    ArgumentTypeError,
     check_cell_kinds,
     check_cell_sizes,
     check_cell_state_dimensions,
@@ -49,6 +50,7 @@ from fused_rnn._parameters import (
 )
 from fused_rnn._scripting import Unscriptable
 from fused_rnn._tensors import DirectionWeights
+from fused_rnn._tracing import Traceable, leaf
 from fused_rnn._variants import NAMES, PLAIN, Variants, parameters_of, take_variants
 
 Device: TypeAlias = torch.device | str | int | None
@@ -63,7 +65,7 @@ _CELL_OF_NONLINEARITY = {"tanh": "rnn_tanh", "relu": "rnn_relu"}
 _CELL_PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
-class RecurrentLayer(Unscriptable, FlatWeights):
+class RecurrentLayer(Unscriptable, Traceable, FlatWeights):
     """What LSTM, GRU and RNN share: parameters by name, and the way from arguments to the stack of layers."""
 
     # The class has the defaults, for modules that were pickled before there were variants.
@@ -418,7 +420,10 @@ class LSTM(RecurrentLayer):
         return_cells: bool = False,
     ) -> Any:
         """Run the sequence; see the class for shapes."""
-        output, h_n, c_n, cells = self._run(input, hx, lengths, resets, return_cells)
+        try:
+            output, h_n, c_n, cells = self._run(input, hx, lengths, resets, return_cells)
+        except ArgumentTypeError as error:
+            return leaf(error, self, (input, hx), {"lengths": lengths, "resets": resets, "return_cells": return_cells})
         return (output, (h_n, c_n), cells) if return_cells else (output, (h_n, c_n))
 
 
@@ -512,7 +517,12 @@ class GRU(RecurrentLayer):
         return_cells: bool = False,
     ) -> tuple[Steps, Tensor]:
         """Run the sequence; see the class for shapes."""
-        output, h_n, _, _ = self._run(input, hx, lengths, resets, return_cells)
+        try:
+            output, h_n, _, _ = self._run(input, hx, lengths, resets, return_cells)
+        except ArgumentTypeError as error:
+            keywords = {"lengths": lengths, "resets": resets, "return_cells": return_cells}
+            found: tuple[Steps, Tensor] = leaf(error, self, (input, hx), keywords)
+            return found
         return output, h_n
 
 
@@ -613,7 +623,12 @@ class RNN(RecurrentLayer):
         return_cells: bool = False,
     ) -> tuple[Steps, Tensor]:
         """Run the sequence; see the class for shapes."""
-        output, h_n, _, _ = self._run(input, hx, lengths, resets, return_cells)
+        try:
+            output, h_n, _, _ = self._run(input, hx, lengths, resets, return_cells)
+        except ArgumentTypeError as error:
+            keywords = {"lengths": lengths, "resets": resets, "return_cells": return_cells}
+            found: tuple[Steps, Tensor] = leaf(error, self, (input, hx), keywords)
+            return found
         return output, h_n
 
 
@@ -622,7 +637,7 @@ def _refuse_projection(arguments: dict[str, Any]) -> None:
         raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
 
 
-class RecurrentCell(Unscriptable, torch.nn.RNNCellBase):
+class RecurrentCell(Unscriptable, Traceable, torch.nn.RNNCellBase):
     """What the three cells share: one step of a recurrence of one layer."""
 
     def _step(
@@ -694,8 +709,12 @@ class LSTMCell(RecurrentCell):
 
     def forward(self, input: Tensor, hx: State | None = None) -> State:  # noqa: A002
         """Make one step; see the class for shapes."""
-        states = () if hx is None else split_state(type(self).__name__, hx)
-        h, c = self._step("lstm", input, states, ("hx[0]", "hx[1]"), ("hx[0]", "hx[1]"))
+        try:
+            states = () if hx is None else split_state(type(self).__name__, hx)
+            h, c = self._step("lstm", input, states, ("hx[0]", "hx[1]"), ("hx[0]", "hx[1]"))
+        except ArgumentTypeError as error:
+            found: State = leaf(error, self, (input, hx), {})
+            return found
         return h, c
 
 
@@ -742,7 +761,11 @@ class GRUCell(RecurrentCell):
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:  # noqa: A002
         """Make one step; see the class for shapes."""
-        return self._step("gru", input, _single_state(self, hx), ("hx",), ("hidden",))[0]
+        try:
+            return self._step("gru", input, _single_state(self, hx), ("hx",), ("hidden",))[0]
+        except ArgumentTypeError as error:
+            found: Tensor = leaf(error, self, (input, hx), {})
+            return found
 
 
 class RNNCell(RecurrentCell):
@@ -796,7 +819,11 @@ class RNNCell(RecurrentCell):
         if self.nonlinearity not in _CELL_OF_NONLINEARITY:
             raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
         cell = _CELL_OF_NONLINEARITY[self.nonlinearity]
-        return self._step(cell, input, _single_state(self, hx), ("hx",), ("hidden",))[0]
+        try:
+            return self._step(cell, input, _single_state(self, hx), ("hx",), ("hidden",))[0]
+        except ArgumentTypeError as error:
+            found: Tensor = leaf(error, self, (input, hx), {})
+            return found
 
 
 def _single_state(module: torch.nn.Module, hx: Any) -> tuple[Tensor, ...]:

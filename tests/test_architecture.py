@@ -10,6 +10,7 @@ import sysconfig
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 
 from tests import native_build
 
@@ -50,12 +51,23 @@ PACKAGE_RULES: dict[str, set[str]] = {
     "_parameters": set(),
     "_flat_weights": set(),
     "_scripting": set(),
-    "modules": {"_flat_weights", "_layers", "_packed", "_parameters", "_scripting", "_tensors", "_variants"},
+    "_tracing": set(),
+    "_flops": {"_ops"},
+    "modules": {
+        "_flat_weights",
+        "_layers",
+        "_packed",
+        "_parameters",
+        "_scripting",
+        "_tensors",
+        "_tracing",
+        "_variants",
+    },
     "convert": {"_variants", "modules"},
     "stepper": {"_ops", "_parameters", "_variants", "convert", "modules"},
     "_explain": {"_ops", "modules"},
     "_patch": {"modules"},
-    "__init__": {"modules", "convert", "_explain", "_fork", "_patch", "_shapes", "_strict", "stepper"},
+    "__init__": {"modules", "convert", "_explain", "_flops", "_fork", "_patch", "_shapes", "_strict", "stepper"},
 }
 # Folder with Python outside the package: the top-level names of the project that it may import, besides fused_rnn.
 # `bench` imports itself only by relative imports, since it has another name once installed.
@@ -187,9 +199,20 @@ def file_violations(root: Path) -> Iterator[str]:
             yield f"{name}: {NATIVE_MARCH} makes a binary that other machines cannot run"
 
 
+def device_violations(root: Path) -> Iterator[str]:
+    """A factory of tensors without a device makes them on the default one, which is the user's."""
+    factories = {factory.__name__ for factory in torch.utils._device._device_constructors()}
+    for path in sorted((root / "fused_rnn").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in factories:
+                named = any(keyword.arg == "device" for keyword in node.keywords)
+                if isinstance(node.func.value, ast.Name) and node.func.value.id == "torch" and not named:
+                    yield f"fused_rnn/{path.name}: torch.{node.func.attr} names no device"
+
+
 def violations(root: Path) -> list[str]:
     """Everything in the tree that breaks a rule."""
-    checks = (include_violations, package_violations, outside_violations, file_violations)
+    checks = (include_violations, package_violations, outside_violations, file_violations, device_violations)
     return [violation for check in checks for violation in check(root)]
 
 
@@ -219,6 +242,10 @@ VIOLATING_FILES = {
     ),
     "fused_rnn/convert.py": ('"""C."""\nimport fused_rnn\n', "fused_rnn/convert.py: may not import __init__"),
     "fused_rnn/modules.py": ('"""M."""\nimport bench.timing\n', "fused_rnn/modules.py: may not import bench"),
+    "fused_rnn/_packed.py": (
+        '"""P."""\nimport torch\nx = torch.zeros(3, device="cpu")\ny = torch.zeros(3)\n',
+        "fused_rnn/_packed.py: torch.zeros names no device",
+    ),
     "fused_rnn/surprise.py": ('"""S."""\n', "fused_rnn/surprise.py: no rule for this module"),
     "bench/a.py": (
         '"""A."""\nfrom fused_rnn._ops import forward\n',

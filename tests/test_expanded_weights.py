@@ -19,5 +19,5 @@ def test_expanded_weights_are_refused_with_what_works(name: str, frozen: bool, o
     next(module.parameters()).requires_grad_(not frozen)
     x = torch.randn(2, 3) if name.endswith("Cell") else torch.randn(2, 4, 3)
     with pytest.raises(NotImplementedError, match=rf"^{name}: .*torch\.func\.vmap\(torch\.func\.grad\(\.\.\.\)\)"):
-        call_for_per_sample_grads(module)(x)
+        call_for_per_sample_grads(module)(x)  # type: ignore[no-untyped-call]
     module(x)  # without them it works on

@@ -80,7 +80,7 @@ def test_an_assigned_list_is_used_and_gets_the_gradients(name: str, options: dic
         given = tensors_like(layer)
         layer._flat_weights = [2 * tensor for tensor in given]
         results = flat(layer(X))
-        sum(result.sin().sum() for result in results).backward()
+        torch.stack([result.sin().sum() for result in results]).sum().backward()  # type: ignore[no-untyped-call]
         assert all(parameter.grad is None for parameter in layer.parameters())
         found.append([*results, *(tensor.grad for tensor in given)])
     assert_same(*found)
@@ -94,7 +94,7 @@ def test_an_assigned_item_is_used_beside_the_parameters(name: str, options: dict
             given = tensors_like(layer)[index]
             layer._flat_weights[index] = given
             results = flat(layer(X))
-            sum(result.sin().sum() for result in results).backward()
+            torch.stack([result.sin().sum() for result in results]).sum().backward()  # type: ignore[no-untyped-call]
             grads = [parameter.grad for parameter in layer.parameters()]
             assert [grad is None for grad in grads] == [place == index for place in range(len(grads))]
             found.append([*results, given.grad, *(grad for grad in grads if grad is not None)])
@@ -118,9 +118,9 @@ def test_a_restored_list_is_the_parameters_again(name: str, options: dict[str, A
 
 def test_drop_connect_draws_the_same_masks_as_in_torch() -> None:
     def drop_connect(base: Any) -> Any:
-        class DropConnect(base):
+        class DropConnect(base):  # type: ignore[misc]
             def forward(self, x: torch.Tensor, hx: Any = None) -> Any:
-                kept = self._flat_weights
+                kept: list[Any] = self._flat_weights
                 self._flat_weights = [
                     F.dropout(weight, 0.5) if "weight_hh" in name else weight
                     for name, weight in zip(self._flat_weights_names, kept, strict=True)

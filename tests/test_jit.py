@@ -118,10 +118,10 @@ def test_script_is_refused_in_words(name: str, options: dict[str, Any]) -> None:
 def test_a_class_of_scripts_is_refused_in_the_same_words(name: str, options: dict[str, Any], wrap: Any) -> None:
     class Scripted(torch.jit.ScriptModule):
         def __init__(self) -> None:
-            super().__init__()  # type: ignore[no-untyped-call]
+            super().__init__()
             self.inner = wrap(getattr(fused_rnn, name)(3, 5, **options))
 
-        @torch.jit.script_method
+        @torch.jit.script_method  # type: ignore[attr-defined, untyped-decorator]
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             result: torch.Tensor = self.inner(x)
             return result
