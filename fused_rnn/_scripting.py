@@ -36,3 +36,7 @@ class Unscriptable:
     """A module that torch.jit.script refuses in words, by itself and inside of other modules."""
 
     __overloads__ = _Refusal()
+
+    def __prepare_scriptable__(self) -> None:
+        """torch.jit.script asks what to compile in place of the module, before it reads annotations."""
+        _NoOverloads(type(self).__name__).keys()

@@ -575,8 +575,6 @@ class RNN(RecurrentLayer):
         output, h_n = layer(torch.randn(3, 5, 16))  # [3, 5, 32], [1, 3, 32]
     """
 
-    nonlinearity: str
-
     @overload
     def __init__(
         self,
@@ -611,7 +609,7 @@ class RNN(RecurrentLayer):
         if nonlinearity not in _CELL_OF_NONLINEARITY:
             raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'.")
         super().__init__(f"RNN_{nonlinearity.upper()}", *args, **kwargs)
-        self.nonlinearity = nonlinearity
+        self.nonlinearity: str = nonlinearity  # not in the class: torch.jit reads annotations there, and stops at them
 
     def forward(
         self,
@@ -800,8 +798,6 @@ class RNNCell(RecurrentCell):
         h = cell(torch.randn(3, 16), h)  # [3, 32]
     """
 
-    nonlinearity: str
-
     def __init__(
         self,
         input_size: int,
@@ -812,7 +808,7 @@ class RNNCell(RecurrentCell):
         dtype: DType = None,
     ) -> None:
         super().__init__(input_size, hidden_size, bias, num_chunks=1, device=device, dtype=dtype)
-        self.nonlinearity = nonlinearity
+        self.nonlinearity: str = nonlinearity  # not in the class: torch.jit reads annotations there, and stops at them
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:  # noqa: A002
         """Make one step; see the class for shapes."""

@@ -120,7 +120,7 @@ def test_drop_connect_draws_the_same_masks_as_in_torch() -> None:
     def drop_connect(base: Any) -> Any:
         class DropConnect(base):  # type: ignore[misc]
             def forward(self, x: torch.Tensor, hx: Any = None) -> Any:
-                kept: list[Any] = self._flat_weights
+                kept: list[Any] = self._flat_weights  # type: ignore[has-type]
                 self._flat_weights = [
                     F.dropout(weight, 0.5) if "weight_hh" in name else weight
                     for name, weight in zip(self._flat_weights_names, kept, strict=True)
@@ -262,7 +262,7 @@ def test_a_compiled_layer_uses_what_was_assigned() -> None:
     ours, theirs = pair()
     for layer in (ours, theirs):
         assign_list(layer)
-    compiled = torch.compile(ours, backend="eager", fullgraph=True)
+    compiled: Any = torch.compile(ours, backend="eager", fullgraph=True)
     assert_same(compiled(X), theirs(X))
 
 

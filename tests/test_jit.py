@@ -116,15 +116,18 @@ def test_script_is_refused_in_words(name: str, options: dict[str, Any]) -> None:
 @each_module
 @pytest.mark.parametrize("wrap", [lambda module: module, torch.nn.Sequential], ids=["attribute", "nested"])
 def test_a_class_of_scripts_is_refused_in_the_same_words(name: str, options: dict[str, Any], wrap: Any) -> None:
+    script_method: Any = vars(torch.jit)["script_method"]
+
     class Scripted(torch.jit.ScriptModule):
         def __init__(self) -> None:
             super().__init__()
             self.inner = wrap(getattr(fused_rnn, name)(3, 5, **options))
 
-        @torch.jit.script_method  # type: ignore[attr-defined, untyped-decorator]
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             result: torch.Tensor = self.inner(x)
             return result
+
+        forward = script_method(forward)
 
     with pytest.raises(NotImplementedError, match=f"{name}: torch.jit.script cannot read this module"):
         Scripted()
