@@ -213,8 +213,6 @@ class Difference(NamedTuple):
 
 
 DIFFERENCES = (
-    Difference(CELLS, "hidden size 0", ValueError, "as in the layers: no kernel has zero units"),
-    Difference(CELLS, "hidden size negative", ValueError, "as in the layers; torch.nn fails to make its parameters"),
     Difference(CELLS, "input packed", NotImplementedError, "torch.nn asks the PackedSequence for its dim"),
     Difference(CELLS, "input sparse", NotImplementedError, "torch.nn multiplies sparse matrices here, not in layers"),
     Difference(("RNN", "RNNCell"), "last state sparse", NotImplementedError, "torch.nn can add it; no kernel reads it"),

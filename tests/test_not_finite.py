@@ -16,6 +16,9 @@ import torch
 
 import fused_rnn
 
+# Of torch.nn, which is what results are compared with.
+pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 

@@ -177,7 +177,8 @@ def test_saved_tensors_may_be_changed_where_torch_keeps_copies(name: str, option
     with torch.autograd.graph.allow_mutation_on_saved_tensors():
         expected = problem.gradients(loss_of(problem))
         loss = loss_of(problem)
-        for tensor in (problem.x, *problem.states):
+        # (In a stack a layer saves a part of the states, a view, which torch's copies do not cover.)
+        for tensor in (problem.x, *(() if "num_layers" in options else problem.states)):
             tensor.zero_()
         if not options.get("recompute"):  # which runs again from what is there
             assert_equal(problem.gradients(loss), expected)
