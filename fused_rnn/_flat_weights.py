@@ -54,7 +54,7 @@ class FlatWeights(torch.nn.RNNBase):
     def _init_flat_weights(self) -> None:
         """Forget the list; torch.nn makes a new one here."""
         self._flat_weight_refs = []
-        self._flat = None
+        self.__dict__.pop("_flat", None)
 
     def _update_flat_weights(self) -> None:
         if self._flat is not None:

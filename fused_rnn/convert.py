@@ -29,7 +29,7 @@ _REPLACEMENTS: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
 # Containers that the replacement owns; the hook dictionaries stay shared, because the handles of hooks point to them.
 _OWN = ("_parameters", "_buffers", "_non_persistent_buffers_set", "_modules")
 # What is bound to the old module: what torch.nn's layers remember about their parameters, and what its compile() made.
-_FORGOTTEN = ("_flat_weights", "_flat_weight_refs", "_compiled_call_impl")
+_FORGOTTEN = ("_flat_weights", "_flat_weight_refs", "_flat", "_compiled_call_impl")
 # What a class may have of its own while its instances behave as those of its base: how they are made, and what Python
 # writes into every class.
 _NO_BEHAVIOUR = frozenset(
@@ -175,6 +175,8 @@ def _given_weights(module: torch.nn.Module) -> list[Any] | None:
     """The tensors that the next call of a layer of torch.nn would use, where some of them are not its parameters."""
     if not isinstance(module, torch.nn.RNNBase) or parametrize.is_parametrized(module):
         return None
+    if isinstance(module, modules.RecurrentLayer) and module._flat is None:
+        return None  # nobody has asked for the list, which to ask for would make it
     module._update_flat_weights()
     held = [getattr(module, name, None) for name in module._flat_weights_names]
     flat = module._flat_weights
