@@ -9,8 +9,8 @@ import textwrap
 
 import pytest
 
-# Counts in a process of its own, whose heap nothing else touches. Bytes in use are exact; what is left by the first
-# calls (caches, kept weights) is not counted, and what stays below one byte a call was not left by each.
+# Counts in a process of its own, whose heap nothing else touches. Bytes in use are exact; what some calls leave, as do
+# kept weights, which have a limit, is told from what each leaves by rounds of many calls.
 COUNTER = """
 import ctypes, gc, sys
 import numpy, torch, fused_rnn
@@ -31,12 +31,15 @@ def bytes_in_use():
 def check(name, call, calls):
     for _ in range(200):
         call()
-    before = bytes_in_use()
-    for _ in range(calls):
-        call()
-    left = (bytes_in_use() - before) / calls
-    if left >= 1:
-        print(f"{name} leaves {left:.1f} bytes a call")
+    least = float("inf")
+    for _ in range(12):  # what grows at times is still in some round; what each call leaves is in all
+        before = bytes_in_use()
+        for _ in range(calls):
+            call()
+        least = min(least, (bytes_in_use() - before) / calls)
+        if least < 1:
+            return
+    print(f"{name} leaves {least:.1f} bytes a call")
 """
 
 HAS_COUNTS = sys.platform == "linux" and platform.libc_ver()[0] == "glibc"
@@ -129,7 +132,7 @@ for weights in (None, torch.int8):
 
 
 @pytest.mark.skipif(not HAS_COUNTS, reason="counts bytes by mallinfo2 of glibc 2.33 and newer")
-@pytest.mark.parametrize(("program", "calls"), [(OPS, 5000), (MODULES, 2000)], ids=["ops", "modules"])
+@pytest.mark.parametrize(("program", "calls"), [(OPS, 5000), (MODULES, 600)], ids=["ops", "modules"])
 def test_no_call_leaves_memory_behind(program: str, calls: int) -> None:
     code = f"{COUNTER}\nCALLS = {calls}\n{textwrap.dedent(program)}"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=False)
