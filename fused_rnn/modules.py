@@ -329,7 +329,8 @@ class LSTM(RecurrentLayer):
             `weight_peephole` [3*H] in the order i, f, o.
         cell_clip: c' is clipped to [-cell_clip, cell_clip] before o and h' see it; None for no limit.
         recompute: keep little for the backward pass, which runs the sequence again, in segments of the square root of T
-            (at least 32 steps) where there is one direction. Not under the gradients of torch.func.
+            (at least 32 steps) where there is one direction. Not under the gradients of torch.func. A compiled function
+            must not change the weights between the call and its gradients, which torch's checkpoint does not notice.
 
     Called with:
         input: [T, B, I] ([B, T, I] with `batch_first`), [T, I] without a batch, or a PackedSequence.

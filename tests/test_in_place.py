@@ -156,6 +156,7 @@ def test_results_may_be_changed_within_vmap(name: str, options: dict[str, Any]) 
     torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # inductor's own
 @pytest.mark.parametrize(
     ("name", "options", "backend"),
     [*((*each, "aot_eager") for each in COMPILED), *((*each, "inductor") for each in LAYERS[3:5])],
@@ -204,6 +205,8 @@ def test_an_overwritten_argument_is_seen(name: str, options: dict[str, Any], com
     problem = Problem(name, options, **ragged)
     expected = problem.gradients(problem.loss(lambda _: None, cloned=False, which=0))
     weights = [p for p in problem.module.parameters() if p.dim() == 2][:2]
+    if options.get("recompute") and compiled and within:
+        weights = []  # torch.utils.checkpoint, compiled, takes them as they are later, around any module (torch 2.13)
     for argument in (problem.x, *problem.states, *ragged.values(), *weights):
         before = argument.detach().clone()
         try:

@@ -120,6 +120,11 @@ class PackedStep final : public StepLayer {
     states_ = zeroed([&](Arena& arena) { lay_out_states(arena); });
   }
 
+  PackedStep(PackedStep&&) = delete;
+  PackedStep& operator=(const PackedStep&) = delete;
+  PackedStep& operator=(PackedStep&&) = delete;
+  ~PackedStep() override = default;
+
   std::unique_ptr<StepLayer> clone() const override { return std::unique_ptr<StepLayer>(new PackedStep(*this)); }
 
   void update(int64_t step, const void* x, int64_t x_stride, int part, int parts) override {
