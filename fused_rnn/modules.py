@@ -32,7 +32,6 @@ from fused_rnn._parameters import (
     CELL_FORMS,
     LAYER_FORMS,
     PACKED_FORM,
-    ArgumentTypeError,
     check_cell_kinds,
     check_cell_sizes,
     check_cell_state_dimensions,
@@ -50,7 +49,7 @@ from fused_rnn._parameters import (
 )
 from fused_rnn._scripting import Unscriptable
 from fused_rnn._tensors import DirectionWeights
-from fused_rnn._tracing import Traceable, leaf
+from fused_rnn._tracing import PROXY_ERRORS, Traceable, leaf
 from fused_rnn._variants import NAMES, PLAIN, Variants, parameters_of, take_variants
 
 Device: TypeAlias = torch.device | str | int | None
@@ -422,7 +421,7 @@ class LSTM(RecurrentLayer):
         """Run the sequence; see the class for shapes."""
         try:
             output, h_n, c_n, cells = self._run(input, hx, lengths, resets, return_cells)
-        except ArgumentTypeError as error:
+        except PROXY_ERRORS as error:
             return leaf(error, self, (input, hx), {"lengths": lengths, "resets": resets, "return_cells": return_cells})
         return (output, (h_n, c_n), cells) if return_cells else (output, (h_n, c_n))
 
@@ -519,7 +518,7 @@ class GRU(RecurrentLayer):
         """Run the sequence; see the class for shapes."""
         try:
             output, h_n, _, _ = self._run(input, hx, lengths, resets, return_cells)
-        except ArgumentTypeError as error:
+        except PROXY_ERRORS as error:
             keywords = {"lengths": lengths, "resets": resets, "return_cells": return_cells}
             found: tuple[Steps, Tensor] = leaf(error, self, (input, hx), keywords)
             return found
@@ -623,7 +622,7 @@ class RNN(RecurrentLayer):
         """Run the sequence; see the class for shapes."""
         try:
             output, h_n, _, _ = self._run(input, hx, lengths, resets, return_cells)
-        except ArgumentTypeError as error:
+        except PROXY_ERRORS as error:
             keywords = {"lengths": lengths, "resets": resets, "return_cells": return_cells}
             found: tuple[Steps, Tensor] = leaf(error, self, (input, hx), keywords)
             return found
@@ -710,7 +709,7 @@ class LSTMCell(RecurrentCell):
         try:
             states = () if hx is None else split_state(type(self).__name__, hx)
             h, c = self._step("lstm", input, states, ("hx[0]", "hx[1]"), ("hx[0]", "hx[1]"))
-        except ArgumentTypeError as error:
+        except PROXY_ERRORS as error:
             found: State = leaf(error, self, (input, hx), {})
             return found
         return h, c
@@ -761,7 +760,7 @@ class GRUCell(RecurrentCell):
         """Make one step; see the class for shapes."""
         try:
             return self._step("gru", input, _single_state(self, hx), ("hx",), ("hidden",))[0]
-        except ArgumentTypeError as error:
+        except PROXY_ERRORS as error:
             found: Tensor = leaf(error, self, (input, hx), {})
             return found
 
@@ -817,7 +816,7 @@ class RNNCell(RecurrentCell):
         cell = _CELL_OF_NONLINEARITY[self.nonlinearity]
         try:
             return self._step(cell, input, _single_state(self, hx), ("hx",), ("hidden",))[0]
-        except ArgumentTypeError as error:
+        except PROXY_ERRORS as error:
             found: Tensor = leaf(error, self, (input, hx), {})
             return found
 
