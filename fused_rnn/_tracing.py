@@ -9,8 +9,13 @@ from torch.fx import Proxy
 from torch.fx.node import map_aggregate
 from torch.fx.proxy import TraceError
 
+from fused_rnn._parameters import ArgumentTypeError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+PROXY_ERRORS = (ArgumentTypeError, TraceError)
+"""What a call with a Proxy raises: by the checks of arguments, or where an argument is a condition."""
 
 
 class Traceable(torch.nn.Module):

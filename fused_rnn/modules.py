@@ -32,7 +32,6 @@ from fused_rnn._parameters import (
     CELL_FORMS,
     LAYER_FORMS,
     PACKED_FORM,
-    ArgumentTypeError,
     check_cell_kinds,
     check_cell_sizes,
     check_cell_state_dimensions,
@@ -50,7 +49,7 @@ from fused_rnn._parameters import (
 )
 from fused_rnn._scripting import Unscriptable
 from fused_rnn._tensors import DirectionWeights
-from fused_rnn._tracing import Traceable, leaf
+from fused_rnn._tracing import PROXY_ERRORS, Traceable, leaf
 from fused_rnn._variants import NAMES, PLAIN, Variants, parameters_of, take_variants
 
 Device: TypeAlias = torch.device | str | int | None
@@ -73,6 +72,7 @@ class RecurrentLayer(Unscriptable, Traceable, FlatWeights):
     zoneout: float | tuple[float, float] = 0.0
     recurrent_dropout = weight_dropout = 0.0
     cell_clip: float | None = None
+    _sizes_changed = False  # whether somebody has changed input_size or hidden_size since the layer was made
 
     def __init__(self, mode: str, *args: Any, **kwargs: Any) -> None:
         variants = take_variants(type(self).__name__, kwargs, lstm=mode == "LSTM")
@@ -90,6 +90,12 @@ class RecurrentLayer(Unscriptable, Traceable, FlatWeights):
                 self.register_parameter(name + suffix, torch.nn.Parameter(weight.new_empty(size)))
         if sizes:  # the others have been drawn, and the same seed is to give those of torch.nn
             self.reset_parameters()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set the attribute; calls compare sizes with the parameters only where somebody has changed them."""
+        if name in {"input_size", "hidden_size"} and self.__dict__.get(name, value) != value:
+            self.__dict__["_sizes_changed"] = True
+        super().__setattr__(name, value)
 
     def _suffixes(self) -> list[str]:
         """What the names of the parameters of each direction of each layer end with."""
@@ -160,6 +166,16 @@ class RecurrentLayer(Unscriptable, Traceable, FlatWeights):
                 f"{type(self).__name__}: got an incorrect number of RNN parameters: num_layers, bidirectional, bias "
                 f"and proj_size ask for {tensors * number} tensors, but there are {len(self._flat_weights_names)}"
             )
+        if not self._sizes_changed:
+            return
+        rows = _GATES_OF_MODE[self.mode] * self.hidden_size
+        names, widths = self._all_weights[0], (self.input_size, self.proj_size or self.hidden_size)
+        for name, weight, width in zip(names, self._weights(names[:2]), widths, strict=False):
+            if weight.shape != (rows, width):
+                raise RuntimeError(
+                    f"{type(self).__name__}: input_size, hidden_size and proj_size ask for {name} of shape "
+                    f"{[rows, width]}, but it has {list(weight.shape)}"
+                )
 
     def _makes_gates(self, x: Tensor, h_0: Tensor | None, c_0: Tensor | None) -> bool:
         """Whether the kernels would make the gates themselves."""
@@ -253,7 +269,7 @@ class RecurrentLayer(Unscriptable, Traceable, FlatWeights):
 
     def _run_unchecked(self, x: Any, hx: Any) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
         """The same the short way, for single steps are short; None where it has to be the long one."""
-        if self.num_layers != 1 or self.bidirectional or type(x) is not Tensor or x.dim() != 3:
+        if self._sizes_changed or self.num_layers != 1 or self.bidirectional or type(x) is not Tensor or x.dim() != 3:
             return None
         tensors = (4 if self.bias else 2) + (1 if self.proj_size else 0)
         if len(self._all_weights) != 1 or len(self._all_weights[0]) != tensors:
@@ -423,7 +439,7 @@ class LSTM(RecurrentLayer):
         """Run the sequence; see the class for shapes."""
         try:
             output, h_n, c_n, cells = self._run(input, hx, lengths, resets, return_cells)
-        except ArgumentTypeError as error:
+        except PROXY_ERRORS as error:
             return leaf(error, self, (input, hx), {"lengths": lengths, "resets": resets, "return_cells": return_cells})
         return (output, (h_n, c_n), cells) if return_cells else (output, (h_n, c_n))
 
@@ -520,7 +536,7 @@ class GRU(RecurrentLayer):
         """Run the sequence; see the class for shapes."""
         try:
             output, h_n, _, _ = self._run(input, hx, lengths, resets, return_cells)
-        except ArgumentTypeError as error:
+        except PROXY_ERRORS as error:
             keywords = {"lengths": lengths, "resets": resets, "return_cells": return_cells}
             found: tuple[Steps, Tensor] = leaf(error, self, (input, hx), keywords)
             return found
@@ -624,7 +640,7 @@ class RNN(RecurrentLayer):
         """Run the sequence; see the class for shapes."""
         try:
             output, h_n, _, _ = self._run(input, hx, lengths, resets, return_cells)
-        except ArgumentTypeError as error:
+        except PROXY_ERRORS as error:
             keywords = {"lengths": lengths, "resets": resets, "return_cells": return_cells}
             found: tuple[Steps, Tensor] = leaf(error, self, (input, hx), keywords)
             return found
@@ -644,6 +660,11 @@ class RecurrentCell(Unscriptable, Traceable, torch.nn.RNNCellBase):
     ) -> tuple[Tensor, ...]:
         """The next hidden state, and cell state where there is one; errors call the states by `names` and `labels`."""
         weights = DirectionWeights(*held(self, _CELL_PARAMETERS))
+        if not states and weights.w_hh.shape[1] != self.hidden_size:
+            raise RuntimeError(
+                f"hidden0 has inconsistent hidden_size: got {self.hidden_size}, expected {weights.w_hh.shape[1]}: "
+                "the attribute hidden_size is not that of the parameters"
+            )
         stepped = step_unchecked(cell, x, weights, states)
         if stepped is not None:
             return stepped
@@ -711,7 +732,7 @@ class LSTMCell(RecurrentCell):
         try:
             states = () if hx is None else split_state(type(self).__name__, hx)
             h, c = self._step("lstm", input, states, ("hx[0]", "hx[1]"), ("hx[0]", "hx[1]"))
-        except ArgumentTypeError as error:
+        except PROXY_ERRORS as error:
             found: State = leaf(error, self, (input, hx), {})
             return found
         return h, c
@@ -762,7 +783,7 @@ class GRUCell(RecurrentCell):
         """Make one step; see the class for shapes."""
         try:
             return self._step("gru", input, _single_state(self, hx), ("hx",), ("hidden",))[0]
-        except ArgumentTypeError as error:
+        except PROXY_ERRORS as error:
             found: Tensor = leaf(error, self, (input, hx), {})
             return found
 
@@ -818,7 +839,7 @@ class RNNCell(RecurrentCell):
         cell = _CELL_OF_NONLINEARITY[self.nonlinearity]
         try:
             return self._step(cell, input, _single_state(self, hx), ("hx",), ("hidden",))[0]
-        except ArgumentTypeError as error:
+        except PROXY_ERRORS as error:
             found: Tensor = leaf(error, self, (input, hx), {})
             return found
 

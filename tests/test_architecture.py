@@ -51,7 +51,7 @@ PACKAGE_RULES: dict[str, set[str]] = {
     "_parameters": {"_tensors"},
     "_flat_weights": set(),
     "_scripting": set(),
-    "_tracing": set(),
+    "_tracing": {"_parameters"},
     "_flops": {"_ops"},
     "modules": {
         "_flat_weights",

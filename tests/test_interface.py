@@ -141,6 +141,45 @@ def test_an_attribute_that_asks_for_other_parameters_is_refused(
         layer(torch.randn(5, 2, 3))
 
 
+@of_every_layer
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}], ids=str)
+@pytest.mark.parametrize(("attribute", "value"), [("input_size", 2), ("hidden_size", 5)])
+def test_a_size_that_is_not_that_of_the_parameters_is_refused(
+    name: str, options: dict[str, Any], attribute: str, value: int
+) -> None:
+    layer = getattr(fused_rnn, name)(3, 4, **options)
+    setattr(layer, attribute, value)
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad), pytest.raises(RuntimeError, match=attribute):
+            layer(torch.randn(5, 2, 3))
+    setattr(layer, attribute, {"input_size": 3, "hidden_size": 4}[attribute])
+    layer(torch.randn(5, 2, 3))
+
+
+@of_every_layer
+def test_sizes_may_change_together_with_the_parameters(name: str) -> None:
+    found, x = [], torch.randn(5, 2, 2)
+    smaller = getattr(torch.nn, name)(2, 3)
+    for layer in pair(name):
+        layer.input_size, layer.hidden_size = 2, 3
+        for weight, value in smaller.named_parameters():
+            setattr(layer, weight, torch.nn.Parameter(value.detach().clone()))
+        found.append(layer(x))
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_the_size_of_a_state_that_is_not_given_is_that_of_the_attribute(name: str) -> None:
+    for cell in pair(name):
+        cell.hidden_size = 5
+        for grad in (True, False):
+            with (
+                torch.set_grad_enabled(grad),
+                pytest.raises(RuntimeError, match="hidden0 has inconsistent hidden_size: got 5, expected 4"),
+            ):
+                cell(torch.randn(2, 3))
+
+
 @of_every_module
 def test_a_weight_that_was_replaced_by_a_tensor_is_used(name: str) -> None:
     weight, found = ("weight_hh_l0" if name in LAYERS else "weight_hh"), []
