@@ -61,7 +61,7 @@ struct Workspace::Store {
     bytes += block.bytes;
     if (block.data != nullptr) waiting += block.bytes;
     std::vector<void*> freed;
-    while (bytes > kMostBytes) {
+    while (bytes > kMostBytes || blocks.size() > kMostBlocks) {
       const auto last = std::prev(blocks.end());
       const auto is_last = [&](const auto& place) { return place.second == last; };
       const auto [begin, end] = places.equal_range(last->key);

@@ -14,10 +14,12 @@ namespace fused_rnn {
 //
 // Packed weights are kept from the second call on. The first with a key only leaves the key behind, so that weights
 // which are never seen again cost no more than their packing. Keys without memory count as if they had it: of all keys
-// and memory, those used last stay, up to kMostBytes.
+// and memory, those used last stay, up to kMostBytes and kMostBlocks (weights that are joined for a call may have other
+// addresses at each, and a key takes some 300 bytes itself).
 class Workspace {
  public:
   static constexpr size_t kMostBytes = size_t{256} << 20;
+  static constexpr size_t kMostBlocks = 1024;
 
   // What a forward pass packs, and from where. It says where weights may lie packed, and not that they are unchanged:
   // that is for the pass to find out (weight_copy.h). The default: nothing that a later call would look for.

@@ -101,6 +101,13 @@ void keys_without_memory_count_as_if_they_had_it() {
   for (size_t i = 96; i < 100; ++i) check(is_kept(&keys[i], quarter), "the last keys are remembered");
 }
 
+void no_more_keys_are_remembered_than_a_limit() {
+  std::vector<char> keys(Workspace::kMostBlocks + 1);
+  for (const char& key : keys) check(!is_kept(&key, 1), "new");
+  check(!is_kept(&keys.front(), 1), "the first was pushed out by the number of the others");
+  check(is_kept(&keys.back(), 1), "the last is remembered");
+}
+
 // The weights of two gates and two blocks of units, rows with gaps between them; W is what they are packed as.
 template <class T, class W>
 class KeptMatrix {
@@ -278,6 +285,7 @@ int main() {
       {"weights have memory from the second call on", weights_have_memory_from_the_second_call_on},
       {"what waits is bounded", what_waits_is_bounded},
       {"keys without memory count as if they had it", keys_without_memory_count_as_if_they_had_it},
+      {"no more keys are remembered than a limit", no_more_keys_are_remembered_than_a_limit},
       {"any writes to weights are seen", any_writes_to_weights_are_seen},
       {"weights that change while they are packed are right when they rest",
        weights_that_change_while_they_are_packed_are_right_when_they_rest},
