@@ -112,7 +112,11 @@ def _is_tracing() -> bool:
 
 
 def wants_gradient(tensors: Sequence[Tensor | None]) -> bool:
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    if torch.is_grad_enabled():
+        for t in tensors:  # a loop, since short calls feel a generator
+            if t is not None and t.requires_grad:
+                return True
+    return False
 
 
 def hides_derivatives() -> bool:

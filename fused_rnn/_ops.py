@@ -87,6 +87,18 @@ class ForwardResult(NamedTuple):
     hidden: Tensor  # [T, B, D, H], the hidden state before its projection; projection and save
 
 
+class LayerResult(NamedTuple):
+    """What `layer` returns; [0] stands for a tensor that the call does not have."""
+
+    output: Tensor  # as in ForwardResult, up to hidden; with hand_out only where the call saves
+    h_n: Tensor
+    c_n: Tensor
+    cells: Tensor
+    saved: Tensor
+    hidden: Tensor
+    handed_out: Tensor  # [T, B, D*P], the output in memory that the backward pass does not read and as no view; hand_out
+
+
 class BackwardResult(NamedTuple):
     """What `backward` returns; [0] stands for a tensor that the call does not have."""
 
@@ -118,10 +130,12 @@ def forward(cell: str, arguments: Arguments, save: bool) -> ForwardResult:
     return ForwardResult._make(_forward(cell, *arguments, save, tf32_allowed(arguments.gates)))
 
 
-def layer(cell: str, arguments: LayerArguments, directions: int, save: bool) -> ForwardResult:
+def layer(
+    cell: str, arguments: LayerArguments, directions: int, *, save: bool, hand_out: bool = False
+) -> LayerResult:
     """The same on CPU for a plain cell, from the input instead of the gates."""
     try:
-        return ForwardResult._make(_layer(cell, *arguments, directions, save))
+        return LayerResult._make(_layer(cell, *arguments, directions, save, hand_out))
     except RuntimeError as error:
         raise _refusal(error) from None
 
@@ -175,8 +189,8 @@ class LayerGradients(NamedTuple):
     d_x: Tensor  # [T, B, I]
     d_w_ih: Tensor  # [D*G*H, I]
     d_w_hh: Tensor  # [D*G*H, P]
-    d_b_ih: Tensor  # [D*G*H], also that of b_hh where the cell is not split
-    d_b_hh: Tensor  # [D*G*H], split cells
+    d_b_ih: Tensor  # [D*G*H]
+    d_b_hh: Tensor  # [D*G*H], a copy where the cell is not split
     d_w_hr: Tensor  # [D*P, H]
     d_h_0: Tensor  # [D, B, P]
     d_c_0: Tensor  # [D, B, H], two-state cells

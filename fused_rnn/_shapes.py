@@ -74,13 +74,16 @@ def _forward_shapes(cell: str, *given: Any) -> tuple[Tensor, ...]:
 
 @_rule("layer")
 def _layer_shapes(cell: str, *given: Any) -> tuple[Tensor, ...]:
-    arguments, (directions, save) = LayerArguments._make(given[:-2]), given[-2:]
+    arguments, (directions, save, hand_out) = LayerArguments._make(given[:-3]), given[-3:]
     gates = CELLS[cell].gates
     shape = (*arguments.x.shape[:2], directions, gates, arguments.w_hh.shape[0] // (directions * gates))
     w_hr = None if arguments.w_hr is None else by_direction(arguments.w_hr, directions)
     as_gates = Arguments(arguments.x.new_empty(shape), arguments.w_hh, w_hr=w_hr)
-    results: tuple[Tensor, ...] = _forward_shapes(cell, *as_gates, save, False)
-    return results
+    output, *others = _forward_shapes(cell, *as_gates, save, False)
+    if not hand_out:
+        return (output, *others, output.new_empty(0))
+    handed_out = output.new_empty((*output.shape[:2], directions * output.shape[3]))
+    return (output if save else output.new_empty(0), *others, handed_out)
 
 
 @_rule("step")
@@ -132,7 +135,7 @@ def _layer_backward_shapes(cell: str, *given: Any) -> tuple[Tensor, ...]:
         x.new_empty(w_ih.shape if need_w_ih else (0,)),
         x.new_empty(w_hh.shape if need_w_hh else (0,)),
         x.new_empty(bias if need_bias else (0,)),
-        x.new_empty(bias if need_bias and spec.split else (0,)),
+        x.new_empty(bias if need_bias else (0,)),
         x.new_empty(w_hr.shape if need_w_hr else (0,)),
         x.new_empty((directions, batch, width)),
         x.new_empty((directions, batch, hidden_size) if spec.states == 2 else (0,)),

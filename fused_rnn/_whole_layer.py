@@ -63,7 +63,7 @@ def can_step(tensors: Sequence[Tensor | None]) -> bool:
     if torch.compiler.is_compiling() or tensors[0] is None:
         return False
     for t in tensors:
-        if t is not None and (type(t) not in _PLAIN or not t.is_cpu):
+        if t is not None and type(t) not in _PLAIN:
             return False
     return _nothing_watches()
 
@@ -95,8 +95,8 @@ def run(
     if wants_gradient(arguments[:DIFFERENTIABLE]):
         call = (cell, directions, handed_out, places)
         return RecurrenceResult._make(_Layer.apply(*call, *arguments))  # type: ignore[no-untyped-call]
-    result = RecurrenceResult._make(_ops.layer(cell, arguments, directions, keep_cells)[:4])
-    return result._replace(output=flattened(result.output)) if handed_out else result
+    result = _ops.layer(cell, arguments, directions, save=keep_cells, hand_out=handed_out)
+    return RecurrenceResult(result.handed_out if handed_out else result.output, *result[1:4])
 
 
 def flattened(steps: Tensor) -> Tensor:
@@ -129,10 +129,10 @@ class _Layer(Function):
         ctx: Any, cell: str, directions: int, handed_out: bool, places: Tensor | None, *given: Any
     ) -> tuple[Tensor, ...]:
         """Run the operator and save the tensors of the backward pass."""
-        results = _run_and_keep(ctx, cell, directions, LayerArguments._make(given), (*given, places))
+        arguments = LayerArguments._make(given)
+        results = _run_and_keep(ctx, cell, directions, arguments, (*given, places), hand_out=handed_out)
         ctx.mark_non_differentiable(*results[differentiable(cell) : 4])
-        output = results.output.flatten(2).clone() if handed_out else results.output
-        return (output, *results[1:4])
+        return (results.handed_out if handed_out else results.output, *results[1:4])
 
     @staticmethod
     def backward(ctx: Any, *d_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -181,10 +181,16 @@ def _as_layer(tensors: Sequence[Any]) -> Any:
 
 
 def _run_and_keep(
-    ctx: Any, cell: str, directions: int, arguments: LayerArguments, given: Sequence[Tensor | None]
-) -> _ops.ForwardResult:
+    ctx: Any,
+    cell: str,
+    directions: int,
+    arguments: LayerArguments,
+    given: Sequence[Tensor | None],
+    *,
+    hand_out: bool = False,
+) -> _ops.LayerResult:
     """The results of the operator, which are saved behind what the node was given."""
-    results = _ops.layer(cell, arguments, directions, save=True)
+    results = _ops.layer(cell, arguments, directions, save=True, hand_out=hand_out)
     ctx.cell, ctx.directions, ctx.strict = cell, directions, _strict.active()
     ctx.set_materialize_grads(False)
     own(results.saved)
@@ -232,8 +238,7 @@ def _gradients_by_one_call(
     wanted: Any = (need.x, need.w_ih, need.w_hh, need.b_ih or need.b_hh, need.w_hr)
     over = may_write_over(results[2]) and _ops.can_write_over_saved(cell)
     found = _ops.layer_backward(cell, incoming, given, results, wanted, over=over)
-    biases = _of_both_biases(found.d_b_ih, found.d_b_hh if _ops.CELLS[cell].split else None, need)
-    gradients = (found.d_x, found.d_w_ih, biases[0], found.d_w_hh, biases[1], found.d_w_hr, found.d_h_0, found.d_c_0)
+    gradients = (found.d_x, found.d_w_ih, found.d_b_ih, found.d_w_hh, found.d_b_hh, *found[5:8])
     return (*(d if each else None for d, each in zip(gradients, need, strict=False)), None, None)
 
 

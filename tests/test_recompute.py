@@ -115,9 +115,9 @@ def test_a_segment_is_run_again_once(monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[int] = []
     run = _ops.layer
 
-    def recorded(cell: str, arguments: _tensors.LayerArguments, directions: int, save: bool) -> _ops.ForwardResult:
+    def recorded(cell: str, arguments: _tensors.LayerArguments, *given: Any, **options: Any) -> _ops.LayerResult:
         steps.append(len(arguments.x))
-        return run(cell, arguments, directions, save)
+        return run(cell, arguments, *given, **options)
 
     monkeypatch.setattr(_ops, "layer", recorded)
     layer = make("GRU", 3, 5, recompute=True)

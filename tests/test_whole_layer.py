@@ -134,7 +134,26 @@ def test_opcheck_passes(cell: str, proj: int, directions: int) -> None:
     given = draw(cell, 3, 2, directions, 4, 5, proj)
     ends = {"lengths": torch.tensor([1, 3]), "resets": torch.tensor([[False, True], [False, True], [True, False]])}
     for save, arguments in ((False, given), (True, given._replace(**ends, b_ih=None, h_0=None))):
-        torch.library.opcheck(torch.ops.fused_rnn.layer.default, (cell, *arguments, directions, save))
+        for hand_out in (False, True):
+            torch.library.opcheck(torch.ops.fused_rnn.layer.default, (cell, *arguments, directions, save, hand_out))
+
+
+@pytest.mark.parametrize("save", [False, True])
+@pytest.mark.parametrize("shape", [(3, 2, 1), (3, 2, 2), (0, 2, 1), (300, 8, 2)])
+def test_an_output_that_is_handed_out_is_not_what_the_backward_pass_reads(
+    shape: tuple[int, int, int], save: bool
+) -> None:
+    time_steps, batch, directions = shape
+    given = draw("lstm", time_steps, batch, directions, 4, 20)
+    kept = _ops.layer("lstm", given, directions, save=save)
+    result = _ops.layer("lstm", given, directions, save=save, hand_out=True)
+    assert torch.equal(result.handed_out, kept.output.flatten(2))
+    assert result.handed_out.is_contiguous()
+    assert not result.handed_out._is_view()
+    assert kept.handed_out.shape == (0,)
+    assert torch.equal(result.output, kept.output) if save else result.output.shape == (0,)
+    if save and time_steps > 0:
+        assert result.handed_out.untyped_storage().data_ptr() != result.output.untyped_storage().data_ptr()
 
 
 def step_arguments(given: LayerArguments) -> list[Tensor | None]:
@@ -279,16 +298,16 @@ def test_it_is_what_plain_layers_run(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     layer = _ops.layer
 
-    def recorded(cell: str, arguments: LayerArguments, directions: int, save: bool) -> _ops.ForwardResult:
-        calls.append((cell, save))
-        return layer(cell, arguments, directions, save)
+    def recorded(cell: str, *given: Any, save: bool, hand_out: bool) -> _ops.LayerResult:
+        calls.append((cell, save, hand_out))
+        return layer(cell, *given, save=save, hand_out=hand_out)
 
     monkeypatch.setattr(_ops, "layer", recorded)
     x = torch.randn(3, 2, 4)
     fused_rnn.GRU(4, 5)(x)
     with torch.no_grad():
         fused_rnn.LSTM(4, 5, num_layers=2)(x)
-    assert calls == [("gru", True), ("lstm", False), ("lstm", False)]
+    assert calls == [("gru", True, True), ("lstm", False, False), ("lstm", False, True)]
     fused_rnn.LSTM(4, 5, layer_norm=True)(x)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         fused_rnn.GRU(4, 5)(x)

@@ -4,9 +4,21 @@
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/ops.h>
 
+#include <cstring>
+
 #include "binding/checks.h"
 
 namespace fused_rnn {
+
+inline Shape dense_strides(const Shape& shape) {
+  Shape strides(shape.size());
+  int64_t stride = 1;
+  for (size_t i = shape.size(); i-- > 0;) {
+    strides[i] = stride;
+    stride *= shape[i] > 1 ? shape[i] : 1;
+  }
+  return strides;
+}
 
 class Allocator {
  public:
@@ -27,12 +39,7 @@ class Allocator {
  private:
   // torch::stable::new_empty goes through torch's dispatcher and takes four times as long.
   Tensor make(const Shape& shape, int32_t type) const {
-    Shape strides(shape.size());
-    int64_t stride = 1;
-    for (size_t i = shape.size(); i-- > 0;) {
-      strides[i] = stride;
-      stride *= shape[i] > 1 ? shape[i] : 1;
-    }
+    const Shape strides = dense_strides(shape);
     AtenTensorHandle made = nullptr;
     TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(), strides.data(),
                                                     type, device_type_, device_index_, &made));
@@ -42,5 +49,24 @@ class Allocator {
   const Tensor& model_;
   int32_t type_ = 0, device_type_ = 0, device_index_ = 0;
 };
+
+// A contiguous tensor in another shape and the same memory; autograd does not take it for a view.
+inline Tensor reshaped(const Tensor& tensor, const Shape& shape) {
+  const Shape strides = dense_strides(shape);
+  AtenTensorHandle made = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch__reinterpret_tensor(tensor.get(), static_cast<int64_t>(shape.size()), shape.data(),
+                                                        strides.data(), 0, &made));
+  return Tensor(made);
+}
+
+// The elements of a contiguous tensor on the CPU in another shape and in memory of their own.
+inline Tensor copied(const Tensor& tensor, const Shape& shape) {
+  constexpr size_t kFewBytes = 1 << 16;  // torch's own copy has threads, and takes a few microseconds to begin
+  const size_t bytes = tensor.numel() * tensor.element_size();
+  Tensor copy = Allocator(tensor)(true, shape);
+  if (bytes > kFewBytes) return torch::stable::copy_(copy, reshaped(tensor, shape));
+  if (bytes > 0) std::memcpy(copy.mutable_data_ptr(), tensor.const_data_ptr(), bytes);
+  return copy;
+}
 
 }  // namespace fused_rnn

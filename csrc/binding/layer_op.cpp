@@ -57,10 +57,14 @@ void check_gate_weights(const Checker& check, const Problem& p, const Tensor& w_
   check(b_hh, "b_hh", "[D*G*H]", {rows});
 }
 
-ForwardResult layer(CellName name, const Tensor& x_given, const Tensor& w_ih, const OptionalTensor& b_ih,
-                    const Tensor& w_hh, const OptionalTensor& b_hh, const OptionalTensor& w_hr,
-                    const OptionalTensor& h_0_given, const OptionalTensor& c_0_given,
-                    const OptionalTensor& lengths_given, const OptionalTensor& resets, int64_t directions, bool save) {
+using LayerResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+// With `hand_out` the output is [T, B, D*P], no view, for the caller to change. The backward pass then reads another
+// one, which is there with `save`.
+LayerResult layer(CellName name, const Tensor& x_given, const Tensor& w_ih, const OptionalTensor& b_ih,
+                  const Tensor& w_hh, const OptionalTensor& b_hh, const OptionalTensor& w_hr,
+                  const OptionalTensor& h_0_given, const OptionalTensor& c_0_given, const OptionalTensor& lengths_given,
+                  const OptionalTensor& resets, int64_t directions, bool save, bool hand_out) {
   const std::string cell = name.take();
   const Checker check(x_given, "x");
   Problem p = describe_layer(cell, shape_of(x_given), w_hh, w_hr, check.type(), directions);
@@ -88,7 +92,10 @@ ForwardResult layer(CellName name, const Tensor& x_given, const Tensor& w_ih, co
   views.c_0 = state_view(c_0);
   made.view(views);
   run_on_cpu(active_cpu_unit().forward, p, views);
-  return made.result();
+  const Tensor none = allocate(false, {});
+  const Shape flat{p.time_steps, p.batch, directions * p.output_size};
+  const Tensor handed_out = !hand_out ? none : save ? copied(made.output, flat) : reshaped(made.output, flat);
+  return {hand_out && !save ? none : made.output, made.h_n, made.c_n, made.cells, made.saved, made.hidden, handed_out};
 }
 
 // The same for one step, x [B, I] and states [B, H], of which there are only results.
@@ -183,8 +190,10 @@ LayerGradientsResult layer_backward(CellName name, const OptionalTensor& d_outpu
                                             w_hr.has_value() ? OptionalTensor(by_direction(*w_hr)) : std::nullopt,
                                             output, cells, saved, h_0_given, c_0, std::nullopt, std::nullopt,
                                             lengths_given, resets, std::nullopt, std::nullopt, Over, false, make_work);
-  return {wanted.d_x.tensor(),    wanted.d_w_ih.tensor(), wanted.d_w_hh.tensor(), wanted.d_b_ih.tensor(),
-          wanted.d_b_hh.tensor(), wanted.d_w_hr.tensor(), std::get<2>(found),     std::get<3>(found)};
+  const Tensor& d_b_ih = wanted.d_b_ih.tensor();
+  const Tensor d_b_hh = p.cell.split ? wanted.d_b_hh.tensor() : copied(d_b_ih, shape_of(d_b_ih));
+  return {wanted.d_x.tensor(),    wanted.d_w_ih.tensor(), wanted.d_w_hh.tensor(), wanted.d_b_ih.tensor(), d_b_hh,
+          wanted.d_w_hr.tensor(), std::get<2>(found),     std::get<3>(found)};
 }
 
 }  // namespace
@@ -194,8 +203,9 @@ LayerGradientsResult layer_backward(CellName name, const OptionalTensor& d_outpu
 STABLE_TORCH_LIBRARY_FRAGMENT(fused_rnn, m) {
   m.def(
       "layer(str cell, Tensor x, Tensor w_ih, Tensor? b_ih, Tensor w_hh, Tensor? b_hh, Tensor? w_hr, Tensor? h_0,"
-      " Tensor? c_0, Tensor? lengths, Tensor? resets, int directions, bool save)"
-      " -> (Tensor output, Tensor h_n, Tensor c_n, Tensor cells, Tensor saved, Tensor hidden)");
+      " Tensor? c_0, Tensor? lengths, Tensor? resets, int directions, bool save,"
+      " bool hand_out)"
+      " -> (Tensor output, Tensor h_n, Tensor c_n, Tensor cells, Tensor saved, Tensor hidden, Tensor handed_out)");
   m.def(
       "step(str cell, Tensor x, Tensor w_ih, Tensor? b_ih, Tensor w_hh, Tensor? b_hh, Tensor? h, Tensor? c)"
       " -> (Tensor h_n, Tensor c_n)");
