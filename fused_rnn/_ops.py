@@ -96,7 +96,7 @@ class LayerResult(NamedTuple):
     cells: Tensor
     saved: Tensor
     hidden: Tensor
-    handed_out: Tensor  # [T, B, D*P], the output in memory that the backward pass does not read and as no view; hand_out
+    handed_out: Tensor  # [T, B, D*P], the output, which the backward pass does not read and which is no view; hand_out
 
 
 class BackwardResult(NamedTuple):
@@ -130,9 +130,7 @@ def forward(cell: str, arguments: Arguments, save: bool) -> ForwardResult:
     return ForwardResult._make(_forward(cell, *arguments, save, tf32_allowed(arguments.gates)))
 
 
-def layer(
-    cell: str, arguments: LayerArguments, directions: int, *, save: bool, hand_out: bool = False
-) -> LayerResult:
+def layer(cell: str, arguments: LayerArguments, directions: int, *, save: bool, hand_out: bool = False) -> LayerResult:
     """The same on CPU for a plain cell, from the input instead of the gates."""
     try:
         return LayerResult._make(_layer(cell, *arguments, directions, save, hand_out))

@@ -102,7 +102,7 @@ void time_tiles(const char* type, int rounds) {
   const double peak = flops * static_cast<double>(kOperations) / least_peak_seconds;
   for (const Shape<W>& shape : shapes) {
     const double speed = flops * static_cast<double>(shape.operations()) / shape.least_seconds;
-    std::printf("%s %d %d %d %.1f %.3f\n", type, shape.columns, shape.rows, shape.blocks,
+    std::printf("%s %d %d %d %.4g %.4g\n", type, shape.columns, shape.rows, shape.blocks,
                 speed / 1e9 * Terms<W>::kCount, speed / peak);
   }
 }
