@@ -26,6 +26,15 @@ def held(module: torch.nn.Module, names: Sequence[str]) -> list[Any]:
     return [parameters[name] if name in parameters else getattr(module, name) for name in names]
 
 
+def present(module: torch.nn.Module, names: Sequence[str]) -> list[Any]:
+    """The same, none of which may be None, as one is that somebody has set to it."""
+    found = held(module, names)
+    for name, tensor in zip(names, found):  # noqa: B905 - short calls feel the keyword
+        if tensor is None:
+            raise TypeError(f"{type(module).__name__}: parameter {name} must be a Tensor, got None")
+    return found
+
+
 class FlatWeights(torch.nn.RNNBase):
     """A layer of torch.nn whose list of weights is made when it is asked for."""
 
@@ -89,7 +98,7 @@ class FlatWeights(torch.nn.RNNBase):
         """The tensors of those names that a call uses."""
         self._update_flat_weights()
         if self._flat is None:
-            return held(self, names)
+            return present(self, names)
         flat, places = self._flat, self._flat_weights_names
         if len(flat) != len(places):
             raise RuntimeError(

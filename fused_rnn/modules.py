@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from fused_rnn._flat_weights import FlatWeights, held
+from fused_rnn._flat_weights import FlatWeights, held, present
 from fused_rnn._layers import (
     Ragged,
     makes_gates,
@@ -61,7 +61,7 @@ Steps = TypeVar("Steps", Tensor, PackedSequence)  # the output is packed where t
 _CELL_OF_MODE = {"LSTM": "lstm", "GRU": "gru", "RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu"}
 _GATES_OF_MODE = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
 _CELL_OF_NONLINEARITY = {"tanh": "rnn_tanh", "relu": "rnn_relu"}
-_CELL_PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+_CELL_WEIGHTS, _CELL_BIASES = ("weight_ih", "weight_hh"), ("bias_ih", "bias_hh")
 
 
 class RecurrentLayer(Unscriptable, Traceable, FlatWeights):
@@ -659,7 +659,7 @@ class RecurrentCell(Unscriptable, Traceable, torch.nn.RNNCellBase):
         self, cell: str, x: Tensor, states: Sequence[Tensor], names: Sequence[str], labels: Sequence[str]
     ) -> tuple[Tensor, ...]:
         """The next hidden state, and cell state where there is one; errors call the states by `names` and `labels`."""
-        weights = DirectionWeights(*held(self, _CELL_PARAMETERS))
+        weights = DirectionWeights(*present(self, _CELL_WEIGHTS), *held(self, _CELL_BIASES))
         if not states and weights.w_hh.shape[1] != self.hidden_size:
             raise RuntimeError(
                 f"hidden0 has inconsistent hidden_size: got {self.hidden_size}, expected {weights.w_hh.shape[1]}: "

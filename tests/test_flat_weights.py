@@ -272,3 +272,20 @@ def test_a_stepper_packs_what_was_assigned() -> None:
         assign_list(layer)
     stepper = fused_rnn.Stepper(ours, batch_size=2)
     assert_same(torch.stack([stepper.step(x) for x in X]), theirs(X)[0].detach())
+
+
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell"])
+def test_a_parameter_that_is_none_is_refused_by_its_name(name: str, grad: bool) -> None:
+    """torch.nn refuses it too; it reads the biases of a cell as zeros."""
+    cell = name.endswith("Cell")
+    x = torch.randn(2, 3) if cell else torch.randn(4, 2, 3)
+    for parameter in (
+        ("weight_ih", "weight_hh") if cell else ("weight_ih_l1", "weight_hh_l0", "bias_ih_l1", "bias_hh_l0")
+    ):
+        for mode in (torch.nn, fused_rnn):
+            module = getattr(mode, name)(3, 4) if cell else getattr(mode, name)(3, 4, 2)
+            setattr(module, parameter, None)
+            with torch.set_grad_enabled(grad), pytest.raises((TypeError, AttributeError)) as caught:
+                module(x)
+        assert str(caught.value) == f"{name}: parameter {parameter} must be a Tensor, got None"
