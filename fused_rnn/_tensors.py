@@ -28,7 +28,7 @@ class DirectionWeights(NamedTuple):
 
 
 class Arguments(NamedTuple):
-    """What the recurrence of one layer is a function of; gradients exist for the first eight."""
+    """What the recurrence of one layer is a function of; gradients exist for what is before `lengths`."""
 
     gates: Tensor  # [T, B, D, G, H], the input projection with its bias
     w_hh: Tensor  # [D, G*H, P]
@@ -44,7 +44,8 @@ class Arguments(NamedTuple):
     recurrent_mask: Tensor | None = None  # [D, B, P], factors of h where it enters W_hh
 
 
-DIFFERENTIABLE = 8
+DIFFERENTIABLE = Arguments._fields.index("lengths")
+"""How many arguments of the recurrence have gradients."""
 
 
 def by_direction(tensor: Tensor, directions: int) -> Tensor:
@@ -53,7 +54,7 @@ def by_direction(tensor: Tensor, directions: int) -> Tensor:
 
 
 class LayerArguments(NamedTuple):
-    """What a layer is a function of where its kernel makes the gates; gradients exist for the first eight."""
+    """What a layer is a function of where its kernel makes the gates; gradients exist for what is before `lengths`."""
 
     x: Tensor  # [T, B, I]
     w_ih: Tensor  # [D*G*H, I]
@@ -65,3 +66,7 @@ class LayerArguments(NamedTuple):
     c_0: Tensor | None = None  # [D, B, H], None: zero
     lengths: Tensor | None = None  # [B] int64
     resets: Tensor | None = None  # [T, B] bool
+
+
+DIFFERENTIABLE_OF_LAYER = LayerArguments._fields.index("lengths")
+"""How many arguments of the layer have."""

@@ -26,7 +26,7 @@ from fused_rnn._autograd import (
 )
 from fused_rnn._products import are_ours, product
 from fused_rnn._saved import keep, kept, may_write_over, own
-from fused_rnn._tensors import DIFFERENTIABLE, LayerArguments, by_direction
+from fused_rnn._tensors import DIFFERENTIABLE_OF_LAYER, LayerArguments, by_direction
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +43,7 @@ def can_run(arguments: LayerArguments) -> bool:
     if torch.compiler.is_compiling() or type(x) not in _PLAIN:
         return False
     dtype = x.dtype
-    for t in arguments[:DIFFERENTIABLE]:  # a loop, since short calls feel a generator
+    for t in arguments[:DIFFERENTIABLE_OF_LAYER]:  # a loop, since short calls feel a generator
         if t is not None and (type(t) not in _PLAIN or t.dtype != dtype or not t.is_cpu):
             return False
     return x.dim() == 3 and not x.is_nested and x.shape[2] > 0 and _nothing_watches()
@@ -92,7 +92,7 @@ def run(
 
     An output that is `handed_out` to the caller is [T, B, D*P], no view, and not read by the backward pass.
     """
-    if wants_gradient(arguments[:DIFFERENTIABLE]):
+    if wants_gradient(arguments[:DIFFERENTIABLE_OF_LAYER]):
         call = (cell, directions, handed_out, places)
         return RecurrenceResult._make(_Layer.apply(*call, *arguments))  # type: ignore[no-untyped-call]
     result = _ops.layer(cell, arguments, directions, save=keep_cells, hand_out=handed_out)

@@ -26,6 +26,7 @@ from fused_rnn._layers import (
     step_unchecked,
     step_without_units,
 )
+from fused_rnn._ops import CELLS
 from fused_rnn._packed import gather_steps, pad, permuted
 from fused_rnn._parameters import (
     BATCH_FIRST_FORMS,
@@ -59,7 +60,6 @@ State: TypeAlias = tuple[Tensor, Tensor]
 Steps = TypeVar("Steps", Tensor, PackedSequence)  # the output is packed where the input is
 
 _CELL_OF_MODE = {"LSTM": "lstm", "GRU": "gru", "RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu"}
-_GATES_OF_MODE = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
 _CELL_OF_NONLINEARITY = {"tanh": "rnn_tanh", "relu": "rnn_relu"}
 _CELL_WEIGHTS, _CELL_BIASES = ("weight_ih", "weight_hh"), ("bias_ih", "bias_hh")
 
@@ -110,7 +110,7 @@ class RecurrentLayer(Unscriptable, Traceable, FlatWeights):
         return PLAIN if values == PLAIN[:-1] else Variants(*values, training=self.training)
 
     def _variant_parameters(self) -> dict[str, tuple[str, int]]:
-        gates = _GATES_OF_MODE[self.mode]
+        gates = CELLS[_CELL_OF_MODE[self.mode]].gates
         return parameters_of(
             self._variants(), gates=gates, hidden_size=self.hidden_size, lstm=self.mode == "LSTM", bias=self.bias
         )
@@ -168,7 +168,7 @@ class RecurrentLayer(Unscriptable, Traceable, FlatWeights):
             )
         if not self._sizes_changed:
             return
-        rows = _GATES_OF_MODE[self.mode] * self.hidden_size
+        rows = CELLS[_CELL_OF_MODE[self.mode]].gates * self.hidden_size
         names, widths = self._all_weights[0], (self.input_size, self.proj_size or self.hidden_size)
         for name, weight, width in zip(names, self._weights(names[:2]), widths, strict=False):
             if weight.shape != (rows, width):

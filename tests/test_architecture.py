@@ -56,6 +56,7 @@ PACKAGE_RULES: dict[str, set[str]] = {
     "modules": {
         "_flat_weights",
         "_layers",
+        "_ops",
         "_packed",
         "_parameters",
         "_scripting",

@@ -19,10 +19,6 @@ Void* data_of(const Tensor& tensor) {
   }
 }
 
-constexpr int64_t element_size(DataType type) {
-  return type == DataType::kFloat64 ? 8 : type == DataType::kFloat32 ? 4 : 2;
-}
-
 // The address so many elements further.
 template <class Void>
 Void* shifted(Void* data, int64_t elements, DataType type) {

@@ -22,6 +22,10 @@ constexpr const char* name_of(DataType type) {
   return "unknown";
 }
 
+constexpr int64_t element_size(DataType type) {  // bytes
+  return type == DataType::kFloat64 ? 8 : type == DataType::kFloat32 ? 4 : 2;
+}
+
 // The type in which numbers of a type are computed, and summed up.
 constexpr DataType computed_in(DataType type) {
   return type == DataType::kFloat64 ? DataType::kFloat64 : DataType::kFloat32;

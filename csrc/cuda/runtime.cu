@@ -30,24 +30,11 @@ int persistent_type(DataType type, bool tfloat32) {
   }
 }
 
-int per_step_type(DataType type) {
-  switch (type) {
-    case DataType::kFloat32:
-      return 0;
-    case DataType::kFloat64:
-      return 1;
-    case DataType::kBFloat16:
-      return 2;
-    default:
-      return 3;
-  }
-}
-
 // Calls visitor(Tag<PerStepKernels<Cell, T>>).
 template <class Visitor>
 void visit_per_step(const Problem& problem, Visitor&& visitor) {
   visit_type(Cells{}, problem.cell.index, [&](auto cell) {
-    visit_type(PerStepTypes{}, per_step_type(problem.type), [&](auto element) {
+    visit_type(PerStepTypes{}, static_cast<int>(problem.type), [&](auto element) {
       visitor(Tag<PerStepKernels<typename decltype(cell)::type, typename decltype(element)::type>>{});
     });
   });

@@ -26,8 +26,6 @@ constexpr Rules kRules[] = {
     {Schedule::kGrid, "grid", 80, 1, 0, 1, 0, [](const StepCosts& c, double kb) { return c.grid + c.grid_kb * kb; }},
 };
 
-size_t element_bytes(DataType type) { return type == DataType::kFloat32 ? 4 : 2; }
-
 double model_step_us(const Rules& rules, const Problem& problem, bool tfloat32, const Option& option,
                      const StepCosts& costs) {
   const PersistentShape& s = option.shape;
@@ -48,8 +46,7 @@ double library_step_us(const Problem& problem, bool tfloat32, const StepCosts& c
   const LibraryRates& rates = kLibraryRates;
   const double weights =
       static_cast<double>(problem.cell.gates * problem.hidden_size) * static_cast<double>(problem.output_size);
-  const double bytes =
-      weights * (problem.type == DataType::kFloat64 ? 8.0 : static_cast<double>(element_bytes(problem.type)));
+  const double bytes = weights * static_cast<double>(element_size(problem.type));
   const bool exact = problem.type == DataType::kFloat64 || (problem.type == DataType::kFloat32 && !tfloat32);
   const double tflops = exact ? rates.exact_tflops : (tfloat32 ? rates.tf32_tflops : rates.half_tflops);
   const double product =
@@ -91,7 +88,7 @@ std::vector<Option> feasible(const Rules& rules, const Problem& problem, bool tf
   const int vectors = problem.backward ? problem.cell.gates : 1, results = problem.backward ? 1 : problem.cell.gates;
   const int most_ranks =
       std::min(rules.max_ranks > 0 ? rules.max_ranks : device.multiprocessors, device.multiprocessors);
-  const size_t size = element_bytes(problem.type);
+  const auto size = static_cast<size_t>(element_size(problem.type));
   int fewest_ranks = 0;
   size_t least_shared = 0;
   std::vector<Option> found;
