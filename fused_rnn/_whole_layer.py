@@ -60,12 +60,13 @@ def _nothing_watches() -> bool:
 
 def can_step(tensors: Sequence[Tensor | None]) -> bool:
     """Whether `step` may be tried, whose operator finds out itself whether the tensors fit."""
-    if torch.compiler.is_compiling() or tensors[0] is None:
+    x = tensors[0]
+    if torch.compiler.is_compiling() or x is None:
         return False
     for t in tensors:
         if t is not None and type(t) not in _PLAIN:
             return False
-    return _nothing_watches()
+    return x.is_cpu and _nothing_watches()
 
 
 def step(cell: str, tensors: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
@@ -146,7 +147,7 @@ class _Layer(Function):
         if d_output is not None and d_output.dim() == 3:
             incoming = (d_output.reshape(results[0].shape), *incoming[1:])
         need: Any = LayerArguments._make(ctx.needs_input_grad[4:])
-        return (None,) * 4 + _gradients(ctx, given, places, need, incoming, results)
+        return (None,) * 4 + _changeable(_gradients(ctx, given, places, need, incoming, results))
 
 
 class _Step(Function):
@@ -170,7 +171,14 @@ class _Step(Function):
         need: Any = _as_layer(ctx.needs_input_grad[1:])
         found = LayerArguments._make(_gradients(ctx, _as_layer(saved[:7]), None, need, incoming, saved[7:]))
         x, h, c = (None if d is None else d.squeeze(0) for d in (found.x, found.h_0, found.c_0))
-        return None, x, found.w_ih, found.b_ih, found.w_hh, found.b_hh, h, c
+        return None, *_changeable((x, found.w_ih, found.b_ih, found.w_hh, found.b_hh, h, c))
+
+
+def _changeable(gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    """The same as no views where they have derivatives: torch lets nobody change a view that a Function has made."""
+    if not torch.is_grad_enabled():
+        return gradients
+    return tuple(d if d is None or not d._is_view() else reshaped(d, d.shape) for d in gradients)
 
 
 def _as_layer(tensors: Sequence[Any]) -> Any:

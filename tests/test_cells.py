@@ -80,3 +80,21 @@ def test_wrong_sizes_are_reported_before_wrong_types(
             getattr(each, name)(3, 5)(x.to(dtype), *states)
         raised.append(str(caught.value))
     assert raised[1].startswith(raised[0])
+
+
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("name", ["LSTMCell", "GRUCell", "RNNCell"])
+def test_a_cell_on_the_meta_device_knows_what_torchs_knows(name: str, grad: bool) -> None:
+    cells = [getattr(mode, name)(3, 5, device="meta") for mode in (torch.nn, fused_rnn)]
+    with torch.set_grad_enabled(grad):
+        for shape in ((3,), (2, 3)):
+            theirs, ours = (cell(torch.zeros(shape, device="meta")) for cell in cells)
+            if name != "LSTMCell":
+                theirs, ours = (theirs,), (ours,)
+            assert [(t.shape, t.dtype, t.requires_grad) for t in ours] == [
+                (t.shape, t.dtype, t.requires_grad) for t in theirs
+            ]
+        for shape in ((2, 7), (1, 2, 3), (7,)):
+            for cell in cells:
+                with pytest.raises((RuntimeError, ValueError)):
+                    cell(torch.zeros(shape, device="meta"))

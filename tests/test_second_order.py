@@ -211,3 +211,20 @@ def test_an_empty_sequence_has_second_derivatives() -> None:
     (d_h_0,) = torch.autograd.grad(result.h_n.square().sum(), tensors["h_0"], create_graph=True)
     (second,) = torch.autograd.grad(d_h_0.sum(), tensors["h_0"])
     assert torch.equal(second, torch.full_like(second, 2.0))
+
+
+@pytest.mark.parametrize(("name", "options"), MODULES)
+def test_gradients_with_derivatives_may_be_changed_in_place(name: str, options: dict[str, Any]) -> None:
+    modules, x = make_pair(name, **options), input_of(name)
+    found = []
+    for module in modules:
+        leaves = [x, *module.parameters()]
+        gradients = torch.autograd.grad(first_of(module(x)).sin().sum(), leaves, create_graph=True)
+        for gradient in gradients:
+            gradient.mul_(2.0)
+        with torch.no_grad():
+            torch._foreach_mul_(gradients, 0.25)
+        total = torch.stack([gradient.square().sum() for gradient in gradients]).sum()
+        found.append([*gradients, *torch.autograd.grad(total, leaves)])
+    for ours, theirs in zip(*found, strict=True):
+        assert relative_error(ours, theirs) <= TOLERANCES[torch.float64].gradients
