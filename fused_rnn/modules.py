@@ -701,7 +701,8 @@ class LSTMCell(RecurrentCell):
         hx: (h_0 [B, H], c_0 [B, H]), or each [H] without a batch; None is zero.
 
     Returns:
-        (h_1, c_1), each [B, H], or [H] without a batch.
+        (h_1, c_1), each [B, H], or [H] without a batch. One node of autograd's graph makes both, so that h_1 does not
+        depend on the returned c_1, as in torch.nn's cell on a GPU; on a CPU torch's h_1 does.
 
     Raises:
         ValueError, TypeError: wrong numbers of dimensions, or a state that is not a pair of tensors.
