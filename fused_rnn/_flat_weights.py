@@ -17,21 +17,18 @@ import torch
 from torch import Tensor
 
 
-def held(module: torch.nn.Module, names: Sequence[str]) -> list[Any]:
+def held(module: torch.nn.Module, names: Sequence[str], *, needed: bool = True) -> list[Any]:
     """The module's parameters by name, whatever holds them now: a parametrization computes them, a hook may set them.
 
-    The dictionary comes first because Module.__getattr__ costs five times as much.
+    One that is `needed` may not be None, as one is that somebody has set to it. The dictionary comes first because
+    Module.__getattr__ costs five times as much.
     """
-    parameters = module._parameters
-    return [parameters[name] if name in parameters else getattr(module, name) for name in names]
-
-
-def present(module: torch.nn.Module, names: Sequence[str]) -> list[Any]:
-    """The same, none of which may be None, as one is that somebody has set to it."""
-    found = held(module, names)
-    for name, tensor in zip(names, found):  # noqa: B905 - short calls feel the keyword
-        if tensor is None:
+    parameters, found = module._parameters, []
+    for name in names:
+        tensor = parameters[name] if name in parameters else getattr(module, name)
+        if tensor is None and needed:
             raise TypeError(f"{type(module).__name__}: parameter {name} must be a Tensor, got None")
+        found.append(tensor)
     return found
 
 
@@ -96,9 +93,10 @@ class FlatWeights(torch.nn.RNNBase):
 
     def _weights(self, names: Sequence[str]) -> list[Any]:
         """The tensors of those names that a call uses."""
-        self._update_flat_weights()
+        if self._flat is not None:
+            self._update_flat_weights()
         if self._flat is None:
-            return present(self, names)
+            return held(self, names)
         flat, places = self._flat, self._flat_weights_names
         if len(flat) != len(places):
             raise RuntimeError(

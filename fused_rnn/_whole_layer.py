@@ -21,7 +21,6 @@ from fused_rnn._autograd import (
     differentiable,
     gradients_of_numbers,
     incoming_gradients,
-    only_run,
     wants_gradient,
 )
 from fused_rnn._products import are_ours, product
@@ -50,11 +49,13 @@ def can_run(arguments: LayerArguments) -> bool:
 
 
 def _nothing_watches() -> bool:
+    """Neither autocast nor tangents, transforms or `only_run`, whose flags short calls read themselves."""
     return (
         not torch.is_autocast_enabled("cpu")
         and forward_ad._current_level < 0
         and not torch._C._are_functorch_transforms_active()
-        and not only_run()
+        and not torch.compiler._is_exporting_flag
+        and not torch._C._is_tracing()
     )
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from fused_rnn._flat_weights import FlatWeights, held, present
+from fused_rnn._flat_weights import FlatWeights, held
 from fused_rnn._layers import (
     Ragged,
     makes_gates,
@@ -659,7 +659,7 @@ class RecurrentCell(Unscriptable, Traceable, torch.nn.RNNCellBase):
         self, cell: str, x: Tensor, states: Sequence[Tensor], names: Sequence[str], labels: Sequence[str]
     ) -> tuple[Tensor, ...]:
         """The next hidden state, and cell state where there is one; errors call the states by `names` and `labels`."""
-        weights = DirectionWeights(*present(self, _CELL_WEIGHTS), *held(self, _CELL_BIASES))
+        weights = DirectionWeights(*held(self, _CELL_WEIGHTS), *held(self, _CELL_BIASES, needed=False))
         if not states and weights.w_hh.shape[1] != self.hidden_size:
             raise RuntimeError(
                 f"hidden0 has inconsistent hidden_size: got {self.hidden_size}, expected {weights.w_hh.shape[1]}: "
