@@ -307,8 +307,12 @@ torch.library.register_autograd("fused_rnn::forward", _gradients_of_operator, se
 
 def are_mapped(tensors: Sequence[Tensor | None]) -> bool:
     """Whether many gradients come at once, by torch.func or by autograd's own `is_grads_batched`."""
-    legacy = torch._C._functorch.is_legacy_batchedtensor
-    return torch._C._are_functorch_transforms_active() or any(t is not None and legacy(t) for t in tensors)
+    if torch._C._are_functorch_transforms_active():
+        return True
+    for t in tensors:  # noqa: SIM110 - short calls feel a generator
+        if t is not None and torch._C._functorch.is_legacy_batchedtensor(t):
+            return True
+    return False
 
 
 def differentiable(cell: str) -> int:

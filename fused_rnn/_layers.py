@@ -292,7 +292,8 @@ def run_stack(
     h_last, c_last = [], []
     for index, weights in enumerate(layers):
         own = slice(index * len(weights), (index + 1) * len(weights))
-        h_own, c_own = (None if state is None else state[own] for state in (h_0, c_0))
+        h_own = None if h_0 is None else h_0[own]
+        c_own = None if c_0 is None else c_0[own]
         last = index + 1 == len(layers)
         output, h_n, c_n, cells = of_layer(
             x, weights, h_0=h_own, c_0=c_own, keep_cells=keep_cells and last, handed_out=last

@@ -89,11 +89,12 @@ def check_kind(x: Tensor, weight: Tensor, mismatch: type[Exception]) -> None:
 
 def refuse_expanded_weights(owner: str, weights: Sequence[Tensor | None]) -> None:
     """The tensors are not those of torch.nn.utils' call_for_per_sample_grads, which the operators do not know."""
-    if any(isinstance(weight, ExpandedWeight) for weight in weights):
-        raise NotImplementedError(
-            f"{owner}: call_for_per_sample_grads works only with torch.nn's own operators; "
-            "torch.func.vmap(torch.func.grad(...)) gives per-sample gradients"
-        )
+    for weight in weights:
+        if isinstance(weight, ExpandedWeight):
+            raise NotImplementedError(
+                f"{owner}: call_for_per_sample_grads works only with torch.nn's own operators; "
+                "torch.func.vmap(torch.func.grad(...)) gives per-sample gradients"
+            )
 
 
 def _check_device(x: Tensor, kind: str, name: str, tensor: Tensor) -> None:
@@ -109,7 +110,7 @@ def check_parameter_devices(x: Tensor, directions: Iterable[tuple[str, Direction
     """All parameters, by the suffix of the names of each direction, are where the input is."""
     for suffix, parameters in directions:
         for name, parameter in zip(_PARAMETERS, parameters, strict=True):
-            if parameter is not None:
+            if parameter is not None and parameter.device != x.device:
                 _check_device(x, "parameter", name + suffix, parameter)
 
 

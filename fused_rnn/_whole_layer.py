@@ -236,8 +236,10 @@ def _gradients(
 def _can_be_one_call(given: LayerArguments) -> bool:
     x = given.x
     dtype, rows = x.dtype, x.shape[0] * x.shape[1]
-    weights = [w for w in (given.w_ih, given.w_hh, given.w_hr) if w is not None]
-    return all(are_ours(dtype, rows, *w.shape) for w in weights)
+    for w in (given.w_ih, given.w_hh, given.w_hr):
+        if w is not None and not are_ours(dtype, rows, *w.shape):
+            return False
+    return True
 
 
 def _gradients_by_one_call(
@@ -248,7 +250,8 @@ def _gradients_by_one_call(
     over = may_write_over(results[2]) and _ops.can_write_over_saved(cell)
     found = _ops.layer_backward(cell, incoming, given, results, wanted, over=over)
     gradients = (found.d_x, found.d_w_ih, found.d_b_ih, found.d_w_hh, found.d_b_hh, *found[5:8])
-    return (*(d if each else None for d, each in zip(gradients, need, strict=False)), None, None)
+    wanted = [d if each else None for d, each in zip(gradients, need, strict=False)]
+    return (*wanted, None, None)
 
 
 def _of_both_biases(
