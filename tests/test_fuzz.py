@@ -10,7 +10,7 @@ import torch
 
 import fused_rnn
 from tests import native_build
-from tools.fuzz import modes
+from tools.fuzz import modes, oracle
 from tools.fuzz.__main__ import Found, main, search
 from tools.fuzz.case import LAYOUTS, Case, draw, smallest
 from tools.fuzz.problem import laid_out
@@ -53,6 +53,19 @@ def test_a_layout_holds_the_values(layout: str) -> None:
     made = laid_out(values, layout)
     assert torch.equal(made, values[:1].expand(3, 4) if layout == "expanded" else values)
     assert made.is_neg() or made.storage_offset() or not made.is_contiguous()
+
+
+def test_how_near_values_come_to_a_jump_is_seen() -> None:
+    values = torch.tensor([0.3, -0.5, 0.25])
+    for function, distance in (
+        (lambda v: torch.where(v > 0.05, 0.05, v), 0.2),
+        (lambda v: torch.where(v < -0.05, -0.05, v), 0.3),
+        (torch.relu, 0.25),
+    ):
+        margin = oracle.Margin()
+        with margin:
+            function(values)
+        assert margin.distance == pytest.approx(distance)
 
 
 # --- Planted faults ---

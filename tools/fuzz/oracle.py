@@ -96,7 +96,7 @@ class Margin(TorchFunctionMode):
         if isinstance(value, Tensor) and value.numel() and value.is_floating_point():
             if func is torch.relu:
                 self._see(value)
-            elif func in (Tensor.__gt__, Tensor.__lt__):
+            elif func in (Tensor.gt, Tensor.lt, Tensor.__gt__, Tensor.__lt__):
                 self._see(value - args[1])
         return func(*args, **(kwargs or {}))
 
