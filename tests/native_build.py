@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+PATIENCE = 3600  # seconds that a program of a test may take: only what hangs takes them, however busy the machine is
 # Without the checks of pointers that compiling spends half of its time on, of which AddressSanitizer sees what matters.
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize=null,object-size,pointer-overflow,vptr"]
 SANITIZERS += ["-fno-sanitize-recover=all"]

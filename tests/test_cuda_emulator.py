@@ -54,7 +54,9 @@ def run_program(name: str, folder: Path) -> subprocess.CompletedProcess[str]:
     program = str(build_program(name, folder))
     # Fibers change stacks under the sanitizer, which is told; what it would remember of each slows it down a lot.
     environment = {**os.environ, "ASAN_OPTIONS": "detect_stack_use_after_return=0"}
-    return subprocess.run([program], capture_output=True, text=True, timeout=900, check=False, env=environment)
+    return subprocess.run(
+        [program], capture_output=True, text=True, timeout=native_build.PATIENCE, check=False, env=environment
+    )
 
 
 @pytest.fixture(scope="module")

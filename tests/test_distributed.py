@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PROCESSES = 2
-PATIENCE = 240  # seconds for both to start torch, on a busy machine too, and to end
 
 START = "import sys; from tests.test_distributed import work; work(sys.argv[1], int(sys.argv[2]), sys.argv[3])"
 
@@ -48,7 +47,11 @@ def work(kind: str, rank: int, meeting: str) -> None:
     """What one process does."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
-        "gloo", init_method=meeting, rank=rank, world_size=PROCESSES, timeout=timedelta(seconds=PATIENCE / 2)
+        "gloo",
+        init_method=meeting,
+        rank=rank,
+        world_size=PROCESSES,
+        timeout=timedelta(seconds=native_build.PATIENCE / 2),
     )
     expected = make(torch.nn)
     x = torch.randn(5, 2 * PROCESSES, 3, dtype=torch.float64)
@@ -80,7 +83,7 @@ def test_gradients_of_halves_are_those_of_the_whole(kind: str, tmp_path: Path) -
         for rank in range(PROCESSES)
     ]  # fmt: skip
     try:
-        outputs = [process.communicate(timeout=PATIENCE)[0] for process in processes]
+        outputs = [process.communicate(timeout=native_build.PATIENCE)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()

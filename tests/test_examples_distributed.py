@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 EXAMPLE = ["examples/train_distributed.py", "--units", "32", "--steps", "60"]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-PATIENCE = 240  # seconds, for processes that start torch on a busy machine
 
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available(), reason="this build of torch has no torch.distributed"
@@ -33,7 +32,7 @@ def run(folder: Path, *arguments: str) -> Losses:
     folder.mkdir(exist_ok=True)
     ended = subprocess.run(
         [sys.executable, *arguments, "--folder", str(folder)],
-        cwd=native_build.ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False,
+        cwd=native_build.ROOT, env=environment, capture_output=True, text=True, timeout=native_build.PATIENCE, check=False,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     assert "bits per character" in ended.stdout.splitlines()[-1]

@@ -9,6 +9,8 @@ import textwrap
 
 import pytest
 
+from tests.native_build import PATIENCE
+
 # A process of its own, since it starts threads and then forks, and may hang. `fork` runs a call in a child and compares
 # its result with the parent's, bit for bit.
 PROGRAM = """
@@ -111,7 +113,7 @@ OTHERS = {
         queue = context.Queue()
         worker = context.Process(target=work, args=(queue,), daemon=True)
         worker.start()
-        print("same" if queue.get(timeout=60) == expected else "differs")
+        print("same" if queue.get(timeout=600) == expected else "differs")
         worker.join()
     """,
     "a data loader": """
@@ -121,7 +123,7 @@ OTHERS = {
             def __len__(self): return 2
             def __getitem__(self, index): return layer(x)[0][index]
         layer(x)
-        loader = torch.utils.data.DataLoader(Data(), num_workers=1, timeout=60)
+        loader = torch.utils.data.DataLoader(Data(), num_workers=1, timeout=600)
         print("same" if torch.equal(next(iter(loader))[0], layer(x)[0][0]) else "differs")
     """,
 }
@@ -132,7 +134,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="a platform with
 
 def output_of(code: str) -> str:
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", PROGRAM + textwrap.dedent(code)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert result.returncode == 0, result.stderr
     return result.stdout
 

@@ -274,5 +274,5 @@ def test_micro_kernels_are_right_in_the_emulator(tmp_path: Path) -> None:
     flags.append('-DFUSED_RNN_EMULATED_DEVICE="emulated_device.h"')
     sources = [str(emulator / "test_micro.cpp"), str(emulator / "emulator.cpp")]
     program = native_build.compile_cpp([*native_build.common_flags(), "-O1", *flags, *sources], tmp_path / "test_micro")
-    result = subprocess.run([str(program)], capture_output=True, text=True, timeout=300, check=False)
+    result = subprocess.run([str(program)], capture_output=True, text=True, timeout=native_build.PATIENCE, check=False)
     assert result.returncode == 0, result.stdout + result.stderr

@@ -9,6 +9,8 @@ import textwrap
 
 import pytest
 
+from tests.native_build import PATIENCE
+
 # Counts in a process of its own, whose heap nothing else touches. Bytes in use are exact; what some calls leave is told
 # from what each leaves by rounds of many calls.
 COUNTER = """
@@ -135,5 +137,5 @@ for weights in (None, torch.int8):
 @pytest.mark.parametrize(("program", "calls"), [(OPS, 5000), (MODULES, 600)], ids=["ops", "modules"])
 def test_no_call_leaves_memory_behind(program: str, calls: int) -> None:
     code = f"{COUNTER}\nCALLS = {calls}\n{textwrap.dedent(program)}"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=False)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert (result.returncode, result.stdout) == (0, ""), result.stdout + result.stderr

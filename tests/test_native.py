@@ -90,7 +90,9 @@ def build(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.mark.parametrize(("source", "flavour"), CASES)
 def test_native_program_reports_no_failure(source: str, flavour: str, build: Build) -> None:
-    result = subprocess.run([str(build(source, flavour))], capture_output=True, text=True, timeout=300, check=False)
+    result = subprocess.run(
+        [str(build(source, flavour))], capture_output=True, text=True, timeout=native_build.PATIENCE, check=False
+    )
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.rstrip().endswith(" checks, 0 failed")
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import fused_rnn
+from tests.native_build import PATIENCE
 
 NAMES = ("LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell")
 PLACES = (torch.nn, torch.nn.modules, torch.nn.modules.rnn)
@@ -83,12 +84,12 @@ def test_blocks_of_two_threads_may_overlap() -> None:
     def other() -> None:
         with fused_rnn.patch():
             entered.set()
-            leave.wait(timeout=60)
+            leave.wait(timeout=PATIENCE)
 
     thread = threading.Thread(target=other)
     with fused_rnn.patch():
         thread.start()
-        assert entered.wait(timeout=60)
+        assert entered.wait(timeout=PATIENCE)
     assert names_mean(fused_rnn)  # the block that began last is still open
     leave.set()
     thread.join()
