@@ -32,7 +32,8 @@ def run(folder: Path, *arguments: str) -> Losses:
     folder.mkdir(exist_ok=True)
     ended = subprocess.run(
         [sys.executable, *arguments, "--folder", str(folder)],
-        cwd=native_build.ROOT, env=environment, capture_output=True, text=True, timeout=native_build.PATIENCE, check=False,
+        cwd=native_build.ROOT, env=environment, capture_output=True, text=True, check=False,
+        timeout=native_build.PATIENCE,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     assert "bits per character" in ended.stdout.splitlines()[-1]
