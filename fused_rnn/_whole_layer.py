@@ -250,8 +250,8 @@ def _gradients_by_one_call(
     over = may_write_over(results[2]) and _ops.can_write_over_saved(cell)
     found = _ops.layer_backward(cell, incoming, given, results, wanted, over=over)
     gradients = (found.d_x, found.d_w_ih, found.d_b_ih, found.d_w_hh, found.d_b_hh, *found[5:8])
-    wanted = [d if each else None for d, each in zip(gradients, need, strict=False)]
-    return (*wanted, None, None)
+    given_back = [d if each else None for d, each in zip(gradients, need, strict=False)]
+    return (*given_back, None, None)
 
 
 def _of_both_biases(
