@@ -47,6 +47,8 @@ def strict() -> Iterator[None]:
             loss = layer(x)[0].sum()
             loss.backward()  # fine; torch.autograd.grad(..., create_graph=True) and a gradient of that is an error
     """
+    # Marks `active` for the compiler. Not when this file is imported, since it imports the compiler, which takes seconds.
+    torch.compiler.assume_constant_result(active)  # type: ignore[no-untyped-call]
     before = _strict.set(True)
     _count_blocks(1)
     try:
@@ -61,9 +63,8 @@ def resumed(held: bool) -> AbstractContextManager[None]:
     return strict() if held else nullcontext()
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def active() -> bool:
-    """Whether this thread or task is inside of a block."""
+    """Whether this thread or task is inside of a block: for the compiler a constant, see `strict`."""
     return _strict.get()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import math
 import subprocess
 import sys
@@ -391,3 +392,11 @@ def test_importing_without_the_compiled_library_says_how_to_build_it() -> None:
     result = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=False)
     assert result.returncode != 0
     assert "ImportError: fused_rnn is not built: run `pip install" in result.stderr
+
+
+def test_importing_leaves_the_compiler_and_exporters_alone() -> None:
+    script = "import sys, torch; before = set(sys.modules); import fused_rnn; print(*sys.modules.keys() - before)"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    foreign = {name.partition(".")[0] for name in result.stdout.split() if not name.startswith("torch.")}
+    assert foreign & set(importlib.metadata.packages_distributions()) <= {"fused_rnn", "torch"}
+    assert not any(name.startswith(("torch._dynamo", "torch._inductor", "torch.onnx")) for name in result.stdout.split())
