@@ -399,4 +399,6 @@ def test_importing_leaves_the_compiler_and_exporters_alone() -> None:
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     foreign = {name.partition(".")[0] for name in result.stdout.split() if not name.startswith("torch.")}
     assert foreign & set(importlib.metadata.packages_distributions()) <= {"fused_rnn", "torch"}
-    assert not any(name.startswith(("torch._dynamo", "torch._inductor", "torch.onnx")) for name in result.stdout.split())
+    assert not any(
+        name.startswith(("torch._dynamo", "torch._inductor", "torch.onnx")) for name in result.stdout.split()
+    )

@@ -104,6 +104,25 @@ class Margin(TorchFunctionMode):
         self.distance = min(self.distance, difference.detach().abs().min().item())
 
 
+class InexactActivations(TorchFunctionMode):
+    """Activations that are off by a few units in the last place of a type, as those that the kernels save are.
+
+    Derivatives take their slope from the value, of which near saturation 1 - tanh(x)^2 is mostly rounding.
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.eps = torch.finfo(dtype).eps
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func not in (torch.tanh, torch.sigmoid):
+            return func(*args, **(kwargs or {}))
+        (x,) = args
+        y = func(x.detach())
+        slope = 1 - y * y if func is torch.tanh else y * (1 - y)
+        return func(x + self.eps * torch.randn_like(y) * y / slope.clamp_min(self.eps))
+
+
 @contextlib.contextmanager
 def norms_of_torch() -> Iterator[None]:
     """Steps with torch's layer_norm, which in the type of a case is as exact as can be asked for."""

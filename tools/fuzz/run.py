@@ -77,9 +77,9 @@ def compare(problem: Problem, draws: list[Draws], outcome: Named) -> Iterator[Fa
         exact = truth(problem, oracle.exact_leaves(problem), draws)
     others: Sequence[Named] = []
     # A second derivative has more to cancel, and the norm of one or two units is all cancellation. That of one has no
-    # derivative, where torch's own layer norm leaves roundings times its scale, 1 / sqrt(epsilon) = 316.
+    # derivative, where torch's own layer norm leaves roundings times the cube of its scale, 1 / sqrt(epsilon) = 316.
     times = 4 if case.mode == "double" or (case.layer_norm and case.h <= 2) else 1
-    times = 64 if case.layer_norm and case.h == 1 else times
+    times = 4096 if case.layer_norm and case.h == 1 else times
     for name, value in outcome.items():
         if name not in exact:  # where there are no steps nothing depends on anything
             if value.any():
@@ -112,16 +112,20 @@ def compare(problem: Problem, draws: list[Draws], outcome: Named) -> Iterator[Fa
 
 
 def _in_other_ways(problem: Problem, draws: list[Draws]) -> Sequence[Named]:
-    """What the case's type can do at all: the oracle in that type, and in float64 from leaves that are rounded anew."""
+    """What the case's type can do at all: the oracle in that type; in float64, from leaves and activations rounded anew.
+
+    Few draws miss the largest error that a rounding anywhere grows to.
+    """
     dtype = getattr(torch, problem.case.dtype)
     with oracle.norms_of_torch(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's of slow ways
         found = [truth(problem, oracle.exact_leaves(problem, dtype), draws)]
-    for seed in range(12):  # few draws miss the largest error that a rounding anywhere can grow to
+    for seed in range(12):
         leaves = oracle.exact_leaves(problem)
         torch.manual_seed(seed)
         with torch.no_grad():
             for leaf in leaves.values():
-                leaf.mul_(1 + torch.finfo(dtype).eps / 2 * torch.randn(leaf.shape))
-        found.append(truth(problem, leaves, draws))
+                leaf.mul_(1 + torch.finfo(dtype).eps * torch.randn(leaf.shape, dtype=torch.float64))
+        with oracle.InexactActivations(dtype):
+            found.append(truth(problem, leaves, draws))
     return found
