@@ -47,7 +47,7 @@ def strict() -> Iterator[None]:
             loss = layer(x)[0].sum()
             loss.backward()  # fine; torch.autograd.grad(..., create_graph=True) and a gradient of that is an error
     """
-    # Marks `active` for the compiler. Not when this file is imported, since it imports the compiler, which takes seconds.
+    # Marks `active` for the compiler. Not where it is defined, since this imports the compiler, which takes seconds.
     torch.compiler.assume_constant_result(active)  # type: ignore[no-untyped-call]
     before = _strict.set(True)
     _count_blocks(1)
