@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import Function, forward_ad
+from torch.autograd import Function
 
-from fused_rnn import _ops, _plain, _strict, _vmap
+from fused_rnn import _modes, _ops, _plain, _strict, _vmap
 from fused_rnn._saved import keep, kept
 from fused_rnn._tensors import DIFFERENTIABLE, Arguments
 from fused_rnn._weight_gradients import w_hh_gradient, w_hr_gradient
@@ -65,25 +65,25 @@ def recurrence(
     function: type[Function] | None
     if _lacks_kernel(arguments):
         return _in_plain_torch("layer norms on a GPU", "there is no CUDA kernel with them", cell, arguments)
-    if only_run():
+    if _modes.only_run():
         function = None
-    elif torch.compiler.is_compiling() or _is_functionalized():
+    elif torch.compiler.is_compiling() or _modes.is_functionalized():
         keep_cells = keep_cells or wants_gradient(arguments)  # of the operator, whose gradients are registered
         function = None
-    elif _forward_modes() < 2:
+    elif not _modes.tangents_of_tangents():
         function = _eager_function(arguments)
     else:  # torch's tangents of tangents are zero through any Function (pytorch issue 197867)
         why = "torch takes them for zero in a function with kernels"
         return _in_plain_torch("tangents of tangents", why, cell, arguments)
     if function is None:
         # A trace in grad mode would hold the registered gradients as a piece of Python.
-        with torch.no_grad() if _is_tracing() else nullcontext():
+        with torch.no_grad() if _modes.is_traced() else nullcontext():
             return RecurrenceResult._make(_ops.forward(cell, arguments, keep_cells)[:4])
     return RecurrenceResult._make(function.apply(cell, *arguments)[:4])  # type: ignore[no-untyped-call]
 
 
 def _eager_function(arguments: Arguments) -> type[Function] | None:
-    if hides_derivatives():
+    if _modes.hides_derivatives():
         return EagerRecurrence
     return DirectRecurrence if wants_gradient(arguments) else None
 
@@ -98,44 +98,12 @@ def _in_plain_torch(what: str, why: str, cell: str, arguments: Arguments) -> Rec
     return RecurrenceResult._make((*_plain.recurrence(cell, *arguments), absent, absent)[:4])
 
 
-def only_run() -> bool:
-    """Whether torch.export or torch.jit.trace records this call: the record holds the operator, without a gradient.
-
-    In torch 2.11 the compiler takes is_exporting() for true, and gradients would be lost without a word; the flag
-    behind it is right everywhere.
-    """
-    return torch.compiler._is_exporting_flag or _is_tracing()
-
-
-def _is_tracing() -> bool:
-    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
-
-
 def wants_gradient(tensors: Sequence[Tensor | None]) -> bool:
     if torch.is_grad_enabled():
         for t in tensors:  # a loop, since short calls feel a generator
             if t is not None and t.requires_grad:
                 return True
     return False
-
-
-def hides_derivatives() -> bool:
-    """Whether a tensor may have a tangent, or be mapped by vmap, which hides that it requires grad."""
-    return _forward_modes() > 0 or (torch.is_grad_enabled() and torch._C._are_functorch_transforms_active())
-
-
-def _forward_modes() -> int:
-    """How many tangents a tensor may have: torch.autograd.forward_ad opens a level, torch.func one inside another."""
-    if forward_ad._current_level < 0:
-        return 0
-    transforms = torch._C._functorch.get_interpreter_stack() or ()
-    return max(1, sum(transform.key() == torch._C._functorch.TransformType.Jvp for transform in transforms))
-
-
-def _is_functionalized() -> bool:
-    """Whether torch.func.functionalize runs this call, which takes operators but no Function."""
-    transforms = torch._C._functorch.get_interpreter_stack() or ()
-    return any(transform.key() == torch._C._functorch.TransformType.Functionalize for transform in transforms)
 
 
 class EagerRecurrence(Function):
@@ -150,7 +118,7 @@ class EagerRecurrence(Function):
     def forward(cell: str, *arguments: Any) -> tuple[Tensor, ...]:
         """Run the operator and make the anchor."""
         gates = arguments[0]
-        anchor = torch.zeros_like(gates) if _forward_modes() else gates.new_zeros(()).expand(gates.shape)
+        anchor = torch.zeros_like(gates) if _modes.has_tangents() else gates.new_zeros(()).expand(gates.shape)
         return (*_ops.forward(cell, Arguments._make(arguments), True), anchor)
 
     @staticmethod
@@ -169,7 +137,7 @@ class EagerRecurrence(Function):
         found: tuple[Tensor | None, ...] = (None,) * _NUMBERS
         if any(d is not None for d in incoming):
             arguments = (ctx.cell, *ctx.needs_input_grad[1 : 1 + _NUMBERS], *incoming, *kept(ctx))
-            if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+            if torch.is_grad_enabled() or _modes.is_transformed():
                 with _strict.resumed(ctx.strict):
                     found = RecurrenceGradients.apply(*arguments)  # type: ignore[no-untyped-call]
             else:
@@ -303,16 +271,6 @@ def _gradients_of_operator(ctx: Any, *d_outputs: Tensor | None) -> tuple[Tensor 
 # What a compiler differentiates: an operator whose saved tensors know when they were written over, where those of a
 # Function do not. Without tangents and second derivatives, which a compiler does not ask for.
 torch.library.register_autograd("fused_rnn::forward", _gradients_of_operator, setup_context=_keep_for_operator)
-
-
-def are_mapped(tensors: Sequence[Tensor | None]) -> bool:
-    """Whether many gradients come at once, by torch.func or by autograd's own `is_grads_batched`."""
-    if torch._C._are_functorch_transforms_active():
-        return True
-    for t in tensors:  # noqa: SIM110 - short calls feel a generator
-        if t is not None and torch._C._functorch.is_legacy_batchedtensor(t):
-            return True
-    return False
 
 
 def differentiable(cell: str) -> int:

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from fused_rnn import _autocast, _onnx, _whole_layer
-from fused_rnn._autograd import RecurrenceResult, hides_derivatives, only_run, recurrence
+from fused_rnn._autograd import RecurrenceResult, recurrence
+from fused_rnn._modes import hides_derivatives, is_transformed, only_run
 from fused_rnn._packed import gather_steps, scatter_steps
 from fused_rnn._products import linear
 from fused_rnn._tensors import Arguments, LayerArguments, by_direction
@@ -210,7 +211,7 @@ def _while_unchanged(
     run: Callable[..., RecurrenceResult], tensors: Iterable[Tensor | None]
 ) -> Callable[..., RecurrenceResult]:
     """`run`, or an error where one of the tensors was changed in place since: another run would give other results."""
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if torch.compiler.is_compiling() or is_transformed():
         return run  # which saves the tensors, and sees to their versions
     versions = [(t, t._version) for t in tensors if t is not None and not t.is_inference()]
 

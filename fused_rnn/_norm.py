@@ -10,9 +10,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import Function, forward_ad
+from torch.autograd import Function
 
-from fused_rnn import _ops
+from fused_rnn import _modes, _ops
 from fused_rnn._saved import keep, kept
 from fused_rnn._tensors import HALF_TYPES
 
@@ -51,7 +51,7 @@ def _normalize(values: Tensor, gain: Tensor, bias: Tensor | None) -> Tensor:
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return F.layer_norm(values, values.shape[-1:], gain, bias, _ops.NORM_EPSILON)
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+    if _modes.is_transformed() or _modes.has_tangents():
         hat, _ = _hat_of(values)
         return (hat * gain if bias is None else bias + hat * gain).to(values.dtype)
     result: Tensor = _LayerNorm.apply(values, gain, bias)  # type: ignore[no-untyped-call]

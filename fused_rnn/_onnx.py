@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fused_rnn import _autocast
+from fused_rnn import _autocast, _modes
 from fused_rnn._autograd import RecurrenceResult
 
 
@@ -50,14 +50,8 @@ OPERATORS = {
 def exporting() -> bool:
     """Whether this call becomes part of an ONNX graph."""
     if torch.compiler.is_compiling():
-        # In torch 2.11 the compiler takes torch.compiler.is_exporting() for true everywhere, and in every version it
-        # takes torch.onnx.is_in_onnx_export() for false. The flags behind them are right.
-        if not torch.compiler._is_exporting_flag:
-            return False
-        from torch.onnx._internal.exporter import _flags
-
-        return _flags._is_onnx_exporting
-    if torch._C._is_tracing() and torch.onnx.is_in_onnx_export():
+        return _modes.is_compiled_for_onnx()
+    if _modes.is_traced() and torch.onnx.is_in_onnx_export():
         raise NotImplementedError("fused_rnn has no export to ONNX by tracing: call torch.onnx.export with dynamo=True")
     return False
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from fused_rnn import _modes
+
 if TYPE_CHECKING:
     from torch.nn.utils.rnn import PackedSequence
 
@@ -21,7 +23,7 @@ class Padded(NamedTuple):
 
 def pad(packed: PackedSequence) -> Padded:
     """The steps of a packed sequence; the sizes of its batch are on the CPU, so nothing waits for a device."""
-    if torch.compiler._is_exporting_flag:
+    if _modes.is_exporting():
         raise NotImplementedError(
             "a PackedSequence cannot be exported, since how many steps it has is data: give padded input and lengths"
         )

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils._expanded_weights.expanded_weights_impl import ExpandedWeight
 from torch.nn.utils.rnn import PackedSequence
+
+from fused_rnn._modes import are_expanded, is_transformed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -89,12 +90,11 @@ def check_kind(x: Tensor, weight: Tensor, mismatch: type[Exception]) -> None:
 
 def refuse_expanded_weights(owner: str, weights: Sequence[Tensor | None]) -> None:
     """The tensors are not those of torch.nn.utils' call_for_per_sample_grads, which the operators do not know."""
-    for weight in weights:
-        if isinstance(weight, ExpandedWeight):
-            raise NotImplementedError(
-                f"{owner}: call_for_per_sample_grads works only with torch.nn's own operators; "
-                "torch.func.vmap(torch.func.grad(...)) gives per-sample gradients"
-            )
+    if are_expanded(weights):
+        raise NotImplementedError(
+            f"{owner}: call_for_per_sample_grads works only with torch.nn's own operators; "
+            "torch.func.vmap(torch.func.grad(...)) gives per-sample gradients"
+        )
 
 
 def _check_device(x: Tensor, kind: str, name: str, tensor: Tensor) -> None:
@@ -205,7 +205,7 @@ def check_lengths(lengths: object, x: Tensor, *, batched: bool, batch_first: boo
     if lengths.is_meta and not x.is_meta:
         raise RuntimeError(f"lengths is on device {lengths.device}, which holds no values, but input is on {x.device}")
     # Values on a device would have to be waited for; those that a compiler or torch.func passes have none to look at.
-    symbolic = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    symbolic = torch.compiler.is_compiling() or is_transformed()
     if lengths.is_cpu and lengths.numel() > 0 and not symbolic:
         smallest, largest = (int(each) for each in lengths.long().aminmax())
         if smallest < 0 or largest > time_steps:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fused_rnn import _ops
+from fused_rnn import _modes, _ops
 from fused_rnn._norm import normalize_cell_state, normalize_recurrent
 from fused_rnn._tensors import DIFFERENTIABLE, HALF_TYPES, Arguments
 
@@ -204,7 +204,7 @@ def pull(
         results = function(*(given.get(index, argument) for index, argument in enumerate(arguments)))
         return tuple(results[index] for index in arriving)
 
-    gradients = _functional_gradients if torch._C._are_functorch_transforms_active() else _gradients
+    gradients = _functional_gradients if _modes.is_transformed() else _gradients
     found = gradients(of_chosen, [arguments[index] for index in chosen], list(arriving.values()))
     by_index = dict(zip(chosen, found, strict=True))
     return tuple(by_index.get(index) for index in range(len(arguments)))

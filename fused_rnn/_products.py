@@ -17,9 +17,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import Function, forward_ad
+from torch.autograd import Function
 
-from fused_rnn import _ops
+from fused_rnn import _modes, _ops
 from fused_rnn._tensors import HALF_TYPES
 
 _WORTH_IT = 1 << 18  # multiplications; below, the call costs more than it gains
@@ -55,8 +55,8 @@ def _takes(columns: int, left: Tensor, *others: Tensor | None) -> bool:
             for t in (left, *others)
         )
         and not torch.is_autocast_enabled("cpu")
-        and not torch._C._are_functorch_transforms_active()
-        and forward_ad._current_level < 0
+        and not _modes.is_transformed()
+        and not _modes.has_tangents()
     )
 
 

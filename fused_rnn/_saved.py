@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
+from fused_rnn import _modes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,10 +37,10 @@ def kept(ctx: Any) -> list[Any]:
 
 def own(tensor: Tensor) -> None:
     """Note that the forward pass made a tensor and nobody else has it, unless hooks take what is saved."""
-    if torch._C._autograd._top_saved_tensors_default_hooks(True) is None:
+    if _modes.saves_the_very_tensors():
         tensor._fused_rnn_own = True  # type: ignore[attr-defined]
 
 
 def may_write_over(tensor: Tensor) -> bool:
     """Whether a tensor that was saved is the very one that `own` noted, and the graph ends with this pass."""
-    return hasattr(tensor, "_fused_rnn_own") and not torch._C._autograd._get_current_graph_task_keep_graph()
+    return hasattr(tensor, "_fused_rnn_own") and not _modes.graph_is_kept()

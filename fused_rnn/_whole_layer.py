@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import Function, forward_ad
+from torch.autograd import Function
 
-from fused_rnn import _ops, _strict
+from fused_rnn import _modes, _ops, _strict
 from fused_rnn._autograd import (
     RecurrenceGradients,
     RecurrenceResult,
-    are_mapped,
     differentiable,
     gradients_of_numbers,
     incoming_gradients,
@@ -45,18 +44,7 @@ def can_run(arguments: LayerArguments) -> bool:
     for t in arguments[:DIFFERENTIABLE_OF_LAYER]:  # a loop, since short calls feel a generator
         if t is not None and (type(t) not in _PLAIN or t.dtype != dtype or not t.is_cpu):
             return False
-    return x.dim() == 3 and not x.is_nested and x.shape[2] > 0 and _nothing_watches()
-
-
-def _nothing_watches() -> bool:
-    """Neither autocast nor tangents, transforms or `only_run`, whose flags short calls read themselves."""
-    return (
-        not torch.is_autocast_enabled("cpu")
-        and forward_ad._current_level < 0
-        and not torch._C._are_functorch_transforms_active()
-        and not torch.compiler._is_exporting_flag
-        and not torch._C._is_tracing()
-    )
+    return x.dim() == 3 and not x.is_nested and x.shape[2] > 0 and _modes.is_plain()
 
 
 def can_step(tensors: Sequence[Tensor | None]) -> bool:
@@ -67,7 +55,7 @@ def can_step(tensors: Sequence[Tensor | None]) -> bool:
     for t in tensors:
         if t is not None and type(t) not in _PLAIN:
             return False
-    return x.is_cpu and _nothing_watches()
+    return x.is_cpu and _modes.is_plain()
 
 
 def step(cell: str, tensors: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
@@ -216,7 +204,7 @@ def _gradients(
     results: Sequence[Tensor],
 ) -> tuple[Tensor | None, ...]:
     """Those of `LayerArguments`, each only where it is needed; no two of them share memory."""
-    if _can_be_one_call(given) and not torch.is_grad_enabled() and not are_mapped(incoming):
+    if _can_be_one_call(given) and not torch.is_grad_enabled() and not _modes.are_mapped(incoming):
         return _gradients_by_one_call(ctx.cell, given, need, incoming, results)
     if given.lengths is not None and places is None:
         given = given._replace(x=without_padding(given.x, given.lengths))
@@ -300,7 +288,7 @@ def _recurrence_gradients(
         anchor = zeros.view(*x.shape[:2], ctx.directions, gates, units)
     stacked = (None if t is None else by_direction(t, ctx.directions) for t in (w_hh, b_hh, w_hr))
     kept = (anchor, *stacked, h_0, c_0, None, None, lengths, resets, None, None, *results)
-    if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+    if torch.is_grad_enabled() or _modes.is_transformed():
         with _strict.resumed(ctx.strict):
             found: Sequence[Tensor | None] = RecurrenceGradients.apply(ctx.cell, *needed, *incoming, *kept)  # type: ignore[no-untyped-call]
             return found
@@ -308,7 +296,7 @@ def _recurrence_gradients(
         may_write_over(results[2])
         and _ops.can_write_over_saved(ctx.cell)
         and not _ops.CELLS[ctx.cell].split
-        and not are_mapped(incoming)
+        and not _modes.are_mapped(incoming)
     )
     return gradients_of_numbers(ctx.cell, needed, incoming, kept, over=over)
 

@@ -30,25 +30,36 @@ CSRC_RULES: dict[str, tuple[set[str], tuple[str, ...]]] = {
 }
 # Module of fused_rnn: the modules of the package that it may import.
 PACKAGE_RULES: dict[str, set[str]] = {
+    "_modes": set(),
     "_tensors": set(),
     "_ops": {"_tensors"},
     "_shapes": {"_ops", "_tensors"},
     "_fork": {"_ops"},
-    "_norm": {"_ops", "_saved", "_tensors"},
-    "_plain": {"_norm", "_ops", "_tensors"},
+    "_norm": {"_modes", "_ops", "_saved", "_tensors"},
+    "_plain": {"_modes", "_norm", "_ops", "_tensors"},
     "_vmap": {"_ops", "_tensors"},
-    "_products": {"_ops", "_tensors"},
-    "_saved": set(),
+    "_products": {"_modes", "_ops", "_tensors"},
+    "_saved": {"_modes"},
     "_strict": set(),
     "_weight_gradients": {"_plain", "_products", "_tensors"},
-    "_autograd": {"_ops", "_plain", "_saved", "_strict", "_tensors", "_vmap", "_weight_gradients"},
-    "_whole_layer": {"_autograd", "_ops", "_products", "_saved", "_strict", "_tensors"},
-    "_packed": set(),
+    "_autograd": {"_modes", "_ops", "_plain", "_saved", "_strict", "_tensors", "_vmap", "_weight_gradients"},
+    "_whole_layer": {"_modes", "_autograd", "_ops", "_products", "_saved", "_strict", "_tensors"},
+    "_packed": {"_modes"},
     "_variants": {"_norm", "_ops", "_tensors"},
     "_autocast": set(),
-    "_onnx": {"_autocast", "_autograd"},
-    "_layers": {"_autocast", "_autograd", "_onnx", "_packed", "_products", "_tensors", "_variants", "_whole_layer"},
-    "_parameters": {"_tensors"},
+    "_onnx": {"_modes", "_autocast", "_autograd"},
+    "_layers": {
+        "_modes",
+        "_autocast",
+        "_autograd",
+        "_onnx",
+        "_packed",
+        "_products",
+        "_tensors",
+        "_variants",
+        "_whole_layer",
+    },
+    "_parameters": {"_modes", "_tensors"},
     "_flat_weights": set(),
     "_scripting": set(),
     "_tracing": {"_parameters"},
@@ -145,6 +156,27 @@ def package_violations(root: Path) -> Iterator[str]:
                 yield from (f"{name}: may not import {one}" for one in sorted(targets - PACKAGE_RULES[path.stem]))
 
 
+def private_violations(root: Path) -> Iterator[str]:
+    """Private flags of torch are read in one file, so that a new torch is looked at in one place."""
+    for path in sorted((root / "fused_rnn").glob("*.py")):
+        if path.stem == "_modes":
+            continue
+        name, tree = f"fused_rnn/{path.name}", ast.parse(path.read_text())
+        for module, names, _ in imports_of(path):
+            words = module.split(".")
+            if words[0] == "torch" and any(word.startswith("_") for word in [*words, *names]):
+                yield f"{name}: only _modes.py may look at what is private in torch, not {module}"
+        for node in ast.walk(tree):
+            words = ast.unparse(node).split(".") if isinstance(node, ast.Attribute) else []
+            if (
+                words[:1] in (["torch"], ["forward_ad"])
+                and words[1] != "ops"
+                and words[-1].startswith("_")
+                and words[-1] != "__version__"
+            ):
+                yield f"{name}: only _modes.py may look at {ast.unparse(node)}"
+
+
 def outside_violations(root: Path) -> Iterator[str]:
     for folder, allowed in OUTSIDE_RULES.items():
         for path in sorted((root / folder).rglob("*.py")):
@@ -213,7 +245,10 @@ def device_violations(root: Path) -> Iterator[str]:
 
 def violations(root: Path) -> list[str]:
     """Everything in the tree that breaks a rule."""
-    checks = (include_violations, package_violations, outside_violations, file_violations, device_violations)
+    checks = (
+        *(include_violations, package_violations, private_violations, outside_violations),
+        *(file_violations, device_violations),
+    )
     return [violation for check in checks for violation in check(root)]
 
 
@@ -246,6 +281,14 @@ VIOLATING_FILES = {
     "fused_rnn/_packed.py": (
         '"""P."""\nimport torch\nx = torch.zeros(3, device="cpu")\ny = torch.zeros(3)\n',
         "fused_rnn/_packed.py: torch.zeros names no device",
+    ),
+    "fused_rnn/_saved.py": (
+        '"""S."""\nimport torch\nx = torch.compiler._is_exporting_flag\n',
+        "fused_rnn/_saved.py: only _modes.py may look at torch.compiler._is_exporting_flag",
+    ),
+    "fused_rnn/_plain.py": (
+        '"""P."""\nfrom torch._dynamo import reset\n',
+        "fused_rnn/_plain.py: only _modes.py may look at what is private in torch, not torch._dynamo",
     ),
     "fused_rnn/surprise.py": ('"""S."""\n', "fused_rnn/surprise.py: no rule for this module"),
     "bench/a.py": (

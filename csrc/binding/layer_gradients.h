@@ -7,6 +7,7 @@
 
 #include "binding/allocator.h"
 #include "binding/tensor_views.h"
+#include "core/time.h"
 #include "cpu/arena.h"
 #include "cpu/matrices.h"
 
@@ -162,19 +163,19 @@ class LayerGradients {
   void find_states_before(int64_t d) const {
     const Tensor& output = tensors_.output;
     const OptionalTensor& h_0 = tensors_.h_0;
-    const int64_t size = p_.output_size, width = p_.directions * size, back = d == 0 ? -1 : 1;
+    const int64_t size = p_.output_size, width = p_.directions * size;
     const void* outputs = shifted(output.const_data_ptr(), d * size, p_.type);
     const void* initial = h_0.has_value() ? shifted(h_0->const_data_ptr(), d * h_0->stride(0), p_.type) : nullptr;
     const void** found = states_before_ + d * p_.time_steps * p_.batch;
     for (int64_t t = 0; t < p_.time_steps; ++t) {
-      const bool at_end = t + back < 0 || t + back >= p_.time_steps;
+      const int64_t position = time_at(t, d, p_.time_steps);
       for (int64_t row = 0; row < p_.batch; ++row, ++found) {
-        if (row_step(ragged_, t, row) == RowStep::kReset) {
-          *found = nullptr;
-        } else if (!at_end && row_step(ragged_, t + back, row) != RowStep::kInactive) {
-          *found = shifted(outputs, ((t + back) * p_.batch + row) * width, p_.type);
+        const StateBefore where = state_before(ragged_, position, t, d, row);
+        if (where == StateBefore::kStep) {
+          *found = shifted(outputs, (time_before(t, d) * p_.batch + row) * width, p_.type);
         } else {
-          *found = initial == nullptr ? nullptr : shifted(initial, row * h_0->stride(1), p_.type);
+          const bool given = where == StateBefore::kInitial && initial != nullptr;
+          *found = given ? shifted(initial, row * h_0->stride(1), p_.type) : nullptr;
         }
       }
     }

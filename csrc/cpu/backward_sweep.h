@@ -17,7 +17,7 @@
 #include <utility>
 
 #include "cells/cell.h"
-#include "core/views.h"
+#include "core/time.h"
 #include "cpu/ahead.h"
 #include "cpu/packed_weights.h"
 #include "cpu/share.h"
@@ -103,14 +103,11 @@ class BackwardSweep {
     return p_.projected;
   }
 
-  int64_t time_of(int64_t d, int64_t s) const { return d == 0 ? s : p_.time_steps - 1 - s; }
-  static int64_t time_before(int64_t d, int64_t t) { return d == 0 ? t - 1 : t + 1; }
-
   RowStep row_step_at(int64_t t, int64_t row) const { return ragged_ ? row_step(v_, t, row) : RowStep::kPlain; }
 
   // Whether an active row starts at position s: the step before it is inactive, or there is none.
   bool starts(int64_t d, int64_t s, int64_t t, int64_t row) const {
-    return s == 0 || row_step_at(time_before(d, t), row) == RowStep::kInactive;
+    return s == 0 || (ragged_ && begins(v_, s, t, d, row));
   }
 
   // Whether the update takes a row alone.
@@ -143,7 +140,7 @@ class BackwardSweep {
   template <class TileOf>
   bool recurrent_is_wanted(const TileOf& tile, int64_t d, int64_t s) const {
     if (!ragged_ || s == p_.time_steps - 1) return true;
-    const int64_t after = time_of(d, s + 1);
+    const int64_t after = time_at(s + 1, d, p_.time_steps);
     return any_row(tile, [&](int64_t row) { return row_step(v_, after, row) == RowStep::kPlain; });
   }
 
@@ -164,7 +161,7 @@ class BackwardSweep {
   };
 
   Step at_position(int64_t d, int64_t s) const {
-    const int64_t t = time_of(d, s), before = time_before(d, t);
+    const int64_t t = time_at(s, d, p_.time_steps), before = time_before(t, d);
     const auto rows_before = [&](const SequenceView<const void>& view) {
       return s > 0 ? rows_at<T>(view, before, d) : BatchRows<const T>{};
     };
@@ -195,11 +192,11 @@ class BackwardSweep {
     if (!projected()) {
       auto product = recurrent(d, s);
       Ahead ahead(share, chunk_count<Units::kColumns>(product, share.rows, output_blocks), p_.time_steps);
-      const int64_t next = time_before(d, step.t);
+      const int64_t next = time_before(step.t, d);
       ahead.add<T>(v_.saved, next, d, Cell::kSaved * p_.hidden_size);
       ahead.add<T>(v_.d_output, next, d, p_.output_size);
       // The state before the next step; the one after it is at hand.
-      const int64_t before = time_before(d, next);
+      const int64_t before = time_before(next, d);
       if (Cell::kStates == 2) ahead.add<T>(v_.cells, before, d, p_.hidden_size);
       if (Cell::kReadsHidden) ahead.add<T>(v_.output, before, d, p_.output_size);
       if (v_.d_gates.data != v_.saved.data) ahead.add<T>(v_.d_gates, next, d, Cell::kGates * p_.hidden_size);

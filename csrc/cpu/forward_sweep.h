@@ -13,7 +13,7 @@
 #pragma once
 
 #include "cells/cell.h"
-#include "core/views.h"
+#include "core/time.h"
 #include "cpu/ahead.h"
 #include "cpu/input_gates.h"
 #include "cpu/packed_weights.h"
@@ -108,7 +108,7 @@ class ForwardSweep {
   };
 
   void step(const Share& share, int64_t d, int64_t s, const GatesMade& made) const {
-    const int64_t t = d == 0 ? s : p_.time_steps - 1 - s;
+    const int64_t t = time_at(s, d, p_.time_steps);
     const Step at_t{d,
                     t,
                     made,
@@ -122,7 +122,7 @@ class ForwardSweep {
     const Range blocks = share.blocks_of(weights_.unit_blocks());
     auto recurrent = weights_.recurrent().times(d, at_t.h_before.data, output_stride_, from_zero ? 0 : p_.output_size);
     Ahead ahead(share, chunk_count<Units::kColumns>(recurrent, share.rows, blocks), p_.time_steps);
-    const int64_t next = d == 0 ? t + 1 : t - 1;
+    const int64_t next = time_after(t, d);
     ahead.add<T>(v_.gates, next, d, Cell::kGates * p_.hidden_size);
     ahead.add<T>(v_.saved, next, d, Cell::kSaved * p_.hidden_size);
     ahead.add<T>(v_.cells, next, d, p_.hidden_size);

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <type_traits>
 
-#include "core/views.h"
+#include "core/time.h"
 #include "cpu/packed_weights.h"
 #include "cpu/share.h"
 #include "cpu/tile_vectors.h"
@@ -80,7 +80,7 @@ class InputGates {
     Real* gates = gates_ + first_row(thread, share) * gates_size_;
     const auto wanted = [&](const auto& tile) {
       return v_.lengths == nullptr || any_row(tile, [&](int64_t index) {
-               const int64_t t = time_of(d, begin + index / rows);
+               const int64_t t = time_at(begin + index / rows, d, p_.time_steps);
                return row_step(v_, t, share.rows.begin + index % rows) != RowStep::kInactive;
              });
     };
@@ -124,12 +124,12 @@ class InputGates {
       const int64_t step = d == 0 ? v_.x.time_stride : -v_.x.time_stride, row = v_.x.row_stride;
       const bool whole = p_.input_size % Terms<WeightOf<T>>::kCount == 0;
       if (whole && v_.lengths == nullptr && (rows == 1 || count == 1 || step == rows * row)) {
-        return {at<T>(v_.x, time_of(d, begin), share.rows.begin, 0), rows == 1 ? step : row};
+        return {at<T>(v_.x, time_at(begin, d, p_.time_steps), share.rows.begin, 0), rows == 1 ? step : row};
       }
     }
     Row* x = x_ + first_row(thread, share) * x_size_;
     for (int64_t s = 0; s < count; ++s) {
-      const int64_t t = time_of(d, begin + s);
+      const int64_t t = time_at(begin + s, d, p_.time_steps);
       for (int64_t row = 0; row < rows; ++row) copy(t, share.rows.begin + row, x + (s * rows + row) * x_stride_);
     }
     return {x, x_stride_};
@@ -143,7 +143,6 @@ class InputGates {
     return (direction_part * plan_.unit_parts + share.unit_part) * p_.batch + share.rows.begin;
   }
 
-  int64_t time_of(int64_t d, int64_t s) const { return d == 0 ? s : p_.time_steps - 1 - s; }
   Range blocks_of(const Share& share) const { return share.blocks_of(Units::count(p_.hidden_size)); }
 
   // Inactive steps have zeros for x, whatever lies there.

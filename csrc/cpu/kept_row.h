@@ -2,7 +2,7 @@
 #pragma once
 
 #include "cells/cell.h"
-#include "core/views.h"
+#include "core/time.h"
 #include "cpu/storage.h"
 
 namespace fused_rnn {
@@ -18,15 +18,6 @@ struct KeptRow {
   const T* stays = nullptr;                 // only with zoneout
 };
 
-// Where an active row's state before position s, time t, is; null: it is zero.
-template <class T>
-const T* state_before(const BackwardViews& views, const SequenceView<const void>& states,
-                      const StateView<const void>& initial, int64_t d, int64_t s, int64_t t, int64_t row) {
-  const int64_t before = d == 0 ? t - 1 : t + 1;
-  if (s > 0 && row_step(views, before, row) != RowStep::kInactive) return at<T>(states, before, row, d);
-  return initial ? at<T>(initial, d, row) : nullptr;
-}
-
 template <class Cell, class T>
 KeptRow<T> kept_row(const Problem& problem, const BackwardViews& views, int64_t d, int64_t s, int64_t t,
                     int64_t index) {
@@ -40,9 +31,13 @@ KeptRow<T> kept_row(const Problem& problem, const BackwardViews& views, int64_t 
     extra += problem.hidden_size;
   }
   if (problem.normalized) row.sums = extra;
-  if (row_step(views, t, index) == RowStep::kReset) return row;
-  if (Cell::kReadsHidden) row.before[0] = state_before<T>(views, views.output, views.h_0, d, s, t, index);
-  if (Cell::kStates == 2) row.before[1] = state_before<T>(views, views.cells, views.c_0, d, s, t, index);
+  const StateBefore where = state_before(views, s, t, d, index);
+  const auto before = [&](const SequenceView<const void>& states, const StateView<const void>& initial) -> const T* {
+    if (where == StateBefore::kStep) return at<T>(states, time_before(t, d), index, d);
+    return where == StateBefore::kInitial && initial ? at<T>(initial, d, index) : nullptr;
+  };
+  if (Cell::kReadsHidden) row.before[0] = before(views.output, views.h_0);
+  if (Cell::kStates == 2) row.before[1] = before(views.cells, views.c_0);
   return row;
 }
 

@@ -12,7 +12,7 @@
 #pragma once
 
 #include "cells/cell.h"
-#include "core/views.h"
+#include "core/time.h"
 #include "cpu/kept_row.h"
 #include "cpu/packed_weights.h"
 #include "cpu/row_norm.h"
@@ -134,7 +134,7 @@ class RowBackward {
   }
 
   void step(Range rows, int64_t d, int64_t s, const Scratch& scratch) const {
-    const int64_t t = d == 0 ? s : p_.time_steps - 1 - s;
+    const int64_t t = time_at(s, d, p_.time_steps);
     make_d_h(rows, d, s != p_.time_steps - 1);
     for (int64_t row = rows.begin; row < rows.end; ++row) {
       if (row_step(v_, t, row) == RowStep::kInactive) {

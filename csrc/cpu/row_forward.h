@@ -11,7 +11,7 @@
 #pragma once
 
 #include "cells/cell.h"
-#include "core/views.h"
+#include "core/time.h"
 #include "cpu/packed_weights.h"
 #include "cpu/row_norm.h"
 #include "cpu/share.h"
@@ -72,7 +72,7 @@ class RowForward {
     for (int64_t d = share.directions.begin; d < share.directions.end; ++d) load_initial(share.rows, d);
     barriers_.wait_for_team();  // packed weights and parameters are complete
     for (int64_t d = share.directions.begin; d < share.directions.end; ++d) {
-      for (int64_t s = 0; s < p_.time_steps; ++s) step(share.rows, d, d == 0 ? s : p_.time_steps - 1 - s, made);
+      for (int64_t s = 0; s < p_.time_steps; ++s) step(share.rows, d, time_at(s, d, p_.time_steps), made);
       store_state<T>(h_, v_.h_n, p_.output_size, d, share.rows);
       if (kStates == 2) store_state<T>(c_, v_.c_n, p_.hidden_size, d, share.rows);
     }

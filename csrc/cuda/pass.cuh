@@ -22,6 +22,7 @@
 #pragma once
 
 #include "cells/cell.h"
+#include "core/time.h"
 #include "cuda/vector_io.cuh"
 
 namespace fused_rnn::cuda {
@@ -43,9 +44,8 @@ struct Moment {
 // `position`: 0 is where the direction begins.
 template <class Index>
 FUSED_RNN_HD inline Moment<Index> moment_at(Index position, int direction, Index time_steps) {
-  const Index time = direction == 0 ? position : time_steps - 1 - position;
-  const Index ahead = direction == 0 ? 1 : -1;
-  return {time, time - ahead, time + ahead, position == 0, position == time_steps - 1};
+  const Index time = time_at(position, direction, time_steps);
+  return {time, time_before(time, direction), time_after(time, direction), position == 0, position == time_steps - 1};
 }
 
 template <Rows kRows, class Views>
@@ -195,7 +195,7 @@ struct ForwardPass {
 
  private:
   FUSED_RNN_DEVICE static bool is_reset_at_once(const Views& views, const Element& e, int64_t time_steps) {
-    return time_steps > 0 && starts_anew<kRows>(views, e.direction == 0 ? 0 : time_steps - 1, e.row);
+    return time_steps > 0 && starts_anew<kRows>(views, time_at<int64_t>(0, e.direction, time_steps), e.row);
   }
 };
 

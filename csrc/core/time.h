@@ -1,0 +1,44 @@
+// Which time a step has, which step is before it, and where the state before it lies, for either direction.
+//
+// A position counts the steps in the order of a direction: the first direction walks forward in time, the second back.
+#pragma once
+
+#include "core/views.h"
+
+namespace fused_rnn {
+
+// `Index` is what a backend computes places in.
+template <class Index>
+FUSED_RNN_HD inline Index time_at(Index position, int64_t direction, Index time_steps) {
+  return direction == 0 ? position : time_steps - 1 - position;
+}
+template <class Index>
+FUSED_RNN_HD inline Index time_before(Index time, int64_t direction) {
+  return direction == 0 ? time - 1 : time + 1;
+}
+template <class Index>
+FUSED_RNN_HD inline Index time_after(Index time, int64_t direction) {
+  return direction == 0 ? time + 1 : time - 1;
+}
+
+// Whether an active row begins at a step: none is before it, or it is inactive there.
+template <class Views>
+FUSED_RNN_HD inline bool begins(const Views& views, int64_t position, int64_t time, int64_t direction, int64_t row) {
+  return position == 0 || row_step(views, time_before(time, direction), row) == RowStep::kInactive;
+}
+
+// Where the state of an active row before a step lies.
+enum class StateBefore {
+  kStep,     // in the results of the step before
+  kInitial,  // in the initial states, which are zeros where they are not given
+  kZero,     // nowhere: a reset
+};
+
+template <class Views>
+FUSED_RNN_HD inline StateBefore state_before(const Views& views, int64_t position, int64_t time, int64_t direction,
+                                             int64_t row) {
+  if (row_step(views, time, row) == RowStep::kReset) return StateBefore::kZero;
+  return begins(views, position, time, direction, row) ? StateBefore::kInitial : StateBefore::kStep;
+}
+
+}  // namespace fused_rnn
