@@ -38,30 +38,11 @@ class RecurrenceResult(NamedTuple):
     cells: Tensor  # [T, B, D, H]
 
 
-def recurrence(
-    cell: str,
-    gates: Tensor,
-    w_hh: Tensor,
-    b_hh: Tensor | None = None,
-    w_hr: Tensor | None = None,
-    h_0: Tensor | None = None,
-    c_0: Tensor | None = None,
-    *,
-    unit_weights: Tensor | None = None,
-    norm: Tensor | None = None,
-    lengths: Tensor | None = None,
-    resets: Tensor | None = None,
-    zoneout: Tensor | None = None,
-    recurrent_mask: Tensor | None = None,
-    keep_cells: bool = False,
-) -> RecurrenceResult:
-    """The recurrence of `Arguments`, differentiable in every tensor of numbers but the masks.
+def recurrence(cell: str, arguments: Arguments, *, keep_cells: bool = False) -> RecurrenceResult:
+    """The recurrence, differentiable in every tensor of numbers but the masks.
 
     Nothing is saved without grad, except that `keep_cells` asks for the cells.
     """
-    arguments = Arguments(
-        gates, w_hh, b_hh, w_hr, h_0, c_0, unit_weights, norm, lengths, resets, zoneout, recurrent_mask
-    )
     function: type[Function] | None
     if _lacks_kernel(arguments):
         return _in_plain_torch("layer norms on a GPU", "there is no CUDA kernel with them", cell, arguments)

@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.flop_counter import register_flop_formula
 
-from fused_rnn import _ops as _loaded  # noqa: F401 - the library of the operators
+from fused_rnn._ops import named_arguments
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     Shape = Sequence[int] | None
-
-_ops = torch.ops.fused_rnn
 
 
 def _flops(rows: int, *matrices: Shape) -> int:
@@ -26,37 +24,53 @@ def _flops(rows: int, *matrices: Shape) -> int:
     return 2 * rows * sum(prod(matrix) for matrix in matrices if matrix is not None)
 
 
-@register_flop_formula(_ops.product)
-def _product(left: Sequence[int], right: Sequence[int], *_: Any, **__: Any) -> int:
-    return _flops(left[0], right)
+def _formula(operator: str) -> Callable[[Callable[[Any], int]], Callable[[Any], int]]:
+    """Register what an operator counts, from its arguments by name: shapes where they are tensors."""
+    named = named_arguments(operator)
+
+    def register(formula: Callable[[Any], int]) -> Callable[[Any], int]:
+        def count(*given: Any, **_: Any) -> int:
+            return formula(named(*given))
+
+        register_flop_formula(getattr(torch.ops.fused_rnn, operator))(count)
+        return formula
+
+    return register
 
 
-@register_flop_formula(_ops.forward)
-def _forward(cell: str, gates: Sequence[int], w_hh: Shape, b_hh: Shape, w_hr: Shape, *_: Any, **__: Any) -> int:  # noqa: ARG001
-    return _flops(gates[0] * gates[1], w_hh, w_hr)
+@_formula("product")
+def _product(given: Any) -> int:
+    return _flops(given.left[0], given.right)
 
 
-@register_flop_formula(_ops.layer)
-def _layer(cell: str, *given: Any, **_: Any) -> int:  # noqa: ARG001
-    x, w_ih, _b_ih, w_hh, _b_hh, w_hr = given[:6]
-    return _flops(x[0] * x[1], w_ih, w_hh, w_hr)
+@_formula("forward")
+def _forward(given: Any) -> int:
+    return _flops(given.gates[0] * given.gates[1], given.w_hh, given.w_hr)
 
 
-@register_flop_formula(_ops.step)
-def _step(cell: str, x: Sequence[int], w_ih: Shape, b_ih: Shape, w_hh: Shape, *_: Any, **__: Any) -> int:  # noqa: ARG001
-    return _flops(x[0], w_ih, w_hh)
+@_formula("layer")
+def _layer(given: Any) -> int:
+    return _flops(given.x[0] * given.x[1], given.w_ih, given.w_hh, given.w_hr)
 
 
-@register_flop_formula([_ops.backward, _ops.backward_over_saved])
-def _backward(cell: str, *given: Any, **_: Any) -> int:  # noqa: ARG001
-    w_hh, w_hr, output = given[4:7]
-    return _flops(output[0] * output[1], w_hh, w_hr)
+@_formula("step")
+def _step(given: Any) -> int:
+    return _flops(given.x[0], given.w_ih, given.w_hh)
 
 
-@register_flop_formula([_ops.layer_backward, _ops.layer_backward_over_saved])
-def _layer_backward(cell: str, *given: Any, **_: Any) -> int:  # noqa: ARG001
+@_formula("backward")
+@_formula("backward_over_saved")
+def _backward(given: Any) -> int:
+    return _flops(given.output[0] * given.output[1], given.w_hh, given.w_hr)
+
+
+@_formula("layer_backward")
+@_formula("layer_backward_over_saved")
+def _layer_backward(given: Any) -> int:
     """The recurrence, and the gradients that are asked for: of x, W_ih, W_hh, the biases (no product) and W_hr."""
-    x, w_ih, w_hh, w_hr = given[4:8]
-    need_x, need_w_ih, need_w_hh, _, need_w_hr = given[-5:]
-    asked = ((need_x, w_ih), (need_w_ih, w_ih), (need_w_hh, w_hh), (need_w_hr, w_hr))
-    return _flops(x[0] * x[1], w_hh, w_hr, *(matrix for needed, matrix in asked if needed))
+    asked = (
+        *((given.need_x, given.w_ih), (given.need_w_ih, given.w_ih)),
+        *((given.need_w_hh, given.w_hh), (given.need_w_hr, given.w_hr)),
+    )
+    matrices = (matrix for needed, matrix in asked if needed)
+    return _flops(given.x[0] * given.x[1], given.w_hh, given.w_hr, *matrices)

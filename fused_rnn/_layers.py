@@ -52,6 +52,30 @@ class Ragged(NamedTuple):
 REGULAR = Ragged()
 
 
+class Kind(NamedTuple):
+    """What the layers of a call have in common."""
+
+    cell: str
+    hidden_size: int
+    variants: Variants = PLAIN
+    ragged: Ragged = REGULAR
+
+
+class Steps(NamedTuple):
+    """What a layer is given for each of some steps."""
+
+    x: Tensor  # [T, B, I] of any strides
+    ragged: Ragged
+    masks: Masks = NO_MASKS
+
+    def part(self, begin: int, size: int) -> Steps:
+        """Those from `begin` on, at most `size`; no packed sequence."""
+        steps = slice(begin, begin + size)
+        lengths = None if self.ragged.lengths is None else self.ragged.lengths - begin
+        resets = None if self.ragged.resets is None else self.ragged.resets[steps]
+        return Steps(self.x[steps], Ragged(lengths, resets), self.masks.of_steps(steps))
+
+
 def makes_gates(
     x: Tensor, weights: DirectionWeights, h_0: Tensor | None, c_0: Tensor | None, variants: Variants
 ) -> bool:
@@ -96,7 +120,7 @@ def run_cell(
 ) -> tuple[Tensor, ...]:
     """One step of a cell in any mode, from x [B, I] and states [B, H]: h, and c where there is one, and no views."""
     h_0, c_0 = [*(state.unsqueeze(0) for state in states), None, None][:2]
-    found = run_layer(cell, x.unsqueeze(0), (weights,), hidden_size, h_0, c_0)
+    found = run_layer(Kind(cell, hidden_size), x.unsqueeze(0), (weights,), h_0, c_0)
     made = (found.h_n,) if found.c_n.dim() == 1 else (found.h_n, found.c_n)
     if torch.compiler.is_compiling() or only_run():
         return tuple(state.squeeze(0) for state in made)
@@ -113,14 +137,11 @@ def step_without_units(
 
 
 def run_layer(
-    cell: str,
+    kind: Kind,
     x: Tensor,
     weights: Sequence[DirectionWeights],
-    hidden_size: int,
     h_0: Tensor | None = None,
     c_0: Tensor | None = None,
-    ragged: Ragged = REGULAR,
-    variants: Variants = PLAIN,
     *,
     keep_cells: bool = False,
     handed_out: bool = False,
@@ -130,37 +151,33 @@ def run_layer(
     Without grad the result has cells only with `keep_cells`. A node of the graph that makes a copy of the output where
     it is `handed_out` returns it as [T, B, D*P].
     """
+    variants = kind.variants
     if variants is PLAIN:
-        return _run(
-            cell, weights, hidden_size, variants, x, h_0, c_0, ragged, keep_cells=keep_cells, handed_out=handed_out
-        )
+        return _run(kind, weights, Steps(x, kind.ragged), h_0, c_0, keep_cells=keep_cells, handed_out=handed_out)
     weights = with_dropped_weights(variants, weights)
-    masks = draw_masks(variants, cell, x, weights)
+    steps = Steps(x, kind.ragged, draw_masks(variants, kind.cell, x, weights))
     rest = variants._replace(recompute=False, training=False)
     run: Callable[..., RecurrenceResult] = partial(
-        _run, cell, weights, hidden_size, PLAIN if rest == PLAIN else variants
+        _run, kind._replace(variants=PLAIN if rest == PLAIN else variants), weights
     )
     if variants.recompute and torch.is_grad_enabled() and x.shape[0] > 0:
-        run = _while_unchanged(run, (x, h_0, c_0, *ragged, *masks, *chain.from_iterable(weights)))
-        return _run_segments(run, x, h_0, c_0, ragged, masks, directions=len(weights))
-    return run(x, h_0, c_0, ragged, masks, keep_cells=keep_cells)
+        run = _while_unchanged(run, (x, h_0, c_0, *steps.ragged, *steps.masks, *chain.from_iterable(weights)))
+        return _run_segments(run, steps, h_0, c_0, directions=len(weights))
+    return run(steps, h_0, c_0, keep_cells=keep_cells)
 
 
 def _run(
-    cell: str,
+    kind: Kind,
     weights: Sequence[DirectionWeights],
-    hidden_size: int,
-    variants: Variants,
-    x: Tensor,
+    steps: Steps,
     h_0: Tensor | None,
     c_0: Tensor | None,
-    ragged: Ragged,
-    masks: Masks = NO_MASKS,
     *,
     keep_cells: bool = False,
     handed_out: bool = False,
 ) -> RecurrenceResult:
     """The layer as one node where that can be, else projection and recurrence."""
+    (cell, hidden_size, variants, _), (x, ragged, masks) = kind, steps
     directions = len(weights)
     joined: Sequence[Any] = weights[0] if directions == 1 else _joined_weights(weights)
     if variants is PLAIN:
@@ -196,7 +213,7 @@ def _run(
     arguments = Arguments(gates, w_hh, b_hh, w_hr, h_0, c_0, lengths=ragged.lengths, resets=ragged.resets)
     if variants is not PLAIN:
         arguments = with_variants(variants, cell, arguments, weights, masks)
-    result = recurrence(cell, **arguments._asdict(), keep_cells=keep_cells)
+    result = recurrence(cell, arguments, keep_cells=keep_cells)
     if w_hr is None or dtype in {None, product}:
         return result
     return result._replace(output=result.output.to(product), h_n=result.h_n.to(product))  # products, under autocast
@@ -229,34 +246,22 @@ def _while_unchanged(
 
 
 def _run_segments(
-    run: Callable[..., RecurrenceResult],
-    x: Tensor,
-    h_0: Tensor | None,
-    c_0: Tensor | None,
-    ragged: Ragged,
-    masks: Masks,
-    *,
-    directions: int,
+    run: Callable[..., RecurrenceResult], steps: Steps, h_0: Tensor | None, c_0: Tensor | None, *, directions: int
 ) -> RecurrenceResult:
     """The same, segment by segment in time, keeping nothing of a segment but its input and results; handed out.
 
     The backward pass runs a segment again when it comes to it. Two directions meet nowhere in time, so that there is
     one segment for them; and a compiler, which may not know the number of steps, would write out each segment.
     """
-    time_steps, starts = x.shape[0], [0]
+    time_steps, starts = steps.x.shape[0], [0]
     size = time_steps
     if directions == 1 and not torch.compiler.is_compiling():
         size = max(_SHORTEST_SEGMENT, math.isqrt(time_steps))
         starts = list(range(0, time_steps, size))
     parts = []
     for begin in starts:
-        steps = slice(begin, begin + size)
-        lengths = None if ragged.lengths is None else ragged.lengths - begin
-        resets = None if ragged.resets is None else ragged.resets[steps]
-        of_steps = Ragged(lengths, resets), masks.of_steps(steps)
-        part: RecurrenceResult = checkpoint(
-            run, x[steps], h_0, c_0, *of_steps, keep_cells=True, use_reentrant=False, preserve_rng_state=False
-        )
+        given = steps.part(begin, size), h_0, c_0
+        part: RecurrenceResult = checkpoint(run, *given, keep_cells=True, use_reentrant=False, preserve_rng_state=False)
         parts.append(part)
         h_0, c_0 = part.h_n, part.c_n if part.c_n.dim() > 1 else None
     output = torch.cat([part.output.flatten(2) for part in parts])
@@ -264,16 +269,13 @@ def _run_segments(
 
 
 def run_stack(
-    cell: str,
+    kind: Kind,
     x: Tensor,
     layers: Sequence[Sequence[DirectionWeights]],
-    hidden_size: int,
     h_0: Tensor | None = None,
     c_0: Tensor | None = None,
-    dropout: float = 0.0,
-    ragged: Ragged = REGULAR,
-    variants: Variants = PLAIN,
     *,
+    dropout: float = 0.0,
     keep_cells: bool = False,
 ) -> RecurrenceResult:
     """Layers on top of each other, on x [T, B, I]: output [T, B, D*P], h_n [L*D, B, P] and c_n [L*D, B, H] or [0].
@@ -282,13 +284,12 @@ def run_stack(
     torch.nn draws them, so that the same seed gives the same ones. The cells are those of the last layer, as
     [T, B, D*H], and without grad they are there only with `keep_cells`.
     """
-    product = _autocast.product_type(x) if cell.startswith("lstm") and layers[0][0].w_hr is None else None
+    product = _autocast.product_type(x) if kind.cell.startswith("lstm") and layers[0][0].w_hr is None else None
     if product is not None:  # one type for the whole layer
         x = x.to(product)
         h_0, c_0 = (None if state is None else state.to(product) for state in (h_0, c_0))
-    of_layer = partial(run_layer, cell, hidden_size=hidden_size, ragged=ragged, variants=variants)
     if len(layers) == 1:
-        output, h_n, c_n, cells = of_layer(x, layers[0], h_0=h_0, c_0=c_0, keep_cells=keep_cells, handed_out=True)
+        output, h_n, c_n, cells = run_layer(kind, x, layers[0], h_0, c_0, keep_cells=keep_cells, handed_out=True)
         return RecurrenceResult(_handed_out(output), h_n, c_n, _handed_out(cells) if keep_cells else cells)
     h_last, c_last = [], []
     for index, weights in enumerate(layers):
@@ -296,12 +297,12 @@ def run_stack(
         h_own = None if h_0 is None else h_0[own]
         c_own = None if c_0 is None else c_0[own]
         last = index + 1 == len(layers)
-        output, h_n, c_n, cells = of_layer(
-            x, weights, h_0=h_own, c_0=c_own, keep_cells=keep_cells and last, handed_out=last
+        output, h_n, c_n, cells = run_layer(
+            kind, x, weights, h_own, c_own, keep_cells=keep_cells and last, handed_out=last
         )
         x = _handed_out(output) if last else output.flatten(2)
         if dropout > 0.0 and not last:
-            x = _drop(x, dropout, ragged.places)
+            x = _drop(x, dropout, kind.ragged.places)
         h_last.append(h_n)
         c_last.append(c_n)
     return RecurrenceResult(x, torch.cat(h_last), torch.cat(c_last), _handed_out(cells) if keep_cells else cells)

@@ -7,6 +7,7 @@ which is H without a projection. An operator returns an empty tensor of shape [0
 from __future__ import annotations
 
 import importlib
+from collections import namedtuple
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch  # before the compiled module, whose symbols it provides
@@ -109,6 +110,12 @@ class BackwardResult(NamedTuple):
     d_projected: Tensor  # [T, B, D, P], total gradient of the projected hidden state; projection
     d_unit_weights: Tensor  # [D, B, K, H] of each row; cells with unit weights
     d_norm: Tensor  # [D, B, N, H] of each row; norm
+
+
+def named_arguments(operator: str) -> Any:
+    """The type of an operator's arguments as a tuple with their names, which are those of its schema."""
+    schema = getattr(torch.ops.fused_rnn, operator).default._schema
+    return namedtuple(operator, [argument.name for argument in schema.arguments])  # noqa: PYI024
 
 
 def tf32_switch() -> bool:

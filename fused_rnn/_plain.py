@@ -55,22 +55,11 @@ def step(
     return activation(gates[:, 0]), c
 
 
-def recurrence(
-    cell: str,
-    gates: Tensor,
-    w_hh: Tensor,
-    b_hh: Tensor | None = None,
-    w_hr: Tensor | None = None,
-    h_0: Tensor | None = None,
-    c_0: Tensor | None = None,
-    unit_weights: Tensor | None = None,
-    norm: Tensor | None = None,
-    lengths: Tensor | None = None,
-    resets: Tensor | None = None,
-    zoneout: Tensor | None = None,
-    recurrent_mask: Tensor | None = None,
-) -> tuple[Tensor, ...]:
-    """What `_ops.forward` returns that is differentiable: output, h_n, and for an LSTM c_n and cells."""
+def recurrence(cell: str, *tensors: Any) -> tuple[Tensor, ...]:
+    """What `_ops.forward` returns that is differentiable, from `Arguments`: output, h_n, for an LSTM c_n and cells."""
+    gates, w_hh, b_hh, w_hr, h_0, c_0, unit_weights, norm, lengths, resets, zoneout, recurrent_mask = Arguments(
+        *tensors
+    )
     dtype = w_hh.dtype
     if dtype in HALF_TYPES:
         gates, w_hh = gates.float(), w_hh.float()

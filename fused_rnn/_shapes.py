@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fused_rnn._ops import CELLS
-from fused_rnn._tensors import HALF_TYPES, Arguments, LayerArguments, by_direction
+from fused_rnn._ops import CELLS, named_arguments
+from fused_rnn._tensors import HALF_TYPES, Arguments, by_direction
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
 _MODELS = ("x", "gates", "output", "left")
 """The argument whose device the others must have, as in the kernels: each operator has one of these."""
@@ -23,13 +23,14 @@ _MODELS = ("x", "gates", "output", "left")
 
 def _rule(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register the shapes of an operator's results, for arguments that are on one device."""
-    names = [argument.name for argument in getattr(torch.ops.fused_rnn, name).default._schema.arguments]
-    model = next(names.index(one) for one in _MODELS if one in names)
+    arguments = named_arguments(name)
+    model = next(one for one in _MODELS if one in arguments._fields)
 
     def register(shapes: Callable[..., Any]) -> Callable[..., Any]:
-        def checked(*given: Any) -> Any:
-            _check_devices(names, given, model)
-            return shapes(*given)
+        def checked(*values: Any) -> Any:
+            given = arguments(*values)
+            _check_devices(given, model)
+            return shapes(given)
 
         torch.library.register_fake(f"fused_rnn::{name}", checked)
         return shapes
@@ -37,25 +38,29 @@ def _rule(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return register
 
 
-def _check_devices(names: Sequence[str], given: Sequence[Any], model: int) -> None:
+def _check_devices(given: Any, model: str) -> None:
     """All tensors are on the device of one of them; the words are those of the kernels."""
-    device = given[model].device
-    for name, value in zip(names, given, strict=True):
+    device = getattr(given, model).device
+    for name, value in zip(given._fields, given, strict=True):
         if isinstance(value, Tensor) and value.device != device:
-            raise RuntimeError(
-                f"fused_rnn: {name} must be on the device of {names[model]}, {device}, got {value.device}"
-            )
+            raise RuntimeError(f"fused_rnn: {name} must be on the device of {model}, {device}, got {value.device}")
 
 
 @_rule("product")
-def _product_shape(left: Tensor, right: Tensor, bias: Tensor | None, wide: bool) -> Tensor:  # noqa: ARG001
-    dtype = torch.float32 if wide and left.dtype in HALF_TYPES else left.dtype
-    return left.new_empty(left.shape[0], right.shape[1], dtype=dtype)
+def _product_shape(given: Any) -> Tensor:
+    left, right = given.left, given.right
+    dtype = torch.float32 if given.wide and left.dtype in HALF_TYPES else left.dtype
+    result: Tensor = left.new_empty(left.shape[0], right.shape[1], dtype=dtype)
+    return result
 
 
 @_rule("forward")
-def _forward_shapes(cell: str, *given: Any) -> tuple[Tensor, ...]:
-    arguments, save = Arguments._make(given[:-2]), given[-2]
+def _forward_shapes(given: Any) -> tuple[Tensor, ...]:
+    return _results(given.cell, given, save=given.save)
+
+
+def _results(cell: str, arguments: Arguments, *, save: bool) -> tuple[Tensor, ...]:
+    """Those of `forward`."""
     gates, w_hr, spec = arguments.gates, arguments.w_hr, CELLS[cell]
     time_steps, batch, directions, _, hidden_size = gates.shape
     width = hidden_size if w_hr is None else w_hr.shape[1]
@@ -73,31 +78,39 @@ def _forward_shapes(cell: str, *given: Any) -> tuple[Tensor, ...]:
 
 
 @_rule("layer")
-def _layer_shapes(cell: str, *given: Any) -> tuple[Tensor, ...]:
-    arguments, (directions, save, hand_out) = LayerArguments._make(given[:-3]), given[-3:]
-    gates = CELLS[cell].gates
-    shape = (*arguments.x.shape[:2], directions, gates, arguments.w_hh.shape[0] // (directions * gates))
-    w_hr = None if arguments.w_hr is None else by_direction(arguments.w_hr, directions)
-    as_gates = Arguments(arguments.x.new_empty(shape), arguments.w_hh, w_hr=w_hr)
-    output, *others = _forward_shapes(cell, *as_gates, save, False)
-    if not hand_out:
+def _layer_shapes(given: Any) -> tuple[Tensor, ...]:
+    directions, gates = given.directions, CELLS[given.cell].gates
+    shape = (*given.x.shape[:2], directions, gates, given.w_hh.shape[0] // (directions * gates))
+    w_hr = None if given.w_hr is None else by_direction(given.w_hr, directions)
+    as_gates = Arguments(given.x.new_empty(shape), given.w_hh, w_hr=w_hr)
+    output, *others = _results(given.cell, as_gates, save=given.save)
+    if not given.hand_out:
         return (output, *others, output.new_empty(0))
     handed_out = output.new_empty((*output.shape[:2], directions * output.shape[3]))
-    return (output if save else output.new_empty(0), *others, handed_out)
+    return (output if given.save else output.new_empty(0), *others, handed_out)
 
 
 @_rule("step")
-def _step_shapes(cell: str, *given: Any) -> tuple[Tensor, Tensor]:
-    x, w_hh = given[0], given[3]
-    state = (x.shape[0], w_hh.shape[1])
-    return x.new_empty(state), x.new_empty(state if CELLS[cell].states == 2 else (0,))
+def _step_shapes(given: Any) -> tuple[Tensor, Tensor]:
+    x, state = given.x, (given.x.shape[0], given.w_hh.shape[1])
+    return x.new_empty(state), x.new_empty(state if CELLS[given.cell].states == 2 else (0,))
 
 
 @_rule("backward")
-def _backward_shapes(cell: str, *given: Any) -> tuple[Tensor, ...]:
-    w_hr, output, _, saved, _, _, unit_weights, norm = given[5:13]
-    spec = CELLS[cell]
-    time_steps, batch, directions, _, hidden_size = saved.shape
+def _backward_shapes(given: Any) -> tuple[Tensor, ...]:
+    return _gradients(given, given.unit_weights, given.norm)
+
+
+@_rule("backward_over_saved")
+def _backward_over_saved_shapes(given: Any) -> tuple[Tensor, ...]:
+    d_gates, *others = _gradients(given)
+    return (d_gates.new_empty(0), *others)
+
+
+def _gradients(given: Any, unit_weights: Tensor | None = None, norm: Tensor | None = None) -> tuple[Tensor, ...]:
+    """The results of `backward`."""
+    output, w_hr, spec = given.output, given.w_hr, CELLS[given.cell]
+    time_steps, batch, directions, _, hidden_size = given.saved.shape
     gates_shape = (time_steps, batch, directions, spec.gates, hidden_size)
 
     def of_rows(parameters: Tensor | None) -> Tensor:
@@ -116,27 +129,19 @@ def _backward_shapes(cell: str, *given: Any) -> tuple[Tensor, ...]:
     )
 
 
-@_rule("backward_over_saved")
-def _backward_over_saved_shapes(cell: str, *given: Any) -> tuple[Tensor, ...]:
-    *tensors, lengths, resets = given
-    d_gates, *others = _backward_shapes(cell, *tensors, None, None, lengths, resets, None, None, False)
-    return (d_gates.new_empty(0), *others)
-
-
 @_rule("layer_backward_over_saved")
 @_rule("layer_backward")
-def _layer_backward_shapes(cell: str, *given: Any) -> tuple[Tensor, ...]:
-    x, w_ih, w_hh, w_hr, output = given[4:9]
-    need_x, need_w_ih, need_w_hh, need_bias, need_w_hr = given[-5:]
-    spec, (_, batch, directions, width) = CELLS[cell], output.shape
+def _layer_backward_shapes(given: Any) -> tuple[Tensor, ...]:
+    x, w_ih, w_hh, w_hr, output = given.x, given.w_ih, given.w_hh, given.w_hr, given.output
+    spec, (_, batch, directions, width) = CELLS[given.cell], output.shape
     bias, hidden_size = w_ih.shape[:1], width if w_hr is None else w_hr.shape[1]
     return (
-        x.new_empty(x.shape if need_x else (0,)),
-        x.new_empty(w_ih.shape if need_w_ih else (0,)),
-        x.new_empty(w_hh.shape if need_w_hh else (0,)),
-        x.new_empty(bias if need_bias else (0,)),
-        x.new_empty(bias if need_bias else (0,)),
-        x.new_empty(w_hr.shape if need_w_hr else (0,)),
+        x.new_empty(x.shape if given.need_x else (0,)),
+        x.new_empty(w_ih.shape if given.need_w_ih else (0,)),
+        x.new_empty(w_hh.shape if given.need_w_hh else (0,)),
+        x.new_empty(bias if given.need_bias else (0,)),
+        x.new_empty(bias if given.need_bias else (0,)),
+        x.new_empty(w_hr.shape if given.need_w_hr else (0,)),
         x.new_empty((directions, batch, width)),
         x.new_empty((directions, batch, hidden_size) if spec.states == 2 else (0,)),
     )

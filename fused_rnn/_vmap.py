@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
     Results = tuple[Tensor | None, ...]
 
-# The batch dimension of each argument; None for weights and for what is not a tensor. In every result it is 1.
-_NUMBERS = (1, None, None, None, 1, 1, None, None)  # gates, w_hh, b_hh, w_hr, h_0, c_0, unit_weights, norm
-_OTHERS = (0, 1, 1, 1)  # lengths, resets, zoneout, recurrent_mask
-RECURRENCE = (None, *_NUMBERS, *_OTHERS)  # cell, ...
-_FORWARD = (*RECURRENCE, None)  # ..., save
-# cell, d_output ... d_cells, w_hh, w_hr, output, cells, saved, h_0, c_0, unit_weights, norm, ..., allow_tf32
-_BACKWARD = (None, 1, 1, 1, 1, None, None, 1, 1, 1, 1, 1, None, None, *_OTHERS, None)
+# Where the batch is in what has one, by the names of arguments; in every result it is dimension 1.
+_BATCH = {"lengths": 0} | dict.fromkeys(
+    ("gates", "h_0", "c_0", "resets", "zoneout", "recurrent_mask", "d_output", "d_h_n", "d_c_n", "d_cells", "output",
+     "cells", "saved"),
+    1,
+)  # fmt: skip
+RECURRENCE = (None, *map(_BATCH.get, Arguments._fields))  # of the cell and the arguments
 
 
 def batched(
@@ -80,15 +80,15 @@ def _absent(tensor: Tensor) -> bool:
     return tensor.shape == (0,)
 
 
-@torch.library.register_vmap("fused_rnn::forward")  # type: ignore[untyped-decorator]
-def _forward(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Results, tuple[int | None, ...]]:
-    def call(cell: str, *given: Any) -> _ops.ForwardResult:
-        *tensors, save = given
-        return _ops.forward(cell, Arguments._make(tensors), save)
+def _register(name: str) -> None:
+    operator = getattr(torch.ops.fused_rnn, name)
+    batch_dims = tuple(map(_BATCH.get, _ops.named_arguments(name)._fields))
 
-    return batched(call, _FORWARD, info.batch_size, in_dims[:-1], arguments[:-1])  # allow_tf32 is found anew
+    def rule(info: Any, in_dims: Sequence[int | None], *arguments: Any) -> tuple[Results, tuple[int | None, ...]]:
+        return batched(operator, batch_dims, info.batch_size, in_dims, arguments)
+
+    torch.library.register_vmap(f"fused_rnn::{name}", rule)
 
 
-@torch.library.register_vmap("fused_rnn::backward")  # type: ignore[untyped-decorator]
-def _backward(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Results, tuple[int | None, ...]]:
-    return batched(torch.ops.fused_rnn.backward, _BACKWARD, info.batch_size, in_dims, arguments)
+for _name in ("forward", "backward"):
+    _register(_name)

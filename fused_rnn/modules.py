@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from fused_rnn._flat_weights import FlatWeights, held
 from fused_rnn._layers import (
+    Kind,
     Ragged,
     makes_gates,
     run_cell,
@@ -258,10 +259,8 @@ class RecurrentLayer(Unscriptable, Traceable, FlatWeights):
         variants = self._variants()
         layers = self._layers(variants)
         check_parameter_devices(sequence, zip(self._suffixes(), chain.from_iterable(layers), strict=True))
-        output, h_n, c_n, cells = run_stack(
-            self._cell_of(variants), sequence, layers, self.hidden_size, h_0, c_0, dropout, ragged,
-            variants, keep_cells=return_cells,
-        )  # fmt: skip
+        kind = Kind(self._cell_of(variants), self.hidden_size, variants, ragged)
+        output, h_n, c_n, cells = run_stack(kind, sequence, layers, h_0, c_0, dropout=dropout, keep_cells=return_cells)
         output = self._like_input(x, output, ragged.places)
         if return_cells:
             cells = self._like_input(x, cells, ragged.places)

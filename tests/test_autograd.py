@@ -11,6 +11,7 @@ import torch
 import fused_rnn
 from fused_rnn import _autograd, _ops, _tensors, _weight_gradients
 from fused_rnn._autograd import recurrence
+from fused_rnn._tensors import Arguments
 from tests import reference
 from tests.tolerances import TOLERANCES, relative_error
 
@@ -63,7 +64,7 @@ def test_gradients_are_finite_differences(
         tensors = {name: t for name, t in tensors.items() if name not in ("h_0", "c_0")}
 
     def function(*values: Any) -> tuple[Tensor, ...]:
-        return tuple(differentiable(cell, recurrence(cell, **dict(zip(tensors, values, strict=True)))))
+        return tuple(differentiable(cell, recurrence(cell, Arguments(**dict(zip(tensors, values, strict=True))))))
 
     assert torch.autograd.gradcheck(function, tuple(tensors.values()))
 
@@ -77,7 +78,7 @@ def test_all_gradients_match_the_oracle(cell: str, proj: int, time_steps: int, d
         if not with_state:
             tensors = {name: t for name, t in tensors.items() if name not in ("h_0", "c_0")}
         doubles = {name: t.detach().double().requires_grad_() for name, t in tensors.items()}
-        actual = differentiable(cell, recurrence(cell, **tensors))
+        actual = differentiable(cell, recurrence(cell, Arguments(**tensors)))
         expected = differentiable(cell, reference.recurrence(cell, **doubles))
         incoming = [torch.randn(t.shape).to(dtype) for t in actual]
         torch.autograd.backward(actual, incoming)
@@ -92,10 +93,10 @@ def test_all_gradients_match_the_oracle(cell: str, proj: int, time_steps: int, d
 def test_any_subset_of_results_may_have_gradients(cell: str) -> None:
     tensors = draw(cell, directions=2)
     doubles = {name: t.detach().double().requires_grad_() for name, t in tensors.items()}
-    count = len(differentiable(cell, recurrence(cell, **tensors)))
+    count = len(differentiable(cell, recurrence(cell, Arguments(**tensors))))
     for size in range(1, count + 1):
         for chosen in itertools.combinations(range(count), size):
-            actual = differentiable(cell, recurrence(cell, **tensors))
+            actual = differentiable(cell, recurrence(cell, Arguments(**tensors)))
             expected = differentiable(cell, reference.recurrence(cell, **doubles))
             incoming = [torch.randn_like(actual[index]) for index in chosen]
             found = torch.autograd.grad([actual[index] for index in chosen], list(tensors.values()), incoming)
@@ -107,7 +108,7 @@ def test_any_subset_of_results_may_have_gradients(cell: str) -> None:
 @pytest.mark.parametrize("wanted", NAMES)
 def test_only_the_gradients_asked_for_are_computed(wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
     tensors = draw("lstm", directions=2, proj=2)
-    (full,) = torch.autograd.grad(recurrence("lstm", **tensors).output.sum(), tensors[wanted])
+    (full,) = torch.autograd.grad(recurrence("lstm", Arguments(**tensors)).output.sum(), tensors[wanted])
     computed: list[tuple[Tensor | None, ...]] = []
     gradients = _autograd.gradients_of_numbers
 
@@ -118,7 +119,7 @@ def test_only_the_gradients_asked_for_are_computed(wanted: str, monkeypatch: pyt
     monkeypatch.setattr(_autograd, "gradients_of_numbers", recorded)
     for name, tensor in tensors.items():
         tensor.requires_grad_(name == wanted)
-    (alone,) = torch.autograd.grad(recurrence("lstm", **tensors).output.sum(), tensors[wanted])
+    (alone,) = torch.autograd.grad(recurrence("lstm", Arguments(**tensors)).output.sum(), tensors[wanted])
     assert torch.equal(alone, full)
     names = _tensors.Arguments._fields[: _tensors.DIFFERENTIABLE]
     assert [[gradient is not None for gradient in each] for each in computed] == [[name == wanted for name in names]]
@@ -134,10 +135,10 @@ def test_nothing_is_saved_without_grad(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(_ops, "forward", recorded)
     tensors = draw("lstm")
-    assert recurrence("lstm", **tensors).output.requires_grad
+    assert recurrence("lstm", Arguments(**tensors)).output.requires_grad
     with torch.no_grad():
-        assert not recurrence("lstm", **tensors).output.requires_grad
-    assert not recurrence("lstm", **{name: t.detach() for name, t in tensors.items()}).output.requires_grad
+        assert not recurrence("lstm", Arguments(**tensors)).output.requires_grad
+    assert not recurrence("lstm", Arguments(**{name: t.detach() for name, t in tensors.items()})).output.requires_grad
     assert saves == [True, False, False]
 
 
@@ -156,21 +157,21 @@ def test_a_batch_of_gradients_at_once_is_that_of_each(name: str) -> None:
 def test_any_argument_alone_turns_grad_on(name: str) -> None:
     tensors = {each: t.detach() for each, t in draw("lstm", proj=2).items()}
     tensors[name].requires_grad_()
-    assert recurrence("lstm", **tensors).output.requires_grad
+    assert recurrence("lstm", Arguments(**tensors)).output.requires_grad
 
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_inference_and_training_give_the_same_bits(cell: str) -> None:
     tensors = draw(cell, 5, 4, 2, 17, dtype=torch.float32)
-    trained = recurrence(cell, **tensors)
+    trained = recurrence(cell, Arguments(**tensors))
     with torch.no_grad():
-        inferred = recurrence(cell, **tensors)
+        inferred = recurrence(cell, Arguments(**tensors))
     assert torch.equal(trained.output, inferred.output)
     assert torch.equal(trained.h_n, inferred.h_n)
 
 
 def test_results_without_a_derivative_do_not_want_one() -> None:
-    result = recurrence("gru", **draw("gru"))
+    result = recurrence("gru", Arguments(**draw("gru")))
     assert result.output.requires_grad
     assert result.h_n.requires_grad
     assert not result.c_n.requires_grad
@@ -179,7 +180,7 @@ def test_results_without_a_derivative_do_not_want_one() -> None:
 
 def test_changing_the_output_in_place_is_noticed() -> None:
     tensors = draw("gru")
-    output = recurrence("gru", **tensors).output
+    output = recurrence("gru", Arguments(**tensors)).output
     with torch.no_grad():
         output.mul_(2.0)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -191,7 +192,7 @@ def test_gradients_of_one_run_repeat_bit_by_bit() -> None:
     for _ in range(3):
         torch.manual_seed(0)
         tensors = draw("lstm", 30, 5, 2, 33, dtype=torch.float32)
-        runs.append(torch.autograd.grad(recurrence("lstm", **tensors).output.sum(), list(tensors.values())))
+        runs.append(torch.autograd.grad(recurrence("lstm", Arguments(**tensors)).output.sum(), list(tensors.values())))
     for gradients in runs[1:]:
         assert all(torch.equal(one, other) for one, other in zip(gradients, runs[0], strict=True))
 
@@ -200,7 +201,7 @@ def test_functional_gradients_work() -> None:
     tensors = {name: t.detach() for name, t in draw("lstm").items()}
 
     def loss(w_hh: Tensor) -> Tensor:
-        return recurrence("lstm", **{**tensors, "w_hh": w_hh}).output.sum()
+        return recurrence("lstm", Arguments(**{**tensors, "w_hh": w_hh})).output.sum()
 
     found = torch.func.grad(loss)(tensors["w_hh"])
     w_hh = tensors["w_hh"].clone().requires_grad_()

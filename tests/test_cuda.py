@@ -14,6 +14,7 @@ import torch
 import fused_rnn
 from bench.verify import TOLERANCES
 from fused_rnn import _autograd, _ops
+from fused_rnn._tensors import Arguments
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,7 +87,7 @@ def variant_results(cell: str, given: dict[str, torch.Tensor]) -> list[torch.Ten
     """Output and every gradient of a recurrence, as float64 on the CPU."""
     constants = {"zoneout", "recurrent_mask"}
     given = {name: t.detach().clone().requires_grad_(name not in constants) for name, t in given.items()}
-    output = _autograd.recurrence(cell, **given).output  # type: ignore[arg-type]
+    output = _autograd.recurrence(cell, Arguments(**given)).output
     torch.autograd.backward(output.double().square().sum())
     found = [output, *(t.grad for t in given.values() if t.grad is not None)]
     return [t.detach().double().cpu() for t in found]

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch.autograd import forward_ad, functional
 from torch.func import functional_call, grad, jacfwd, jacrev, jvp, stack_module_state, vmap
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fused_rnn
-from fused_rnn import _ops, _tensors
 from fused_rnn._autograd import recurrence
+from fused_rnn._tensors import Arguments
 from tests.test_autograd import CELLS, differentiable, draw
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def test_any_argument_may_be_mapped_alone(cell: str, proj: int) -> None:
     names = list(tensors)
 
     def run(*values: Any) -> tuple[Tensor, ...]:
-        result = recurrence(cell, **dict(zip(names, values, strict=True)))
+        result = recurrence(cell, Arguments(**dict(zip(names, values, strict=True))))
         return tuple(differentiable(cell, result)[:3])  # cells are only kept for gradients
 
     for index, name in enumerate(names):
@@ -121,7 +122,7 @@ def test_lengths_and_resets_may_be_mapped() -> None:
     gates = torch.randn(2, *tensors.pop("gates").shape, dtype=torch.float64)
 
     def loss(w_hh: Tensor, gates: Tensor, lengths: Tensor | None, resets: Tensor | None) -> Tensor:
-        result = recurrence("lstm", gates, **{**tensors, "w_hh": w_hh}, lengths=lengths, resets=resets)
+        result = recurrence("lstm", Arguments(gates, **{**tensors, "w_hh": w_hh}, lengths=lengths, resets=resets))
         return result.output.square().sum() + result.c_n.sum()
 
     w_hh = tensors["w_hh"]
@@ -151,21 +152,26 @@ def test_a_module_may_have_mapped_lengths_and_resets() -> None:
         torch.testing.assert_close(found[key], torch.stack([one[key] for one in each]))
 
 
-def test_mapped_inputs_are_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    batches = []
-    forward = _ops.forward
+class Batches(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """The batch sizes of the operator's runs."""
 
-    def recorded(cell: str, arguments: _tensors.Arguments, save: bool) -> _ops.ForwardResult:
-        if not torch._C._functorch.is_batchedtensor(arguments.gates):
-            batches.append(arguments.gates.shape[1])
-        return forward(cell, arguments, save)
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen: list[int] = []
 
-    monkeypatch.setattr(_ops, "forward", recorded)
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.fused_rnn.forward.default:
+            self.seen.append(args[1].shape[1])
+        return func(*args, **(kwargs or {}))
+
+
+def test_mapped_inputs_are_one_call() -> None:
     module = make("GRU")
-    vmap(module)(inputs("GRU", 7))
-    with torch.no_grad():
+    with Batches() as batches:
         vmap(module)(inputs("GRU", 7))
-    assert batches == [14, 14]
+        with torch.no_grad():
+            vmap(module)(inputs("GRU", 7))
+    assert batches.seen == [14, 14]
 
 
 @each_module
@@ -234,7 +240,7 @@ def test_tangents_are_finite_differences(cell: str, proj: int, directions: int) 
     tensors = draw(cell, directions=directions, proj=proj)
 
     def run(*values: Any) -> tuple[Tensor, ...]:
-        return tuple(differentiable(cell, recurrence(cell, **dict(zip(tensors, values, strict=True)))))
+        return tuple(differentiable(cell, recurrence(cell, Arguments(**dict(zip(tensors, values, strict=True))))))
 
     assert torch.autograd.gradcheck(
         run, tuple(tensors.values()), check_forward_ad=True, check_batched_grad=True, check_batched_forward_grad=True

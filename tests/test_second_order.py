@@ -10,6 +10,7 @@ import torch
 
 import fused_rnn
 from fused_rnn._autograd import recurrence
+from fused_rnn._tensors import Arguments
 from tests import reference
 from tests.test_autograd import CELLS, differentiable, draw
 from tests.tolerances import TOLERANCES, relative_error
@@ -61,7 +62,7 @@ def test_second_derivatives_are_finite_differences(
     tensors = {name: t for name, t in draw(cell, directions=directions, proj=proj).items() if name not in absent}
 
     def function(*values: Any) -> tuple[Tensor, ...]:
-        return tuple(differentiable(cell, recurrence(cell, **dict(zip(tensors, values, strict=True)))))
+        return tuple(differentiable(cell, recurrence(cell, Arguments(**dict(zip(tensors, values, strict=True))))))
 
     # Reverse over reverse, forward over reverse, and both of many directions at once; along random directions.
     assert torch.autograd.gradgradcheck(
@@ -76,7 +77,7 @@ def test_lengths_and_resets_have_second_derivatives(cell: str, proj: int) -> Non
     resets = torch.tensor([[0, 0, 0, 1], [1, 0, 1, 1], [0, 1, 0, 0]], dtype=torch.bool)
 
     def function(*values: Any) -> tuple[Tensor, ...]:
-        result = recurrence(cell, **dict(zip(tensors, values, strict=True)), lengths=lengths, resets=resets)
+        result = recurrence(cell, Arguments(**dict(zip(tensors, values, strict=True)), lengths=lengths, resets=resets))
         return tuple(differentiable(cell, result))
 
     inputs = tuple(tensors.values())
@@ -94,7 +95,7 @@ def test_padding_may_hold_anything() -> None:
         given.requires_grad_()
 
         def run(given: Tensor) -> Tensor:
-            return recurrence("lstm", given, **tensors, lengths=lengths).output
+            return recurrence("lstm", Arguments(given, **tensors, lengths=lengths)).output
 
         (gradient,) = torch.autograd.grad(run(given).square().sum(), given, create_graph=True)
         (second,) = torch.autograd.grad(gradient.square().sum(), given)
@@ -110,7 +111,7 @@ def test_every_entry_of_the_second_derivative_is_a_finite_difference() -> None:
         names, values = list(tensors), tuple(tensors.values())
 
         def output(*values: Any, cell: str = cell, names: list[str] = names) -> Tensor:
-            return recurrence(cell, **dict(zip(names, values, strict=True))).output
+            return recurrence(cell, Arguments(**dict(zip(names, values, strict=True)))).output
 
         assert torch.autograd.gradgradcheck(output, values)
 
@@ -149,9 +150,10 @@ def test_second_derivatives_of_half_types_are_near_the_oracle(cell: str, dtype: 
     tensors = draw(cell, 3, 2, 2, 5, dtype=dtype)
     doubles = {name: t.detach().double().requires_grad_() for name, t in tensors.items()}
     found = []
-    for run, values in ((recurrence, tensors), (reference.recurrence, doubles)):
+    for values in (tensors, doubles):
         inputs = list(values.values())
-        result: Any = run(cell, **values)
+        ours = values is tensors
+        result: Any = recurrence(cell, Arguments(**values)) if ours else reference.recurrence(cell, **values)
         loss = result.output.square().sum() + result.h_n.sum()
         (d_gates,) = torch.autograd.grad(loss, values["gates"], create_graph=True)
         found.append(torch.autograd.grad(d_gates.square().sum(), inputs))
@@ -164,7 +166,7 @@ def test_any_argument_alone_has_a_second_derivative() -> None:
     tensors = {name: t.detach() for name, t in draw("lstm", proj=2).items()}
     for name, tensor in tensors.items():
         tensor.requires_grad_()
-        output = recurrence("lstm", **tensors).output
+        output = recurrence("lstm", Arguments(**tensors)).output
         (gradient,) = torch.autograd.grad(output.square().sum(), tensor, create_graph=True)
         (second,) = torch.autograd.grad(gradient.square().sum(), tensor)
         assert second.abs().sum() > 0, name
@@ -199,7 +201,7 @@ def test_second_derivatives_do_not_keep_the_gates(cell: str) -> None:
     tensors = draw(cell)
     gates = tensors.pop("gates") * 1.0
     kept = weakref.ref(gates)
-    result = recurrence(cell, gates, **tensors)
+    result = recurrence(cell, Arguments(gates, **tensors))
     del gates
     assert kept() is None
     assert result.output.requires_grad
@@ -207,7 +209,7 @@ def test_second_derivatives_do_not_keep_the_gates(cell: str) -> None:
 
 def test_an_empty_sequence_has_second_derivatives() -> None:
     tensors = draw("lstm", 0)
-    result = recurrence("lstm", **tensors)
+    result = recurrence("lstm", Arguments(**tensors))
     (d_h_0,) = torch.autograd.grad(result.h_n.square().sum(), tensors["h_0"], create_graph=True)
     (second,) = torch.autograd.grad(d_h_0.sum(), tensors["h_0"])
     assert torch.equal(second, torch.full_like(second, 2.0))

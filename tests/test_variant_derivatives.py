@@ -10,6 +10,7 @@ from torch.func import functional_call, grad, jacfwd, jacrev, vmap
 
 from fused_rnn import _ops, _plain, _tensors
 from fused_rnn._autograd import recurrence
+from fused_rnn._tensors import Arguments
 from tests import variant_reference
 from tests.test_modules import assert_same, flat, total
 from tests.test_variants import make
@@ -89,7 +90,7 @@ def function_of(cell: str, kind: str, names: list[str], others: dict[str, Any]) 
             limit = LIMIT if "clip" in kind else float("inf")
             limits = torch.full_like(peepholes[:, :1], limit)
             given["unit_weights"] = torch.cat([peepholes, limits], 1)
-        return tuple(recurrence(cell, **given, **others)[: 2 * _ops.CELLS[cell].states])
+        return tuple(recurrence(cell, Arguments(**given, **others))[: 2 * _ops.CELLS[cell].states])
 
     return function
 
@@ -139,8 +140,7 @@ def test_plain_torch_computes_what_the_operator_does(cell: str, kind: str, dtype
         given = {name: t.detach() for name, t in tensors.items()}
         actual = function(*given.values())
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("tests.test_variant_derivatives.recurrence", lambda cell, **by_name: recorded(
-                cell, *_tensors.Arguments(**by_name)))  # fmt: skip
+            patch.setattr("tests.test_variant_derivatives.recurrence", lambda cell, given: recorded(cell, *given))
             expected = function(*given.values())
     arguments = seen[0]
     for one, other in zip(actual[:2], expected, strict=False):
