@@ -106,7 +106,7 @@ def explain(layer: torch.nn.Module, x: Tensor, hx: Any = None, *, device: CudaDe
     if not isinstance(layer, RecurrentLayer):
         hint = ": fused_rnn.convert makes one of torch.nn's" if isinstance(layer, torch.nn.RNNBase) else ""
         raise TypeError(f"layer must be a fused_rnn LSTM, GRU or RNN, got {type(layer).__name__}{hint}")
-    sequence, h_0, c_0, _ = layer._prepare(x, hx)
+    sequence, h_0, c_0, _ = layer._prepare(layer._weights(layer._flat_weights_names)[0], x, hx)
     time_steps, batch, width = sequence.shape
     directions = 2 if layer.bidirectional else 1
     inputs = [t for t in (sequence, h_0, c_0, *layer.parameters()) if t is not None]

@@ -106,12 +106,12 @@ def _check_device(x: Tensor, kind: str, name: str, tensor: Tensor) -> None:
         )
 
 
-def check_parameter_devices(x: Tensor, directions: Iterable[tuple[str, DirectionWeights]]) -> None:
-    """All parameters, by the suffix of the names of each direction, are where the input is."""
-    for suffix, parameters in directions:
+def check_parameter_devices(x: Tensor, directions: Iterable[tuple[Sequence[str], DirectionWeights]]) -> None:
+    """All parameters of each direction, beside their names, of which the first is W_ih's, are where the input is."""
+    for names, parameters in directions:
         for name, parameter in zip(_PARAMETERS, parameters, strict=True):
             if parameter is not None and parameter.device != x.device:
-                _check_device(x, "parameter", name + suffix, parameter)
+                _check_device(x, "parameter", name + names[0].removeprefix("weight_ih"), parameter)
 
 
 def check_layer_input(x: Tensor, weight: Tensor, input_size: int, form: Sequence[str]) -> None:

@@ -138,18 +138,21 @@ class RecurrentLayer(Unscriptable, Traceable, FlatWeights):
     def _cell_of(self, variants: Variants) -> str:
         return "lstm_peephole" if variants.unit_weights else _CELL_OF_MODE[self.mode]
 
-    def _direction(self, names: Sequence[str]) -> DirectionWeights:
-        """The parameters of those names, without the variants'."""
-        tensors = self._weights(names)
+    def _direction(self, tensors: list[Any]) -> DirectionWeights:
+        """The parameters of one direction, without the variants'."""
         if not self.bias:
             tensors[2:2] = (None, None)
         return DirectionWeights(*tensors)
 
-    def _layers(self, variants: Variants | None = None) -> list[list[DirectionWeights]]:
-        """The parameters of every direction of every layer."""
+    def _layers(
+        self, variants: Variants | None = None, tensors: list[Any] | None = None
+    ) -> list[list[DirectionWeights]]:
+        """The parameters of every direction of every layer; `tensors` are torch.nn's, where they have been read."""
         variants = self._variants() if variants is None else variants
         self._check_structure()
-        directions = [self._direction(names) for names in self._all_weights]
+        tensors = self._weights(self._flat_weights_names) if tensors is None else tensors
+        number = len(self._all_weights[0])
+        directions = [self._direction(tensors[at : at + number]) for at in range(0, len(tensors), number)]
         if variants is not PLAIN:
             fields = {name: field for name, (field, _) in self._variant_parameters().items()}
             for index, suffix in enumerate(self._suffixes()):
@@ -188,45 +191,49 @@ class RecurrentLayer(Unscriptable, Traceable, FlatWeights):
         return (hx,)
 
     def _prepare(
-        self, x: Tensor | PackedSequence, hx: Any, lengths: Any = None, resets: Any = None
+        self, weight: Tensor, x: Tensor | PackedSequence, hx: Any, lengths: Any = None, resets: Any = None
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Ragged]:
-        """X as [T, B, I], h_0 as [L*D, B, P], c_0 as [L*D, B, H] and where rows end, from checked arguments."""
+        """X as [T, B, I], h_0 as [L*D, B, P], c_0 as [L*D, B, H] and where rows end, from checked arguments.
+
+        `weight` is the one that meets the input.
+        """
         if isinstance(x, PackedSequence):
             check_packed(x, lengths, resets)
-            return self._prepare_packed(x, hx)
+            return self._prepare_packed(weight, x, hx)
         forms = BATCH_FIRST_FORMS if self.batch_first else LAYER_FORMS
         check_dimensions(type(self).__name__, x, forms)
         batched = x.dim() == 3
         states = () if hx is None else self._states(hx)
-        check_layer_state_dimensions(states, batched=batched)
-        check_layer_input(x, self._first_weight(), self.input_size, forms[batched])
+        if states:
+            check_layer_state_dimensions(states, batched=batched)
+        check_layer_input(x, weight, self.input_size, forms[batched])
         if not batched:
             x = x.unsqueeze(1)
             states = tuple(state.unsqueeze(1) for state in states)
         elif self.batch_first:
             x = x.transpose(0, 1)
-        h_0, c_0 = self._checked(x, states, batch_first=self.batch_first)
+        h_0, c_0 = self._checked(x, states, batch_first=self.batch_first) if states else (None, None)
         if lengths is not None:
             lengths = check_lengths(lengths, x, batched=batched, batch_first=self.batch_first)
         if resets is not None:
             resets = check_resets(resets, x, batched=batched, batch_first=self.batch_first)
         return x, h_0, c_0, Ragged(lengths, resets)
 
-    def _prepare_packed(self, packed: PackedSequence, hx: Any) -> tuple[Tensor, Tensor | None, Tensor | None, Ragged]:
+    def _prepare_packed(
+        self, weight: Tensor, packed: PackedSequence, hx: Any
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Ragged]:
         """The same for a packed sequence, with its order of rows."""
         states = () if hx is None else self._states(hx)
-        check_layer_input(packed.data, self._first_weight(), self.input_size, PACKED_FORM)
+        check_layer_input(packed.data, weight, self.input_size, PACKED_FORM)
         x, lengths, places = pad(packed)
-        h_0, c_0 = self._checked(x, states, batch_first=None)
+        h_0, c_0 = self._checked(x, states, batch_first=None) if states else (None, None)
         h_0, c_0 = (None if state is None else permuted(state, packed.sorted_indices) for state in (h_0, c_0))
         return x, h_0, c_0, Ragged(lengths, places=places)
 
     def _checked(
         self, x: Tensor, states: Sequence[Tensor], *, batch_first: bool | None
     ) -> tuple[Tensor | None, Tensor | None]:
-        """h_0 and c_0 from the states, which fit x [T, B, I]."""
-        if not states:
-            return None, None
+        """h_0 and c_0 from one or two states, which fit x [T, B, I]."""
         rows = self.num_layers * (2 if self.bidirectional else 1)
         expected = (rows, x.shape[1], self.proj_size or self.hidden_size)
         units = "proj_size" if self.proj_size else "hidden_size"
@@ -238,11 +245,6 @@ class RecurrentLayer(Unscriptable, Traceable, FlatWeights):
         check_layer_state(states[1], "hx[1]", expected, "hidden_size", x, batch_first=batch_first)
         return states[0], states[1]
 
-    def _first_weight(self) -> Tensor:
-        """The weight that meets the input."""
-        weight: Tensor = self._weights(self._all_weights[0][:1])[0]
-        return weight
-
     def _run(
         self, x: Tensor | PackedSequence, hx: Any, lengths: Any, resets: Any, return_cells: bool
     ) -> tuple[Any, Tensor, Tensor, Any]:
@@ -253,12 +255,13 @@ class RecurrentLayer(Unscriptable, Traceable, FlatWeights):
                 return found
         if return_cells and self.mode != "LSTM":
             raise TypeError(f"{type(self).__name__}: return_cells needs a cell state, which only the LSTM has")
-        refuse_expanded_weights(type(self).__name__, self._weights(self._flat_weights_names))
-        sequence, h_0, c_0, ragged = self._prepare(x, hx, lengths, resets)
+        tensors = self._weights(self._flat_weights_names)  # once, since a parametrization computes them
+        refuse_expanded_weights(type(self).__name__, tensors)
+        sequence, h_0, c_0, ragged = self._prepare(tensors[0], x, hx, lengths, resets)
         dropout = self.dropout if self.training else 0.0
         variants = self._variants()
-        layers = self._layers(variants)
-        check_parameter_devices(sequence, zip(self._suffixes(), chain.from_iterable(layers), strict=True))
+        layers = self._layers(variants, tensors)
+        check_parameter_devices(sequence, zip(self._all_weights, chain.from_iterable(layers), strict=True))
         kind = Kind(self._cell_of(variants), self.hidden_size, variants, ragged)
         output, h_n, c_n, cells = run_stack(kind, sequence, layers, h_0, c_0, dropout=dropout, keep_cells=return_cells)
         output = self._like_input(x, output, ragged.places)
@@ -282,7 +285,7 @@ class RecurrentLayer(Unscriptable, Traceable, FlatWeights):
             h_0, c_0 = hx
             if h_0 is None or c_0 is None:
                 return None
-        weights = self._direction(self._all_weights[0])
+        weights = self._direction(self._weights(self._all_weights[0]))
         steps = x.transpose(0, 1) if self.batch_first else x
         found = run_unchecked(_CELL_OF_MODE[self.mode], steps, weights, h_0, c_0)
         if found is None:
@@ -677,7 +680,7 @@ class RecurrentCell(Unscriptable, Traceable, torch.nn.RNNCellBase):
             states = [state.unsqueeze(0) for state in states]
         check_cell_sizes(x, states, names, self.input_size, self.hidden_size)
         check_cell_kinds(x, weights.w_ih, states, names)
-        check_parameter_devices(x, [("", weights)])
+        check_parameter_devices(x, [(("weight_ih",), weights)])
         if self.hidden_size == 0:
             made = step_without_units(x, weights, states, states_made=2 if cell == "lstm" else 1)
         else:

@@ -211,6 +211,34 @@ def test_a_parametrized_layer_computes_with_its_parametrization() -> None:
     assert len(ours._flat_weights) == len(theirs._flat_weights)
 
 
+class Counted(torch.nn.Module):
+    """A parametrization that changes nothing; power iterations and random masks count their calls as well."""
+
+    calls = 0
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return weight.clone()
+
+
+@pytest.mark.parametrize("form", ["padded", "packed", "lengths"])
+@pytest.mark.parametrize(
+    ("name", "options"), [*CASES, ("GRU", {"layer_norm": True}), ("LSTM", {"recompute": True})], ids=str
+)
+def test_a_parametrization_computes_once_a_call(name: str, options: dict[str, Any], form: str) -> None:
+    layer = getattr(fused_rnn, name)(3, 4, dtype=torch.float64, **options)
+    counted = Counted()
+    torch.nn.utils.parametrize.register_parametrization(layer, "weight_hh_l0", counted)
+    counted.calls = 0  # one of the registration
+    rows = torch.tensor([5, 3])
+    x = X.transpose(0, 1) if layer.batch_first else X
+    if form == "packed":
+        layer(torch.nn.utils.rnn.pack_padded_sequence(x, rows, batch_first=layer.batch_first))
+    else:
+        layer(x, lengths=rows if form == "lengths" else None)
+    assert counted.calls == 1
+
+
 def test_a_list_that_somebody_holds_stays_that_of_the_layer() -> None:
     ours, theirs = pair()
     for layer in (ours, theirs):

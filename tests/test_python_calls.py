@@ -1,0 +1,65 @@
+"""How many functions of the package a call goes through: Python is most of the time of a short one."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+import fused_rnn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PACKAGE = str(Path(fused_rnn.__file__).parent)
+
+
+def calls_of(function: Callable[[], Any]) -> Counter[str]:
+    """The functions of the package that are called, comprehensions included, by name."""
+    seen: Counter[str] = Counter()
+
+    def look(frame: Any, event: str, _: object) -> None:
+        if event == "call" and frame.f_code.co_filename.startswith(PACKAGE):
+            seen[frame.f_code.co_name] += 1
+
+    function()  # what happens once
+    before = sys.getprofile()
+    sys.setprofile(look)
+    try:
+        function()
+    finally:
+        sys.setprofile(before)
+    return seen
+
+
+def trained(layer: torch.nn.Module, x: torch.Tensor) -> Callable[[], Any]:
+    return lambda: layer(x)[0].sum().backward()
+
+
+def inferred(layer: torch.nn.Module, x: torch.Tensor, **options: Any) -> Callable[[], Any]:
+    def call() -> None:
+        with torch.no_grad():
+            layer(x, **options)
+
+    return call
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
+def test_a_short_call_goes_through_few_functions(name: str) -> None:
+    layer, two = (getattr(fused_rnn, name)(3, 5, num_layers=count) for count in (1, 2))
+    cell = getattr(fused_rnn, f"{name}Cell")(3, 5)
+    x, lengths = torch.randn(2, 4, 3), torch.tensor([2, 1, 2, 2])
+    most = {
+        "inference": (inferred(layer, x), 14),
+        "training": (trained(layer, x), 42),
+        "a cell's step": (inferred(cell, x[0]), 11),
+        "two layers": (inferred(two, x), 45),
+        "lengths": (inferred(layer, x, lengths=lengths), 40),
+    }
+    found = {what: calls_of(function) for what, (function, _) in most.items()}
+    counts = {what: seen.total() for what, seen in found.items()}
+    assert {what: (counts[what], found[what]) for what in most if counts[what] > most[what][1]} == {}
