@@ -188,7 +188,7 @@ def source_groups(toolchain: Toolchain, cuda: Cuda | str, torch: Path, version: 
         binding_sources = [name for name in binding_sources if not Path(name).name.startswith("cuda_")]
     return [
         SourceGroup(binding_sources, [*host, *binding]),
-        SourceGroup(glob("csrc/cpu/*.cpp"), []),
+        SourceGroup([*glob("csrc/cpu/*.cpp"), *glob("csrc/cpu/runtime/*.cpp")], []),
         SourceGroup(glob("csrc/cuda/*.cpp"), host),
         *units,
     ]

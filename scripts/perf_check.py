@@ -9,7 +9,7 @@ torch nor a build. Against bench/native/expected.json it holds
   more than MARGIN above the recorded number fails. Numbers are of one compiler; others are not held to them.
 
 --update records what it finds instead. --plans times the ways in which threads share the work, beside what the model
-of this processor (csrc/cpu/machine.cpp) would choose.
+of this processor (csrc/cpu/runtime/machine.cpp) would choose.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FLOOR = 0.5  # of a tile's recorded share of the peak
 MARGIN = 0.03  # of a schedule's recorded instructions
 ROUNDS = 300  # of timing; each lasts about 2 ms
 COUNTED_ISA = "avx2"
-LINKED = ("machine", "plan", "team")  # of csrc/cpu
+LINKED = ("machine", "plan", "team")  # of csrc/cpu/runtime
 PLAN_SECONDS = "0.1"  # for each way to share a pass
 
 Shares = dict[str, float]  # by tile: `float 4x6x1` is its type, columns, rows and blocks
@@ -58,7 +58,7 @@ def build(source: str, isa: str, folder: Path, *further: str) -> Path:
         "-I",
         str(native_build.ROOT / "tests/native"),
     ]
-    files = [SOURCES / f"{source}.cpp", *(native_build.ROOT / f"csrc/cpu/{name}.cpp" for name in LINKED)]
+    files = [SOURCES / f"{source}.cpp", *(native_build.ROOT / f"csrc/cpu/runtime/{name}.cpp" for name in LINKED)]
     return native_build.compile_cpp([*flags, *further, *map(str, files)], folder / f"{source}-{isa}")
 
 

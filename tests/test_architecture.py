@@ -28,6 +28,14 @@ CSRC_RULES: dict[str, tuple[set[str], tuple[str, ...]]] = {
     "cuda": ({"core", "cells", "cuda"}, ("cuda",)),
     "binding": ({"core", "cells", "cpu", "cuda", "binding"}, ("torch/", "pybind11/")),
 }
+# Folder of csrc/cpu: the folders of csrc/cpu it may include from. The files beside them may include from all.
+CPU_RULES: dict[str, set[str]] = {
+    "simd": {"simd"},
+    "runtime": {"runtime"},
+    "gemm": {"simd", "runtime", "gemm"},
+    "pass": {"simd", "gemm", "pass"},
+    "schedules": {"simd", "runtime", "gemm", "pass", "schedules"},
+}
 # Module of fused_rnn: the modules of the package that it may import.
 PACKAGE_RULES: dict[str, set[str]] = {
     "_modes": set(),
@@ -126,8 +134,15 @@ def include_violations(root: Path) -> Iterator[str]:
                 if form == '"'
                 else standard or target.startswith(outside or ("//",))
             )
-            if not allowed:
+            if not allowed or not cpu_folder_allows(parts, target):
                 yield f"{name}: may not include {target}"
+
+
+def cpu_folder_allows(parts: tuple[str, ...], target: str) -> bool:
+    """Whether a file below a folder of csrc/cpu may include a file of csrc/cpu."""
+    if parts[1] != "cpu" or len(parts) < 4 or parts[2] == "isa" or not target.startswith("cpu/"):
+        return True
+    return target.split("/")[1] in CPU_RULES.get(parts[2], set())
 
 
 def imports_of(path: Path) -> Iterator[tuple[str, list[str], int]]:
@@ -258,6 +273,7 @@ def test_the_tree_keeps_the_rules() -> None:
 
 def test_every_layer_is_looked_at() -> None:
     assert {path.relative_to(ROOT / "csrc").parts[0] for path in (ROOT / "csrc").rglob("*.*")} == set(CSRC_RULES)
+    assert {path.name for path in (ROOT / "csrc/cpu").iterdir() if path.is_dir()} == {*CPU_RULES, "isa"}
     assert {path.stem for path in (ROOT / "fused_rnn").glob("*.py")} == set(PACKAGE_RULES)
 
 
@@ -265,9 +281,10 @@ VIOLATING_FILES = {
     "csrc/core/a.h": ("// A.\n#include <torch/torch.h>\n", "csrc/core/a.h: may not include torch/torch.h"),
     "csrc/core/b.h": ('// B.\n#include "cells/cell.h"\n', "csrc/core/b.h: may not include cells/cell.h"),
     "csrc/core/c.h": ("// C.\n#  include <omp.h>\n", "csrc/core/c.h: may not include omp.h"),
-    "csrc/cells/d.h": ('// D.\n#include "cpu/vec.h"\n', "csrc/cells/d.h: may not include cpu/vec.h"),
+    "csrc/cells/d.h": ('// D.\n#include "cpu/simd/vec.h"\n', "csrc/cells/d.h: may not include cpu/simd/vec.h"),
     "csrc/cpu/isa/e.cpp": ('// E.\n#include "binding/x.h"\n', "csrc/cpu/isa/e.cpp: may not include binding/x.h"),
     "csrc/cpu/f.h": ('// F.\n#include "cpu/absent.h"\n', "csrc/cpu/f.h: may not include cpu/absent.h"),
+    "csrc/cpu/gemm/j.h": ('// J.\n#include "cpu/pass/k.h"\n', "csrc/cpu/gemm/j.h: may not include cpu/pass/k.h"),
     "csrc/magic/g.h": ("// G.\n", "csrc/magic/g.h: no rule for this folder"),
     "csrc/cpu/h.h": ("#pragma once\n", "csrc/cpu/h.h: the first line must say the purpose of the file"),
     "csrc/cpu/i.h": ("// I.\n" * 401, "csrc/cpu/i.h: over 400 lines, and its opening comment does not say why"),
@@ -314,7 +331,7 @@ VIOLATING_FILES = {
 @pytest.mark.parametrize("name", VIOLATING_FILES)
 def test_a_violating_file_is_reported(name: str, tmp_path: Path) -> None:
     text, message = VIOLATING_FILES[name]
-    for existing in ("csrc/cells/cell.h", "csrc/cpu/vec.h", "csrc/binding/x.h"):
+    for existing in ("csrc/cells/cell.h", "csrc/cpu/simd/vec.h", "csrc/cpu/pass/k.h", "csrc/binding/x.h"):
         (tmp_path / existing).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / existing).write_text("// Present.\n")
     assert violations(tmp_path) == []

@@ -27,8 +27,8 @@ USING_TEAMS = (
         "test_workspace",
     ),
 )
-LINKED = {source: ["csrc/cpu/team.cpp"] for source in USING_TEAMS}
-LINKED["test_workspace"].append("csrc/cpu/workspace.cpp")
+LINKED = {source: ["csrc/cpu/runtime/team.cpp"] for source in USING_TEAMS}
+LINKED["test_workspace"].append("csrc/cpu/runtime/workspace.cpp")
 INSTRUCTION_SETS = native_build.runnable_instruction_sets()
 FLAVOURS = [*INSTRUCTION_SETS, "sanitized"]
 THREADED = ["test_sharing", "test_team"]  # what these share is watched by ThreadSanitizer too

@@ -2,11 +2,11 @@
 //
 // Usage: plan_times SECONDS, of which each sample takes a part. A line for each cell, pass, batch and hidden size:
 // microseconds of 100 steps on one thread, by rows and by units, and the choice. What the model misses by more than
-// a tenth is marked: then a row of csrc/cpu/machine.cpp is wrong for this processor.
+// a tenth is marked: then a row of csrc/cpu/runtime/machine.cpp is wrong for this processor.
 #include "schedule_checks.h"
 // (first: what follows needs its names)
-#include "cpu/backward_sweep.h"
-#include "cpu/forward_sweep.h"
+#include "cpu/schedules/sweep_backward.h"
+#include "cpu/schedules/sweep_forward.h"
 
 #include <algorithm>
 #include <chrono>
@@ -15,7 +15,7 @@
 #include "cells/elman.h"
 #include "cells/gru.h"
 #include "cells/lstm.h"
-#include "cpu/machine.h"
+#include "cpu/runtime/machine.h"
 
 namespace {
 

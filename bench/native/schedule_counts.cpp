@@ -4,11 +4,11 @@
 // What is to be counted is all within the function `counted_pass`: the workspace, the packing of weights and the steps.
 #include "schedule_checks.h"
 // (first: what follows needs its names)
-#include "cpu/backward_sweep.h"
-#include "cpu/forward_sweep.h"
-#include "cpu/row_backward.h"
-#include "cpu/row_forward.h"
-#include "cpu/single_step.h"
+#include "cpu/schedules/rows_backward.h"
+#include "cpu/schedules/rows_forward.h"
+#include "cpu/schedules/single_step.h"
+#include "cpu/schedules/sweep_backward.h"
+#include "cpu/schedules/sweep_forward.h"
 
 #include <cstdio>
 #include <functional>

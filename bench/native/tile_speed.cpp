@@ -6,7 +6,7 @@
 // frequency that it runs at, meet both alike. The operands of a tile fit the second cache.
 #include "isa.h"
 // (first: what follows needs its names)
-#include "cpu/product.h"
+#include "cpu/gemm/micro_kernel.h"
 
 #include <algorithm>
 #include <chrono>
@@ -48,7 +48,7 @@ template <class Real>
 template <class W>
 struct Shape {
   int columns, rows, blocks;
-  typename ProductTiles<W, 1>::Function function;
+  typename MicroKernels<W, 1>::Function function;
   double least_seconds = 1e9;
 
   int64_t operations() const { return kLength * columns * rows * blocks; }  // of vectors, in a call
@@ -56,7 +56,7 @@ struct Shape {
 
 template <class W, int Columns>
 void add_shapes(std::vector<Shape<W>>& shapes) {
-  using Tiles = ProductTiles<W, Columns>;
+  using Tiles = MicroKernels<W, Columns>;
   for (int rows = 1; rows <= Tiles::kRows; ++rows) {
     for (int blocks = 1; blocks <= max_tile_blocks(Columns, rows); ++blocks)
       shapes.push_back({Columns, rows, blocks, Tiles::select(rows, blocks)});
@@ -89,10 +89,10 @@ void time_tiles(const char* type, int rounds) {
     for (Shape<W>& shape : shapes) {
       least_peak_seconds = std::min(least_peak_seconds, seconds_of(peak_operations<Real>));
       const int64_t calls = kOperations / shape.operations();
+      const TileStrides strides{kLength * shape.columns * kLanes, kLength * Terms<W>::kCount, kLength, kChunk, nullptr};
       const double seconds = seconds_of([&] {
         for (int64_t call = 0; call < calls; ++call) {
-          shape.function(w, kLength * shape.columns * kLanes, r, kLength * Terms<W>::kCount, kLength, kChunk,
-                         values(start), values(tile), nullptr);
+          shape.function(strides, w, r, values(start), values(tile));
         }
       });
       shape.least_seconds = std::min(shape.least_seconds, seconds / static_cast<double>(calls));

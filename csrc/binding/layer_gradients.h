@@ -8,8 +8,8 @@
 #include "binding/allocator.h"
 #include "binding/tensor_views.h"
 #include "core/time.h"
-#include "cpu/arena.h"
-#include "cpu/matrices.h"
+#include "cpu/gemm/matrices.h"
+#include "cpu/runtime/arena.h"
 
 namespace fused_rnn {
 

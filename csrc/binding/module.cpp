@@ -14,9 +14,9 @@
 #include "binding/stepper_class.h"
 #include "cells/table.h"
 #include "cpu/dispatch.h"
-#include "cpu/machine.h"
-#include "cpu/team.h"
-#include "cpu/workspace.h"
+#include "cpu/runtime/machine.h"
+#include "cpu/runtime/team.h"
+#include "cpu/runtime/workspace.h"
 #include "cuda/schedule.h"
 
 #if !defined(FUSED_RNN_VERSION) || !defined(FUSED_RNN_CUDA_BUILD)

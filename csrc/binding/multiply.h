@@ -7,7 +7,7 @@
 
 #include "binding/recurrence_call.h"
 #include "cpu/dispatch.h"
-#include "cpu/workspace.h"
+#include "cpu/runtime/workspace.h"
 
 namespace fused_rnn {
 

@@ -12,7 +12,7 @@
 #include "binding/tensor_views.h"
 #include "cells/table.h"
 #include "cpu/dispatch.h"
-#include "cpu/workspace.h"
+#include "cpu/runtime/workspace.h"
 
 namespace fused_rnn {
 

@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "core/views.h"
-#include "cpu/matrices.h"
-#include "cpu/plan.h"
-#include "cpu/stepping.h"
+#include "cpu/gemm/matrices.h"
+#include "cpu/runtime/plan.h"
+#include "cpu/runtime/stepping.h"
 
 namespace fused_rnn {
 

@@ -5,8 +5,8 @@
 #include <mutex>
 #include <vector>
 
-#include "cpu/stepping.h"
-#include "cpu/team.h"
+#include "cpu/runtime/stepping.h"
+#include "cpu/runtime/team.h"
 
 namespace fused_rnn {
 

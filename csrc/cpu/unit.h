@@ -5,14 +5,14 @@
 #include <vector>
 
 #include "cells/table.h"
-#include "cpu/backward_sweep.h"
 #include "cpu/dispatch.h"
-#include "cpu/forward_sweep.h"
-#include "cpu/matrix_product.h"
-#include "cpu/packed_step.h"
-#include "cpu/row_backward.h"
-#include "cpu/row_forward.h"
-#include "cpu/single_step.h"
+#include "cpu/gemm/matrix_product.h"
+#include "cpu/schedules/packed_step.h"
+#include "cpu/schedules/rows_backward.h"
+#include "cpu/schedules/rows_forward.h"
+#include "cpu/schedules/single_step.h"
+#include "cpu/schedules/sweep_backward.h"
+#include "cpu/schedules/sweep_forward.h"
 
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {

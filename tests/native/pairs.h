@@ -4,7 +4,7 @@
 
 #include "isa.h"
 // (first: what follows needs its names)
-#include "cpu/terms.h"
+#include "cpu/simd/terms.h"
 
 #if !defined(__AVX512F__)
 namespace fused_rnn {

@@ -4,10 +4,10 @@
 
 #include "isa.h"
 // (first: what follows needs its names)
-#include "cpu/arena.h"
-#include "cpu/plan.h"
-#include "cpu/team.h"
-#include "cpu/terms.h"
+#include "cpu/runtime/arena.h"
+#include "cpu/runtime/plan.h"
+#include "cpu/runtime/team.h"
+#include "cpu/simd/terms.h"
 
 #include <algorithm>
 #include <bit>

@@ -4,10 +4,10 @@
 // (first: what follows needs its names)
 #include "pairs.h"
 // (before any schedule)
-#include "cpu/backward_sweep.h"
-#include "cpu/forward_sweep.h"
-#include "cpu/row_backward.h"
-#include "cpu/row_forward.h"
+#include "cpu/schedules/rows_backward.h"
+#include "cpu/schedules/rows_forward.h"
+#include "cpu/schedules/sweep_backward.h"
+#include "cpu/schedules/sweep_forward.h"
 
 #include <cmath>
 #include <limits>

@@ -4,8 +4,8 @@
 // (first: what follows needs its names)
 #include "pairs.h"
 // (before any schedule)
-#include "cpu/backward_sweep.h"
-#include "cpu/forward_sweep.h"
+#include "cpu/schedules/sweep_backward.h"
+#include "cpu/schedules/sweep_forward.h"
 
 #include <cmath>
 #include <utility>
@@ -67,9 +67,9 @@ void pairs_are_the_sums_of_single_terms() {
   pack_block<1, 2>(source, 0, singles.data());
   float by_pairs = 0, by_singles = 0;
   const auto always = [](const auto&) { return true; };
-  for_each_tile<2>(Product<BFloat16Pair>{pairs.data(), nullptr, 0, rows.data(), 0, kSize}, {0, 1}, {0, 1}, always,
+  for_each_tile<2>(Gemm<BFloat16Pair>{pairs.data(), nullptr, 0, rows.data(), 0, kSize}, {0, 1}, {0, 1}, always,
                    [&](const auto& tile) { by_pairs = tile.values[0]; });
-  for_each_tile<2>(Product<float>{singles.data(), nullptr, 0, single_rows.data(), 0, kSize}, {0, 1}, {0, 1}, always,
+  for_each_tile<2>(Gemm<float>{singles.data(), nullptr, 0, single_rows.data(), 0, kSize}, {0, 1}, {0, 1}, always,
                    [&](const auto& tile) { by_singles = tile.values[0]; });
   check(by_pairs == by_singles && by_singles != 0, "the sum of pairs");
 }

@@ -2,10 +2,10 @@
 // nearly exact answers, at every edge of a vector, a block and a tile.
 #include "schedule_checks.h"
 // (first: what follows needs its names)
-#include "cpu/backward_sweep.h"
-#include "cpu/forward_sweep.h"
-#include "cpu/row_backward.h"
-#include "cpu/row_forward.h"
+#include "cpu/schedules/rows_backward.h"
+#include "cpu/schedules/rows_forward.h"
+#include "cpu/schedules/sweep_backward.h"
+#include "cpu/schedules/sweep_forward.h"
 
 #include <algorithm>
 #include <utility>

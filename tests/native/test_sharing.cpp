@@ -2,10 +2,10 @@
 // there is work too; under ThreadSanitizer, also that the threads wait for all that they share.
 #include "schedule_checks.h"
 // (first: what follows needs its names)
-#include "cpu/backward_sweep.h"
-#include "cpu/forward_sweep.h"
-#include "cpu/row_backward.h"
-#include "cpu/row_forward.h"
+#include "cpu/schedules/rows_backward.h"
+#include "cpu/schedules/rows_forward.h"
+#include "cpu/schedules/sweep_backward.h"
+#include "cpu/schedules/sweep_forward.h"
 
 #include "linear_cells.h"
 

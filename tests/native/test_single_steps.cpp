@@ -1,8 +1,8 @@
 // Tests the layers of a Stepper and the product of matrices, on buffers of their exact size, against plain loops.
 #include "isa.h"
 // (first: what follows needs its names)
-#include "cpu/matrix_product.h"
-#include "cpu/packed_step.h"
+#include "cpu/gemm/matrix_product.h"
+#include "cpu/schedules/packed_step.h"
 
 #include <cstdlib>
 #include <memory>

@@ -1,7 +1,7 @@
 // Tests the conversions between storage types and vectors: every bfloat16 and float16, all roundings, partial vectors.
 #include "isa.h"
 // (first: what follows needs its names)
-#include "cpu/storage.h"
+#include "cpu/simd/storage.h"
 
 #include <cmath>
 #include <limits>

@@ -2,8 +2,8 @@
 // gaps between rows, and that a row is the same bits in any batch.
 #include "schedule_checks.h"
 // (first: what follows needs its names)
-#include "cpu/backward_sweep.h"
-#include "cpu/forward_sweep.h"
+#include "cpu/schedules/sweep_backward.h"
+#include "cpu/schedules/sweep_forward.h"
 
 #include <utility>
 

@@ -1,5 +1,5 @@
 // Tests the barrier with more threads than processors, so that members sleep and are displaced, and the team itself.
-#include "cpu/team.h"
+#include "cpu/runtime/team.h"
 
 #include <sys/wait.h>
 #include <unistd.h>

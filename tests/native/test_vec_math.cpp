@@ -2,7 +2,7 @@
 // edges.
 #include "isa.h"
 // (first: what follows needs its names)
-#include "cpu/vec_math.h"
+#include "cpu/simd/vec_math.h"
 
 #include <algorithm>
 #include <cmath>

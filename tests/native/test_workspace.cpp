@@ -2,10 +2,10 @@
 // packs them: whatever changed since, and however the pass before it shared the work.
 #include "schedule_checks.h"
 // (first: what follows needs its names)
-#include "cpu/workspace.h"
+#include "cpu/runtime/workspace.h"
 
-#include "cpu/backward_sweep.h"
-#include "cpu/forward_sweep.h"
+#include "cpu/schedules/sweep_backward.h"
+#include "cpu/schedules/sweep_forward.h"
 
 #include <atomic>
 #include <cstring>

@@ -1,14 +1,14 @@
-// Lines of memory that will be needed later, asked for a few at a time.
+// Prefetch of memory that will be needed later, asked for a few at a time.
 #pragma once
 
 #include <cstdint>
 
-#include "cpu/vec.h"
+#include "cpu/simd/vec.h"
 
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {
 
-class Lines {
+class Prefetch {
  public:
   static constexpr int kStreams = 5, kBytes = 64;  // of a line
 
@@ -19,8 +19,8 @@ class Lines {
   }
 
   // Asks for the next part of each, to be in the second cache.
-  void ask() {
-    for (int i = 0; i < count_; ++i) streams_[i].ask();
+  void issue() {
+    for (int i = 0; i < count_; ++i) streams_[i].issue();
   }
 
  private:
@@ -28,7 +28,7 @@ class Lines {
     const char *row, *at;
     int64_t bytes, stride, rows, lines_of_part;
 
-    void ask() {
+    void issue() {
       for (int64_t line = 0; line < lines_of_part && rows > 0; ++line) {
         __builtin_prefetch(at, 0, 2);
         at += kBytes;

@@ -1,5 +1,5 @@
 // The store of what waits, one for the process.
-#include "cpu/workspace.h"
+#include "cpu/runtime/workspace.h"
 
 #include <pthread.h>
 
@@ -13,7 +13,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "cpu/arena.h"
+#include "cpu/runtime/arena.h"
 
 namespace fused_rnn {
 

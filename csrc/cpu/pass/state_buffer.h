@@ -1,8 +1,8 @@
 // The running states of a sweep: rows in a type of its own, padded to whole blocks, and their way in and out.
 #pragma once
 
-#include "cpu/share.h"
-#include "cpu/storage.h"
+#include "core/range.h"
+#include "cpu/simd/storage.h"
 
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {

@@ -1,9 +1,9 @@
 // The model behind make_plan: cycles of one time step of the busiest thread.
-#include "cpu/plan.h"
+#include "cpu/runtime/plan.h"
 
 #include <algorithm>
 
-#include "cpu/machine.h"
+#include "cpu/runtime/machine.h"
 
 namespace fused_rnn {
 

@@ -18,12 +18,12 @@
 
 #include "cells/cell.h"
 #include "core/time.h"
-#include "cpu/ahead.h"
-#include "cpu/packed_weights.h"
-#include "cpu/share.h"
-#include "cpu/state_buffer.h"
-#include "cpu/tile_vectors.h"
-#include "cpu/vec_math.h"
+#include "cpu/gemm/packed_weights.h"
+#include "cpu/gemm/tile_vectors.h"
+#include "cpu/pass/state_buffer.h"
+#include "cpu/schedules/partition.h"
+#include "cpu/schedules/step_prefetch.h"
+#include "cpu/simd/vec_math.h"
 
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {
@@ -74,19 +74,19 @@ class BackwardSweep {
   };
 
   void run(int thread, const Between& between) const {
-    const Share share = barriers_.share_of(thread, p_, v_);
+    const Part part = barriers_.part_of_thread(thread, p_, v_);
     weights_.pack(thread, threads_);
-    for (int64_t d = share.directions.begin; d < share.directions.end; ++d) initialize(share, d);
+    for (int64_t d = part.directions.begin; d < part.directions.end; ++d) initialize(part, d);
     barriers_.wait_for_team();  // packed weights, zeroed padding and initial carries are complete
     for (int64_t end = p_.time_steps; end > 0;) {
       const int64_t begin = (end - 1) / between.together * between.together;
-      for (int64_t d = share.directions.begin; d < share.directions.end; ++d) {
-        for (int64_t s = end - 1; s >= begin; --s) step(share, d, s);
+      for (int64_t d = part.directions.begin; d < part.directions.end; ++d) {
+        for (int64_t s = end - 1; s >= begin; --s) step(part, d, s);
       }
       between.call(between.context, thread, begin);
       end = begin;
     }
-    for (int64_t d = share.directions.begin; d < share.directions.end; ++d) finish(share, d);
+    for (int64_t d = part.directions.begin; d < part.directions.end; ++d) finish(part, d);
   }
 
   void run(int thread) const {
@@ -117,8 +117,8 @@ class BackwardSweep {
 
   // The carries start as the gradients of the final states. Both gate buffers and d_projected are zeroed, since the
   // products read their padding, where steps write zeros at most.
-  void initialize(const Share& share, int64_t d) const {
-    const Range rows = share.own_rows();
+  void initialize(const Part& part, int64_t d) const {
+    const Range rows = part.own_rows();
     load_state<T>(v_.d_h_n, p_.output_size, carry_h_, d, rows);
     if (Cell::kStates == 2) load_state<T>(v_.d_c_n, p_.hidden_size, carry_c_, d, rows);
     for (int64_t row = rows.begin; row < rows.end; ++row) {
@@ -186,21 +186,21 @@ class BackwardSweep {
             .carry_c = Cell::kStates == 2 ? carry_c_.rows(d) : BatchRows<Real>{}};
   }
 
-  void step(const Share& share, int64_t d, int64_t s) const {
+  void step(const Part& part, int64_t d, int64_t s) const {
     const Step step = at_position(d, s);
-    const Range output_blocks = share.blocks_of(weights_.output_blocks());
+    const Range output_blocks = part.blocks_of(weights_.output_blocks());
     if (!projected()) {
       auto product = recurrent(d, s);
-      Ahead ahead(share, chunk_count<Units::kColumns>(product, share.rows, output_blocks), p_.time_steps);
+      StepPrefetch prefetch(part, chunk_count<Units::kColumns>(product, part.rows, output_blocks), p_.time_steps);
       const int64_t next = time_before(step.t, d);
-      ahead.add<T>(v_.saved, next, d, Cell::kSaved * p_.hidden_size);
-      ahead.add<T>(v_.d_output, next, d, p_.output_size);
+      prefetch.add<T>(v_.saved, next, d, Cell::kSaved * p_.hidden_size);
+      prefetch.add<T>(v_.d_output, next, d, p_.output_size);
       // The state before the next step; the one after it is at hand.
       const int64_t before = time_before(next, d);
-      if (Cell::kStates == 2) ahead.add<T>(v_.cells, before, d, p_.hidden_size);
-      if (Cell::kReadsHidden) ahead.add<T>(v_.output, before, d, p_.output_size);
-      if (v_.d_gates.data != v_.saved.data) ahead.add<T>(v_.d_gates, next, d, Cell::kGates * p_.hidden_size);
-      product.ahead = ahead.lines();
+      if (Cell::kStates == 2) prefetch.add<T>(v_.cells, before, d, p_.hidden_size);
+      if (Cell::kReadsHidden) prefetch.add<T>(v_.output, before, d, p_.output_size);
+      if (v_.d_gates.data != v_.saved.data) prefetch.add<T>(v_.d_gates, next, d, Cell::kGates * p_.hidden_size);
+      product.prefetch = prefetch.of_step();
       const auto announce = [&](const auto& tile) {
         if (is_active(tile, step.t)) prefetch_update(tile, step);
         return recurrent_is_wanted(tile, d, s);
@@ -211,18 +211,18 @@ class BackwardSweep {
           update(where, step, output_gradient(tile, where, step));
         });
       };
-      for_each_tile<Units::kColumns>(product, share.rows, output_blocks, announce, update_tile, s % 2 != 0);
-      share.wait();
+      for_each_tile<Units::kColumns>(product, part.rows, output_blocks, announce, update_tile, s % 2 != 0);
+      part.wait();
       return;
     }
-    if constexpr (!Cell::kReadsHidden) step_projected(share, step);
+    if constexpr (!Cell::kReadsHidden) step_projected(part, step);
   }
 
-  void step_projected(const Share& share, const Step& step) const {
-    const Range output_blocks = share.blocks_of(weights_.output_blocks());
+  void step_projected(const Part& part, const Step& step) const {
+    const Range output_blocks = part.blocks_of(weights_.output_blocks());
     const auto special = [&](int64_t row) { return is_special(step.d, step.s, step.t, row); };
     const auto wanted = [&](const auto& tile) { return recurrent_is_wanted(tile, step.d, step.s); };
-    for_each_tile<Units::kColumns>(recurrent(step.d, step.s), share.rows, output_blocks, wanted, [&](const auto& tile) {
+    for_each_tile<Units::kColumns>(recurrent(step.d, step.s), part.rows, output_blocks, wanted, [&](const auto& tile) {
       for_each_vector<Units::kVectors>(tile, p_.output_size, special, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
         auto d_h = output_gradient(tile, where, step), carry = decltype(d_h)(0);
         if (where.kParts == 1 && row_step_at(step.t, where.row) == RowStep::kInactive) std::swap(d_h, carry);
@@ -231,7 +231,7 @@ class BackwardSweep {
         store_rows(where, d_h, step.d_projected);
       });
     });
-    share.wait();
+    part.wait();
     const auto projection = weights_.projection(step.d, step.d_projected_kept.data);
     const auto announce = [&](const auto& tile) {
       const bool active = is_active(tile, step.t);
@@ -243,9 +243,9 @@ class BackwardSweep {
         update(where, step, column_of(tile, where));
       });
     };
-    for_each_tile<Units::kColumns>(projection, share.rows, share.blocks_of(weights_.hidden_blocks()), announce,
+    for_each_tile<Units::kColumns>(projection, part.rows, part.blocks_of(weights_.hidden_blocks()), announce,
                                    update_tile);
-    share.wait();
+    part.wait();
   }
 
   template <class TileOf>
@@ -347,16 +347,16 @@ class BackwardSweep {
     for (int g = 0; g < Cell::kGates; ++g) store_padded(where, V(0), step.d_gates_kept.from(g * hidden_stride_));
   }
 
-  void finish(const Share& share, int64_t d) const {
+  void finish(const Part& part, int64_t d) const {
     const auto wanted = [&](const auto& tile) { return recurrent_is_wanted(tile, d, -1); };
     const auto store_tile = [&](const auto& tile) {
       for_each_vector<Units::kVectors>(tile, p_.output_size, kNoRow, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
         store_rows(where, column_of(tile, where) + load_padded(where, carry_h_.rows(d)), rows_at<T>(v_.d_h_0, d));
       });
     };
-    for_each_tile<Units::kColumns>(recurrent(d, -1), share.rows, share.blocks_of(weights_.output_blocks()), wanted,
+    for_each_tile<Units::kColumns>(recurrent(d, -1), part.rows, part.blocks_of(weights_.output_blocks()), wanted,
                                    store_tile);
-    if (Cell::kStates == 2) store_state<T>(carry_c_, v_.d_c_0, p_.hidden_size, d, share.own_rows());
+    if (Cell::kStates == 2) store_state<T>(carry_c_, v_.d_c_0, p_.hidden_size, d, part.own_rows());
   }
 
   const Problem& p_;

@@ -5,7 +5,7 @@
 #include <type_traits>
 
 #include "core/views.h"
-#include "cpu/vec.h"
+#include "cpu/simd/vec.h"
 
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {

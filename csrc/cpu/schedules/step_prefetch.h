@@ -6,18 +6,18 @@
 #pragma once
 
 #include "core/views.h"
-#include "cpu/lines.h"
-#include "cpu/share.h"
-#include "cpu/storage.h"
+#include "cpu/schedules/partition.h"
+#include "cpu/simd/prefetch.h"
+#include "cpu/simd/storage.h"
 
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {
 
-class Ahead {
+class StepPrefetch {
  public:
   // For a step of `chunks` chunks, one of `time_steps`.
-  Ahead(const Share& share, int64_t chunks, int64_t time_steps)
-      : shares_units_(share.unit_parts > 1), rows_(share.rows), chunks_(chunks), time_steps_(time_steps) {}
+  StepPrefetch(const Part& part, int64_t chunks, int64_t time_steps)
+      : shares_units_(part.unit_parts > 1), rows_(part.rows), chunks_(chunks), time_steps_(time_steps) {}
 
   // The `size` elements of each row of a sequence at `time`, which may lie outside of it.
   template <class T, class Void>
@@ -25,13 +25,13 @@ class Ahead {
     if (chunks_ == 0 || !view || time < 0 || time >= time_steps_) return;
     constexpr auto kBytes = static_cast<int64_t>(sizeof(T));
     bytes_ += size * kBytes * rows_.size();
-    lines_.add(at<T>(view, time, rows_.begin, direction), size * kBytes, view.row_stride * kBytes, rows_.size(),
-               chunks_);
+    rows_ahead_.add(at<T>(view, time, rows_.begin, direction), size * kBytes, view.row_stride * kBytes, rows_.size(),
+                    chunks_);
   }
 
   // Null for sequences that fit the caches, and for threads that have only some units of each row. There it is better
   // to ask for what a tile itself will touch.
-  Lines* lines() { return shares_units_ || bytes_ * time_steps_ < kFarBytes ? nullptr : &lines_; }
+  Prefetch* of_step() { return shares_units_ || bytes_ * time_steps_ < kFarBytes ? nullptr : &rows_ahead_; }
 
  private:
   static constexpr int64_t kFarBytes = 1 << 20;
@@ -40,7 +40,7 @@ class Ahead {
   Range rows_;
   int64_t chunks_, time_steps_;
   int64_t bytes_ = 0;  // of one step
-  Lines lines_;
+  Prefetch rows_ahead_;
 };
 
 }  // namespace FUSED_RNN_ISA

@@ -10,11 +10,11 @@
 
 #include "cells/cell.h"
 #include "core/views.h"
-#include "cpu/arena.h"
-#include "cpu/plan.h"
-#include "cpu/product.h"
-#include "cpu/step_results.h"
-#include "cpu/vec_math.h"
+#include "cpu/gemm/micro_kernel.h"
+#include "cpu/pass/step_results.h"
+#include "cpu/runtime/arena.h"
+#include "cpu/runtime/plan.h"
+#include "cpu/simd/vec_math.h"
 
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {

@@ -3,15 +3,16 @@
 
 #include <algorithm>
 
-#include "cpu/arena.h"
-#include "cpu/plan.h"
-#include "cpu/product.h"
-#include "cpu/team.h"
+#include "core/range.h"
+#include "core/views.h"
+#include "cpu/runtime/arena.h"
+#include "cpu/runtime/plan.h"
+#include "cpu/runtime/team.h"
 
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {
 
-struct Share {
+struct Part {
   Range directions, rows;
   int unit_part, unit_parts;
   Barrier* barrier;  // shared by the threads that differ only in unit_part
@@ -46,7 +47,7 @@ class Barriers {
   void wait_for_team() const { barriers_[0].wait(plan_.threads()); }
 
   template <class Views>
-  Share share_of(int thread, const Problem& p, const Views& views) const {
+  Part part_of_thread(int thread, const Problem& p, const Views& views) const {
     const int unit_part = thread % plan_.unit_parts, group = thread / plan_.unit_parts;
     const auto first_row = [&](int64_t index) {
       return first_row_of_part(p, views.lengths, plan_.row_parts, group % plan_.row_parts + index);
@@ -61,17 +62,6 @@ class Barriers {
  private:
   Plan plan_;
   Barrier* barriers_;
-};
-
-// A cell's block shape in this instruction set.
-template <int Gates, class Real>
-struct Block {
-  static constexpr int kVectors = vectors_per_block(Gates);
-  static constexpr int kColumns = kVectors * Gates;
-  static constexpr int kUnits = kVectors * Vec<Real>::kLanes;
-
-  static constexpr int64_t count(int64_t units) { return (units + kUnits - 1) / kUnits; }
-  static constexpr int64_t padded(int64_t units) { return count(units) * kUnits; }
 };
 
 }  // namespace FUSED_RNN_ISA

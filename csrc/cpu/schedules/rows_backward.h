@@ -13,13 +13,13 @@
 
 #include "cells/cell.h"
 #include "core/time.h"
-#include "cpu/kept_row.h"
-#include "cpu/packed_weights.h"
-#include "cpu/row_norm.h"
-#include "cpu/share.h"
-#include "cpu/state_buffer.h"
-#include "cpu/tile_vectors.h"
-#include "cpu/vec_math.h"
+#include "cpu/gemm/packed_weights.h"
+#include "cpu/gemm/tile_vectors.h"
+#include "cpu/pass/kept_row.h"
+#include "cpu/pass/norm.h"
+#include "cpu/pass/state_buffer.h"
+#include "cpu/schedules/partition.h"
+#include "cpu/simd/vec_math.h"
 
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {
@@ -71,15 +71,15 @@ class RowBackward {
   void before_team() const { barriers_.reset(); }
 
   void run(int thread) const {
-    const Share share = barriers_.share_of(thread, p_, v_);
+    const Part part = barriers_.part_of_thread(thread, p_, v_);
     weights_.pack(thread, threads_);
     if (thread == 0) parameters_.load();
     const Scratch scratch = scratch_of(thread);
-    for (int64_t d = share.directions.begin; d < share.directions.end; ++d) initialize(share.rows, d);
+    for (int64_t d = part.directions.begin; d < part.directions.end; ++d) initialize(part.rows, d);
     barriers_.wait_for_team();  // packed weights and parameters are complete
-    for (int64_t d = share.directions.begin; d < share.directions.end; ++d) {
-      for (int64_t s = p_.time_steps - 1; s >= 0; --s) step(share.rows, d, s, scratch);
-      finish(share.rows, d);
+    for (int64_t d = part.directions.begin; d < part.directions.end; ++d) {
+      for (int64_t s = p_.time_steps - 1; s >= 0; --s) step(part.rows, d, s, scratch);
+      finish(part.rows, d);
     }
   }
 

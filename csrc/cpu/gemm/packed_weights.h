@@ -2,9 +2,9 @@
 #pragma once
 
 #include "core/views.h"
-#include "cpu/arena.h"
-#include "cpu/share.h"
-#include "cpu/weight_copy.h"
+#include "cpu/gemm/block.h"
+#include "cpu/gemm/kept_weights.h"
+#include "cpu/runtime/arena.h"
 
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {
@@ -43,7 +43,7 @@ class GateWeights {
   }
 
   // b + W rows; `length` is that of the rows, or 0 where they are zeros.
-  Product<Weight> times(int64_t d, const RowOf<T>* rows, int64_t row_stride, int64_t length) const {
+  Gemm<Weight> times(int64_t d, const RowOf<T>* rows, int64_t row_stride, int64_t length) const {
     return {packed_ + d * unit_blocks_ * block_stride_, bias(d, 0), block_stride_, rows, row_stride, length};
   }
 
@@ -135,7 +135,7 @@ class ForwardWeights {
   const GateWeights<Cell, T>& input() const { return input_; }          // b_ih + W_ih x
 
   // W_hr rows.
-  Product<Weight> projection(int64_t d, const Row* rows, int64_t row_stride) const {
+  Gemm<Weight> projection(int64_t d, const Row* rows, int64_t row_stride) const {
     return {projection_ + d * output_blocks_ * projection_stride_,
             nullptr,
             projection_stride_,
@@ -214,13 +214,13 @@ class BackwardWeights {
   }
 
   // W_hh^T rows, rows [G * padded H]; `present` where they are not all zeros.
-  Product<Weight> recurrent(int64_t d, const Row* rows, bool present) const {
+  Gemm<Weight> recurrent(int64_t d, const Row* rows, bool present) const {
     const int64_t size = Cell::kGates * hidden_stride_;
     return {packed_ + d * output_blocks_ * block_stride_, nullptr, block_stride_, rows, size, present ? size : 0};
   }
 
   // W_hr^T rows, rows [padded P].
-  Product<Weight> projection(int64_t d, const Row* rows) const {
+  Gemm<Weight> projection(int64_t d, const Row* rows) const {
     return {projection_ + d * hidden_blocks_ * projection_stride_,
             nullptr,
             projection_stride_,

@@ -6,9 +6,9 @@
 #include <type_traits>
 
 #include "core/time.h"
-#include "cpu/packed_weights.h"
-#include "cpu/share.h"
-#include "cpu/tile_vectors.h"
+#include "cpu/gemm/packed_weights.h"
+#include "cpu/gemm/tile_vectors.h"
+#include "cpu/schedules/partition.h"
 
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {
@@ -71,17 +71,17 @@ class InputGates {
   int64_t steps() const { return steps_; }
 
   // Makes the gates of steps [begin, begin + count) of a direction.
-  void make(int thread, const Share& share, int64_t d, int64_t begin, int64_t count,
+  void make(int thread, const Part& part, int64_t d, int64_t begin, int64_t count,
             const GateWeights<Cell, T>& weights) const {
     if (!made()) return;
-    const Range blocks = blocks_of(share);
-    const int64_t rows = share.rows.size();
-    const Rows x = rows_of_x(thread, share, d, begin, count);
-    Real* gates = gates_ + first_row(thread, share) * gates_size_;
+    const Range blocks = blocks_of(part);
+    const int64_t rows = part.rows.size();
+    const Rows x = rows_of_x(thread, part, d, begin, count);
+    Real* gates = gates_ + first_row(thread, part) * gates_size_;
     const auto wanted = [&](const auto& tile) {
       return v_.lengths == nullptr || any_row(tile, [&](int64_t index) {
                const int64_t t = time_at(begin + index / rows, d, p_.time_steps);
-               return row_step(v_, t, share.rows.begin + index % rows) != RowStep::kInactive;
+               return row_step(v_, t, part.rows.begin + index % rows) != RowStep::kInactive;
              });
     };
     const auto kept = [&](int64_t row, int64_t block) {
@@ -104,11 +104,11 @@ class InputGates {
   }
 
   // Those of the index-th of the `count` steps made last.
-  Made of_step(int thread, const Share& share, int64_t index, int64_t count) const {
+  Made of_step(int thread, const Part& part, int64_t index, int64_t count) const {
     if (!made()) return {};
-    const int64_t rows = share.rows.size();
-    return {gates_ + first_row(thread, share) * gates_size_ + index * rows * kRow, count * rows * kRow,
-            blocks_of(share).begin, share.rows.begin};
+    const int64_t rows = part.rows.size();
+    return {gates_ + first_row(thread, part) * gates_size_ + index * rows * kRow, count * rows * kRow,
+            blocks_of(part).begin, part.rows.begin};
   }
 
  private:
@@ -118,19 +118,19 @@ class InputGates {
   };
 
   // Where they lie, if they are as the product takes them and equally far from each other; else a copy.
-  Rows rows_of_x(int thread, const Share& share, int64_t d, int64_t begin, int64_t count) const {
-    const int64_t rows = share.rows.size();
+  Rows rows_of_x(int thread, const Part& part, int64_t d, int64_t begin, int64_t count) const {
+    const int64_t rows = part.rows.size();
     if constexpr (std::is_same_v<T, Row>) {
       const int64_t step = d == 0 ? v_.x.time_stride : -v_.x.time_stride, row = v_.x.row_stride;
       const bool whole = p_.input_size % Terms<WeightOf<T>>::kCount == 0;
       if (whole && v_.lengths == nullptr && (rows == 1 || count == 1 || step == rows * row)) {
-        return {at<T>(v_.x, time_at(begin, d, p_.time_steps), share.rows.begin, 0), rows == 1 ? step : row};
+        return {at<T>(v_.x, time_at(begin, d, p_.time_steps), part.rows.begin, 0), rows == 1 ? step : row};
       }
     }
-    Row* x = x_ + first_row(thread, share) * x_size_;
+    Row* x = x_ + first_row(thread, part) * x_size_;
     for (int64_t s = 0; s < count; ++s) {
       const int64_t t = time_at(begin + s, d, p_.time_steps);
-      for (int64_t row = 0; row < rows; ++row) copy(t, share.rows.begin + row, x + (s * rows + row) * x_stride_);
+      for (int64_t row = 0; row < rows; ++row) copy(t, part.rows.begin + row, x + (s * rows + row) * x_stride_);
     }
     return {x, x_stride_};
   }
@@ -138,12 +138,12 @@ class InputGates {
   bool made() const { return p_.input_size > 0; }
 
   // Of a thread's own rows in the buffers of all.
-  int64_t first_row(int thread, const Share& share) const {
+  int64_t first_row(int thread, const Part& part) const {
     const int64_t direction_part = thread / (plan_.row_parts * plan_.unit_parts);
-    return (direction_part * plan_.unit_parts + share.unit_part) * p_.batch + share.rows.begin;
+    return (direction_part * plan_.unit_parts + part.unit_part) * p_.batch + part.rows.begin;
   }
 
-  Range blocks_of(const Share& share) const { return share.blocks_of(Units::count(p_.hidden_size)); }
+  Range blocks_of(const Part& part) const { return part.blocks_of(Units::count(p_.hidden_size)); }
 
   // Inactive steps have zeros for x, whatever lies there.
   void copy(int64_t t, int64_t row, Row* to) const {

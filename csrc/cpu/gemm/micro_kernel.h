@@ -12,8 +12,9 @@
 #include <cstdint>
 #include <utility>
 
-#include "cpu/lines.h"
-#include "cpu/terms.h"
+#include "core/range.h"
+#include "cpu/simd/prefetch.h"
+#include "cpu/simd/terms.h"
 
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {
@@ -49,22 +50,28 @@ FUSED_RNN_INLINE V in_register(V x) {
   return x;
 }
 
-// tile[row][block][column] = start[block][column] + the product; each element is one vector. `length` and `chunk` count
-// multiplications, which may take several terms each; the length is not 0. Each chunk asks for a part of `ahead`, which
-// may be null.
+// What the tiles of one product have in common.
+struct TileStrides {
+  int64_t blocks, rows;   // elements between blocks of weights, and between rows of the left operand
+  int64_t length, chunk;  // in multiplications, which may take several terms each; the length is not 0
+  Prefetch* prefetch;     // each chunk issues a part of it; may be null
+};
+
+// tile[row][block][column] = start[block][column] + the product; each element is one vector.
 template <class W, int Columns, int Rows, int Blocks>
-[[gnu::noinline]] void product_tile(const W* weights, int64_t block_stride, const typename Terms<W>::Row* rows,
-                                    int64_t row_stride, int64_t length, int64_t chunk,
-                                    const typename Terms<W>::Real* start, typename Terms<W>::Real* tile, Lines* ahead) {
+[[gnu::noinline]] void micro_kernel(const TileStrides& strides, const W* weights, const typename Terms<W>::Row* rows,
+                                    const typename Terms<W>::Real* start, typename Terms<W>::Real* tile) {
   using Multiplied = Terms<W>;
   using Real = typename Multiplied::Real;
   using V = Vec<Real>;
   constexpr int kLanes = V::kLanes, kSums = Blocks * Columns;
+  const int64_t block_stride = strides.blocks, row_stride = strides.rows, length = strides.length;
+  const int64_t chunk = strides.chunk;
   const Real* total = start;  // of the chunks before
   int64_t total_stride = 0;
   for (int64_t begin = 0; begin < length; begin += chunk) {
     const int64_t end = begin + chunk < length ? begin + chunk : length;
-    if (ahead != nullptr) ahead->ask();
+    if (strides.prefetch != nullptr) strides.prefetch->issue();
     V sums[Rows][kSums];
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r) {
@@ -115,10 +122,9 @@ template <class W, int Columns, int Rows, int Blocks>
 
 // The tile functions for one number of columns, by rows and blocks.
 template <class W, int Columns>
-struct ProductTiles {
+struct MicroKernels {
   using Real = typename Terms<W>::Real;
-  using Function = void (*)(const W*, int64_t, const typename Terms<W>::Row*, int64_t, int64_t, int64_t, const Real*,
-                            Real*, Lines*);
+  using Function = void (*)(const TileStrides&, const W*, const typename Terms<W>::Row*, const Real*, Real*);
   static constexpr int kRows = max_tile_rows(Columns), kBlocks = max_tile_blocks(Columns, 1);
 
   static Function select(int rows, int blocks) { return kTable.functions[rows - 1][blocks - 1]; }
@@ -130,7 +136,7 @@ struct ProductTiles {
   template <int Rows, int... BlockIndex>
   static constexpr void fill_row(Table& table, std::integer_sequence<int, BlockIndex...>) {
     // Shapes with more blocks than their rows call for are never asked for.
-    ((table.functions[Rows - 1][BlockIndex] = product_tile < W, Columns, Rows,
+    ((table.functions[Rows - 1][BlockIndex] = micro_kernel < W, Columns, Rows,
       BlockIndex + 1 <= max_tile_blocks(Columns, Rows) ? BlockIndex + 1 : 1 >),
      ...);
   }
@@ -143,28 +149,18 @@ struct ProductTiles {
   static constexpr Table kTable = fill(std::make_integer_sequence<int, kRows>{});
 };
 
-struct Range {
-  int64_t begin, end;
-  int64_t size() const { return end - begin; }
-};
-
-// The index-th of `parts` nearly equal parts.
-inline Range part_of(Range range, int64_t parts, int64_t index) {
-  return {range.begin + range.size() * index / parts, range.begin + range.size() * (index + 1) / parts};
-}
-
 // One product that a schedule repeats each step: packed weights of all blocks and an optional packed bias.
 template <class W>
-struct Product {
+struct Gemm {
   using Real = typename Terms<W>::Real;
   const W* weights;                    // [blocks][reduction][columns][lanes]
   const Real* bias;                    // [blocks][columns][lanes], or null: zeros
   int64_t block_stride;                // elements between blocks of weights
   const typename Terms<W>::Row* rows;  // [rows][row_stride], the left operand; filled up to whole multiplications
   int64_t row_stride;
-  int64_t length;          // terms of the reduction, filled up to whole multiplications; 0 leaves the bias alone
-  int64_t chunk = kChunk;  // terms that are summed from zero
-  Lines* ahead = nullptr;  // what to ask the memory for meanwhile, a part for each chunk
+  int64_t length;                // terms of the reduction, filled up to whole multiplications; 0 leaves the bias alone
+  int64_t chunk = kChunk;        // terms that are summed from zero
+  Prefetch* prefetch = nullptr;  // what to ask the memory for meanwhile, a part for each chunk
 };
 
 // Where an update finds its results.
@@ -193,7 +189,7 @@ inline TileShape tile_shape(Range rows) {
   return {most_rows, max_tile_blocks(Columns, most_rows)};
 }
 template <int Columns, class W>
-inline int64_t chunk_count(const Product<W>& product, Range rows, Range blocks) {
+inline int64_t chunk_count(const Gemm<W>& product, Range rows, Range blocks) {
   if (rows.size() == 0) return 0;
   const TileShape shape = tile_shape<Columns>(rows);
   const int64_t tiles =
@@ -211,10 +207,10 @@ inline constexpr auto kNoPlace = [](int64_t /*row*/, int64_t /*block*/, int /*bl
 // other one `backwards`, from the last block to the first: it begins with the weights that were read last and are still
 // near. `place` may name the memory of a tile's results by its first row, first block and number of blocks.
 template <int Columns, class W, class Announce, class Update, class Place = decltype(kNoPlace)>
-FUSED_RNN_INLINE void for_each_tile(const Product<W>& product, Range rows, Range blocks, const Announce& announce,
+FUSED_RNN_INLINE void for_each_tile(const Gemm<W>& product, Range rows, Range blocks, const Announce& announce,
                                     const Update& update, bool backwards = false, const Place& place = kNoPlace) {
   using Real = typename Terms<W>::Real;
-  using Tiles = ProductTiles<W, Columns>;
+  using Tiles = MicroKernels<W, Columns>;
   constexpr int kLanes = Vec<Real>::kLanes;
   constexpr int kMost = Tiles::kRows * Columns > 8 + Columns ? Tiles::kRows * Columns : 8 + Columns;
   alignas(64) static constexpr Real kZeros[kMost * kLanes] = {};
@@ -222,7 +218,8 @@ FUSED_RNN_INLINE void for_each_tile(const Product<W>& product, Range rows, Range
   if (rows.size() == 0) return;
   const auto [most_rows, most_blocks] = tile_shape<Columns>(rows);
   const int64_t groups = (blocks.size() + most_blocks - 1) / most_blocks;
-  const int64_t length = multiplications<W>(product.length), chunk = multiplications<W>(product.chunk);
+  const TileStrides strides{product.block_stride, product.row_stride, multiplications<W>(product.length),
+                            multiplications<W>(product.chunk), product.prefetch};
   for (int64_t group = 0; group < groups; ++group) {
     const int64_t block = blocks.begin + (backwards ? groups - 1 - group : group) * most_blocks;
     const int block_count = static_cast<int>(blocks.end - block < most_blocks ? blocks.end - block : most_blocks);
@@ -233,10 +230,9 @@ FUSED_RNN_INLINE void for_each_tile(const Product<W>& product, Range rows, Range
       Real* const values = placed != nullptr ? placed : own;
       const Tile<Real, Columns> tile{values, row, block, row_count, block_count};
       const Real* start = product.bias != nullptr ? product.bias + block * Columns * kLanes : kZeros;
-      if (announce(tile) && length > 0) {
-        Tiles::select(row_count, block_count)(product.weights + block * product.block_stride, product.block_stride,
-                                              product.rows + row * product.row_stride, product.row_stride, length,
-                                              chunk, start, values, product.ahead);
+      if (announce(tile) && strides.length > 0) {
+        Tiles::select(row_count, block_count)(strides, product.weights + block * product.block_stride,
+                                              product.rows + row * product.row_stride, start, values);
       } else {
         for (int r = 0; r < row_count; ++r) std::copy_n(start, sums * kLanes, values + r * sums * kLanes);
       }

@@ -1,5 +1,5 @@
 // Threads by OpenMP, whose pool is the one torch uses, so that torch.set_num_threads governs both.
-#include "cpu/team.h"
+#include "cpu/runtime/team.h"
 
 #include <unistd.h>
 

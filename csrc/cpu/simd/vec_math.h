@@ -7,7 +7,7 @@
 // tests/native/test_vec_math.cpp are asserted there.
 #pragma once
 
-#include "cpu/vec.h"
+#include "cpu/simd/vec.h"
 
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {

@@ -8,7 +8,7 @@
 #include <atomic>
 #include <cstring>
 
-#include "cpu/pack_weights.h"
+#include "cpu/gemm/pack_weights.h"
 
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {

@@ -14,14 +14,14 @@
 
 #include "cells/cell.h"
 #include "core/time.h"
-#include "cpu/ahead.h"
-#include "cpu/input_gates.h"
-#include "cpu/packed_weights.h"
-#include "cpu/share.h"
-#include "cpu/state_buffer.h"
-#include "cpu/step_results.h"
-#include "cpu/tile_vectors.h"
-#include "cpu/vec_math.h"
+#include "cpu/gemm/packed_weights.h"
+#include "cpu/gemm/tile_vectors.h"
+#include "cpu/pass/state_buffer.h"
+#include "cpu/pass/step_results.h"
+#include "cpu/schedules/input_gates.h"
+#include "cpu/schedules/partition.h"
+#include "cpu/schedules/step_prefetch.h"
+#include "cpu/simd/vec_math.h"
 
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {
@@ -62,17 +62,17 @@ class ForwardSweep {
   void before_team() const { barriers_.reset(); }
 
   void run(int thread) const {
-    const Share share = barriers_.share_of(thread, p_, v_);
+    const Part part = barriers_.part_of_thread(thread, p_, v_);
     weights_.pack(thread, threads_);
-    for (int64_t d = share.directions.begin; d < share.directions.end; ++d) load_initial(share, d);
+    for (int64_t d = part.directions.begin; d < part.directions.end; ++d) load_initial(part, d);
     barriers_.wait_for_team();  // packed weights and initial states are complete
-    for (int64_t d = share.directions.begin; d < share.directions.end; ++d) {
+    for (int64_t d = part.directions.begin; d < part.directions.end; ++d) {
       for (int64_t s = 0; s < p_.time_steps; s += input_.steps()) {
         const int64_t count = std::min(input_.steps(), p_.time_steps - s);
-        input_.make(thread, share, d, s, count, weights_.input());
-        for (int64_t i = 0; i < count; ++i) step(share, d, s + i, input_.of_step(thread, share, i, count));
+        input_.make(thread, part, d, s, count, weights_.input());
+        for (int64_t i = 0; i < count; ++i) step(part, d, s + i, input_.of_step(thread, part, i, count));
       }
-      store_final(share, d);
+      store_final(part, d);
     }
   }
 
@@ -85,14 +85,14 @@ class ForwardSweep {
 
   RowStep row_step_at(int64_t t, int64_t row) const { return ragged_ ? row_step(v_, t, row) : RowStep::kPlain; }
 
-  void load_initial(const Share& share, int64_t d) const {
-    load_state<T>(v_.h_0, p_.output_size, h_[0], d, share.own_rows());
-    if (Cell::kStates == 2) load_state<T>(v_.c_0, p_.hidden_size, c_, d, share.own_rows());
+  void load_initial(const Part& part, int64_t d) const {
+    load_state<T>(v_.h_0, p_.output_size, h_[0], d, part.own_rows());
+    if (Cell::kStates == 2) load_state<T>(v_.c_0, p_.hidden_size, c_, d, part.own_rows());
   }
 
-  void store_final(const Share& share, int64_t d) const {
-    store_state<T>(h_[p_.time_steps & 1], v_.h_n, p_.output_size, d, share.own_rows());
-    if (Cell::kStates == 2) store_state<T>(c_, v_.c_n, p_.hidden_size, d, share.own_rows());
+  void store_final(const Part& part, int64_t d) const {
+    store_state<T>(h_[p_.time_steps & 1], v_.h_n, p_.output_size, d, part.own_rows());
+    if (Cell::kStates == 2) store_state<T>(c_, v_.c_n, p_.hidden_size, d, part.own_rows());
   }
 
   using GatesMade = typename InputGates<Cell, T>::Made;
@@ -107,7 +107,7 @@ class ForwardSweep {
     StepResults<T> results;
   };
 
-  void step(const Share& share, int64_t d, int64_t s, const GatesMade& made) const {
+  void step(const Part& part, int64_t d, int64_t s, const GatesMade& made) const {
     const int64_t t = time_at(s, d, p_.time_steps);
     const Step at_t{d,
                     t,
@@ -119,29 +119,29 @@ class ForwardSweep {
                     Cell::kStates == 2 ? c_.rows(d) : BatchRows<Real>{},
                     StepResults<T>(v_, p_, projected(), d, t)};
     const bool from_zero = s == 0 && !v_.h_0;
-    const Range blocks = share.blocks_of(weights_.unit_blocks());
+    const Range blocks = part.blocks_of(weights_.unit_blocks());
     auto recurrent = weights_.recurrent().times(d, at_t.h_before.data, output_stride_, from_zero ? 0 : p_.output_size);
-    Ahead ahead(share, chunk_count<Units::kColumns>(recurrent, share.rows, blocks), p_.time_steps);
+    StepPrefetch prefetch(part, chunk_count<Units::kColumns>(recurrent, part.rows, blocks), p_.time_steps);
     const int64_t next = time_after(t, d);
-    ahead.add<T>(v_.gates, next, d, Cell::kGates * p_.hidden_size);
-    ahead.add<T>(v_.saved, next, d, Cell::kSaved * p_.hidden_size);
-    ahead.add<T>(v_.cells, next, d, p_.hidden_size);
-    ahead.add<T>(projected() ? v_.hidden : v_.output, next, d, p_.hidden_size);
-    recurrent.ahead = ahead.lines();
+    prefetch.add<T>(v_.gates, next, d, Cell::kGates * p_.hidden_size);
+    prefetch.add<T>(v_.saved, next, d, Cell::kSaved * p_.hidden_size);
+    prefetch.add<T>(v_.cells, next, d, p_.hidden_size);
+    prefetch.add<T>(projected() ? v_.hidden : v_.output, next, d, p_.hidden_size);
+    recurrent.prefetch = prefetch.of_step();
     const auto special = [&](int64_t row) { return row_step_at(t, row) != RowStep::kPlain; };
     const auto announce = [&](const auto& tile) {
       if (ragged_ && !any_row(tile, [&](int64_t row) { return !special(row); })) return false;
-      if (recurrent.ahead == nullptr) prefetch_update(tile, at_t);
+      if (recurrent.prefetch == nullptr) prefetch_update(tile, at_t);
       return true;
     };
     const auto update_tile = [&](const auto& tile) {
       for_each_vector<Units::kVectors>(tile, p_.hidden_size, special,
                                        [&](const auto& where) FUSED_RNN_INLINE_LAMBDA { update(tile, where, at_t); });
     };
-    for_each_tile<Units::kColumns>(recurrent, share.rows, blocks, announce, update_tile, s % 2 != 0);
-    share.wait();
+    for_each_tile<Units::kColumns>(recurrent, part.rows, blocks, announce, update_tile, s % 2 != 0);
+    part.wait();
     if constexpr (!Cell::kReadsHidden) {
-      if (projected()) project(share, at_t);
+      if (projected()) project(part, at_t);
     }
   }
 
@@ -152,7 +152,7 @@ class ForwardSweep {
   }
 
   // The second stage of a step: h_t = W_hr hidden.
-  void project(const Share& share, const Step& step) const {
+  void project(const Part& part, const Step& step) const {
     const auto inactive = [&](int64_t row) { return row_step_at(step.t, row) == RowStep::kInactive; };
     const auto projection = weights_.projection(step.d, step.hidden.data, hidden_stride_);
     const BatchRows<T> output = rows_at<T>(v_.output, step.t, step.d);
@@ -169,9 +169,9 @@ class ForwardSweep {
                                            store_rows(where, h, output);
                                          });
     };
-    for_each_tile<Outputs::kColumns>(projection, share.rows, share.blocks_of(weights_.output_blocks()), wanted,
+    for_each_tile<Outputs::kColumns>(projection, part.rows, part.blocks_of(weights_.output_blocks()), wanted,
                                      update_tile);
-    share.wait();
+    part.wait();
   }
 
   template <class TileOf, class Where>

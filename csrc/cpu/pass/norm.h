@@ -8,7 +8,7 @@
 #include <cmath>
 
 #include "core/problem.h"
-#include "cpu/row_units.h"
+#include "cpu/pass/row_units.h"
 
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {

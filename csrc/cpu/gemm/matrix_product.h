@@ -11,11 +11,11 @@
 #include <type_traits>
 #include <vector>
 
-#include "cpu/arena.h"
-#include "cpu/matrices.h"
-#include "cpu/pack_weights.h"
-#include "cpu/share.h"
-#include "cpu/tile_vectors.h"
+#include "cpu/gemm/block.h"
+#include "cpu/gemm/matrices.h"
+#include "cpu/gemm/pack_weights.h"
+#include "cpu/gemm/tile_vectors.h"
+#include "cpu/runtime/arena.h"
 
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {
@@ -182,13 +182,13 @@ class MatrixMultiplier {
       const int64_t corner = rows.begin * f.columns + column;
       const BatchRows<Real> c = corner_of<Real>(f.c, corner, f.columns);
       const BatchRows<T> rounded = corner_of<T>(is_last(terms) ? f.rounded : nullptr, corner, f.columns);
-      const Product<Weight> product{b_of(thread, some.begin, blocks.begin, depth),
-                                    f.bias != nullptr && k == 0 ? bias_of(thread, some.begin, blocks.begin) : nullptr,
-                                    multiplications<Weight>(depth) * Columns::kUnits,
-                                    a.data,
-                                    a.stride,
-                                    depth,
-                                    kLongChunk};
+      const Gemm<Weight> product{b_of(thread, some.begin, blocks.begin, depth),
+                                 f.bias != nullptr && k == 0 ? bias_of(thread, some.begin, blocks.begin) : nullptr,
+                                 multiplications<Weight>(depth) * Columns::kUnits,
+                                 a.data,
+                                 a.stride,
+                                 depth,
+                                 kLongChunk};
       const auto announce = [&](const auto& tile) {
         if (c) prefetch_tile<Columns::kVectors, true>(tile, 1, 0, c);
         if (rounded) prefetch_tile<Columns::kVectors, true>(tile, 1, 0, rounded);

@@ -3,7 +3,7 @@
 
 #include "cells/cell.h"
 #include "core/views.h"
-#include "cpu/state_buffer.h"
+#include "cpu/pass/state_buffer.h"
 
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {

@@ -1,5 +1,5 @@
 // The table of processors.
-#include "cpu/machine.h"
+#include "cpu/runtime/machine.h"
 
 namespace fused_rnn {
 

@@ -14,12 +14,12 @@
 #include <vector>
 
 #include "cells/cell.h"
-#include "cpu/arena.h"
-#include "cpu/pack_weights.h"
-#include "cpu/share.h"
-#include "cpu/stepping.h"
-#include "cpu/tile_vectors.h"
-#include "cpu/vec_math.h"
+#include "cpu/gemm/block.h"
+#include "cpu/gemm/pack_weights.h"
+#include "cpu/gemm/tile_vectors.h"
+#include "cpu/runtime/arena.h"
+#include "cpu/runtime/stepping.h"
+#include "cpu/simd/vec_math.h"
 
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {
@@ -59,7 +59,7 @@ class StepMatrix {
     }
   }
 
-  Product<W> times(const Real* rows, int64_t row_stride) const {
+  Gemm<W> times(const Real* rows, int64_t row_stride) const {
     return {weights_, kScaled ? nullptr : bias_, size_ * kBlockValues, rows, row_stride, size_};
   }
 

@@ -5,7 +5,7 @@
 // of the same numbers in float32.
 #pragma once
 
-#include "cpu/storage.h"
+#include "cpu/simd/storage.h"
 
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {

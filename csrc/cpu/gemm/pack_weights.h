@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "cpu/terms.h"
+#include "cpu/simd/terms.h"
 
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {

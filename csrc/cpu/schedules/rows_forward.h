@@ -12,12 +12,12 @@
 
 #include "cells/cell.h"
 #include "core/time.h"
-#include "cpu/packed_weights.h"
-#include "cpu/row_norm.h"
-#include "cpu/share.h"
-#include "cpu/state_buffer.h"
-#include "cpu/tile_vectors.h"
-#include "cpu/vec_math.h"
+#include "cpu/gemm/packed_weights.h"
+#include "cpu/gemm/tile_vectors.h"
+#include "cpu/pass/norm.h"
+#include "cpu/pass/state_buffer.h"
+#include "cpu/schedules/partition.h"
+#include "cpu/simd/vec_math.h"
 
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {
@@ -65,16 +65,16 @@ class RowForward {
   void before_team() const { barriers_.reset(); }
 
   void run(int thread) const {
-    const Share share = barriers_.share_of(thread, p_, v_);
+    const Part part = barriers_.part_of_thread(thread, p_, v_);
     weights_.pack(thread, threads_);
     if (thread == 0) parameters_.load();
     Real* const made = made_ + thread * made_rows() * hidden_stride_;
-    for (int64_t d = share.directions.begin; d < share.directions.end; ++d) load_initial(share.rows, d);
+    for (int64_t d = part.directions.begin; d < part.directions.end; ++d) load_initial(part.rows, d);
     barriers_.wait_for_team();  // packed weights and parameters are complete
-    for (int64_t d = share.directions.begin; d < share.directions.end; ++d) {
-      for (int64_t s = 0; s < p_.time_steps; ++s) step(share.rows, d, time_at(s, d, p_.time_steps), made);
-      store_state<T>(h_, v_.h_n, p_.output_size, d, share.rows);
-      if (kStates == 2) store_state<T>(c_, v_.c_n, p_.hidden_size, d, share.rows);
+    for (int64_t d = part.directions.begin; d < part.directions.end; ++d) {
+      for (int64_t s = 0; s < p_.time_steps; ++s) step(part.rows, d, time_at(s, d, p_.time_steps), made);
+      store_state<T>(h_, v_.h_n, p_.output_size, d, part.rows);
+      if (kStates == 2) store_state<T>(c_, v_.c_n, p_.hidden_size, d, part.rows);
     }
   }
 

@@ -3,7 +3,7 @@
 
 #include "cells/cell.h"
 #include "core/time.h"
-#include "cpu/storage.h"
+#include "cpu/simd/storage.h"
 
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {

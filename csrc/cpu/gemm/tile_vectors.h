@@ -1,8 +1,8 @@
 // From the tiles of a product to the vectors that an update works on: a few rows at a time, whole or partial.
 #pragma once
 
-#include "cpu/product.h"
-#include "cpu/storage.h"
+#include "cpu/gemm/micro_kernel.h"
+#include "cpu/simd/storage.h"
 
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {

@@ -3,7 +3,7 @@
 
 #include "cells/cell.h"
 #include "core/views.h"
-#include "cpu/tile_vectors.h"
+#include "cpu/gemm/tile_vectors.h"
 
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {
