@@ -110,7 +110,7 @@ py::dict plan_dict(const std::string& cell, const std::string& dtype, int64_t ti
     to[key] = part;
   };
   py::dict result;
-  result["schedule"] = is_variant(problem) ? "cpu_rows" : is_single_step(problem) ? "cpu_single_step" : "cpu_sweep";
+  result["schedule"] = problem.normalized ? "cpu_rows" : is_single_step(problem) ? "cpu_single_step" : "cpu_sweep";
   result["instruction_set"] = active_cpu_instruction_set();
   add(result, "forward", active_cpu_unit().forward);
   problem.backward = true;

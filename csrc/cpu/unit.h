@@ -30,7 +30,10 @@ struct ForwardSchedules {
   using Views = ForwardViews;
   template <class Cell, class T, class Visitor>
   static void visit(const Problem& problem, const Visitor& visitor) {
-    if (is_variant(problem)) return visitor(Tag<RowForward<Cell, Unpaired<T>>>{});
+    if constexpr (Cell::kNormGroups > 0) {
+      if (problem.normalized) return visitor(Tag<RowForward<Cell, Unpaired<T>>>{});
+    }
+    if (is_variant(problem)) return visitor(Tag<VariantForward<Cell, Unpaired<T>>>{});
     if constexpr (Cell::kUnitWeights == 0) {
       if (is_single_step(problem)) return visitor(Tag<SingleStep<Cell, Unpaired<T>>>{});
       visitor(Tag<ForwardSweep<Cell, T>>{});
@@ -43,7 +46,10 @@ struct BackwardSchedules {
   using Views = BackwardViews;
   template <class Cell, class T, class Visitor>
   static void visit(const Problem& problem, const Visitor& visitor) {
-    if (is_variant(problem)) return visitor(Tag<RowBackward<Cell, Unpaired<T>>>{});
+    if constexpr (Cell::kNormGroups > 0) {
+      if (problem.normalized) return visitor(Tag<RowBackward<Cell, Unpaired<T>>>{});
+    }
+    if (is_variant(problem)) return visitor(Tag<VariantBackward<Cell, Unpaired<T>>>{});
     if constexpr (Cell::kUnitWeights == 0) visitor(Tag<BackwardSweep<Cell, T>>{});
   }
 };

@@ -109,6 +109,9 @@ void run_schedule(const Problem& problem, const Views& views, const Plan& plan) 
 template <template <class, class> class Forward, template <class, class> class Backward>
 struct ScheduleChecks {
   template <class Cell, class T>
+  using ForwardOf = Forward<Cell, T>;
+
+  template <class Cell, class T>
   static Results<T> run(const Shape& s, const Inputs<T>& in, const Plan& plan = {}) {
     Results<T> out = empty_results<Cell, T>(s);
     Problem problem = problem_of<Cell>(s, kTypeOf<T>);

@@ -20,7 +20,7 @@ using namespace fused_rnn;
 using namespace fused_rnn::test;
 
 using Sweeps = ScheduleChecks<ForwardSweep, BackwardSweep>;
-using Rows = ScheduleChecks<RowForward, RowBackward>;
+using Variants = ScheduleChecks<VariantForward, VariantBackward>;
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
@@ -129,15 +129,15 @@ void values_reach_what_they_should_where_products_take_pairs() {
   check_sweeps<PairedBFloat16>();
 }
 
-void values_reach_what_they_should_in_the_schedules_of_rows() {
+void values_reach_what_they_should_in_the_sweeps_of_variants() {
   for (const int64_t size : {1, 2, 3, 9}) {
     for (const bool mask : {false, true}) {
       Shape s{4, 3, 2, size, size};
       s.recurrent_mask = mask;
-      check_places<Rows, IdentityCell, float>(s);
-      check_places<Rows, TwoStateCell, double>(s);
+      check_places<Variants, IdentityCell, float>(s);
+      check_places<Variants, TwoStateCell, double>(s);
       s.output_size = size + 2;
-      check_places<Rows, TwoStateCell, float>(s);
+      check_places<Variants, TwoStateCell, float>(s);
     }
   }
 }
@@ -149,7 +149,7 @@ int main() {
       {"values reach what they should in the sweeps", values_reach_what_they_should_in_the_sweeps},
       {"values reach what they should where products take pairs",
        values_reach_what_they_should_where_products_take_pairs},
-      {"values reach what they should in the schedules of rows",
-       values_reach_what_they_should_in_the_schedules_of_rows},
+      {"values reach what they should in the sweeps of variants",
+       values_reach_what_they_should_in_the_sweeps_of_variants},
   });
 }

@@ -1,5 +1,5 @@
-// Tests the CPU schedules of whole rows, which know the variants: each variant alone and all together, with cells of
-// nearly exact answers, at every edge of a vector, a block and a tile.
+// Tests the CPU schedules of the variants, sweeps or with layer norms those of whole rows: each variant alone and all
+// together, with cells of nearly exact answers, at every edge of a vector, a block and a tile.
 #include "schedule_checks.h"
 // (first: what follows needs its names)
 #include "cpu/schedules/rows_backward.h"
@@ -17,12 +17,21 @@ namespace {
 
 using namespace fused_rnn;
 using namespace fused_rnn::test;
-using Rows = ScheduleChecks<RowForward, RowBackward>;
 using Sweeps = ScheduleChecks<ForwardSweep, BackwardSweep>;
+
+// Calls visit with the schedules of a shape's variants.
+template <class Cell, class Visit>
+void with_schedules(const Shape& shape, const Visit& visit) {
+  if constexpr (Cell::kNormGroups > 0) {
+    if (shape.normalized) return visit(ScheduleChecks<RowForward, RowBackward>{});
+  }
+  visit(ScheduleChecks<VariantForward, VariantBackward>{});
+}
 
 template <class Cell, class T>
 void check_variants(const Shape& s) {
-  for (const Shape& shape : variants_of<Cell>(s)) Rows::check_shape<Cell, T>(shape);
+  for (const Shape& shape : variants_of<Cell>(s))
+    with_schedules<Cell>(shape, [&](auto checks) { checks.template check_shape<Cell, T>(shape); });
 }
 
 void every_size_around_a_vector_and_a_block_is_right() {
@@ -84,9 +93,11 @@ void gradients_may_be_absent() {
       Inputs<double> absent = random_inputs<TwoStateCell, double>(shape, 7), zeros = absent;
       absent.*one = {};
       (zeros.*one).for_each([&](int64_t i, int64_t b, int64_t d, int64_t u) { (zeros.*one).at(i, b, d, u) = 0.0; });
-      check_close(Rows::run<TwoStateCell, double>(shape, absent),
-                  PlainRecurrence<TwoStateCell, double>(shape, zeros).compute(), kTolerance<double>, kTolerance<double>,
-                  "absent gradients" + to_string(shape));
+      with_schedules<TwoStateCell>(shape, [&](auto checks) {
+        check_close(checks.template run<TwoStateCell, double>(shape, absent),
+                    PlainRecurrence<TwoStateCell, double>(shape, zeros).compute(), kTolerance<double>,
+                    kTolerance<double>, "absent gradients" + to_string(shape));
+      });
     }
   }
 }
@@ -98,8 +109,11 @@ void check_inference(const Shape& s) {
     Results<T> training = empty_results<Cell, T>(shape), inference = training;
     inference.saved = inference.cells = inference.hidden = {};
     const Problem problem = problem_of<Cell>(shape, kTypeOf<T>);
-    run_schedule<RowForward<Cell, T>>(problem, forward_views(inputs, training), {});
-    run_schedule<RowForward<Cell, T>>(problem, forward_views(inputs, inference), {});
+    with_schedules<Cell>(shape, [&](auto checks) {
+      using Schedule = typename decltype(checks)::template ForwardOf<Cell, T>;
+      run_schedule<Schedule>(problem, forward_views(inputs, training), {});
+      run_schedule<Schedule>(problem, forward_views(inputs, inference), {});
+    });
     training.saved = training.cells = training.hidden = {};
     check_identical(inference, training, "inference" + to_string(shape));
   }
@@ -131,7 +145,8 @@ void rows_end_and_start_anew_anywhere() {
 
 template <class Cell, class T>
 void check_rows(const Shape& s) {
-  for (const Shape& shape : variants_of<Cell>(s)) Rows::check_rows<Cell, T>(shape);
+  for (const Shape& shape : variants_of<Cell>(s))
+    with_schedules<Cell>(shape, [&](auto checks) { checks.template check_rows<Cell, T>(shape); });
 }
 
 void a_row_does_not_depend_on_its_batch() {
@@ -146,8 +161,9 @@ void check_against_the_sweep(Shape s) {
   for (const bool ragged : {false, true}) {
     s.lengths = s.resets = ragged;
     const Inputs<T> inputs = random_inputs<Cell, T>(s, 10);
-    check_identical(Rows::run<Cell, T>(s, inputs), Sweeps::run<Cell, T>(s, inputs),
-                    Rows::name_of_case<Cell, T>() + to_string(s) + " against the sweep");
+    check_identical(ScheduleChecks<VariantForward, VariantBackward>::run<Cell, T>(s, inputs),
+                    Sweeps::run<Cell, T>(s, inputs),
+                    Sweeps::name_of_case<Cell, T>() + to_string(s) + " against the sweep");
   }
 }
 

@@ -41,15 +41,30 @@ void sweeps_do_not_depend_on_how_threads_share_the_work() {
 }
 
 template <class Cell, class T>
+void check_variants(const Shape& s) {
+  for (const Shape& shape : variants_of<Cell>(s)) {
+    if (shape.normalized) continue;
+    ScheduleChecks<VariantForward, VariantBackward>::check_plans<Cell, T>(
+        shape, {Plan{2, 1, 1}, Plan{1, 2, 1}, Plan{1, 1, 2}, Plan{1, 1, 3}, Plan{2, 1, 2}, Plan{1, 2, 2}});
+  }
+}
+
+void variants_do_not_depend_on_how_threads_share_the_work() {
+  check_variants<WeightedCell, float>({7, 5, 2, 37, 37, true, true, false, true, true});
+  check_variants<TwoStateCell, double>({7, 4, 2, 37, 37});
+  check_variants<TwoStateCell, double>({7, 5, 2, 70, 33, true, true, false, true, true});
+}
+
+template <class Cell, class T>
 void check_row_schedule(const Shape& s) {
   for (const Shape& shape : variants_of<Cell>(s)) {
+    if (!shape.normalized) continue;
     ScheduleChecks<RowForward, RowBackward>::check_plans<Cell, T>(
         shape, {Plan{2, 1, 1}, Plan{1, 2, 1}, Plan{1, 3, 1}, Plan{2, 2, 1}, Plan{1, 6, 1}, Plan{2, 3, 1}});
   }
 }
 
 void schedules_of_whole_rows_do_not_depend_on_how_threads_share_the_work() {
-  check_row_schedule<WeightedCell, float>({7, 5, 2, 37, 37, true, true, false, true, true});
   check_row_schedule<TwoStateCell, double>({7, 4, 2, 37, 37});
   check_row_schedule<TwoStateCell, double>({7, 5, 2, 70, 33, true, true, false, true, true});
 }
@@ -88,6 +103,7 @@ void rows_are_cut_where_both_sides_have_as_many_steps() {
 int main() {
   return test::run({
       {"sweeps do not depend on how threads share the work", sweeps_do_not_depend_on_how_threads_share_the_work},
+      {"variants do not depend on how threads share the work", variants_do_not_depend_on_how_threads_share_the_work},
       {"schedules of whole rows do not depend on how threads share the work",
        schedules_of_whole_rows_do_not_depend_on_how_threads_share_the_work},
       {"rows are cut where both sides have as many steps", rows_are_cut_where_both_sides_have_as_many_steps},

@@ -7,6 +7,7 @@
 
 #include <cmath>
 
+#include "cells/cell.h"
 #include "core/problem.h"
 #include "cpu/pass/row_units.h"
 

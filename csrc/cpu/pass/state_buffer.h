@@ -40,5 +40,17 @@ void store_state(const StateBuffer<Kept>& from, const StateView<void>& view, int
   }
 }
 
+// Rows of sums over time, `count` runs of padded units, into a view that has one time; nothing where it is null.
+template <class T, class Kept>
+void store_sums(const StateBuffer<Kept>& from, const SequenceView<void>& to, int count, int64_t units, int64_t d,
+                Range rows) {
+  if (!to) return;
+  for (int k = 0; k < count; ++k) {
+    const StateBuffer<Kept> run{from.data + k * (from.stride / count), from.batch, from.stride};
+    const StateView<void> view{at<T>(to, 0, 0, 0) + k * units, to.direction_stride, to.row_stride};
+    store_state<T>(run, view, units, d, rows);
+  }
+}
+
 }  // namespace FUSED_RNN_ISA
 }  // namespace fused_rnn

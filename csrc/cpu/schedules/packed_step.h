@@ -1,7 +1,7 @@
 // A layer that makes single steps: packed weights, states and the two products of a step.
 //
 //   from_x = b_ih + W_ih x       kept for the block of units, in the layout of the tiles
-//   from_h = b_hh + W_hh h       tile by tile, and then the cell, as in the forward sweep
+//   from_h = b_hh + W_hh h       tile by tile, and then the pass (forward_pass.h), as in the forward sweep
 //
 // Weights may be stored as bfloat16, or as int8 with one scale for each row of the matrix: the sums of a tile are
 // multiplied by it.
@@ -17,6 +17,7 @@
 #include "cpu/gemm/block.h"
 #include "cpu/gemm/pack_weights.h"
 #include "cpu/gemm/tile_vectors.h"
+#include "cpu/pass/forward_pass.h"
 #include "cpu/runtime/arena.h"
 #include "cpu/runtime/stepping.h"
 #include "cpu/simd/vec_math.h"
@@ -135,9 +136,10 @@ class PackedStep final : public StepLayer {
     const BatchRows<Real> h{h_[step & 1], h_stride_};
     const BatchRows<Real> next =
         p_.projected ? BatchRows<Real>{hidden_, c_stride_} : BatchRows<Real>{h_[(step + 1) & 1], h_stride_};
+    const ForwardPass<Cell, Real, false> pass(UnitWeights<Cell, Real>{unit_weights_, c_stride_});
     for_each_tile<Units::kColumns>(from_h_.times(h.data, h.stride), rows, blocks, always, [&](const auto& tile) {
       for_each_vector<Units::kVectors>(tile, p_.hidden_size, kNoRow, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
-        update_vector(tile, where, h, next);
+        pass(where, RowStep::kPlain, Access{*this, tile, h, next});
       });
     });
   }
@@ -244,29 +246,40 @@ class PackedStep final : public StepLayer {
     });
   }
 
-  template <class TileOf, class Where>
-  FUSED_RNN_INLINE void update_vector(const TileOf& tile, const Where& where, const BatchRows<Real>& h,
-                                      const BatchRows<Real>& next) const {
-    using Rows = Vec<Real, Where::kParts>;
-    const BatchRows<Real> c{c_, c_stride_};
-    Pack<Rows, Cell::kGates> from_x, from_h;
-    for (int g = 0; g < Cell::kGates; ++g) {
-      for (int i = 0; i < where.kParts; ++i) from_x[g].parts[i] = V::load(kept(tile, where, i, g)).parts[0];
-      from_h[g] = from_h_.value(tile, where, g);
+  // Where the pass finds the values of the vectors of a tile.
+  template <class TileOf>
+  struct Access {
+    const PackedStep& step;
+    const TileOf& tile;
+    const BatchRows<Real>&h, &next;
+
+    template <class Where>
+    FUSED_RNN_INLINE auto from_x(const Where& where, int g) const {
+      Vec<Real, Where::kParts> value;
+      for (int i = 0; i < Where::kParts; ++i) value.parts[i] = V::load(step.kept(tile, where, i, g)).parts[0];
+      return value;
     }
-    Pack<Rows, Cell::kStates> state;
-    state[0] = Rows(0);
-    if constexpr (Cell::kReadsHidden) state[0] = load_padded(where, h);
-    if constexpr (Cell::kStates == 2) state[1] = load_padded(where, c);
-    Pack<Rows, Cell::kUnitWeights> weights;
-    for (int k = 0; k < Cell::kUnitWeights; ++k) {
-      for (int i = 0; i < where.kParts; ++i)
-        weights[k].parts[i] = V::load(unit_weights_ + k * c_stride_ + where.unit_of(i)).parts[0];
+    template <class Where>
+    FUSED_RNN_INLINE auto from_h(const Where& where, int g) const {
+      return step.from_h_.value(tile, where, g);
     }
-    const CellForward<Rows, Cell> result = cell_forward<Cell, Rows>(from_x, from_h, state, weights);
-    store_padded(where, result.state[0], next);
-    if constexpr (Cell::kStates == 2) store_padded(where, result.state[1], c);
-  }
+    template <class Where>
+    FUSED_RNN_INLINE auto before(const Where& where, int k) const {
+      return load_padded(where, k == 0 ? h : BatchRows<Real>{step.c_, step.c_stride_});
+    }
+    template <class Where, class States>
+    FUSED_RNN_INLINE void keep(const Where& where, const States& state) const {
+      store_padded(where, state[0], next);
+      if constexpr (Cell::kStates == 2) store_padded(where, state[1], BatchRows<Real>{step.c_, step.c_stride_});
+    }
+    // There are no lengths and no resets.
+    template <class Where>
+    FUSED_RNN_INLINE V bias(const Where& /*where*/, int /*gate*/) const {
+      return V(0);
+    }
+    template <class Where>
+    FUSED_RNN_INLINE void stay(const Where& /*where*/) const {}
+  };
 
   StepProblem p_;
   Memory weights_;  // of the matrices and unit_weights_; null in a clone, which reads those of another

@@ -1,21 +1,21 @@
-// The CPU schedule of the backward pass of the variants: the row forward schedule mirrored, from the last step on.
+// The CPU schedule of the backward pass with layer norms: the row forward schedule mirrored, from the last step on.
 //
 // One step of a thread, for its rows:
 //   product   d_h = mask W_hh^T d_sums of the step after, of all rows
-//   update    row by row: what goes past the cell by zoneout, the norm of c, the cell's backward, the norm of the sums;
-//             writes the gate gradients and d_sums
+//   update    row by row: the norm of c, the first half of the pass (backward_pass.h), the norm of the sums; writes the
+//             gate gradients and d_sums
 // With a projection a second product, W_hr^T, stands between the two.
 //
-// Gradients of what all rows share, the unit weights and the norms, are summed over time for each row; so they depend
-// neither on the batch nor on the threads. A reset row hands nothing on after its step. An inactive row hands on what
-// it was handed.
+// Gradients of unit weights and norms are summed over time for each row; so they depend neither on the batch nor on the
+// threads. A
+// reset row hands nothing on after its step. An inactive row hands on what it was handed.
 #pragma once
 
 #include "cells/cell.h"
 #include "core/time.h"
 #include "cpu/gemm/packed_weights.h"
 #include "cpu/gemm/tile_vectors.h"
-#include "cpu/pass/kept_row.h"
+#include "cpu/pass/backward_pass.h"
 #include "cpu/pass/norm.h"
 #include "cpu/pass/state_buffer.h"
 #include "cpu/schedules/partition.h"
@@ -25,6 +25,7 @@ namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {
 
 template <class Cell, class T>
+  requires(Cell::kNormGroups > 0)
 class RowBackward {
   using Real = RealOf<T>;
   using V = Vec<Real>;
@@ -62,10 +63,8 @@ class RowBackward {
     if (kStates == 2) carry_c_ = take(p_.batch, hidden_stride_);
     if (projected()) d_hidden_ = take(p_.batch, hidden_stride_);
     if (Cell::kUnitWeights > 0) d_unit_weights_ = take(p_.batch, Cell::kUnitWeights * hidden_stride_);
-    if (normalized()) {
-      d_norm_ = take(p_.batch, norm_rows(p_.cell) * hidden_stride_);
-      scratch_ = arena.take<Real>(threads_ * kScratchRows * hidden_stride_);
-    }
+    d_norm_ = take(p_.batch, norm_rows(p_.cell) * hidden_stride_);
+    scratch_ = arena.take<Real>(threads_ * kScratchRows * hidden_stride_);
   }
 
   void before_team() const { barriers_.reset(); }
@@ -84,7 +83,7 @@ class RowBackward {
   }
 
  private:
-  // Of one row with norms; null without.
+  // Of one row.
   struct Scratch {
     Real* hats;    // [G, hidden_stride] the recurrent gates as their norm left them, before gain and bias
     Real* tanh_c;  // [hidden_stride] tanh(norm(c))
@@ -93,7 +92,6 @@ class RowBackward {
   static constexpr int kScratchRows = Cell::kGates + 2;
 
   Scratch scratch_of(int thread) const {
-    if (scratch_ == nullptr) return {};
     Real* const hats = scratch_ + thread * kScratchRows * hidden_stride_;
     return {hats, hats + Cell::kGates * hidden_stride_, hats + (Cell::kGates + 1) * hidden_stride_};
   }
@@ -102,8 +100,6 @@ class RowBackward {
     if constexpr (Cell::kReadsHidden) return false;
     return p_.projected;
   }
-
-  bool normalized() const { return Cell::kNormGroups > 0 && p_.normalized; }
 
   void initialize(Range rows, int64_t d) const {
     load_state<T>(v_.d_h_n, p_.output_size, carry_h_, d, rows);
@@ -146,9 +142,10 @@ class RowBackward {
     if constexpr (!Cell::kReadsHidden) {
       if (projected()) project(rows, d);
     }
+    const Pass pass(p_, v_, parameters_.unit_weights(d), d, s, t);
     for (int64_t row = rows.begin; row < rows.end; ++row) {
       const RowStep kind = row_step(v_, t, row);
-      if (kind != RowStep::kInactive) update(d, s, t, row, scratch);
+      if (kind != RowStep::kInactive) update(pass, {*this, scratch, d, t, row, kind, begins(v_, s, t, d, row)});
       if (kind != RowStep::kReset) continue;
       // The state before the step was no function of anything.
       for (const StateBuffer<Real>* handed : {&d_sums_, &carry_h_, &carry_c_}) clear_row(*handed, d, row);
@@ -187,158 +184,145 @@ class RowBackward {
     });
   }
 
-  struct Row : KeptRow<T> {
-    const Real* d_h;  // the gradient of h, before its projection if it has one
-  };
+  using Pass = BackwardPass<Cell, T, true>;
 
-  // The gradient of a state in the two parts that zoneout makes of it: what the cell made, and what stayed.
-  struct Parted {
-    V made, stayed;
-  };
-  template <class Count>
-  FUSED_RNN_INLINE Parted parted(const Row& row, int state, int64_t unit, Count count, V d) const {
-    if (row.stays == nullptr) return {d, V(0)};
-    const V part = load<T>(row.stays + state * p_.hidden_size + unit, count);
-    return {d * (V(1) - part), d * part};
-  }
+  // Where the pass finds the values of a row.
+  struct Row {
+    const RowBackward& rows;
+    const Scratch& scratch;
+    int64_t d, t, index;
+    RowStep kind;
+    bool begins;
 
-  template <class Count>
-  FUSED_RNN_INLINE V gradient_of_c(const Row& row, int64_t unit, Count count) const {
-    V d_c = V::load(carry_c_.row(row.d, row.index) + unit);
-    if (v_.d_cells) d_c = d_c + load<T>(at<T>(v_.d_cells, row.t, row.index, row.d) + unit, count);
-    return d_c;
-  }
-  template <class Count>
-  FUSED_RNN_INLINE Pack<V, Cell::kSaved> saved_of(const Row& row, int64_t unit, Count count) const {
-    Pack<V, Cell::kSaved> saved;
-    for (int k = 0; k < Cell::kSaved; ++k) saved[k] = load<T>(row.saved + k * p_.hidden_size + unit, count);
-    return saved;
-  }
-
-  // Through the gain and bias of a norm, whose gradients it adds up: from the gradient of their result to that of hat.
-  FUSED_RNN_INLINE V through_gain(const Row& row, int norm, int64_t unit, V d, V hat) const {
-    add_to(d_norm_, row, 2 * norm, unit, d * hat);
-    add_to(d_norm_, row, 2 * norm + 1, unit, d);
-    return d * parameters_.gain(row.d, norm, unit);
-  }
-
-  // Adds to a sum over time, of row `k` of a buffer [rows, hidden_stride] of one row of the batch.
-  FUSED_RNN_INLINE void add_to(const StateBuffer<Real>& buffer, const Row& row, int k, int64_t unit, V value) const {
-    Real* to = buffer.row(row.d, row.index) + k * hidden_stride_ + unit;
-    (V::load(to) + value).store(to);
-  }
-
-  void update(int64_t d, int64_t s, int64_t t, int64_t index, const Scratch& scratch) const {
-    const Row row{kept_row<Cell, T>(p_, v_, d, s, t, index), (projected() ? d_hidden_ : d_h_).row(d, index)};
-    if constexpr (kHasNormalizedC<Cell>) {
-      if (p_.normalized) through_norm_of_c(row, scratch);
+    template <class Where>
+    FUSED_RNN_INLINE V carried(const Where& where, int k) const {
+      return load_padded(where, (k == 0 ? rows.carry_h_ : rows.carry_c_).rows(d));
     }
-    Pack<Moments<Real>, Cell::kNormGroups> moments{};
+    template <class Where>
+    FUSED_RNN_INLINE void carry(const Where& where, int k, V value) const {
+      if (k > 0 || !rows.projected()) store_padded(where, value, (k == 0 ? rows.carry_h_ : rows.carry_c_).rows(d));
+    }
+    template <class Where>
+    FUSED_RNN_INLINE void add(const Where& where, int k, V value) const {
+      add_to(rows.d_unit_weights_, k, where.unit, value);
+    }
+    // The gradient of h, before its projection if it has one.
+    template <class Where>
+    FUSED_RNN_INLINE V d_h(const Where& where) const {
+      return load_padded(where, (rows.projected() ? rows.d_hidden_ : rows.d_h_).rows(d));
+    }
+    template <class Visit>
+    FUSED_RNN_INLINE void for_each_unit(const Visit& visit) const {
+      for_each_vector_of_row<Real>(rows.p_.hidden_size, [&](int64_t unit, auto count) FUSED_RNN_INLINE_LAMBDA {
+        visit(TileVector<1, decltype(count)>{0, 0, index, unit, count});
+      });
+    }
+    // Through the gain and bias of a norm, whose gradients it adds up: from the gradient of their result to that of
+    // hat.
+    FUSED_RNN_INLINE V through_gain(int norm, int64_t unit, V value, V hat) const {
+      add_to(rows.d_norm_, 2 * norm, unit, value * hat);
+      add_to(rows.d_norm_, 2 * norm + 1, unit, value);
+      return value * rows.parameters_.gain(d, norm, unit);
+    }
+
+   private:
+    FUSED_RNN_INLINE void add_to(const StateBuffer<Real>& sums, int k, int64_t unit, V value) const {
+      Real* to = sums.row(d, index) + k * rows.hidden_stride_ + unit;
+      (V::load(to) + value).store(to);
+    }
+  };
+
+  void update(const Pass& pass, const Row& row) const {
+    if constexpr (kHasNormalizedC<Cell>) through_norm_of_c(pass, row);
+    Real* const hats = row.scratch.hats;
+    const Pack<Moments<Real>, Cell::kNormGroups> moments = restore_hats(pass, row);
     Pack<NormGradient<Real>, Cell::kNormGroups> gradients{};
-    if (normalized()) moments = restore_hats(row, scratch.hats);
-    for_each_vector_of_row<Real>(p_.hidden_size, [&](int64_t unit, auto count) FUSED_RNN_INLINE_LAMBDA {
-      const CellBackward<V, Cell> result = cell_gradient(row, unit, count, scratch);
-      for (int g = 0; g < Cell::kGates; ++g) {
-        store<T>(at<T>(v_.d_gates, t, index, d) + g * p_.hidden_size + unit, result.d_from_x[g], count);
-        V d_from_h = result.d_from_h[g];
-        if (normalized()) {
-          const V hat = V::load(scratch.hats + g * hidden_stride_ + unit);
-          d_from_h = through_gain(row, g, unit, d_from_h, hat);
-          gradients[norm_group<Cell>(g)].add(d_from_h, hat, count);
+    row.for_each_unit([&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
+      const auto cell = [&](const auto& saved, const auto& before, const auto& after,
+                            const auto& d_after) FUSED_RNN_INLINE_LAMBDA {
+        if constexpr (kHasNormalizedC<Cell>) {
+          return Cell::gates_backward(saved, before, V::load(row.scratch.tanh_c + where.unit), d_after[0],
+                                      d_after[1] + V::load(row.scratch.d_c + where.unit));
+        } else {
+          return cell_backward<Cell, V>(saved, before, after, d_after, pass.weights.at(where));
         }
-        first_lanes(d_from_h, count).store(d_sums_.row(d, index) + g * hidden_stride_ + unit);
-        if (v_.d_gates_h && !normalized())
-          store<T>(at<T>(v_.d_gates_h, t, index, d) + g * p_.hidden_size + unit, d_from_h, count);
+      };
+      const auto before = pass.state_before(where, row.kind, row.begins);
+      const CellBackward<V, Cell> result = pass.gradients(where, before, row.d_h(where), row, cell);
+      for (int k = 0; k < Cell::kUnitWeights; ++k) row.add(where, k, result.d_unit_weights[k]);
+      for (int g = 0; g < Cell::kGates; ++g) {
+        store_rows(where, result.d_from_x[g], pass.d_gates.from(g * p_.hidden_size));
+        const V hat = V::load(hats + g * hidden_stride_ + where.unit);
+        const V d_hat = row.through_gain(g, where.unit, result.d_from_h[g], hat);
+        gradients[norm_group<Cell>(g)].add(d_hat, hat, where.count);
+        first_lanes(d_hat, where.count).store(d_sums_.row(row.d, row.index) + g * hidden_stride_ + where.unit);
       }
-      for (int k = 0; k < Cell::kUnitWeights; ++k) add_to(d_unit_weights_, row, k, unit, result.d_unit_weights[k]);
     });
-    if (normalized()) through_norm_of_sums(row, moments, gradients, scratch.hats);
-  }
-
-  // The cell's backward of a few units; writes what is carried to the step before.
-  template <class Count>
-  FUSED_RNN_INLINE CellBackward<V, Cell> cell_gradient(const Row& row, int64_t unit, Count count,
-                                                       const Scratch& scratch) const {
-    Pack<V, kStates> previous, current{}, d_made;
-    Parted parts[kStates];
-    for (int k = 0; k < kStates; ++k) {
-      previous[k] = row.before[k] == nullptr ? V(0) : load<T>(row.before[k] + unit, count);
-      parts[k] = parted(row, k, unit, count, k == 0 ? V::load(row.d_h + unit) : gradient_of_c(row, unit, count));
-      d_made[k] = parts[k].made;
-    }
-    current[kStates - 1] = load<T>(row.made + unit, count);
-    const Pack<V, Cell::kSaved> saved = saved_of(row, unit, count);
-    const auto cell = [&]() FUSED_RNN_INLINE_LAMBDA {
-      if constexpr (kHasNormalizedC<Cell>) {
-        if (p_.normalized)
-          return Cell::gates_backward(saved, previous, V::load(scratch.tanh_c + unit), d_made[0],
-                                      d_made[1] + V::load(scratch.d_c + unit));
-      }
-      return cell_backward<Cell, V>(saved, previous, current, d_made, parameters_.unit_weights(row.d, unit));
-    };
-    const CellBackward<V, Cell> result = cell();
-    if (!projected()) (result.d_state[0] + parts[0].stayed).store(carry_h_.row(row.d, row.index) + unit);
-    if constexpr (kStates == 2) (result.d_state[1] + parts[1].stayed).store(carry_c_.row(row.d, row.index) + unit);
-    return result;
+    through_norm_of_sums(row, moments, gradients);
   }
 
   // The gradient of c that h has through the norm between them; leaves tanh(norm(c)) for the cell's backward.
-  void through_norm_of_c(const Row& row, const Scratch& scratch) const
+  void through_norm_of_c(const Pass& pass, const Row& row) const
     requires(kHasNormalizedC<Cell>)
   {
     constexpr int kNorm = UnitParameters<Cell, T>::kNormOfC;
-    Real* const c = scratch.d_c;
-    Real* const g = scratch.hats;
-    for_each_vector_of_row<Real>(p_.hidden_size, [&](int64_t unit, auto count) FUSED_RNN_INLINE_LAMBDA {
-      load<T>(row.made + unit, count).store(c + unit);
-    });
+    Real* const c = row.scratch.d_c;
+    Real* const d_hats = row.scratch.hats;
+    row.for_each_unit([&](const auto& where)
+                          FUSED_RNN_INLINE_LAMBDA { load_rows(where, pass.made).store(c + where.unit); });
     const Moments<Real> moments = moments_of(c, p_.hidden_size);
     NormGradient<Real> gradient;
-    for_each_vector_of_row<Real>(p_.hidden_size, [&](int64_t unit, auto count) FUSED_RNN_INLINE_LAMBDA {
+    row.for_each_unit([&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
+      const int64_t unit = where.unit;
       const V hat = moments.normalized(V::load(c + unit));
       const V tanh_c = tanh(parameters_.bias(row.d, kNorm, unit) + parameters_.gain(row.d, kNorm, unit) * hat);
-      const V d_h = parted(row, 0, unit, count, V::load(row.d_h + unit)).made;
-      const V d_normalized = Cell::output_backward(saved_of(row, unit, count), tanh_c, d_h);
-      const V d_hat = through_gain(row, kNorm, unit, d_normalized, hat);
-      gradient.add(d_hat, hat, count);
-      tanh_c.store(scratch.tanh_c + unit);
-      d_hat.store(g + unit);
+      V d_h = row.d_h(where), d_stayed;
+      if (pass.zoneout) pass.zoneout.split(where, 0, d_h, d_stayed);
+      const V d_normalized = Cell::output_backward(pass.saved_of(where), tanh_c, d_h);
+      const V d_hat = row.through_gain(kNorm, unit, d_normalized, hat);
+      gradient.add(d_hat, hat, where.count);
+      tanh_c.store(row.scratch.tanh_c + unit);
+      d_hat.store(d_hats + unit);
     });
     gradient.finish();
-    for_each_vector_of_row<Real>(p_.hidden_size, [&](int64_t unit, auto /*count*/) FUSED_RNN_INLINE_LAMBDA {
-      gradient(moments, V::load(g + unit), moments.normalized(V::load(c + unit))).store(c + unit);
+    row.for_each_unit([&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
+      const int64_t unit = where.unit;
+      gradient(moments, V::load(d_hats + unit), moments.normalized(V::load(c + unit))).store(c + unit);
     });
   }
 
-  // Fills `hats` from the recurrent gates before their norms; returns the moments of those.
-  Pack<Moments<Real>, Cell::kNormGroups> restore_hats(const Row& row, Real* hats) const {
-    const auto for_each_hat = [&](const auto& visit) {
-      for (int g = 0; g < Cell::kGates; ++g) {
-        for_each_vector_of_row<Real>(p_.hidden_size, [&](int64_t unit, auto count) FUSED_RNN_INLINE_LAMBDA {
-          visit(g, hats + g * hidden_stride_ + unit, row.sums + g * p_.hidden_size + unit, count);
-        });
-      }
-    };
-    for_each_hat([](int, Real* hat, const T* sum, auto count) { load<T>(sum, count).store(hat); });
+  // Fills the hats from the recurrent gates before their norms; returns the moments of those.
+  Pack<Moments<Real>, Cell::kNormGroups> restore_hats(const Pass& pass, const Row& row) const {
+    const BatchRows<const T> sums = pass.saved.from((saved_values(p_) - Cell::kGates) * p_.hidden_size);
+    Real* const hats = row.scratch.hats;
+    for (int g = 0; g < Cell::kGates; ++g) {
+      row.for_each_unit([&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
+        load_rows(where, sums.from(g * p_.hidden_size)).store(hats + g * hidden_stride_ + where.unit);
+      });
+    }
     const auto moments = moments_of_gates<Cell>(hats, p_.hidden_size, hidden_stride_);
-    for_each_hat(
-        [&](int g, Real* hat, const T*, auto) { moments[norm_group<Cell>(g)].normalized(V::load(hat)).store(hat); });
+    for (int g = 0; g < Cell::kGates; ++g) {
+      row.for_each_unit([&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
+        Real* const hat = hats + g * hidden_stride_ + where.unit;
+        moments[norm_group<Cell>(g)].normalized(V::load(hat)).store(hat);
+      });
+    }
     return moments;
   }
 
   // From the gradients of the hats, which stand in d_sums_, to those of the sums.
   void through_norm_of_sums(const Row& row, const Pack<Moments<Real>, Cell::kNormGroups>& moments,
-                            Pack<NormGradient<Real>, Cell::kNormGroups>& gradients, const Real* hats) const {
+                            Pack<NormGradient<Real>, Cell::kNormGroups>& gradients) const {
+    const BatchRows<T> results = rows_at<T>(v_.d_gates_h, row.t, row.d);
     for (int group = 0; group < Cell::kNormGroups; ++group) gradients[group].finish();
     for (int g = 0; g < Cell::kGates; ++g) {
       const int group = norm_group<Cell>(g);
       Real* const d_sums = d_sums_.row(row.d, row.index) + g * hidden_stride_;
-      T* const result = at<T>(v_.d_gates_h, row.t, row.index, row.d) + g * p_.hidden_size;
-      for_each_vector_of_row<Real>(p_.hidden_size, [&](int64_t unit, auto count) FUSED_RNN_INLINE_LAMBDA {
-        const V hat = V::load(hats + g * hidden_stride_ + unit);
-        const V d = first_lanes(gradients[group](moments[group], V::load(d_sums + unit), hat), count);
-        d.store(d_sums + unit);
-        store<T>(result + unit, d, count);
+      row.for_each_unit([&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
+        const V hat = V::load(row.scratch.hats + g * hidden_stride_ + where.unit);
+        const V d = first_lanes(gradients[group](moments[group], V::load(d_sums + where.unit), hat), where.count);
+        d.store(d_sums + where.unit);
+        store_rows(where, d, results.from(g * p_.hidden_size));
       });
     }
   }
@@ -347,18 +331,8 @@ class RowBackward {
     make_d_h(rows, d, p_.time_steps > 0);
     store_state<T>(d_h_, v_.d_h_0, p_.output_size, d, rows);
     if (kStates == 2) store_state<T>(carry_c_, v_.d_c_0, p_.hidden_size, d, rows);
-    const auto store_sums = [&](const StateBuffer<Real>& from, const SequenceView<void>& to, int count) {
-      for (int64_t row = rows.begin; to && row < rows.end; ++row) {
-        for (int k = 0; k < count; ++k) {
-          for_each_vector_of_row<Real>(p_.hidden_size, [&](int64_t unit, auto n) FUSED_RNN_INLINE_LAMBDA {
-            store<T>(at<T>(to, 0, row, d) + k * p_.hidden_size + unit,
-                     V::load(from.row(d, row) + k * hidden_stride_ + unit), n);
-          });
-        }
-      }
-    };
-    store_sums(d_unit_weights_, v_.d_unit_weights, Cell::kUnitWeights);
-    store_sums(d_norm_, v_.d_norm, norm_rows(p_.cell));
+    store_sums<T>(d_unit_weights_, v_.d_unit_weights, Cell::kUnitWeights, p_.hidden_size, d, rows);
+    store_sums<T>(d_norm_, v_.d_norm, norm_rows(p_.cell), p_.hidden_size, d, rows);
   }
 
   const Problem& p_;
@@ -368,7 +342,7 @@ class RowBackward {
   BackwardWeights<Cell, T> weights_;
   UnitParameters<Cell, T> parameters_;
   int64_t hidden_stride_, output_stride_;
-  Real* scratch_ = nullptr;                        // [threads, kScratchRows, hidden_stride]
+  Real* scratch_;                                  // [threads, kScratchRows, hidden_stride]
   StateBuffer<Real> d_sums_{};                     // [D, B, G, hidden_stride] of the step after
   StateBuffer<Real> d_h_{}, d_hidden_{};           // [D, B, ...] of h, and of h before its projection
   StateBuffer<Real> carry_h_{}, carry_c_{};        // [D, B, ...] handed to the step before

@@ -1,10 +1,9 @@
-// The CPU schedule of the forward pass of the variants: layer norms, zoneout, a recurrent mask, weights of single
-// units.
+// The CPU schedule of the forward pass with layer norms (Ba et al. 2016), beside which there may be other variants.
 //
 // As in the forward sweep every thread walks through time over its directions and rows, but never shares units: a norm
 // joins all of them, so a thread makes whole rows and waits for nobody. One step:
 //   product   sums = W_hh vector of all rows, where the vector is h, masked
-//   update    row by row: norm of the sums, the cell, norm of c, zoneout; writes h and the next vector
+//   update    row by row: norm of the sums, the pass (forward_pass.h) with the norm of c in the middle of it
 // With a projection the update writes the unprojected h into `hidden_`, and a second product makes h from it.
 //
 // A reset row has its state cleared before the step. An inactive row is left out: its state stays, its results are 0.
@@ -14,6 +13,7 @@
 #include "core/time.h"
 #include "cpu/gemm/packed_weights.h"
 #include "cpu/gemm/tile_vectors.h"
+#include "cpu/pass/forward_pass.h"
 #include "cpu/pass/norm.h"
 #include "cpu/pass/state_buffer.h"
 #include "cpu/schedules/partition.h"
@@ -23,6 +23,7 @@ namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {
 
 template <class Cell, class T>
+  requires(Cell::kNormGroups > 0)
 class RowForward {
   using Real = RealOf<T>;
   using V = Vec<Real>;
@@ -58,7 +59,7 @@ class RowForward {
         p_.recurrent_mask ? StateBuffer<Real>{arena.take<Real>(rows * output_stride_), p_.batch, output_stride_} : h_;
     if (kStates == 2) c_ = {arena.take<Real>(rows * hidden_stride_), p_.batch, hidden_stride_};
     sums_ = {arena.take<Real>(rows * Cell::kGates * hidden_stride_), p_.batch, Cell::kGates * hidden_stride_};
-    made_ = arena.take<Real>(threads_ * made_rows() * hidden_stride_);
+    made_ = arena.take<Real>(threads_ * kMadeRows * hidden_stride_);
     if (projected()) hidden_ = {arena.take<Real>(rows * hidden_stride_), p_.batch, hidden_stride_};
   }
 
@@ -68,7 +69,7 @@ class RowForward {
     const Part part = barriers_.part_of_thread(thread, p_, v_);
     weights_.pack(thread, threads_);
     if (thread == 0) parameters_.load();
-    Real* const made = made_ + thread * made_rows() * hidden_stride_;
+    Real* const made = made_ + thread * kMadeRows * hidden_stride_;
     for (int64_t d = part.directions.begin; d < part.directions.end; ++d) load_initial(part.rows, d);
     barriers_.wait_for_team();  // packed weights and parameters are complete
     for (int64_t d = part.directions.begin; d < part.directions.end; ++d) {
@@ -83,12 +84,8 @@ class RowForward {
     if constexpr (Cell::kReadsHidden) return false;
     return p_.projected;
   }
-  bool normalized() const { return Cell::kNormGroups > 0 && p_.normalized; }
-  // Whether h is made of a normalized c, after the cell has made c for all units.
-  bool normalizes_c() const { return kHasNormalizedC<Cell> && p_.normalized; }
-
   // What the cell made of one row, where h waits for the norm of c: its saved values and c.
-  int64_t made_rows() const { return normalizes_c() ? Cell::kSaved + 1 : 0; }
+  static constexpr int kMadeRows = kHasNormalizedC<Cell> ? Cell::kSaved + 1 : 0;
 
   bool is_inactive(int64_t t, int64_t row) const { return row_step(v_, t, row) == RowStep::kInactive; }
 
@@ -127,11 +124,13 @@ class RowForward {
       });
     };
     for_each_tile<Units::kColumns>(recurrent, rows, {0, weights_.unit_blocks()}, wanted, store_sums);
+    const Pass pass(p_, v_, parameters_.unit_weights(d), d, t);
     for (int64_t row = rows.begin; row < rows.end; ++row) {
       if (is_inactive(t, row)) {
         store_nothing(d, t, row);
       } else {
-        update(d, t, row, made);
+        update(pass, {*this, d, t, row, moments_of_gates<Cell>(sums_.row(d, row), p_.hidden_size, hidden_stride_)},
+               made);
       }
     }
     if constexpr (!Cell::kReadsHidden) {
@@ -160,87 +159,91 @@ class RowForward {
     });
   }
 
-  void update(int64_t d, int64_t t, int64_t row, Real* made) const {
-    Real* const sums = sums_.row(d, row);
-    Pack<Moments<Real>, Cell::kNormGroups> moments{};
-    if (normalized()) moments = moments_of_gates<Cell>(sums, p_.hidden_size, hidden_stride_);
-    for_each_vector_of_row<Real>(p_.hidden_size, [&](int64_t unit, auto count) FUSED_RNN_INLINE_LAMBDA {
-      Pack<V, Cell::kGates> from_x, from_h;
-      for (int g = 0; g < Cell::kGates; ++g) {
-        from_x[g] = load<T>(at<T>(v_.gates, t, row, d) + g * p_.hidden_size + unit, count);
-        from_h[g] = V::load(sums + g * hidden_stride_ + unit);
-        if (normalized()) {
-          const V hat = moments[norm_group<Cell>(g)].normalized(from_h[g]);
-          from_h[g] = parameters_.bias(d, g, unit) + parameters_.gain(d, g, unit) * hat;
-        }
-      }
-      Pack<V, kStates> state;
-      state[0] = Cell::kReadsHidden ? V::load(h_.row(d, row) + unit) : V(0);
-      if constexpr (kStates == 2) state[1] = V::load(c_.row(d, row) + unit);
-      const CellForward<V, Cell> result =
-          cell_forward<Cell, V>(from_x, from_h, state, parameters_.unit_weights(d, unit));
-      if (!normalizes_c()) return complete(d, t, row, unit, count, result);
-      for (int k = 0; k < Cell::kSaved; ++k) result.saved[k].store(made + k * hidden_stride_ + unit);
-      result.state[kStates - 1].store(made + Cell::kSaved * hidden_stride_ + unit);
-    });
-    if constexpr (kHasNormalizedC<Cell>) {
-      if (p_.normalized) make_h(d, t, row, made);
+  using Pass = ForwardPass<Cell, T, true>;
+
+  // Where the pass finds the values of a row.
+  struct Access {
+    const RowForward& rows;
+    int64_t d, t, row;
+    Pack<Moments<Real>, Cell::kNormGroups> moments;
+
+    template <class Where>
+    FUSED_RNN_INLINE V from_x(const Where& where, int g) const {
+      return load<T>(at<T>(rows.v_.gates, t, row, d) + g * rows.p_.hidden_size + where.unit, where.count);
     }
+    template <class Where>
+    FUSED_RNN_INLINE V sum(const Where& where, int g) const {
+      return V::load(rows.sums_.row(d, row) + g * rows.hidden_stride_ + where.unit);
+    }
+    template <class Where>
+    FUSED_RNN_INLINE V from_h(const Where& where, int g) const {
+      return rows.affine(d, g, where, moments[norm_group<Cell>(g)].normalized(sum(where, g)));
+    }
+    template <class Where>
+    FUSED_RNN_INLINE V bias(const Where& where, int g) const {
+      return from_h(where, g);  // the h of a reset row was cleared before the product
+    }
+    template <class Where>
+    FUSED_RNN_INLINE V before(const Where& where, int k) const {
+      return V::load((k == 0 ? rows.h_ : rows.c_).row(d, row) + where.unit);
+    }
+    template <class Where>
+    FUSED_RNN_INLINE void keep(const Where& where, const Pack<V, kStates>& state) const {
+      state[0].store((rows.projected() ? rows.hidden_ : rows.h_).row(d, row) + where.unit);
+      if (!rows.projected()) rows.store_vector(d, row, where.unit, where.count, state[0]);
+      if constexpr (kStates == 2) state[1].store(rows.c_.row(d, row) + where.unit);
+    }
+    template <class Where>
+    FUSED_RNN_INLINE void stay(const Where& /*where*/) const {}
+  };
+
+  // bias + gain hat, of the norm of a gate or of c.
+  template <class Where>
+  FUSED_RNN_INLINE V affine(int64_t d, int norm, const Where& where, V hat) const {
+    return parameters_.bias(d, norm, where.unit) + parameters_.gain(d, norm, where.unit) * hat;
   }
 
-  // h = o tanh(norm(c)), from what the cell made of the row.
-  void make_h(int64_t d, int64_t t, int64_t row, const Real* made) const
-    requires(kHasNormalizedC<Cell>)
-  {
-    const Real* const c = made + Cell::kSaved * hidden_stride_;
-    const Moments<Real> moments = moments_of(c, p_.hidden_size);
+  template <class Visit>
+  FUSED_RNN_INLINE void for_each_unit(int64_t row, const Visit& visit) const {
     for_each_vector_of_row<Real>(p_.hidden_size, [&](int64_t unit, auto count) FUSED_RNN_INLINE_LAMBDA {
-      CellForward<V, Cell> result;
-      for (int k = 0; k < Cell::kSaved; ++k) result.saved[k] = V::load(made + k * hidden_stride_ + unit);
-      result.state[1] = V::load(c + unit);
-      const V hat = moments.normalized(result.state[1]);
-      const V gain = parameters_.gain(d, parameters_.kNormOfC, unit);
-      result.state[0] = Cell::output(result.saved, tanh(parameters_.bias(d, parameters_.kNormOfC, unit) + gain * hat));
-      complete(d, t, row, unit, count, result);
+      visit(TileVector<1, decltype(count)>{0, 0, row, unit, count});
     });
   }
 
-  // The end of an update: zoneout, the new state, and what a step leaves for the caller.
-  template <class Count>
-  FUSED_RNN_INLINE void complete(int64_t d, int64_t t, int64_t row, int64_t unit, Count count,
-                                 CellForward<V, Cell> result) const {
-    const V made = result.state[kStates - 1];
-    if (p_.zoneout) {
-      const T* stays = at<T>(v_.variant.zoneout, t, row, d) + unit;
-      for (int k = 0; k < kStates; ++k) {
-        const V part = load<T>(stays + k * p_.hidden_size, count);
-        const V before = V::load((k == 0 ? h_ : c_).row(d, row) + unit);
-        result.state[k] = result.state[k] * (V(1) - part) + before * part;
-      }
-    }
-    const V h = round_to<T>(result.state[0]);
-    if (projected()) {
-      h.store(hidden_.row(d, row) + unit);
-      if (v_.hidden) store<T>(at<T>(v_.hidden, t, row, d) + unit, h, count);
+  void update(const Pass& pass, const Access& row, Real* made) const {
+    if constexpr (!kHasNormalizedC<Cell>) {
+      for_each_unit(row.row, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
+        pass(where, RowStep::kPlain, row);
+        save_sums(pass, row, where);
+      });
     } else {
-      h.store(h_.row(d, row) + unit);
-      store<T>(at<T>(v_.output, t, row, d) + unit, h, count);
-      store_vector(d, row, unit, count, h);
+      // The cell makes c of all units before h = o tanh(norm(c)) can be made of it.
+      Real* const c = made + Cell::kSaved * hidden_stride_;
+      for_each_unit(row.row, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
+        const CellForward<V, Cell> result =
+            pass.cell(where, RowStep::kPlain, row, pass.state_before(where, RowStep::kPlain, row));
+        for (int k = 0; k < Cell::kSaved; ++k) result.saved[k].store(made + k * hidden_stride_ + where.unit);
+        result.state[1].store(c + where.unit);
+      });
+      const Moments<Real> moments = moments_of(c, p_.hidden_size);
+      for_each_unit(row.row, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
+        CellForward<V, Cell> result;
+        for (int k = 0; k < Cell::kSaved; ++k) result.saved[k] = V::load(made + k * hidden_stride_ + where.unit);
+        result.state[1] = V::load(c + where.unit);
+        const V normalized = affine(row.d, parameters_.kNormOfC, where, moments.normalized(result.state[1]));
+        result.state[0] = Cell::output(result.saved, tanh(normalized));
+        pass.complete(where, row, pass.state_before(where, RowStep::kPlain, row), result);
+        save_sums(pass, row, where);
+      });
     }
-    if constexpr (kStates == 2) {
-      result.state[1].store(c_.row(d, row) + unit);
-      if (v_.cells) store<T>(at<T>(v_.cells, t, row, d) + unit, result.state[1], count);
-    }
-    if (!v_.saved) return;
-    T* saved = at<T>(v_.saved, t, row, d) + unit;
-    const auto save = [&](V value) {
-      store<T>(saved, value, count);
-      saved += p_.hidden_size;
-    };
-    for (int k = 0; k < Cell::kSaved; ++k) save(result.saved[k]);
-    if (p_.zoneout) save(made);
-    if (!p_.normalized) return;
-    for (int g = 0; g < Cell::kGates; ++g) save(V::load(sums_.row(d, row) + g * hidden_stride_ + unit));
+  }
+
+  // The recurrent gates before their norms are the last of saved_values.
+  template <class Where>
+  FUSED_RNN_INLINE void save_sums(const Pass& pass, const Access& row, const Where& where) const {
+    if (!pass.results().saved) return;
+    const int first = saved_values(p_) - Cell::kGates;
+    for (int g = 0; g < Cell::kGates; ++g) pass.results().save(where, first + g, row.sum(where, g));
   }
 
   // The results of an inactive row.

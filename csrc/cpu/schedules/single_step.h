@@ -1,8 +1,8 @@
 // The CPU schedule of a single step from x: every row of the weights is read once, where it lies, and multiplied by x
 // and h as it passes. To pack weights that are used once would take longer than to use them.
 //
-// A sum has one vector of partial sums, along the row, which are added up at its end. Threads share the units and meet
-// nowhere.
+// The update is the pass (forward_pass.h). A sum has one vector of partial sums, along the row, which are added up at
+// its end. Threads share the units and meet nowhere.
 #pragma once
 
 #include <algorithm>
@@ -11,7 +11,7 @@
 #include "cells/cell.h"
 #include "core/views.h"
 #include "cpu/gemm/micro_kernel.h"
-#include "cpu/pass/step_results.h"
+#include "cpu/pass/forward_pass.h"
 #include "cpu/runtime/arena.h"
 #include "cpu/runtime/plan.h"
 #include "cpu/simd/vec_math.h"
@@ -119,23 +119,27 @@ class SingleStep {
   template <class Count>
   void make_units(int64_t d, int64_t unit, Count count) const {
     int64_t row = 0;
-    for (; !ragged_ && row + kTogether <= p_.batch; row += kTogether) make_rows<kTogether>(d, unit, count, row, true);
+    for (; !ragged_ && row + kTogether <= p_.batch; row += kTogether)
+      make_rows<kTogether>(d, unit, count, row, RowStep::kPlain);
     for (; row < p_.batch; ++row) {
       const RowStep kind = row_step_at(row);
-      if (kind == RowStep::kInactive) {
-        pass_through(d, unit, count, row);
+      if (kind != RowStep::kInactive) {
+        make_rows<1>(d, unit, count, row, kind);
       } else {
-        make_rows<1>(d, unit, count, row, kind == RowStep::kPlain);
+        const Pack<V, Cell::kGates> unused{};
+        pass(d)(TileVector<1, Count>{0, 0, row, unit, count}, kind, Access{*this, d, unused, unused});
       }
     }
   }
 
+  ForwardPass<Cell, T, false> pass(int64_t d) const { return {p_, v_, {}, d, 0}; }
+
   template <int Rows, class Count>
-  void make_rows(int64_t d, int64_t unit, Count count, int64_t row, bool plain) const {
+  void make_rows(int64_t d, int64_t unit, Count count, int64_t row, RowStep kind) const {
     const T *x[Rows], *h[Rows];
     for (int r = 0; r < Rows; ++r) {
       x[r] = at<T>(v_.x, 0, row + r, 0);
-      h[r] = plain && v_.h_0 ? at<T>(v_.h_0, d, row + r) : nullptr;
+      h[r] = kind == RowStep::kPlain && v_.h_0 ? at<T>(v_.h_0, d, row + r) : nullptr;
     }
     Pack<V, Cell::kGates> from_x[Rows], from_h[Rows];
     for (int g = 0; g < Cell::kGates; ++g) {
@@ -152,7 +156,9 @@ class SingleStep {
         for (int r = 0; r < Rows; ++r) from_h[r][g] = from_h[r][g] + sums_of_lanes(apart[r]);
       }
     }
-    for (int r = 0; r < Rows; ++r) update(d, unit, count, row + r, plain, from_x[r], from_h[r]);
+    const auto update = pass(d);
+    for (int r = 0; r < Rows; ++r)
+      update(TileVector<1, Count>{0, 0, row + r, unit, count}, kind, Access{*this, d, from_x[r], from_h[r]});
   }
 
   // sums[r] += rows [first, first + kLanes) of a matrix times vector r.
@@ -176,39 +182,41 @@ class SingleStep {
     return b ? load<T>(static_cast<const T*>(b.data) + d * b.direction_stride + first, count) : V(0);
   }
 
-  template <class Count>
-  V state_of(const StateView<const void>& state, int64_t d, int64_t row, int64_t unit, Count count) const {
-    return state ? load<T>(at<T>(state, d, row) + unit, count) : V(0);
-  }
+  // Where the pass finds the values of a vector of units of one row.
+  struct Access {
+    const SingleStep& step;
+    int64_t d;
+    const Pack<V, Cell::kGates>&x, &h;  // the gates
 
-  template <class Count>
-  void update(int64_t d, int64_t unit, Count count, int64_t row, bool plain, const Pack<V, Cell::kGates>& from_x,
-              const Pack<V, Cell::kGates>& from_h) const {
-    Pack<V, Cell::kStates> state;
-    for (int k = 0; k < Cell::kStates; ++k) {
-      state[k] = plain ? state_of(k == 0 ? v_.h_0 : v_.c_0, d, row, unit, count) : V(0);
+    template <class Where>
+    FUSED_RNN_INLINE V from_x(const Where& /*where*/, int g) const {
+      return x[g];
     }
-    CellForward<V, Cell> result = Cell::forward(from_x, from_h, state);
-    result.state[0] = round_to<T>(result.state[0]);
-    const TileVector<1, Count> where{0, 0, row, unit, count};
-    StepResults<T>(v_, p_, false, d, 0).store(where, result);
-    store_state(where, d, result.state);
-  }
-
-  // The state stays, and the results are zero.
-  template <class Count>
-  void pass_through(int64_t d, int64_t unit, Count count, int64_t row) const {
-    const TileVector<1, Count> where{0, 0, row, unit, count};
-    Pack<V, Cell::kStates> state;
-    for (int k = 0; k < Cell::kStates; ++k) state[k] = state_of(k == 0 ? v_.h_0 : v_.c_0, d, row, unit, count);
-    StepResults<T>(v_, p_, false, d, 0).store(where, CellForward<V, Cell>{});
-    store_state(where, d, state);
-  }
-
-  template <class Where>
-  void store_state(const Where& where, int64_t d, const Pack<V, Cell::kStates>& state) const {
-    for (int k = 0; k < Cell::kStates; ++k) store_rows(where, state[k], rows_at<T>(k == 0 ? v_.h_n : v_.c_n, d));
-  }
+    template <class Where>
+    FUSED_RNN_INLINE V from_h(const Where& /*where*/, int g) const {
+      return h[g];
+    }
+    template <class Where>
+    FUSED_RNN_INLINE V bias(const Where& /*where*/, int g) const {
+      return h[g];  // of a reset row, which was not multiplied
+    }
+    template <class Where>
+    FUSED_RNN_INLINE V before(const Where& where, int k) const {
+      const BatchRows<const T> rows = rows_at<T>(k == 0 ? step.v_.h_0 : step.v_.c_0, d);
+      return rows ? load_rows(where, rows) : V(0);
+    }
+    template <class Where>
+    FUSED_RNN_INLINE void keep(const Where& where, const Pack<V, Cell::kStates>& state) const {
+      for (int k = 0; k < Cell::kStates; ++k)
+        store_rows(where, state[k], rows_at<T>(k == 0 ? step.v_.h_n : step.v_.c_n, d));
+    }
+    template <class Where>
+    FUSED_RNN_INLINE void stay(const Where& where) const {
+      Pack<V, Cell::kStates> state;
+      for (int k = 0; k < Cell::kStates; ++k) state[k] = before(where, k);
+      keep(where, state);
+    }
+  };
 
   const Problem& p_;
   const ForwardViews& v_;

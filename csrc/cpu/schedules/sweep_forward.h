@@ -3,21 +3,24 @@
 // Where the gates are not given, a thread makes those of a few steps (input_gates.h), then walks through these steps.
 // One step of a thread, for its rows and blocks of units:
 //   product   from_h = b_hh + W_hh h_{t-1}    tile by tile, h from a buffer in the compute type
-//   update    the cell, in registers; writes output, h_t into the other h buffer, and what backward needs
+//   update    the pass (forward_pass.h); h_t goes into the other h buffer
 //   barrier   only where threads share units: h_t is complete, and h_{t-1} may be overwritten
 // With a projection the update writes the unprojected h into `hidden`, and a second product makes h_t from it.
 //
-// Lengths and resets are questions about a row at its update (row_step): a reset row takes the bias for its product and
-// zero for its state; an inactive row keeps its state, and its results are zero. A tile of rows that all do without
-// their product leaves it out.
+// The variants of the plain recurrence are a second instance of the schedule: zoneout, weights of single units, and a
+// recurrent mask (Gal and Ghahramani 2016). With a mask the h buffers hold the masked h, and `h_unmasked_` the state.
+//
+// Lengths and resets are questions about a row at its update (row_step). If no row of a tile needs the recurrent GEMM,
+// the tile skips it.
 #pragma once
 
 #include "cells/cell.h"
 #include "core/time.h"
 #include "cpu/gemm/packed_weights.h"
 #include "cpu/gemm/tile_vectors.h"
+#include "cpu/pass/forward_pass.h"
+#include "cpu/pass/row_units.h"
 #include "cpu/pass/state_buffer.h"
-#include "cpu/pass/step_results.h"
 #include "cpu/schedules/input_gates.h"
 #include "cpu/schedules/partition.h"
 #include "cpu/schedules/step_prefetch.h"
@@ -26,7 +29,7 @@
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {
 
-template <class Cell, class T>
+template <class Cell, class T, bool kVariants = false>
 class ForwardSweep {
   using Real = RealOf<T>;
   using Row = RowOf<T>;  // of h
@@ -50,12 +53,14 @@ class ForwardSweep {
         barriers_(plan, arena),
         threads_(plan.threads()),
         ragged_(v_.lengths != nullptr || v_.resets),
-        input_(problem, views, plan, arena) {
+        input_(problem, views, plan, arena),
+        parameters_(problem, views.variant, arena) {
     hidden_stride_ = Units::padded(p_.hidden_size);
     output_stride_ = projected() ? Outputs::padded(p_.output_size) : hidden_stride_;
     const int64_t rows = p_.directions * p_.batch;
     for (StateBuffer<Row>& h : h_) h = {arena.take<Row>(rows * output_stride_), p_.batch, output_stride_};
     if (Cell::kStates == 2) c_ = {arena.take<Real>(rows * hidden_stride_), p_.batch, hidden_stride_};
+    if (masked()) h_unmasked_ = {arena.take<Real>(rows * output_stride_), p_.batch, output_stride_};
     if (projected()) hidden_ = {arena.take<Row>(rows * hidden_stride_), p_.batch, hidden_stride_};
   }
 
@@ -64,8 +69,9 @@ class ForwardSweep {
   void run(int thread) const {
     const Part part = barriers_.part_of_thread(thread, p_, v_);
     weights_.pack(thread, threads_);
+    if (kVariants && thread == 0) parameters_.load();
     for (int64_t d = part.directions.begin; d < part.directions.end; ++d) load_initial(part, d);
-    barriers_.wait_for_team();  // packed weights and initial states are complete
+    barriers_.wait_for_team();  // packed weights, parameters and initial states are complete
     for (int64_t d = part.directions.begin; d < part.directions.end; ++d) {
       for (int64_t s = 0; s < p_.time_steps; s += input_.steps()) {
         const int64_t count = std::min(input_.steps(), p_.time_steps - s);
@@ -83,16 +89,33 @@ class ForwardSweep {
     return p_.projected;
   }
 
+  bool masked() const { return kVariants && p_.recurrent_mask; }
+
   RowStep row_step_at(int64_t t, int64_t row) const { return ragged_ ? row_step(v_, t, row) : RowStep::kPlain; }
 
   void load_initial(const Part& part, int64_t d) const {
-    load_state<T>(v_.h_0, p_.output_size, h_[0], d, part.own_rows());
-    if (Cell::kStates == 2) load_state<T>(v_.c_0, p_.hidden_size, c_, d, part.own_rows());
+    const Range rows = part.own_rows();
+    load_state<T>(v_.h_0, p_.output_size, h_[0], d, rows);
+    if (Cell::kStates == 2) load_state<T>(v_.c_0, p_.hidden_size, c_, d, rows);
+    if (!masked()) return;
+    load_state<T>(v_.h_0, p_.output_size, h_unmasked_, d, rows);
+    const BatchRows<const T> mask = rows_at<T>(v_.variant.recurrent_mask, d);
+    for (int64_t row = rows.begin; row < rows.end; ++row) {
+      for_each_vector_of_row<Real>(p_.output_size, [&](int64_t unit, auto count) FUSED_RNN_INLINE_LAMBDA {
+        const TileVector<1, decltype(count)> where{0, 0, row, unit, count};
+        store_factors(where, load_padded(where, h_unmasked_.rows(d)) * load_rows(where, mask), h_[0].rows(d));
+      });
+    }
   }
 
   void store_final(const Part& part, int64_t d) const {
-    store_state<T>(h_[p_.time_steps & 1], v_.h_n, p_.output_size, d, part.own_rows());
-    if (Cell::kStates == 2) store_state<T>(c_, v_.c_n, p_.hidden_size, d, part.own_rows());
+    const Range rows = part.own_rows();
+    if (masked()) {
+      store_state<T>(h_unmasked_, v_.h_n, p_.output_size, d, rows);
+    } else {
+      store_state<T>(h_[p_.time_steps & 1], v_.h_n, p_.output_size, d, rows);
+    }
+    if (Cell::kStates == 2) store_state<T>(c_, v_.c_n, p_.hidden_size, d, rows);
   }
 
   using GatesMade = typename InputGates<Cell, T>::Made;
@@ -103,30 +126,39 @@ class ForwardSweep {
     GatesMade made;
     BatchRows<const T> gates;  // null where they are made
     BatchRows<Row> h_before, h, hidden;
-    BatchRows<Real> c;
-    StepResults<T> results;
+    BatchRows<Real> c, h_unmasked;
+    BatchRows<const T> mask;  // null: the h buffers hold h itself
+    ForwardPass<Cell, T, kVariants> pass;
   };
 
-  void step(const Part& part, int64_t d, int64_t s, const GatesMade& made) const {
+  Step at_position(int64_t d, int64_t s, const GatesMade& made) const {
     const int64_t t = time_at(s, d, p_.time_steps);
-    const Step at_t{d,
-                    t,
-                    made,
-                    rows_at<T>(v_.gates, t, d),
-                    h_[s & 1].rows(d),
-                    h_[(s + 1) & 1].rows(d),
-                    projected() ? hidden_.rows(d) : BatchRows<Row>{},
-                    Cell::kStates == 2 ? c_.rows(d) : BatchRows<Real>{},
-                    StepResults<T>(v_, p_, projected(), d, t)};
+    return {.d = d,
+            .t = t,
+            .made = made,
+            .gates = rows_at<T>(v_.gates, t, d),
+            .h_before = h_[s & 1].rows(d),
+            .h = h_[(s + 1) & 1].rows(d),
+            .hidden = projected() ? hidden_.rows(d) : BatchRows<Row>{},
+            .c = Cell::kStates == 2 ? c_.rows(d) : BatchRows<Real>{},
+            .h_unmasked = masked() ? h_unmasked_.rows(d) : BatchRows<Real>{},
+            .mask = masked() ? rows_at<T>(v_.variant.recurrent_mask, d) : BatchRows<const T>{},
+            .pass = ForwardPass<Cell, T, kVariants>(p_, v_, parameters_.unit_weights(d), d, t)};
+  }
+
+  void step(const Part& part, int64_t d, int64_t s, const GatesMade& made) const {
+    const Step at_t = at_position(d, s, made);
+    const int64_t t = at_t.t;
     const bool from_zero = s == 0 && !v_.h_0;
     const Range blocks = part.blocks_of(weights_.unit_blocks());
     auto recurrent = weights_.recurrent().times(d, at_t.h_before.data, output_stride_, from_zero ? 0 : p_.output_size);
     StepPrefetch prefetch(part, chunk_count<Units::kColumns>(recurrent, part.rows, blocks), p_.time_steps);
     const int64_t next = time_after(t, d);
     prefetch.add<T>(v_.gates, next, d, Cell::kGates * p_.hidden_size);
-    prefetch.add<T>(v_.saved, next, d, Cell::kSaved * p_.hidden_size);
+    prefetch.add<T>(v_.saved, next, d, (kVariants ? saved_values(p_) : Cell::kSaved) * p_.hidden_size);
     prefetch.add<T>(v_.cells, next, d, p_.hidden_size);
     prefetch.add<T>(projected() ? v_.hidden : v_.output, next, d, p_.hidden_size);
+    if (kVariants) prefetch.add<T>(v_.variant.zoneout, next, d, Cell::kStates * p_.hidden_size);
     recurrent.prefetch = prefetch.of_step();
     const auto special = [&](int64_t row) { return row_step_at(t, row) != RowStep::kPlain; };
     const auto announce = [&](const auto& tile) {
@@ -135,8 +167,10 @@ class ForwardSweep {
       return true;
     };
     const auto update_tile = [&](const auto& tile) {
-      for_each_vector<Units::kVectors>(tile, p_.hidden_size, special,
-                                       [&](const auto& where) FUSED_RNN_INLINE_LAMBDA { update(tile, where, at_t); });
+      for_each_vector<Units::kVectors>(tile, p_.hidden_size, special, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
+        const RowStep kind = where.kParts == 1 ? row_step_at(t, where.row) : RowStep::kPlain;
+        at_t.pass(where, kind, Access{*this, tile, at_t});
+      });
     };
     for_each_tile<Units::kColumns>(recurrent, part.rows, blocks, announce, update_tile, s % 2 != 0);
     part.wait();
@@ -148,7 +182,7 @@ class ForwardSweep {
   template <class TileOf>
   void prefetch_update(const TileOf& tile, const Step& step) const {
     if (step.gates) prefetch_tile<Units::kVectors>(tile, Cell::kGates, p_.hidden_size, step.gates);
-    step.results.template prefetch<Cell, Units::kVectors>(tile);
+    step.pass.results().template prefetch<Units::kVectors>(tile);
   }
 
   // The second stage of a step: h_t = W_hr hidden.
@@ -163,9 +197,9 @@ class ForwardSweep {
                                            auto h = round_to<T>(column_of(tile, where)), next = h;
                                            if (where.kParts == 1 && inactive(where.row)) {
                                              h = decltype(h)(0);
-                                             next = load_padded(where, step.h_before);
+                                             next = h_before(where, step);
                                            }
-                                           store_factors(where, next, step.h);
+                                           keep_h(where, step, next);
                                            store_rows(where, h, output);
                                          });
     };
@@ -174,54 +208,65 @@ class ForwardSweep {
     part.wait();
   }
 
-  template <class TileOf, class Where>
-  FUSED_RNN_INLINE void update(const TileOf& tile, const Where& where, const Step& step) const {
-    using Rows = Vec<Real, Where::kParts>;
-    const RowStep kind = Where::kParts == 1 ? row_step_at(step.t, where.row) : RowStep::kPlain;
-    if constexpr (Where::kParts == 1) {
-      if (kind == RowStep::kInactive) return pass_through(where, step);
-    }
-    Pack<Rows, Cell::kGates> from_x, from_h;
-#pragma GCC unroll 4
-    for (int g = 0; g < Cell::kGates; ++g) {
-      from_x[g] = step.made ? step.made.template load<Cell::kGates>(tile, where, g)
-                            : load_rows(where, step.gates.from(g * p_.hidden_size));
-      from_h[g] = column_of<Cell::kGates>(tile, where, g);
-    }
-    Pack<Rows, Cell::kStates> state;
-    state[0] = Rows(0);
-    if constexpr (Cell::kReadsHidden) state[0] = load_padded(where, step.h_before);
-    if constexpr (Cell::kStates == 2) state[1] = load_padded(where, step.c);
-    if constexpr (Where::kParts == 1) {
-      if (kind == RowStep::kReset) forget(tile, where, step.d, from_h, state);
-    }
-    CellForward<Rows, Cell> result = Cell::forward(from_x, from_h, state);
-
-    result.state[0] = round_to<T>(result.state[0]);
-    store_factors(where, result.state[0], projected() ? step.hidden : step.h);
-    if constexpr (Cell::kStates == 2) store_padded(where, result.state[1], step.c);
-    step.results.store(where, result);
-  }
-
-  // A step from the zero state: W_hh 0 + b_hh = b_hh.
-  template <class TileOf, class Where>
-  FUSED_RNN_INLINE void forget(const TileOf& tile, const Where& where, int64_t d, Pack<V, Cell::kGates>& from_h,
-                               Pack<V, Cell::kStates>& state) const {
-    const Real* bias = weights_.recurrent().bias(d, tile.block) + where.vector * Cell::kGates * kLanes;
-    for (int g = 0; g < Cell::kGates; ++g) from_h[g] = V::load(bias + g * kLanes);
-    for (int k = 0; k < Cell::kStates; ++k) state[k] = V(0);
-  }
-
-  // A step of an inactive row: the state stays (c where it is), and the results are zero.
   template <class Where>
-  [[gnu::noinline]] void pass_through(const Where& where, const Step& step) const {
-    if (projected()) {
-      store_padded(where, V(0), step.hidden);
-    } else {
-      store_padded(where, load_padded(where, step.h_before), step.h);
-    }
-    step.results.store(where, CellForward<V, Cell>{});
+  FUSED_RNN_INLINE static Vec<Real, Where::kParts> h_before(const Where& where, const Step& step) {
+    if (kVariants && step.mask) return load_padded(where, step.h_unmasked);
+    return load_padded(where, step.h_before);
   }
+
+  // h after the step, for the next product.
+  template <class Where, class Rows>
+  FUSED_RNN_INLINE static void keep_h(const Where& where, const Step& step, Rows h) {
+    if (kVariants && step.mask) {
+      store_padded(where, h, step.h_unmasked);
+      h = h * load_rows(where, step.mask);
+    }
+    store_factors(where, h, step.h);
+  }
+
+  // Where the pass finds the values of the vectors of a tile.
+  template <class TileOf>
+  struct Access {
+    const ForwardSweep& sweep;
+    const TileOf& tile;
+    const Step& step;
+
+    template <class Where>
+    FUSED_RNN_INLINE auto from_x(const Where& where, int g) const {
+      return step.made ? step.made.template load<Cell::kGates>(tile, where, g)
+                       : load_rows(where, step.gates.from(g * sweep.p_.hidden_size));
+    }
+    template <class Where>
+    FUSED_RNN_INLINE auto from_h(const Where& where, int g) const {
+      return column_of<Cell::kGates>(tile, where, g);
+    }
+    template <class Where>
+    FUSED_RNN_INLINE V bias(const Where& where, int g) const {
+      return V::load(sweep.weights_.recurrent().bias(step.d, tile.block) + (where.vector * Cell::kGates + g) * kLanes);
+    }
+    template <class Where>
+    FUSED_RNN_INLINE auto before(const Where& where, int k) const {
+      return k == 0 ? h_before(where, step) : load_padded(where, step.c);
+    }
+    template <class Where, class States>
+    FUSED_RNN_INLINE void keep(const Where& where, const States& state) const {
+      if (sweep.projected()) {
+        store_factors(where, state[0], step.hidden);
+      } else {
+        keep_h(where, step, state[0]);
+      }
+      if constexpr (Cell::kStates == 2) store_padded(where, state[1], step.c);
+    }
+    // c is where it was.
+    template <class Where>
+    FUSED_RNN_INLINE void stay(const Where& where) const {
+      if (sweep.projected()) {
+        store_padded(where, V(0), step.hidden);
+      } else {
+        store_padded(where, load_padded(where, step.h_before), step.h);
+      }
+    }
+  };
 
   const Problem& p_;
   const Views& v_;
@@ -230,11 +275,15 @@ class ForwardSweep {
   int threads_;
   bool ragged_;  // there are lengths or resets
   InputGates<Cell, T> input_;
+  UnitParameters<Cell, T> parameters_;
   int64_t hidden_stride_, output_stride_;  // padded sizes of one row of c and hidden, and of h
   StateBuffer<Row> h_[2];                  // before and after the step, alternating
-  StateBuffer<Real> c_{};
+  StateBuffer<Real> c_{}, h_unmasked_{};
   StateBuffer<Row> hidden_{};
 };
+
+template <class Cell, class T>
+using VariantForward = ForwardSweep<Cell, T, true>;
 
 }  // namespace FUSED_RNN_ISA
 }  // namespace fused_rnn
