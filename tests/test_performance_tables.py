@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from scripts import performance_tables as tables
+from tools import performance_tables as tables
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,4 +1,4 @@
-"""What setup.py has to know of CUDA: whether the kernels are built, with which nvcc, and for which GPUs.
+"""What the build has to know of CUDA: whether the kernels are built, with which nvcc, and for which GPUs.
 
 Environment: FUSED_RNN_CUDA=auto|0|1 (auto, the default: where nvcc is found; FORCE_CUDA=1 is another spelling of 1),
 CUDA_HOME (the toolkit, else the nvcc in PATH), TORCH_CUDA_ARCH_LIST (such as "8.0 9.0a 12.0+PTX"). No GPU is looked at:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .records import Record
     from .worker import Work
 
-SOURCE = ROOT / "bench" / "native" / "shape_times.cu"
+SOURCE = ROOT / "tools" / "native" / "shape_times.cu"
 _ENOUGH_SECONDS = 45.0  # for all problems on an H200
 _SPARE_SECONDS = 8.0  # for compiling, and for the problem that is under way
 

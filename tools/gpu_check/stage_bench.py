@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import fused_rnn
+from bench.verify import Errors, failures
 
-from ..verify import Errors, failures
 from . import grid
 from .events import measure, microseconds
 from .problems import GpuProblem, drawn_on, exact_of, prepare, schedule_of

@@ -1,4 +1,4 @@
-"""Tiny problems for compute-sanitizer, the ops alone: `python -m bench.gpu.tiny`; a line of JSON for each."""
+"""Tiny problems for compute-sanitizer, the ops alone: `python -m tools.gpu_check.tiny`; a line of JSON for each."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import sys
 import torch
 
 import fused_rnn
+from bench.problems import GATES
 
-from ..problems import GATES
 from .problems import SCHEDULE_VARIABLE
 from .records import one_line
 from .stages import SCHEDULES

@@ -1,4 +1,4 @@
-"""The process of one part of a stage: `python -m bench.gpu.worker STAGE PART RECORDS SECONDS`."""
+"""The process of one part of a stage: `python -m tools.gpu_check.worker STAGE PART RECORDS SECONDS`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage micro: compiles the programs of bench/micro for this GPU, all at once, and runs them one after another."""
+"""Stage micro: compiles the programs of tools/micro for this GPU, all at once, and runs them one after another."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from .worker import Work
 
-SOURCES = ROOT / "bench" / "micro"
+SOURCES = ROOT / "tools" / "micro"
 FLAGS = ("-std=c++20", "-O3", "-I", str(ROOT / "csrc"), "-Xcompiler", "-Wall,-Wextra", "-Werror", "all-warnings")
 
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import fused_rnn
+from bench.case import Case, oracle
+from bench.verify import Errors, failures
 
-from ..peers import Case, oracle
-from ..verify import Errors, failures
 from .problems import GpuProblem, moved, prepare, schedule_of
 from .records import STARTED, one_line
 from .stage_correctness import is_refusal, poison, same_bits, torch_results
@@ -19,7 +19,8 @@ from .stages import SCHEDULES
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..peers import Results
+    from bench.case import Results
+
     from .worker import Work
 
 # One that every schedule may take somewhere: a small, a middle and a large hidden size.

@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import fused_rnn
+from bench.case import Case, oracle
+from bench.verify import Errors, failures
 
-from ..peers import Case, oracle
-from ..verify import Errors, failures
 from . import grid
 from .problems import GpuProblem, far_from_kinks, moved, prepare, schedule_of
 from .records import STARTED, one_line
 
 if TYPE_CHECKING:
-    from ..peers import Results
+    from bench.case import Results
+
     from .worker import Work
 
 REPEATS = 3

@@ -14,7 +14,8 @@ from .problems import GpuProblem, drawn_on, prepare
 from .records import one_line
 
 if TYPE_CHECKING:
-    from ..peers import ModuleRun
+    from bench.case import ModuleRun
+
     from .worker import Work
 
 _PROFILED_STEPS = 128

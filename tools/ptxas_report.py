@@ -1,6 +1,6 @@
 """Prints what ptxas said of each CUDA kernel of the last build: registers, shared memory, spills, stack.
 
-Usage: python scripts/ptxas_report.py [NAME ...]
+Usage: python -m tools.ptxas_report [NAME ...]
 
 With names, only the kernels whose demangled name holds all of them. The build keeps the output of `ptxas -v` beside
 each object under build/native.

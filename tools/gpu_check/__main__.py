@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="bench/gpu_check.sh", description=__doc__)
+    parser = argparse.ArgumentParser(prog="tools/gpu_check.sh", description=__doc__)
     parser.add_argument("stages", nargs="*", metavar="STAGE", help="what to run, in the order of --list (default: all)")
     parser.add_argument("--list", action="store_true", help="list the stages and end")
     parser.add_argument("--seconds", type=float, default=TOTAL_SECONDS, help="for everything (default: %(default)s)")

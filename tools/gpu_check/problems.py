@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING
 import torch
 
 import fused_rnn
-
-from ..contenders import PackedRun, exact_packed
-from ..peers import Case, ModuleRun, oracle
-from ..problems import Problem
+from bench.case import Case, ModuleRun, oracle
+from bench.contenders import PackedRun, exact_packed
+from bench.problems import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import ModuleType
 
-    from ..peers import Results
+    from bench.case import Results
 
 SCHEDULE_VARIABLE = "FUSED_RNN_CUDA_SCHEDULE"
 # The type whose tolerance holds: TF32 keeps as many bits of a factor as float16.

@@ -1,6 +1,6 @@
 """Shows that one binary serves several versions of torch: by its symbols, and by running it under other interpreters.
 
-Usage: python scripts/check_abi.py [--python OTHER/bin/python ...]
+Usage: python -m tools.check_abi [--python OTHER/bin/python ...]
 
 Every OTHER is a Python of the same minor version in whose environment another torch is installed (nothing else is
 needed there). The module that is built here, not a copy compiled again, is run in each of them.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..timing import Timing, gc_paused
+from bench.timing import Timing, gc_paused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -1,7 +1,7 @@
 """Guards of speed that do not depend on what else the machine does: shares of a peak, and counts of instructions.
 
-Usage: python -m scripts.perf_check [--update | --plans], in the root of a checkout; it needs a C++ compiler and neither
-torch nor a build. Against bench/native/expected.json it holds
+Usage: python -m tools.perf_check [--update | --plans], in the root of a checkout; it needs a C++ compiler and neither
+torch nor a build. Against tools/native/expected.json it holds
 
 - every register tile of the recurrent product, as a share of the peak of one core's multiply-adds measured in the same
   run: below FLOOR of the recorded share it fails, which no noise brings about and a spilled register does;
@@ -24,15 +24,15 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from tests import native_build
+from build_support import native
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-SOURCES = native_build.ROOT / "bench" / "native"
+SOURCES = native.ROOT / "tools" / "native"
 EXPECTED = SOURCES / "expected.json"
 FLOOR = 0.5  # of a tile's recorded share of the peak
-MARGIN = 0.03  # of a schedule's recorded instructions
+MARGIN = 0.01  # of a schedule's recorded instructions
 ROUNDS = 300  # of timing; each lasts about 2 ms
 COUNTED_ISA = "avx2"
 LINKED = ("machine", "plan", "team")  # of csrc/cpu/runtime
@@ -51,15 +51,15 @@ class Tile(NamedTuple):
 
 
 def build(source: str, isa: str, folder: Path, *further: str) -> Path:
-    """Compile a program of bench/native with the library's flags for an instruction set, and further ones."""
+    """Compile a program of tools/native with the library's flags for an instruction set, and further ones."""
     flags = [
-        *native_build.common_flags(),
-        *native_build.isa_flags()[isa],
+        *native.common_flags(),
+        *native.isa_flags()[isa],
         "-I",
-        str(native_build.ROOT / "tests/native"),
+        str(native.ROOT / "tests/native"),
     ]
-    files = [SOURCES / f"{source}.cpp", *(native_build.ROOT / f"csrc/cpu/runtime/{name}.cpp" for name in LINKED)]
-    return native_build.compile_cpp([*flags, *further, *map(str, files)], folder / f"{source}-{isa}")
+    files = [SOURCES / f"{source}.cpp", *(native.ROOT / f"csrc/cpu/runtime/{name}.cpp" for name in LINKED)]
+    return native.compile_cpp([*flags, *further, *map(str, files)], folder / f"{source}-{isa}")
 
 
 def tile_speeds(program: Path, rounds: int = ROUNDS) -> list[Tile]:
@@ -94,7 +94,7 @@ def instructions(program: Path, schedule: str, valgrind: str) -> tuple[str, int]
 
 def compiler_name() -> str:
     """Such as `gcc 12`."""
-    compiler = native_build.compiler()
+    compiler = native.compiler()
 
     def ask(option: str) -> str:
         return subprocess.run([*compiler, option], capture_output=True, text=True, check=True).stdout
@@ -150,7 +150,7 @@ class Check:
     def counts(self) -> None:
         """Count the instructions of the schedules, where that is possible."""
         valgrind = shutil.which("valgrind")
-        if valgrind is None or COUNTED_ISA not in native_build.runnable_instruction_sets():
+        if valgrind is None or COUNTED_ISA not in native.runnable_instruction_sets():
             print(f"\ninstructions: SKIPPED, which needs valgrind and a processor with {COUNTED_ISA}")
             return
         compiler = compiler_name()
@@ -179,13 +179,13 @@ def main() -> int:
     update = arguments.update
     if arguments.plans:
         with tempfile.TemporaryDirectory() as folder:
-            isa = native_build.runnable_instruction_sets()[-1]
-            program = build("plan_times", isa, Path(folder), *native_build.openmp_flags())
+            isa = native.runnable_instruction_sets()[-1]
+            program = build("plan_times", isa, Path(folder), *native.openmp_flags())
             return subprocess.run([str(program), PLAN_SECONDS], check=False).returncode
     expected = json.loads(EXPECTED.read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as folder:
         check = Check(expected, Path(folder))
-        for isa in native_build.runnable_instruction_sets():
+        for isa in native.runnable_instruction_sets():
             check.tiles(isa)
         check.counts()
     if update:
@@ -194,7 +194,7 @@ def main() -> int:
         print(f"\nrecorded in {EXPECTED}")
         return 0
     print("\n" + ("\n".join(f"FAILED {line}" for line in check.failures) or "nothing failed"))
-    print(f"recorded: {EXPECTED.relative_to(native_build.ROOT)}")
+    print(f"recorded: {EXPECTED.relative_to(native.ROOT)}")
     return 1 if check.failures else 0
 
 
