@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 import fused_rnn
+from build_support.toolchain import ROOT
 from tools import check_abi
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-ROOT = check_abi.ROOT
 BUILD = ["build_ext", "--inplace"]
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from tools.compare_bits import PROBLEMS, ROOT, differing, digest, hashes, main, problem, work
+from build_support.toolchain import ROOT
+from tools.compare_bits import PROBLEMS, differing, digest, hashes, main, problem, work
 
 if TYPE_CHECKING:
     from pathlib import Path

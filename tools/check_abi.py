@@ -17,7 +17,7 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from build_support.toolchain import ROOT
 
 # What the module may take from elsewhere: Python, torch's C interface, OpenMP, and the C and C++ runtimes, whose
 # symbols carry a version.

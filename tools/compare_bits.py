@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from build_support.toolchain import ROOT
 from tools.fuzz.case import Case, compatible
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
     Hashes = Mapping[str, str]
 
-ROOT = Path(__file__).resolve().parent.parent
 PROBLEMS = 200
 # Around the widths of vectors and tiles; the large ones are worth two threads and more than one block of a GEMM.
 _HIDDEN = (1, 3, 5, 8, 13, 16, 17, 31, 33, 48, 65, 96, 129, 257)

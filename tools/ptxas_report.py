@@ -14,9 +14,13 @@ import subprocess
 import sys
 import sysconfig
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-ROOT = Path(__file__).resolve().parent.parent
+from build_support.toolchain import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
 LONGEST_NAME = 96
 
 

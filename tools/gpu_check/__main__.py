@@ -9,8 +9,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from build_support.toolchain import ROOT
+
 from . import machine, report
-from .stages import FOLDER, ROOT, STAGES, TOTAL_SECONDS, StageResult, choose, run_stage, time_for
+from .stages import FOLDER, STAGES, TOTAL_SECONDS, StageResult, choose, run_stage, time_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from .stages import ROOT
+from build_support.toolchain import ROOT
 
 # Package or program: what goes without it.
 PACKAGES = {

@@ -8,8 +8,9 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from build_support.toolchain import ROOT
+
 from . import machine
-from .stages import ROOT
 
 if TYPE_CHECKING:
     from .worker import Work

@@ -6,9 +6,11 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from build_support.toolchain import ROOT
+
 from . import machine
 from .records import parse_lines
-from .stages import FOLDER, ROOT, run_logged
+from .stages import FOLDER, run_logged
 
 if TYPE_CHECKING:
     from pathlib import Path

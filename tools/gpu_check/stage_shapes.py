@@ -6,10 +6,12 @@ import math
 import subprocess
 from typing import TYPE_CHECKING, Any
 
+from build_support.toolchain import ROOT
+
 from . import machine
 from .records import parse_lines
 from .stage_micro import FLAGS
-from .stages import FOLDER, ROOT, run_logged
+from .stages import FOLDER, run_logged
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -6,8 +6,9 @@ import os
 import sys
 import time
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from build_support.native import processor_flags
 
 from .stages import FOLDER, run_logged
 
@@ -22,12 +23,6 @@ TIMED = (
     "lstm:t100,b16,i1024,h1024,f32,infer",
 )
 _AVX512 = {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
-
-
-def processor_flags() -> set[str]:
-    """What the processor says it can do."""
-    information = Path("/proc/cpuinfo")
-    return set(information.read_text(encoding="utf-8").split()) if information.exists() else set()
 
 
 def plan(part: str) -> tuple[list[str], dict[str, str], str]:

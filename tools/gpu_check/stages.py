@@ -9,15 +9,16 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from build_support.toolchain import ROOT
 
 from .records import STARTED, Record, read_records
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 FOLDER = ROOT / "build" / "gpu_check"  # logs, records and programs of the last run
 SCHEDULES = ("per_step", "one_block", "cluster", "grid")
 TOTAL_SECONDS = 465.0
