@@ -1,6 +1,6 @@
 """Keeps runs of the benchmark in bench/results, and makes the tables and pictures of what is kept.
 
-Usage: python -m scripts.performance_tables [RUN.json ...]
+Usage: python -m tools.performance_tables [RUN.json ...]
 
 Each run (what `python -m bench ... --json RUN.json` wrote; its name says machine, threads and suite) takes the place of
 the one of its name, one row a line. Then tables.md is written beside the runs, and a heat map for each cell into
