@@ -103,6 +103,7 @@ struct ForwardPass {
   };
   struct Made {
     T h, c, saved[Cell::kSaved > 0 ? Cell::kSaved : 1], last_state;  // last_state: the last one as the cell made it
+    Pack<Real, kVectors> vector;                                     // what the next product takes of the unit
   };
 
   // The weight between a unit and an index of the vector.
@@ -140,11 +141,10 @@ struct ForwardPass {
     for (int g = 0; g < Cell::kGates; ++g) prefetch(gates + static_cast<Index>(g) * size);
   }
 
-  // The state after the step; `vector` is what the next product takes of this unit, `made` what is to be stored.
+  // The state after the step, and what else it makes of the unit.
   FUSED_RNN_DEVICE static Pack<Real, kStates> update(const Views& views, const Element& e, const Moment<Index>& now,
                                                      int size, const Inputs& in, const Pack<Real, kResults>& from_h,
-                                                     const Pack<Real, kStates>& state, Pack<Real, kVectors>& vector,
-                                                     Made& made) {
+                                                     const Pack<Real, kStates>& state, Made& made) {
     Pack<Real, kStates> after = state;
     made = {};
     if (in.kind != RowStep::kInactive) {
@@ -171,7 +171,7 @@ struct ForwardPass {
       for (int k = 0; k < Cell::kSaved; ++k) made.saved[k] = from_real<T>(raw(result.saved[k]));
     }
     if (in.anew_after) after = {};
-    vector[0] = after[0];
+    made.vector[0] = after[0];
     return after;
   }
   FUSED_RNN_DEVICE static void store(const Views& views, const Element& e, const Moment<Index>& now, int size,
@@ -216,6 +216,7 @@ struct BackwardPass {
   };
   struct Made {
     T d_from_x[Cell::kGates], d_from_h[Cell::kGates];
+    Pack<Real, kVectors> vector;
   };
 
   FUSED_RNN_DEVICE static T weight(const Views& views, int direction, int gate, int unit, int hidden, int size) {
@@ -271,8 +272,7 @@ struct BackwardPass {
 
   FUSED_RNN_DEVICE static Pack<Real, kStates> update(const Views& views, const Element& e, const Moment<Index>& now,
                                                      int size, const Inputs& in, const Pack<Real, kResults>& from_h,
-                                                     const Pack<Real, kStates>& state, Pack<Real, kVectors>& vector,
-                                                     Made& made) {
+                                                     const Pack<Real, kStates>& state, Made& made) {
     Pack<Real, kStates> d_before = state;
     d_before[0] += from_h[0];
     Pack<Real, Cell::kGates> d_from_x{}, d_from_h{};
@@ -317,12 +317,12 @@ struct BackwardPass {
       made.d_from_h[g] = from_real<T>(d_from_h[g]);
     }
     if (in.kind == RowStep::kReset) {
-      vector = {};
+      made.vector = {};
       Pack<Real, kStates> sums{};
       for (int k = Cell::kStates; k < kStates; ++k) sums[k] = d_before[k];
       return sums;
     }
-    vector = d_from_h;
+    made.vector = d_from_h;
     return d_before;
   }
   FUSED_RNN_DEVICE static void store(const Views& views, const Element& e, const Moment<Index>& now, int size,
