@@ -115,6 +115,7 @@ BackwardResult run_backward(const std::string& cell, const BackwardTensors& give
 
 namespace {
 
+// NOLINTNEXTLINE(readability-function-size): the schema's arguments
 BackwardResult backward(CellName cell, const OptionalTensor& d_output, const OptionalTensor& d_h_n,
                         const OptionalTensor& d_c_n, const OptionalTensor& d_cells, const Tensor& w_hh,
                         const OptionalTensor& w_hr, const Tensor& output, const Tensor& cells, const Tensor& saved,
@@ -127,6 +128,7 @@ BackwardResult backward(CellName cell, const OptionalTensor& d_output, const Opt
                       allow_tf32);
 }
 
+// NOLINTNEXTLINE(readability-function-size): the schema's arguments
 BackwardResult backward_over_saved(CellName name, const OptionalTensor& d_output, const OptionalTensor& d_h_n,
                                    const OptionalTensor& d_c_n, const OptionalTensor& d_cells, const Tensor& w_hh,
                                    const OptionalTensor& w_hr, const Tensor& output, const Tensor& cells,

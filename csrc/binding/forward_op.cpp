@@ -38,6 +38,7 @@ ForwardResult run_forward(const std::string& cell, const ForwardTensors& given, 
   return made.result();
 }
 
+// NOLINTNEXTLINE(readability-function-size): the schema's arguments
 ForwardResult forward(CellName cell, const Tensor& gates, const Tensor& w_hh, const OptionalTensor& b_hh,
                       const OptionalTensor& w_hr, const OptionalTensor& h_0, const OptionalTensor& c_0,
                       const OptionalTensor& unit_weights, const OptionalTensor& norm, const OptionalTensor& lengths,

@@ -68,6 +68,7 @@ LayerResult run_layer(const std::string& cell, const LayerForwardTensors& given,
   return {hand_out && !save ? none : made.output, made.h_n, made.c_n, made.cells, made.saved, made.hidden, handed_out};
 }
 
+// NOLINTNEXTLINE(readability-function-size): the schema's arguments
 LayerResult layer(CellName cell, const Tensor& x, const Tensor& w_ih, const OptionalTensor& b_ih, const Tensor& w_hh,
                   const OptionalTensor& b_hh, const OptionalTensor& w_hr, const OptionalTensor& h_0,
                   const OptionalTensor& c_0, const OptionalTensor& lengths, const OptionalTensor& resets,
@@ -166,6 +167,7 @@ LayerGradientsResult run_layer_backward(const std::string& cell, const LayerBack
 }
 
 template <bool Over>
+// NOLINTNEXTLINE(readability-function-size): the schema's arguments
 LayerGradientsResult layer_backward(CellName cell, const OptionalTensor& d_output, const OptionalTensor& d_h_n,
                                     const OptionalTensor& d_c_n, const OptionalTensor& d_cells, const Tensor& x,
                                     const Tensor& w_ih, const Tensor& w_hh, const OptionalTensor& w_hr,

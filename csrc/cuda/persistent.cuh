@@ -65,6 +65,8 @@ struct PersistentKernel {
     owned_log2 = s.owned_log2();
   }
 
+  // The loop in one place: its registers were measured like this.
+  // NOLINTNEXTLINE(readability-function-size)
   FUSED_RNN_DEVICE void operator()() const {
     const int group = shape.first_group + block_y(), rank = block_x();
     const int warp = warp_index(), lane = lane_index();
