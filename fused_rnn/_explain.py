@@ -112,10 +112,18 @@ def explain(layer: torch.nn.Module, x: Tensor, hx: Any = None, *, device: CudaDe
     inputs = [t for t in (sequence, h_0, c_0, *layer.parameters()) if t is not None]
     training = torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
     variants = layer._variants()
-    sizes = _ops.Sizes(
-        layer.cell, sequence.dtype, time_steps, batch, directions, layer.hidden_size, layer.proj_size,
-        variants.layer_norm, any(variants.zoneouts), bool(variants.recurrent_dropout and layer.training),
-    )  # fmt: skip
+    sizes = _ops.Problem(
+        cell=layer.cell,
+        dtype=sequence.dtype,
+        time_steps=time_steps,
+        batch=batch,
+        directions=directions,
+        hidden_size=layer.hidden_size,
+        proj_size=layer.proj_size,
+        normalized=variants.layer_norm,
+        zoneout=any(variants.zoneouts),
+        recurrent_mask=bool(variants.recurrent_dropout and layer.training),
+    )
     makes_gates = layer._makes_gates(sequence, h_0, c_0)
     plans = []
     for _ in range(layer.num_layers):
@@ -133,7 +141,7 @@ def explain(layer: torch.nn.Module, x: Tensor, hx: Any = None, *, device: CudaDe
     return Explanation(name, tuple(plans))
 
 
-def _cpu_passes(sizes: _ops.Sizes, training: bool) -> tuple[str, tuple[PassPlan, ...]]:
+def _cpu_passes(sizes: _ops.Problem, training: bool) -> tuple[str, tuple[PassPlan, ...]]:
     threads = torch.get_num_threads()
     chosen = _ops.cpu_plan(sizes, training, threads)
     passes = []
@@ -147,7 +155,7 @@ def _cpu_passes(sizes: _ops.Sizes, training: bool) -> tuple[str, tuple[PassPlan,
 
 
 def _cuda_passes(
-    sizes: _ops.Sizes, training: bool, x: Tensor, device: CudaDevice | None
+    sizes: _ops.Problem, training: bool, x: Tensor, device: CudaDevice | None
 ) -> tuple[str, tuple[PassPlan, ...]]:
     where = x.device.index if device is None else (device.capability, device.multiprocessors, device.shared_bytes)
     passes = []

@@ -227,8 +227,8 @@ def product(left: Tensor, right: Tensor, bias: Tensor | None = None, *, wide: bo
     return result
 
 
-class Sizes(NamedTuple):
-    """The problem that a plan is made for."""
+class Problem(NamedTuple):
+    """What a plan is made for."""
 
     cell: str
     dtype: torch.dtype
@@ -243,29 +243,24 @@ class Sizes(NamedTuple):
     input_size: int = 0
     """Of a forward pass that makes the gates of its input itself; 0: they are given."""
 
-    def _named(self) -> dict[str, Any]:
-        return {**self._asdict(), "dtype": str(self.dtype).removeprefix("torch.")}
 
-
-def cpu_plan(sizes: Sizes, training: bool, threads: int) -> dict[str, Any]:
+def cpu_plan(problem: Problem, training: bool, threads: int) -> dict[str, Any]:
     """What would run: "schedule", "instruction_set", and a dict for "forward" and, when training, "backward".
 
     Each dict has "threads", "why", how the work is cut into parts, and "others": the ways that seemed slower.
     """
-    chosen: dict[str, Any] = _C.plan(**sizes._named(), training=training, threads=threads)
+    chosen: dict[str, Any] = _C.plan(problem, training, threads)
     return chosen
 
 
 def cuda_options(
-    sizes: Sizes, backward: bool, allow_tf32: bool, device: int | tuple[int, int, int]
+    problem: Problem, backward: bool, allow_tf32: bool, device: int | tuple[int, int, int]
 ) -> list[dict[str, Any]]:
     """The CUDA schedules for one pass, the one that would run first: "schedule", "refused", "why" and more.
 
     `device` is an index, or (capability as 90 for 9.0, multiprocessors, bytes of shared memory of a block).
     """
-    found: list[dict[str, Any]] = _C.cuda_options(
-        **sizes._named(), backward=backward, allow_tf32=allow_tf32, device=device
-    )
+    found: list[dict[str, Any]] = _C.cuda_options(problem, backward, allow_tf32, device)
     return found
 
 
@@ -287,18 +282,18 @@ def make_stepper(
     get_state(h, c), set_state(h, c), reset(rows, or 0 for all).
     """
     dense = [[None if t is None else t.detach().contiguous().resolve_neg() for t in layer] for layer in layers]
-    first = dense[0][0]
-    return _C.Stepper(
+    problem = Problem(
         cell=cell,
-        double_precision=first is not None and first.dtype == torch.float64,
-        storage=storage,
+        dtype=next(t.dtype for t in dense[0] if t is not None),
+        time_steps=1,
         batch=batch,
-        input_size=input_size,
+        directions=1,
         hidden_size=hidden_size,
         proj_size=proj_size,
-        layers=[[0 if t is None else t.data_ptr() for t in layer] for layer in dense],
-        threads=torch.get_num_threads(),
+        input_size=input_size,
     )
+    addresses = [[0 if t is None else t.data_ptr() for t in layer] for layer in dense]
+    return _C.Stepper(problem, storage, addresses, torch.get_num_threads())
 
 
 def kept_bytes() -> int:

@@ -148,11 +148,11 @@ struct Buffers {
 };
 
 template <class T, class Views>
-void time_shapes(const Problem& problem, bool tfloat32, const Views& views, const T* last, int64_t count, Pool& pool) {
+void time_shapes(const Problem& problem, const Views& views, const T* last, int64_t count, Pool& pool) {
   std::vector<float> first;
   NoProducts none;
   for (const Schedule schedule : {Schedule::kOneBlock, Schedule::kCluster, Schedule::kGrid}) {
-    for (const Option& option : shapes(schedule, problem, tfloat32, current_device())) {
+    for (const Option& option : shapes(schedule, problem, current_device())) {
       Line line("shape_times");
       line.text("cell", problem.cell.name).text("type", kTypeName<T>).text("pass", problem.backward ? "back" : "fwd");
       line.number("hidden", static_cast<double>(problem.hidden_size))
@@ -163,7 +163,7 @@ void time_shapes(const Problem& problem, bool tfloat32, const Views& views, cons
       line.number("model_us", option.step_us);
       try {
         unsigned char* const workspace = pool.take<unsigned char>(static_cast<int64_t>(option.workspace_bytes));
-        const auto enqueue = [&] { run(problem, tfloat32, option, views, none, workspace, nullptr); };
+        const auto enqueue = [&] { run(problem, option, views, none, workspace, nullptr); };
         enqueue();
         finish();
         const std::vector<float> found = read(last, count);
@@ -186,7 +186,7 @@ template <class Cell, class T>
 void time_problem(int64_t size, int64_t batch, Pool& pool) {
   const CellSpec cell = cell_spec(find_cell(Cell::kName));
   Problem problem{cell, kTypeOf<T>, kTimeSteps, batch, 1, size, size, false, false};
-  constexpr bool kTf32 = std::is_same_v<T, TFloat32>;
+  problem.tfloat32 = std::is_same_v<T, TFloat32>;
   Buffers<T> buffers{kTimeSteps, batch, size, cell.gates, cell.saved, cell.states, pool};
   pool.reset();
   ForwardViews forward{};
@@ -200,7 +200,7 @@ void time_problem(int64_t size, int64_t batch, Pool& pool) {
     forward.cells = buffers.template sequence<void>(buffers.result(1), 1);
   }
   if (cell.saved > 0) forward.saved = buffers.template sequence<void>(buffers.result(cell.saved), cell.saved);
-  time_shapes<T>(problem, kTf32, forward, h_n, batch * size, pool);
+  time_shapes<T>(problem, forward, h_n, batch * size, pool);
 
   problem.backward = true;
   pool.reset();
@@ -217,7 +217,7 @@ void time_problem(int64_t size, int64_t batch, Pool& pool) {
   T* const d_h_0 = pool.take<T>(batch * size);
   backward.d_h_0 = buffers.template state<void>(d_h_0);
   if (cell.states == 2) backward.d_c_0 = buffers.template state<void>(pool.take<T>(batch * size));
-  time_shapes<T>(problem, kTf32, backward, d_h_0, batch * size, pool);
+  time_shapes<T>(problem, backward, d_h_0, batch * size, pool);
 }
 
 }  // namespace
