@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from fused_rnn import _modes, _ops, _plain, _strict, _vmap
+from fused_rnn import _modes, _ops, _reference, _strict, _vmap
 from fused_rnn._saved import keep, kept
 from fused_rnn._tensors import DIFFERENTIABLE, Arguments
 from fused_rnn._weight_gradients import w_hh_gradient, w_hr_gradient
@@ -76,7 +76,7 @@ def _lacks_kernel(arguments: Arguments) -> bool:
 def _in_plain_torch(what: str, why: str, cell: str, arguments: Arguments) -> RecurrenceResult:
     _strict.reference_path(what, why)
     absent = arguments.gates.new_empty(0)
-    return RecurrenceResult._make((*_plain.recurrence(cell, *arguments), absent, absent)[:4])
+    return RecurrenceResult._make((*_reference.recurrence(cell, *arguments), absent, absent)[:4])
 
 
 def wants_gradient(tensors: Sequence[Tensor | None]) -> bool:
@@ -133,7 +133,7 @@ class EagerRecurrence(Function):
         """Tangents of the results; None for those that are not differentiable."""
         _strict.reference_path("tangents (forward-mode derivatives)", "the kernels have gradients only")
         arguments, results = ctx.saved_tensors[:_ARGUMENTS], ctx.saved_tensors[_ARGUMENTS:]
-        found = _plain.push(partial(_plain.recurrence, ctx.cell), arguments, tangents, results)
+        found = _reference.push(partial(_reference.recurrence, ctx.cell), arguments, tangents, results)
         anchor = torch.zeros_like(arguments[0]) if tangents[0] is None else tangents[0]
         return (*found, *(None,) * (6 - len(found)), anchor)
 
@@ -185,7 +185,7 @@ class RecurrenceGradients(Function):
         _strict.reference_path("second derivatives", "the kernels have first ones only", held=ctx.strict)
         function, variables = RecurrenceGradients._in_plain_torch(ctx, kept(ctx))
         wanted = ctx.needs_input_grad[1 + _NUMBERS :][: len(variables)]
-        found = _plain.pull(function, variables, wanted, d_gradients)
+        found = _reference.pull(function, variables, wanted, d_gradients)
         others = len(ctx.needs_input_grad) - 1 - _NUMBERS - len(found)
         return (*(None,) * (1 + _NUMBERS), *found, *(None,) * others)
 
@@ -197,7 +197,7 @@ class RecurrenceGradients(Function):
         function, variables = RecurrenceGradients._in_plain_torch(ctx, tensors)
         numbers = tensors[4:][:_NUMBERS]
         gradients = [t if need else None for t, need in zip(numbers, ctx.needed, strict=True)]
-        return _plain.push(function, variables, tangents[1 + _NUMBERS :][: len(variables)], gradients)
+        return _reference.push(function, variables, tangents[1 + _NUMBERS :][: len(variables)], gradients)
 
     @staticmethod
     def _in_plain_torch(
@@ -207,15 +207,15 @@ class RecurrenceGradients(Function):
         incoming, rest = tensors[:4], tensors[4:]
         arguments, (output, cells, saved, _) = Arguments._make(rest[:_ARGUMENTS]), rest[_ARGUMENTS:]
         with torch.no_grad():
-            gates = _plain.gates_of(ctx.cell, arguments, output, cells, saved)
+            gates = _reference.gates_of(ctx.cell, arguments, output, cells, saved)
         numbers = arguments[1:_NUMBERS]
         others = arguments[_NUMBERS:]
 
         def recurrence(*variables: Any) -> tuple[Tensor, ...]:
-            return _plain.recurrence(ctx.cell, *variables, *others)
+            return _reference.recurrence(ctx.cell, *variables, *others)
 
         def gradients(*variables: Tensor | None) -> tuple[Tensor | None, ...]:
-            return _plain.pull(recurrence, variables[4:], ctx.needed, variables[:4])
+            return _reference.pull(recurrence, variables[4:], ctx.needed, variables[:4])
 
         return gradients, (*incoming, gates.detach() + arguments.gates, *numbers)
 

@@ -16,20 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from fused_rnn._flat_weights import FlatWeights, held
-from fused_rnn._layers import (
-    Kind,
-    Ragged,
-    makes_gates,
-    run_cell,
-    run_stack,
-    run_unchecked,
-    step_unchecked,
-    step_without_units,
-)
-from fused_rnn._ops import CELLS
-from fused_rnn._packed import gather_steps, pad, permuted
-from fused_rnn._parameters import (
+from fused_rnn._checks import (
     BATCH_FIRST_FORMS,
     CELL_FORMS,
     LAYER_FORMS,
@@ -49,6 +36,19 @@ from fused_rnn._parameters import (
     refuse_expanded_weights,
     split_state,
 )
+from fused_rnn._flat_weights import FlatWeights, held
+from fused_rnn._layers import (
+    Kind,
+    Ragged,
+    makes_gates,
+    run_cell,
+    run_stack,
+    run_unchecked,
+    step_unchecked,
+    step_without_units,
+)
+from fused_rnn._ops import CELLS
+from fused_rnn._packed import gather_steps, pad, permuted
 from fused_rnn._scripting import Unscriptable
 from fused_rnn._tensors import DirectionWeights
 from fused_rnn._tracing import PROXY_ERRORS, Traceable, leaf
