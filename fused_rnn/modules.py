@@ -38,9 +38,8 @@ from fused_rnn._checks import (
 )
 from fused_rnn._flat_weights import FlatWeights, held
 from fused_rnn._layers import (
-    Kind,
+    LayerSpec,
     Ragged,
-    makes_gates,
     run_cell,
     run_stack,
     run_unchecked,
@@ -181,10 +180,6 @@ class RecurrentLayer(Unscriptable, Traceable, FlatWeights):
                     f"{[rows, width]}, but it has {list(weight.shape)}"
                 )
 
-    def _makes_gates(self, x: Tensor, h_0: Tensor | None, c_0: Tensor | None) -> bool:
-        """Whether the kernels would make the gates themselves."""
-        return makes_gates(x, self._layers()[0][0], h_0, c_0, self._variants())
-
     def _states(self, hx: Any) -> tuple[Tensor, ...]:
         """The states in `hx`, which the caller gave."""
         check_single_state(type(self).__name__, hx)
@@ -262,8 +257,8 @@ class RecurrentLayer(Unscriptable, Traceable, FlatWeights):
         variants = self._variants()
         layers = self._layers(variants, tensors)
         check_parameter_devices(sequence, zip(self._all_weights, chain.from_iterable(layers), strict=True))
-        kind = Kind(self._cell_of(variants), self.hidden_size, variants, ragged)
-        output, h_n, c_n, cells = run_stack(kind, sequence, layers, h_0, c_0, dropout=dropout, keep_cells=return_cells)
+        spec = LayerSpec(self._cell_of(variants), self.hidden_size, variants, ragged)
+        output, h_n, c_n, cells = run_stack(spec, sequence, layers, h_0, c_0, dropout=dropout, keep_cells=return_cells)
         output = self._like_input(x, output, ragged.places)
         if return_cells:
             cells = self._like_input(x, cells, ragged.places)
