@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fused_rnn import _ops
+from fused_rnn import _ops, _route
+from fused_rnn._layers import layer_arguments
+from fused_rnn._route import Forward
 from fused_rnn.modules import RecurrentLayer
 
 
@@ -38,11 +40,16 @@ class PassPlan:
     """Everything else the planner said, by name: threads or blocks, the parts the work is cut into, the workspace."""
     others: dict[str, str]
     """The other schedules, or on CPU ways to share the work: why each cannot run, or what was expected of it."""
+    route: str = ""
+    """Name of the way through the package: forward `whole`, `apart` or `reference`; backward also `one_call`."""
+    route_why: str = ""
+    """Why this way."""
 
     def __str__(self) -> str:
         details = ", ".join(f"{name} {value}" for name, value in self.details.items() if name != "problem")
         lines = [f"{self.name}: {self.schedule}: {self.why}" + (f" ({details})" if details else "")]
         lines += [f"  not {name}: {reason}" for name, reason in self.others.items()]
+        lines += [f"  route {self.route}: {self.route_why}"] if self.route else []
         return "\n".join(lines)
 
 
@@ -124,10 +131,14 @@ def explain(layer: torch.nn.Module, x: Tensor, hx: Any = None, *, device: CudaDe
         zoneout=any(variants.zoneouts),
         recurrent_mask=bool(variants.recurrent_dropout and layer.training),
     )
-    makes_gates = layer._makes_gates(sequence, h_0, c_0)
+    on_gpu = device is not None or sequence.is_cuda
     plans = []
-    for _ in range(layer.num_layers):
-        if device is not None or sequence.is_cuda:
+    for weights in layer._layers():
+        like_x = sequence.new_empty(()).expand(time_steps, batch, width)
+        arguments = layer_arguments(like_x, weights, h_0, c_0)
+        route = _route.of_layer_on_gpu(variants) if on_gpu else _route.of_layer(arguments, variants)
+        makes_gates = route.kind is Forward.WHOLE
+        if on_gpu:
             name, passes = _cuda_passes(sizes, training, sequence, device)
         else:
             name, passes = _cpu_passes(sizes._replace(input_size=width if makes_gates else 0), training)
@@ -136,7 +147,11 @@ def explain(layer: torch.nn.Module, x: Tensor, hx: Any = None, *, device: CudaDe
             f"{f' P={layer.proj_size}' if layer.proj_size else ''} {str(sequence.dtype).removeprefix('torch.')}, "
             f"{'training' if training else 'inference'}"
         )
-        plans.append(LayerPlan(problem, passes))
+        routes = (route, _route.of_backward(route, arguments))
+        told = [
+            replace(each, route=way.kind.value, route_why=way.reason) for each, way in zip(passes, routes, strict=False)
+        ]
+        plans.append(LayerPlan(problem, tuple(told)))
         width = directions * (layer.proj_size or layer.hidden_size)
     return Explanation(name, tuple(plans))
 

@@ -16,7 +16,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fused_rnn._tensors import Arguments, LayerArguments
+    from fused_rnn._tensors import Arguments, Incoming, Kept, LayerArguments
 
 try:
     _C: Any = importlib.import_module("fused_rnn._C")
@@ -169,7 +169,7 @@ def backward(
     return BackwardResult._make(_backward(cell, *incoming, w_hh, w_hr, output, cells, saved, *others, allowed))
 
 
-def can_write_over_saved(cell: str) -> bool:
+def can_run_in_place(cell: str) -> bool:
     """Whether the gradients of the gates can take the place of what `layer` has saved."""
     spec = CELLS[cell]
     return spec.saved == spec.gradients
@@ -188,7 +188,7 @@ def backward_over_saved(
     )
 
 
-class LayerGradients(NamedTuple):
+class LayerBackwardResult(NamedTuple):
     """What `layer_backward` returns; [0] stands for a tensor that was not asked for or the call does not have."""
 
     d_x: Tensor  # [T, B, I]
@@ -203,22 +203,24 @@ class LayerGradients(NamedTuple):
 
 def layer_backward(
     cell: str,
-    incoming: Sequence[Tensor | None],
+    incoming: Incoming,
     arguments: LayerArguments,
-    kept: Sequence[Tensor],
-    needed: tuple[bool, bool, bool, bool, bool],
+    kept: Kept,
+    need: Any,
     *,
-    over: bool,
-) -> LayerGradients:
-    """All gradients of `layer`.
+    in_place: bool,
+) -> LayerBackwardResult:
+    """The gradients of `layer` that are needed (by the names of `LayerArguments`), and those of the states.
 
-    Incoming are d_output, d_h_n, d_c_n, d_cells; kept are output, cells, saved, hidden; needed are x, w_ih, w_hh, the
-    biases and w_hr. With `over` the gate gradients take the memory of what is saved.
+    With `in_place` the gate gradients take the memory of what is saved.
     """
     x, w_ih, _, w_hh, _, w_hr, h_0, c_0, lengths, resets = arguments
-    *results, hidden = kept
-    given = (*incoming, x, w_ih, w_hh, w_hr, *results, None if w_hr is None else hidden, h_0, c_0, lengths, resets)
-    return LayerGradients._make((_layer_backward_over_saved if over else _layer_backward)(cell, *given, *needed))
+    output, cells, saved, hidden = kept
+    results = (output, cells, saved, None if w_hr is None else hidden)
+    given = (*incoming, x, w_ih, w_hh, w_hr, *results, h_0, c_0, lengths, resets)
+    needed = (need.x, need.w_ih, need.w_hh, need.b_ih or need.b_hh, need.w_hr)
+    run = _layer_backward_over_saved if in_place else _layer_backward
+    return LayerBackwardResult._make(run(cell, *given, *needed))
 
 
 def product(left: Tensor, right: Tensor, bias: Tensor | None = None, *, wide: bool = False) -> Tensor:

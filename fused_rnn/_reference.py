@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fused_rnn import _modes, _ops
 from fused_rnn._norm import normalize_cell_state, normalize_recurrent
-from fused_rnn._tensors import DIFFERENTIABLE, HALF_TYPES, Arguments
+from fused_rnn._tensors import HALF_TYPES, Arguments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -115,8 +115,7 @@ def gates_of(cell: str, arguments: Arguments, output: Tensor, cells: Tensor, sav
     """
     if output.dtype in HALF_TYPES:
         output, cells, saved = output.float(), cells.float(), saved.float()
-        numbers = (None if t is None else t.float() for t in arguments[:DIFFERENTIABLE])
-        arguments = Arguments(*numbers, *arguments[DIFFERENTIABLE:])  # type: ignore[arg-type]
+        arguments = Arguments._make(t.float() if t is not None and t.is_floating_point() else t for t in arguments)
     spec = _ops.CELLS[cell]
     made = None if arguments.zoneout is None else saved[:, :, :, spec.saved]  # the last state before zoneout
     from_h = _from_h(cell, arguments, output)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from fused_rnn import _ops, _plain, _tensors
+from fused_rnn import _ops, _reference, _tensors
 from tests.test_autograd import CELLS, draw
 from tests.tolerances import TOLERANCES, relative_error
 
@@ -23,7 +23,7 @@ def test_plain_torch_computes_what_the_operator_does(
         names = ("gates", "w_hh", "b_hh", "w_hr", *(("h_0", "c_0") if with_state else ()))
         arguments: Any = [tensors.get(name) if name in names else None for name in (*names[:4], "h_0", "c_0")]
         expected = _ops.forward(cell, _tensors.Arguments(*arguments), True)
-        actual = _plain.recurrence(cell, *arguments)
+        actual = _reference.recurrence(cell, *arguments)
         assert len(actual) == (4 if cell == "lstm" else 2)
         for one, other in zip(actual, expected, strict=False):
             assert one.dtype == dtype
@@ -37,7 +37,7 @@ def test_the_gates_come_back_from_what_was_saved(cell: str, dtype: torch.dtype) 
     tensors["gates"][0] *= 100.0  # activations saturate: other gates give the same ones
     arguments = _tensors.Arguments(**tensors)
     result = _ops.forward(cell, arguments, True)
-    gates = _plain.gates_of(cell, arguments, result.output, result.cells, result.saved)
+    gates = _reference.gates_of(cell, arguments, result.output, result.cells, result.saved)
     again = _ops.forward(cell, arguments._replace(gates=gates), True)
     assert gates.isfinite().all()
     for one, other in zip(again, result, strict=True):
@@ -46,13 +46,13 @@ def test_the_gates_come_back_from_what_was_saved(cell: str, dtype: torch.dtype) 
 
 def test_a_gradient_where_nothing_arrives_is_none() -> None:
     x = torch.ones(2)
-    assert _plain.pull(lambda x: (2 * x,), (x,), (True,), (None,)) == (None,)
-    assert _plain.pull(lambda x: (2 * x,), (x,), (False,), (x,)) == (None,)
+    assert _reference.pull(lambda x: (2 * x,), (x,), (True,), (None,)) == (None,)
+    assert _reference.pull(lambda x: (2 * x,), (x,), (False,), (x,)) == (None,)
 
 
 def test_tangents_by_two_gradients_are_tangents() -> None:
     x, y = torch.randn(3), torch.randn(3)
-    found, missing = _plain.push(lambda x, y: (x * y, x), (x, y), (None, torch.ones(3)), (x, None))
+    found, missing = _reference.push(lambda x, y: (x * y, x), (x, y), (None, torch.ones(3)), (x, None))
     assert missing is None
     assert found is not None
     assert torch.equal(found, x)
