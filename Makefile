@@ -19,7 +19,7 @@ TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 BUILD_REQUIREMENTS := "setuptools>=77" wheel "ninja>=1.11" "pybind11>=2.13"
-CXX_SOURCES = $(shell find csrc tests/native tests/cuda_on_cpu bench/micro bench/native -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
+CXX_SOURCES = $(shell find csrc tests/native tests/cuda_on_cpu tools/micro tools/native -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
 NATIVE_TESTS = $(wildcard tests/native/*.cpp)
 
 .DEFAULT_GOAL := help
@@ -40,7 +40,7 @@ native: $(VENV)/.installed-dev
 
 # Compiles programs of its own; neither torch nor the environment is needed.
 perf-check:
-	$(PYTHON) -m scripts.perf_check $(if $(UPDATE),--update)
+	$(PYTHON) -m tools.perf_check $(if $(UPDATE),--update)
 
 # ninja compiles what changed since the last time; $(VENV)/.torch is what compiling needs.
 build: $(VENV)/.torch
@@ -60,7 +60,7 @@ format: $(VENV)/.installed-dev
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis fused_rnn/*.so
-	find bench csrc examples fused_rnn scripts tests tools -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+	find bench build_support csrc examples fused_rnn tests tools -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 # The environment with torch; the stamp holds the TORCH it was made for, so that another TORCH is installed over it.
 $(VENV)/.torch: FORCE
@@ -72,6 +72,6 @@ $(VENV)/.torch: FORCE
 	fi
 
 # The package, editable, with the extras of the goal.
-$(VENV)/.installed-%: $(VENV)/.torch pyproject.toml setup.py
+$(VENV)/.installed-%: $(VENV)/.torch pyproject.toml setup.py $(wildcard build_support/*.py)
 	$(PIP) install --no-build-isolation --editable ".[$*]"
 	@touch $@

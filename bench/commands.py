@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import torch
@@ -224,7 +224,14 @@ _default_sampling = char_lm.Sampling()
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="UTF-8 text (default: CPython's documentation).",
 )
-@click.option("--hidden", type=click.IntRange(1), default=_defaults.hidden_size, show_default=True, help="Hidden size.")
+@click.option(
+    "--hidden",
+    "hidden_size",
+    type=click.IntRange(1),
+    default=_defaults.hidden_size,
+    show_default=True,
+    help="Hidden size.",
+)
 @click.option("--batch", type=click.IntRange(1), default=_defaults.batch, show_default=True, help="Streams of text.")
 @click.option(
     "--seq-len", type=click.IntRange(1), default=_defaults.seq_len, show_default=True, help="Characters of a step."
@@ -253,6 +260,7 @@ _default_sampling = char_lm.Sampling()
 )
 @click.option(
     "--generate",
+    "length",
     type=click.IntRange(0),
     default=_default_sampling.length,
     show_default=True,
@@ -261,34 +269,25 @@ _default_sampling = char_lm.Sampling()
 @threads_option
 @report_option(None)
 def char_lm_command(
-    cell: str,
     impl: str,
     text: Path | None,
-    hidden: int,
-    batch: int,
-    seq_len: int,
-    steps: int | None,
-    seconds: float | None,
-    learning_rate: float,
-    seed: int,
     prompt: str,
     temperature: float,
-    generate: int,
+    length: int,
     threads: int | None,
     folder: Path | None,
+    **settings: Any,
 ) -> int:
     """Train a character language model, compare the loss curves (bits per character), and let it write."""
-    if steps and seconds:
+    if settings["steps"] and settings["seconds"]:
         raise click.UsageError("--steps and --seconds exclude each other.")
-    settings = char_lm.Settings(
-        cell, hidden, batch, seq_len, steps, seconds or _defaults.seconds, seed=seed, learning_rate=learning_rate
-    )
-    sampling = char_lm.Sampling(prompt, temperature, generate)
+    settings["seconds"] = settings["seconds"] or _defaults.seconds
+    sampling = char_lm.Sampling(prompt, temperature, length)
     console = _console()
     with thread_count(threads):
         environment = describe()
         names = list(char_lm.IMPLEMENTATIONS) if impl == "both" else [impl]
-        outcome = _run_char_lm(console, names, text, settings, sampling)
+        outcome = _run_char_lm(console, names, text, char_lm.Settings(**settings), sampling)
     if folder and outcome:
         _say_where(report.write_report(folder, environment, outcome=outcome))
     return 0 if _agree(outcome) else 1

@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 import fused_rnn
 
 from . import reference
-from .peers import Case, ModuleRun, Results, fixed_seed
+from .case import Case, ModuleRun, Results, fixed_seed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from jax import Array
 
-    from .peers import Case, Results
+    from .case import Case, Results
     from .problems import Problem
 
     States = tuple[Array, ...]  # h and, of an LSTM, c

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .peers import PEERS, Case
+from .case import Case
+from .peers import PEERS
 from .problems import Problem
 
 if TYPE_CHECKING:

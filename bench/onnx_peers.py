@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from .peers import Case, Results
+    from .case import Case, Results
     from .problems import Problem
 
     Arrays = Mapping[str, np.ndarray[Any, Any]]

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .peers import BASELINE, SUBJECT, Case, Peer, Prepared, chosen
+from .case import Case, Prepared
+from .peers import BASELINE, SUBJECT, Peer, chosen
+from .regimes import regimes
 from .timing import Timing, geometric_mean, measure
 from .verify import Errors, failures
 
@@ -198,24 +200,6 @@ class Mean:
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return dict(vars(self))
-
-
-def regimes(problem: Problem) -> list[str]:
-    """The means that a problem enters: cell and mode (and type, where not float32), and for the LSTM its size class."""
-    cell = "rnn" if problem.cell.startswith("rnn_") else problem.cell
-    if problem.dtype != torch.float32:
-        return [f"{cell} {problem.mode} {problem.dtype_name}"]
-    groups = [f"{cell} {problem.mode}"]
-    if cell == "lstm":
-        if problem.hidden_size <= 64:
-            groups.append(f"lstm {problem.mode} H<=64")
-        elif problem.hidden_size >= 512:
-            groups.append(f"lstm {problem.mode} H>=512")
-        elif 128 <= problem.hidden_size <= 256 and problem.batch <= 4:
-            groups.append(f"lstm {problem.mode} H 128..256 B<=4")
-        elif 128 <= problem.hidden_size <= 256 and problem.batch >= 8:
-            groups.append(f"lstm {problem.mode} H 128..256 B>=8")
-    return groups
 
 
 def geometric_means(rows: Sequence[Row]) -> list[Mean]:

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from .peers import BASELINE, Results
+from .peers import BASELINE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from .case import Results
 
 
 class Tolerance(NamedTuple):

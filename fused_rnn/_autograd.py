@@ -17,16 +17,18 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from fused_rnn import _modes, _ops, _plain, _strict, _vmap
-from fused_rnn._saved import keep, kept
-from fused_rnn._tensors import DIFFERENTIABLE, Arguments
+from fused_rnn import _modes, _ops, _reference, _route, _strict, _vmap
+from fused_rnn._ops import ForwardResult
+from fused_rnn._route import Forward, Graph, Route
+from fused_rnn._saved import keep, kept, take
+from fused_rnn._tensors import Arguments, Incoming, Kept
 from fused_rnn._weight_gradients import w_hh_gradient, w_hr_gradient
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-_NUMBERS, _ARGUMENTS = DIFFERENTIABLE, len(Arguments._fields)
-_NO_GRADIENT = (None,) * (_ARGUMENTS - _NUMBERS)  # of lengths and masks
+_NO_GRADIENTS: Any = Arguments(gates=None, w_hh=None)  # type: ignore[arg-type]
+_NO_TANGENTS: Any = ForwardResult(*[None] * len(ForwardResult._fields))  # type: ignore[arg-type]
 
 
 class RecurrenceResult(NamedTuple):
@@ -38,45 +40,32 @@ class RecurrenceResult(NamedTuple):
     cells: Tensor  # [T, B, D, H]
 
 
-def recurrence(cell: str, arguments: Arguments, *, keep_cells: bool = False) -> RecurrenceResult:
-    """The recurrence, differentiable in every tensor of numbers but the masks.
+def recurrence(
+    cell: str, arguments: Arguments, *, keep_cells: bool = False, route: Route | None = None
+) -> RecurrenceResult:
+    """The recurrence by the route of its layer, differentiable in all its real arguments but the masks.
 
     Nothing is saved without grad, except that `keep_cells` asks for the cells.
     """
-    function: type[Function] | None
-    if _lacks_kernel(arguments):
-        return _in_plain_torch("layer norms on a GPU", "there is no CUDA kernel with them", cell, arguments)
-    if _modes.only_run():
-        function = None
-    elif torch.compiler.is_compiling() or _modes.is_functionalized():
-        keep_cells = keep_cells or wants_gradient(arguments)  # of the operator, whose gradients are registered
-        function = None
-    elif not _modes.tangents_of_tangents():
-        function = _eager_function(arguments)
-    else:  # torch's tangents of tangents are zero through any Function (pytorch issue 197867)
-        why = "torch takes them for zero in a function with kernels"
-        return _in_plain_torch("tangents of tangents", why, cell, arguments)
-    if function is None:
-        # A trace in grad mode would hold the registered gradients as a piece of Python.
-        with torch.no_grad() if _modes.is_traced() else nullcontext():
-            return RecurrenceResult._make(_ops.forward(cell, arguments, keep_cells)[:4])
-    return RecurrenceResult._make(function.apply(cell, *arguments)[:4])  # type: ignore[no-untyped-call]
+    if route is None:
+        route = _route.of_recurrence(on_gpu=arguments.gates.is_cuda, normalized=arguments.norm is not None)
+    if route.kind is Forward.REFERENCE:
+        _strict.reference_path(route.reason)
+        absent = arguments.gates.new_empty(0)
+        return RecurrenceResult._make((*_reference.recurrence(cell, *arguments), absent, absent)[:4])
+    trained = wants_gradient(arguments)
+    if route.graph is Graph.TRANSFORMABLE or (route.graph is Graph.NODE and trained):
+        node = EagerRecurrence if route.graph is Graph.TRANSFORMABLE else DirectRecurrence
+        return _recurrence_result(node.apply(cell, *arguments))  # type: ignore[no-untyped-call]
+    keep_cells = keep_cells or (route.graph is Graph.OPERATOR and trained)
+    # A trace in grad mode would hold the registered gradients as a piece of Python.
+    with torch.no_grad() if _modes.is_traced() else nullcontext():
+        return _recurrence_result(_ops.forward(cell, arguments, keep_cells))
 
 
-def _eager_function(arguments: Arguments) -> type[Function] | None:
-    if _modes.hides_derivatives():
-        return EagerRecurrence
-    return DirectRecurrence if wants_gradient(arguments) else None
-
-
-def _lacks_kernel(arguments: Arguments) -> bool:
-    return arguments.norm is not None and arguments.gates.is_cuda
-
-
-def _in_plain_torch(what: str, why: str, cell: str, arguments: Arguments) -> RecurrenceResult:
-    _strict.reference_path(what, why)
-    absent = arguments.gates.new_empty(0)
-    return RecurrenceResult._make((*_plain.recurrence(cell, *arguments), absent, absent)[:4])
+def _recurrence_result(results: Sequence[Tensor]) -> RecurrenceResult:
+    output, h_n, c_n, cells, *_ = results
+    return RecurrenceResult(output, h_n, c_n, cells)
 
 
 def wants_gradient(tensors: Sequence[Tensor | None]) -> bool:
@@ -96,46 +85,51 @@ class EagerRecurrence(Function):
     """
 
     @staticmethod
-    def forward(cell: str, *arguments: Any) -> tuple[Tensor, ...]:
+    def forward(cell: str, *given: Any) -> tuple[Tensor, ...]:
         """Run the operator and make the anchor."""
-        gates = arguments[0]
+        arguments = Arguments._make(given)
+        gates = arguments.gates
         anchor = torch.zeros_like(gates) if _modes.has_tangents() else gates.new_zeros(()).expand(gates.shape)
-        return (*_ops.forward(cell, Arguments._make(arguments), True), anchor)
+        return (*_ops.forward(cell, arguments, True), anchor)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         """Save the tensors of the backward pass, and for tangents, which come at once, all arguments."""
-        cell, _, *arguments = inputs
-        *results, anchor = output
+        cell, *given = inputs
+        *found, anchor = output
+        arguments, results = Arguments._make(given), ForwardResult._make(found)
         ctx.strict = _strict.active()
-        _keep(ctx, cell, (anchor, *arguments), _ops.ForwardResult._make(results))
-        ctx.save_for_forward(*inputs[1:], *results[: differentiable(cell)])
+        _keep(ctx, cell, arguments._replace(gates=anchor), results)
+        ctx.save_for_forward(*arguments, *_differentiable(cell, results))
 
     @staticmethod
     def backward(ctx: Any, *d_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Gradients of the numbers among the arguments, each only where it is asked for."""
-        incoming, d_anchor = incoming_gradients(ctx.cell, d_outputs), d_outputs[6]
-        found: tuple[Tensor | None, ...] = (None,) * _NUMBERS
-        if any(d is not None for d in incoming):
-            arguments = (ctx.cell, *ctx.needs_input_grad[1 : 1 + _NUMBERS], *incoming, *kept(ctx))
-            if torch.is_grad_enabled() or _modes.is_transformed():
+        """Gradients of the arguments, each only where it is asked for."""
+        *d_results, d_anchor = d_outputs
+        incoming, found = incoming_gradients(ctx.cell, d_results), _NO_GRADIENTS
+        if not incoming.are_zero():
+            _, *need = ctx.needs_input_grad
+            given = (ctx.cell, *need, *incoming, *kept(ctx))
+            if _route.of_gradients(incoming).graph is Graph.NODE:
                 with _strict.resumed(ctx.strict):
-                    found = RecurrenceGradients.apply(*arguments)  # type: ignore[no-untyped-call]
+                    found = RecurrenceGradients.apply(*given)  # type: ignore[no-untyped-call]
             else:
-                found = RecurrenceGradients.forward(*arguments)
-        d_gates, *others = found
+                found = RecurrenceGradients.forward(*given)
+            found = Arguments._make(found)
         if d_anchor is not None:
-            d_gates = d_anchor if d_gates is None else d_gates + d_anchor
-        return (None, d_gates, *others, *_NO_GRADIENT)
+            found = found._replace(gates=d_anchor if found.gates is None else found.gates + d_anchor)
+        return (None, *found)
 
     @staticmethod
     def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
         """Tangents of the results; None for those that are not differentiable."""
-        _strict.reference_path("tangents (forward-mode derivatives)", "the kernels have gradients only")
-        arguments, results = ctx.saved_tensors[:_ARGUMENTS], ctx.saved_tensors[_ARGUMENTS:]
-        found = _plain.push(partial(_plain.recurrence, ctx.cell), arguments, tangents, results)
-        anchor = torch.zeros_like(arguments[0]) if tangents[0] is None else tangents[0]
-        return (*found, *(None,) * (6 - len(found)), anchor)
+        _strict.reference_path(_route.TANGENTS.reason)
+        saved = iter(ctx.saved_tensors)
+        arguments, results = take(Arguments, saved), tuple(saved)
+        found = _reference.push(partial(_reference.recurrence, ctx.cell), arguments, tangents, results)
+        moving = Arguments._make(tangents).gates
+        anchor = torch.zeros_like(arguments.gates) if moving is None else moving
+        return (*_NO_TANGENTS._replace(**dict(zip(ForwardResult._fields, found, strict=False))), anchor)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[tuple[Tensor | None, ...], Any]:
@@ -156,138 +150,158 @@ class DirectRecurrence(EagerRecurrence):
         return output
 
 
+class _Given(NamedTuple):
+    """What `RecurrenceGradients` is a function of, beside the cell."""
+
+    need: Arguments  # whether each gradient is needed
+    incoming: Incoming
+    arguments: Arguments  # with the anchor for gates
+    results: Kept
+
+    @classmethod
+    def of(cls, given: Sequence[Any]) -> _Given:
+        rest = iter(given)
+        return cls(take(Arguments, rest), take(Incoming, rest), take(Arguments, rest), take(Kept, rest))
+
+
 class RecurrenceGradients(Function):
     """The backward pass as a node of its own, which has derivatives again: those of the recurrence in plain torch.
 
-    Differentiable are what arrives (d_output, d_h_n, d_c_n, d_cells) and the arguments of the recurrence, with `anchor`
-    in the place of the gates. The results of the forward pass are not, since they depend on the arguments.
+    Differentiable are what arrives (`Incoming`) and the arguments of the recurrence, with `anchor` in the place of the
+    gates. The results of the forward pass are not, since they depend on the arguments.
     """
 
     generate_vmap_rule = True  # weights may be the same for all members while their gradients are not
 
     @staticmethod
-    def forward(cell: str, *arguments: Any) -> tuple[Tensor | None, ...]:
-        """The gradients of the numbers; what arrives at the results comes before the saved tensors."""
-        needed, incoming, rest = arguments[:_NUMBERS], arguments[_NUMBERS:][:4], arguments[_NUMBERS:][4:]
-        return gradients_of_numbers(cell, needed, incoming, rest)
+    def forward(cell: str, *given: Any) -> tuple[Tensor | None, ...]:
+        """The gradients of the arguments, from the fields of `_Given` one after the other."""
+        return tuple(recurrence_gradients(cell, *_Given.of(given)))  # vmap wants no other kind of tuple
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor | None, ...]) -> None:  # noqa: ARG004
         """Save everything."""
-        ctx.cell, ctx.needed, tensors = inputs[0], inputs[1 : 1 + _NUMBERS], inputs[1 + _NUMBERS :]
+        ctx.cell, *given = inputs
+        rest = iter(given)
+        ctx.need = take(Arguments, rest)
         ctx.strict = _strict.active()
         ctx.set_materialize_grads(False)
-        keep(ctx, tensors, for_tangents=True)
+        keep(ctx, tuple(rest), for_tangents=True)
 
     @staticmethod
     def backward(ctx: Any, *d_gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         """Gradients of what arrived and of the arguments."""
-        _strict.reference_path("second derivatives", "the kernels have first ones only", held=ctx.strict)
+        _strict.reference_path(_route.SECOND_DERIVATIVES.reason, held=ctx.strict)
         function, variables = RecurrenceGradients._in_plain_torch(ctx, kept(ctx))
-        wanted = ctx.needs_input_grad[1 + _NUMBERS :][: len(variables)]
-        found = _plain.pull(function, variables, wanted, d_gradients)
-        others = len(ctx.needs_input_grad) - 1 - _NUMBERS - len(found)
-        return (*(None,) * (1 + _NUMBERS), *found, *(None,) * others)
+        _, *wanted = ctx.needs_input_grad
+        need: Any = _Given.of(wanted)
+        found = iter(_reference.pull(function, variables, (*need.incoming, *need.arguments), d_gradients))
+        d_incoming, d_arguments = take(Incoming, found), take(Arguments, found)
+        nothing: Any = Kept(*[None] * len(Kept._fields))  # type: ignore[arg-type]
+        return (None, *_NO_GRADIENTS, *d_incoming, *d_arguments, *nothing)
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
+    def jvp(ctx: Any, _: None, *tangents: Any) -> tuple[Tensor | None, ...]:
         """Tangents of the gradients."""
-        _strict.reference_path("tangents of gradients", "the kernels have gradients only", held=ctx.strict)
+        _strict.reference_path(_route.TANGENTS_OF_GRADIENTS.reason, held=ctx.strict)
         tensors = kept(ctx)
         function, variables = RecurrenceGradients._in_plain_torch(ctx, tensors)
-        numbers = tensors[4:][:_NUMBERS]
-        gradients = [t if need else None for t, need in zip(numbers, ctx.needed, strict=True)]
-        return _plain.push(function, variables, tangents[1 + _NUMBERS :][: len(variables)], gradients)
+        arguments = _Given.of((*ctx.need, *tensors)).arguments
+        gradients = [t if need else None for t, need in zip(arguments, ctx.need, strict=True)]
+        moving = _Given.of(tangents)
+        return _reference.push(function, variables, (*moving.incoming, *moving.arguments), gradients)
 
     @staticmethod
     def _in_plain_torch(
         ctx: Any, tensors: Sequence[Any]
     ) -> tuple[Callable[..., tuple[Tensor | None, ...]], tuple[Tensor | None, ...]]:
-        """The same gradients as a function of what arrives and the numbers, and those: gates in place of anchor."""
-        incoming, rest = tensors[:4], tensors[4:]
-        arguments, (output, cells, saved, _) = Arguments._make(rest[:_ARGUMENTS]), rest[_ARGUMENTS:]
+        """The same gradients as a function of what arrives and the arguments, and those: gates in place of anchor."""
+        _, incoming, arguments, (output, cells, saved, _) = _Given.of((*ctx.need, *tensors))
         with torch.no_grad():
-            gates = _plain.gates_of(ctx.cell, arguments, output, cells, saved)
-        numbers = arguments[1:_NUMBERS]
-        others = arguments[_NUMBERS:]
-
-        def recurrence(*variables: Any) -> tuple[Tensor, ...]:
-            return _plain.recurrence(ctx.cell, *variables, *others)
+            gates = _reference.gates_of(ctx.cell, arguments, output, cells, saved)
 
         def gradients(*variables: Tensor | None) -> tuple[Tensor | None, ...]:
-            return _plain.pull(recurrence, variables[4:], ctx.needed, variables[:4])
+            rest = iter(variables)
+            d_results, values = take(Incoming, rest), take(Arguments, rest)
+            return _reference.pull(partial(_reference.recurrence, ctx.cell), values, ctx.need, d_results)
 
-        return gradients, (*incoming, gates.detach() + arguments.gates, *numbers)
+        return gradients, (*incoming, *arguments._replace(gates=gates.detach() + arguments.gates))
 
 
-def _keep(ctx: Any, cell: str, arguments: Sequence[Any], results: _ops.ForwardResult) -> None:
-    """Save what `gradients_of_numbers` needs; the gate pre-activations are not among it, something stands for them."""
+def _differentiable(cell: str, results: ForwardResult) -> tuple[Tensor, ...]:
+    """Those results of the operator that have derivatives."""
+    if _ops.CELLS[cell].states == 1:
+        return results.output, results.h_n
+    return results.output, results.h_n, results.c_n, results.cells
+
+
+def _keep(ctx: Any, cell: str, arguments: Arguments, results: ForwardResult) -> None:
+    """Save what `recurrence_gradients` needs: no gate pre-activations, but what stands for them."""
     ctx.cell = cell
     ctx.set_materialize_grads(False)
-    ctx.mark_non_differentiable(*results[differentiable(cell) :])
-    keep(ctx, (*arguments, results.output, results.cells, results.saved, results.hidden))
+    absent = (results.c_n, results.cells) if _ops.CELLS[cell].states == 1 else ()
+    ctx.mark_non_differentiable(*absent, results.saved, results.hidden)
+    keep(ctx, (*arguments, *Kept(results.output, results.cells, results.saved, results.hidden)))
+
+
+_Operator = _ops.named_arguments("forward")
 
 
 def _keep_for_operator(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     """The same for the operator by itself."""
-    cell, _, *arguments, save, _ = inputs
-    ctx.can_differentiate = save
-    _keep(ctx, cell, (None, *arguments), _ops.ForwardResult._make(output))
+    given = _Operator._make(inputs)
+    ctx.can_differentiate = given.save
+    arguments = {name: getattr(given, name) for name in Arguments._fields}
+    _keep(ctx, given.cell, Arguments(**{**arguments, "gates": None}), ForwardResult._make(output))
 
 
 def _gradients_of_operator(ctx: Any, *d_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
-    """Of cell, the arguments, save and allow_tf32."""
     if not ctx.can_differentiate:
         raise RuntimeError(
             "fused_rnn: this recurrence kept nothing for a backward pass, since torch.export or torch.jit.trace"
             " recorded it for inference: differentiate the module itself"
         )
-    incoming = incoming_gradients(ctx.cell, d_outputs)
-    found: tuple[Tensor | None, ...] = (None,) * _NUMBERS
-    if any(d is not None for d in incoming):
-        found = gradients_of_numbers(ctx.cell, ctx.needs_input_grad[1 : 1 + _NUMBERS], incoming, kept(ctx))
-    return (None, *found, *_NO_GRADIENT, None, None)
+    incoming, found = incoming_gradients(ctx.cell, d_outputs), _NO_GRADIENTS
+    if not incoming.are_zero():
+        saved = iter(kept(ctx))
+        need = _Operator._make(ctx.needs_input_grad)
+        needed: Any = Arguments(**{name: getattr(need, name) for name in Arguments._fields})
+        found = recurrence_gradients(ctx.cell, needed, incoming, take(Arguments, saved), take(Kept, saved))
+    return tuple(_Operator(cell=None, **found._asdict(), save=None, allow_tf32=None))
 
 
-# What a compiler differentiates: an operator whose saved tensors know when they were written over, where those of a
+# What a compiler differentiates: an operator whose saved tensors know when they were changed in place, where those of a
 # Function do not. Without tangents and second derivatives, which a compiler does not ask for.
 torch.library.register_autograd("fused_rnn::forward", _gradients_of_operator, setup_context=_keep_for_operator)
 
 
-def differentiable(cell: str) -> int:
-    """How many of the operator's results are: output, h_n, and where there is a cell state c_n and cells."""
-    return 2 * _ops.CELLS[cell].states
+def incoming_gradients(cell: str, d_outputs: Sequence[Tensor | None]) -> Incoming:
+    """What arrives at the results; a compiler passes zeros of shape [0] for what has no derivative."""
+    d_output, d_h_n, d_c_n, d_cells, *_ = d_outputs
+    return Incoming(d_output, d_h_n) if _ops.CELLS[cell].states == 1 else Incoming(d_output, d_h_n, d_c_n, d_cells)
 
 
-def incoming_gradients(cell: str, d_outputs: Sequence[Tensor | None]) -> tuple[Any, ...]:
-    """What arrives at output, h_n, c_n and cells; a compiler passes zeros of shape [0] for what has no derivative."""
-    count = differentiable(cell)
-    return (*d_outputs[:count], *(None,) * (4 - count))
+def recurrence_gradients(
+    cell: str, need: Arguments, incoming: Incoming, arguments: Arguments, results: Kept, *, in_place: bool = False
+) -> Arguments:
+    """The gradients of the arguments that need them, None elsewhere; the gates themselves may be anything.
 
-
-def gradients_of_numbers(
-    cell: str, needed: Sequence[bool], incoming: Sequence[Any], used: Sequence[Any], *, over: bool = False
-) -> tuple[Tensor | None, ...]:
-    """Gradients of the numbers among the arguments, None where `needed` (same order) is false.
-
-    Incoming are d_output, d_h_n, d_c_n, d_cells; used are the arguments (the gates may be anything), output, cells,
-    saved, hidden. With `over` the gate gradients take the memory of what is saved.
+    With `in_place` the gate gradients take the memory of what is saved.
     """
-    arguments, (output, cells, saved, hidden) = Arguments._make(used[:_ARGUMENTS]), used[_ARGUMENTS:]
-    if over:
+    output, cells, saved, hidden = results
+    if in_place:
         result = _ops.backward_over_saved(cell, incoming, arguments, output, cells, saved)._replace(d_gates=saved)
     else:
         result = _ops.backward(cell, incoming, arguments, output, cells, saved)
-    need: Any = Arguments(*needed)  # type: ignore[arg-type]
     d_gates_h = result.d_gates_h if result.d_gates_h.dim() == 5 else result.d_gates
     d_gates_h = d_gates_h.reshape(*d_gates_h.shape[:3], arguments.w_hh.shape[1])  # [T, B, D, G*H]
-    return (
-        result.d_gates if need.gates else None,
-        w_hh_gradient(d_gates_h, output, arguments) if need.w_hh else None,
-        d_gates_h.sum((0, 1)) if need.b_hh else None,
-        w_hr_gradient(result.d_projected, hidden) if need.w_hr else None,
-        result.d_h_0 if need.h_0 else None,
-        result.d_c_0 if need.c_0 else None,
-        result.d_unit_weights.sum(1) if need.unit_weights else None,
-        result.d_norm.sum(1) if need.norm else None,
+    return _NO_GRADIENTS._replace(  # type: ignore[no-any-return]
+        gates=result.d_gates if need.gates else None,
+        w_hh=w_hh_gradient(d_gates_h, output, arguments) if need.w_hh else None,
+        b_hh=d_gates_h.sum((0, 1)) if need.b_hh else None,
+        w_hr=w_hr_gradient(result.d_projected, hidden) if need.w_hr else None,
+        h_0=result.d_h_0 if need.h_0 else None,
+        c_0=result.d_c_0 if need.c_0 else None,
+        unit_weights=result.d_unit_weights.sum(1) if need.unit_weights else None,
+        norm=result.d_norm.sum(1) if need.norm else None,
     )

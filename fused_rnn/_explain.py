@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fused_rnn import _ops
+from fused_rnn import _ops, _route
+from fused_rnn._layers import layer_arguments
+from fused_rnn._route import Forward
 from fused_rnn.modules import RecurrentLayer
 
 
@@ -38,11 +40,16 @@ class PassPlan:
     """Everything else the planner said, by name: threads or blocks, the parts the work is cut into, the workspace."""
     others: dict[str, str]
     """The other schedules, or on CPU ways to share the work: why each cannot run, or what was expected of it."""
+    route: str = ""
+    """Name of the way through the package: forward `whole`, `apart` or `reference`; backward also `one_call`."""
+    route_why: str = ""
+    """Why this way."""
 
     def __str__(self) -> str:
         details = ", ".join(f"{name} {value}" for name, value in self.details.items() if name != "problem")
         lines = [f"{self.name}: {self.schedule}: {self.why}" + (f" ({details})" if details else "")]
         lines += [f"  not {name}: {reason}" for name, reason in self.others.items()]
+        lines += [f"  route {self.route}: {self.route_why}"] if self.route else []
         return "\n".join(lines)
 
 
@@ -112,14 +119,26 @@ def explain(layer: torch.nn.Module, x: Tensor, hx: Any = None, *, device: CudaDe
     inputs = [t for t in (sequence, h_0, c_0, *layer.parameters()) if t is not None]
     training = torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
     variants = layer._variants()
-    sizes = _ops.Sizes(
-        layer.cell, sequence.dtype, time_steps, batch, directions, layer.hidden_size, layer.proj_size,
-        variants.layer_norm, any(variants.zoneouts), bool(variants.recurrent_dropout and layer.training),
-    )  # fmt: skip
-    makes_gates = layer._makes_gates(sequence, h_0, c_0)
+    sizes = _ops.Problem(
+        cell=layer.cell,
+        dtype=sequence.dtype,
+        time_steps=time_steps,
+        batch=batch,
+        directions=directions,
+        hidden_size=layer.hidden_size,
+        proj_size=layer.proj_size,
+        normalized=variants.layer_norm,
+        zoneout=any(variants.zoneouts),
+        recurrent_mask=bool(variants.recurrent_dropout and layer.training),
+    )
+    on_gpu = device is not None or sequence.is_cuda
     plans = []
-    for _ in range(layer.num_layers):
-        if device is not None or sequence.is_cuda:
+    for weights in layer._layers():
+        like_x = sequence.new_empty(()).expand(time_steps, batch, width)
+        arguments = layer_arguments(like_x, weights, h_0, c_0)
+        route = _route.of_layer_on_gpu(variants) if on_gpu else _route.of_layer(arguments, variants)
+        makes_gates = route.kind is Forward.WHOLE
+        if on_gpu:
             name, passes = _cuda_passes(sizes, training, sequence, device)
         else:
             name, passes = _cpu_passes(sizes._replace(input_size=width if makes_gates else 0), training)
@@ -128,12 +147,16 @@ def explain(layer: torch.nn.Module, x: Tensor, hx: Any = None, *, device: CudaDe
             f"{f' P={layer.proj_size}' if layer.proj_size else ''} {str(sequence.dtype).removeprefix('torch.')}, "
             f"{'training' if training else 'inference'}"
         )
-        plans.append(LayerPlan(problem, passes))
+        routes = (route, _route.of_backward(route, arguments))
+        told = [
+            replace(each, route=way.kind.value, route_why=way.reason) for each, way in zip(passes, routes, strict=False)
+        ]
+        plans.append(LayerPlan(problem, tuple(told)))
         width = directions * (layer.proj_size or layer.hidden_size)
     return Explanation(name, tuple(plans))
 
 
-def _cpu_passes(sizes: _ops.Sizes, training: bool) -> tuple[str, tuple[PassPlan, ...]]:
+def _cpu_passes(sizes: _ops.Problem, training: bool) -> tuple[str, tuple[PassPlan, ...]]:
     threads = torch.get_num_threads()
     chosen = _ops.cpu_plan(sizes, training, threads)
     passes = []
@@ -147,7 +170,7 @@ def _cpu_passes(sizes: _ops.Sizes, training: bool) -> tuple[str, tuple[PassPlan,
 
 
 def _cuda_passes(
-    sizes: _ops.Sizes, training: bool, x: Tensor, device: CudaDevice | None
+    sizes: _ops.Problem, training: bool, x: Tensor, device: CudaDevice | None
 ) -> tuple[str, tuple[PassPlan, ...]]:
     where = x.device.index if device is None else (device.capability, device.multiprocessors, device.shared_bytes)
     passes = []

@@ -15,12 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from fused_rnn import _autocast, _onnx, _whole_layer
+from fused_rnn import _autocast, _onnx, _route, _whole_layer
 from fused_rnn._autograd import RecurrenceResult, recurrence
-from fused_rnn._modes import hides_derivatives, is_transformed, only_run
+from fused_rnn._modes import hides_derivatives, is_recorded, is_transformed
 from fused_rnn._packed import gather_steps, scatter_steps
 from fused_rnn._products import linear
-from fused_rnn._tensors import Arguments, LayerArguments, by_direction
+from fused_rnn._route import Forward, Graph, Route
+from fused_rnn._tensors import Arguments, LayerArguments, StepArguments, of_recurrence
 from fused_rnn._variants import (
     NO_MASKS,
     PLAIN,
@@ -38,11 +39,11 @@ if TYPE_CHECKING:
     from fused_rnn._tensors import DirectionWeights
 
 
-_SHORTEST_SEGMENT = 32  # steps; each segment packs the weights and starts the threads anew
+_SHORTEST_SEGMENT = 32  # steps; each segment packs the weights and starts the threads again
 
 
 class Ragged(NamedTuple):
-    """Where the rows of a batch end and start anew."""
+    """Where the rows of a batch end and restart."""
 
     lengths: Tensor | None = None  # [B] int64: steps from there on are padding; None: there is none
     resets: Tensor | None = None  # [T, B] bool: the state is zero before the step; None: nowhere
@@ -52,7 +53,7 @@ class Ragged(NamedTuple):
 REGULAR = Ragged()
 
 
-class Kind(NamedTuple):
+class LayerSpec(NamedTuple):
     """What the layers of a call have in common."""
 
     cell: str
@@ -76,29 +77,31 @@ class Steps(NamedTuple):
         return Steps(self.x[steps], Ragged(lengths, resets), self.masks.of_steps(steps))
 
 
-def makes_gates(
-    x: Tensor, weights: DirectionWeights, h_0: Tensor | None, c_0: Tensor | None, variants: Variants
-) -> bool:
-    """Whether a layer's kernel would make the gates of x itself."""
-    return variants is PLAIN and _whole_layer.can_run(_arguments(x, weights, h_0, c_0))
-
-
-def _arguments(x: Any, weights: Sequence[Any], h_0: Any, c_0: Any, ragged: Ragged = REGULAR) -> LayerArguments:
-    """Those of a whole layer, from the weights of all its directions in the order of `DirectionWeights`."""
-    w_ih, w_hh, b_ih, b_hh, w_hr = weights[:5]
+def layer_arguments(
+    x: Any, weights: Sequence[DirectionWeights], h_0: Any, c_0: Any, ragged: Ragged = REGULAR
+) -> LayerArguments:
+    """Those of a layer, with the weights of its directions one after the other."""
+    w_ih, w_hh, b_ih, b_hh, w_hr, *_ = weights[0] if len(weights) == 1 else _joined(weights)
     return LayerArguments(x, w_ih, b_ih, w_hh, b_hh, w_hr, h_0, c_0, ragged.lengths, ragged.resets)
+
+
+def _joined(weights: Sequence[DirectionWeights]) -> Sequence[Any]:
+    """The parameters of all directions, without the variants'."""
+    return [None if parts[0] is None else torch.cat(parts) for parts in zip(*(w[:5] for w in weights), strict=True)]
 
 
 def run_unchecked(
     cell: str, x: Any, weights: DirectionWeights, h_0: Any = None, c_0: Any = None
 ) -> RecurrenceResult | None:
-    """One direction of one plain layer on arguments that nobody has looked at; None where anything is unusual.
+    """One direction of one plain layer by the whole route, on arguments that nobody has checked.
 
-    The operator checks what it is given. Who gets None checks everything, to say in which way it is unusual.
+    None means that the route is another one, or that the operator refused: then the caller checks the arguments.
     """
-    arguments = _arguments(x, weights, h_0, c_0)
+    arguments = layer_arguments(x, (weights,), h_0, c_0)
+    if _route.of_layer(arguments).kind is not Forward.WHOLE:
+        return None
     try:
-        return _whole_layer.run(cell, arguments, 1, handed_out=True) if _whole_layer.can_run(arguments) else None
+        return _whole_layer.run(cell, arguments, 1, handed_out=True)
     except _whole_layer.ArgumentError:
         return None
 
@@ -107,10 +110,11 @@ def step_unchecked(
     cell: str, x: Tensor, weights: DirectionWeights, states: Sequence[Tensor]
 ) -> tuple[Tensor, ...] | None:
     """One step of a cell, from x [B, I] and states [B, H], likewise: h, and c where there is one."""
-    h, c = (*states, None, None)[:2]
-    given = (x, weights.w_ih, weights.b_ih, weights.w_hh, weights.b_hh, h, c)
+    arguments = StepArguments(x, weights.w_ih, weights.b_ih, weights.w_hh, weights.b_hh, *states)
+    if _route.of_step(arguments) is None:
+        return None
     try:
-        return _whole_layer.step(cell, given) if _whole_layer.can_step(given) else None
+        return _whole_layer.step(cell, arguments)
     except _whole_layer.ArgumentError:
         return None
 
@@ -120,9 +124,9 @@ def run_cell(
 ) -> tuple[Tensor, ...]:
     """One step of a cell in any mode, from x [B, I] and states [B, H]: h, and c where there is one, and no views."""
     h_0, c_0 = [*(state.unsqueeze(0) for state in states), None, None][:2]
-    found = run_layer(Kind(cell, hidden_size), x.unsqueeze(0), (weights,), h_0, c_0)
+    found = run_layer(LayerSpec(cell, hidden_size), x.unsqueeze(0), (weights,), h_0, c_0)
     made = (found.h_n,) if found.c_n.dim() == 1 else (found.h_n, found.c_n)
-    if torch.compiler.is_compiling() or only_run():
+    if torch.compiler.is_compiling() or is_recorded():
         return tuple(state.squeeze(0) for state in made)
     return tuple(_whole_layer.reshaped(state, state.shape[1:]) for state in made)
 
@@ -137,7 +141,7 @@ def step_without_units(
 
 
 def run_layer(
-    kind: Kind,
+    spec: LayerSpec,
     x: Tensor,
     weights: Sequence[DirectionWeights],
     h_0: Tensor | None = None,
@@ -151,14 +155,14 @@ def run_layer(
     Without grad the result has cells only with `keep_cells`. A node of the graph that makes a copy of the output where
     it is `handed_out` returns it as [T, B, D*P].
     """
-    variants = kind.variants
+    variants = spec.variants
     if variants is PLAIN:
-        return _run(kind, weights, Steps(x, kind.ragged), h_0, c_0, keep_cells=keep_cells, handed_out=handed_out)
+        return _run(spec, weights, Steps(x, spec.ragged), h_0, c_0, keep_cells=keep_cells, handed_out=handed_out)
     weights = with_dropped_weights(variants, weights)
-    steps = Steps(x, kind.ragged, draw_masks(variants, kind.cell, x, weights))
+    steps = Steps(x, spec.ragged, draw_masks(variants, spec.cell, x, weights))
     rest = variants._replace(recompute=False, training=False)
     run: Callable[..., RecurrenceResult] = partial(
-        _run, kind._replace(variants=PLAIN if rest == PLAIN else variants), weights
+        _run, spec._replace(variants=PLAIN if rest == PLAIN else variants), weights
     )
     if variants.recompute and torch.is_grad_enabled() and x.shape[0] > 0:
         run = _while_unchanged(run, (x, h_0, c_0, *steps.ragged, *steps.masks, *chain.from_iterable(weights)))
@@ -167,7 +171,7 @@ def run_layer(
 
 
 def _run(
-    kind: Kind,
+    spec: LayerSpec,
     weights: Sequence[DirectionWeights],
     steps: Steps,
     h_0: Tensor | None,
@@ -176,52 +180,60 @@ def _run(
     keep_cells: bool = False,
     handed_out: bool = False,
 ) -> RecurrenceResult:
-    """The layer as one node where that can be, else projection and recurrence."""
-    (cell, hidden_size, variants, _), (x, ragged, masks) = kind, steps
-    directions = len(weights)
-    joined: Sequence[Any] = weights[0] if directions == 1 else _joined_weights(weights)
-    if variants is PLAIN:
-        whole = _arguments(x, joined, h_0, c_0, ragged)
-        if _whole_layer.can_run(whole):
-            return _whole_layer.run(
-                cell, whole, directions, ragged.places, keep_cells=keep_cells, handed_out=handed_out
-            )
-    if ragged.lengths is not None and ragged.places is None and torch.is_grad_enabled() and not only_run():
-        x = _whole_layer.without_padding(x, ragged.lengths)
-    w_ih, w_hh, b_ih, b_hh, w_hr = joined[:5]
-    stacked: list[Any] = [None if t is None else by_direction(t, directions) for t in (w_hh, b_hh, w_hr)]
-    w_hh, b_hh, w_hr = stacked
-    if _onnx.exporting():
-        no_place = {"proj_size": w_hr, "resets": ragged.resets, "return_cells": keep_cells, **changing(variants)}
-        return _onnx.run_layer(cell, x, (w_ih, w_hh), (b_ih, b_hh), h_0, c_0, ragged.lengths, **no_place)
+    """The layer by its route."""
+    (x, ragged, masks), directions = steps, len(weights)
+    arguments = layer_arguments(x, weights, h_0, c_0, ragged)
+    route = _route.of_layer(arguments, spec.variants)
+    if route.kind is Forward.WHOLE:
+        return _whole_layer.run(
+            spec.cell, arguments, directions, ragged.places, keep_cells=keep_cells, handed_out=handed_out
+        )
+    if route.kind is Forward.ONNX:
+        unsupported = {"return_cells": keep_cells, **changing(spec.variants)}
+        return _onnx.run_layer(spec.cell, arguments, directions, **unsupported)
+    return _run_apart(route, spec, weights, arguments, ragged.places, masks, keep_cells=keep_cells)
+
+
+def _run_apart(
+    route: Route,
+    spec: LayerSpec,
+    weights: Sequence[DirectionWeights],
+    given: LayerArguments,
+    places: Tensor | None,
+    masks: Masks,
+    *,
+    keep_cells: bool,
+) -> RecurrenceResult:
+    """Projection and recurrence."""
+    x, w_ih, b_ih, _, _, _, h_0, c_0, lengths, resets = given
+    w_hh, b_hh, w_hr = of_recurrence(given, len(weights))
+    cell, hidden_size, variants, _ = spec
+    may_train = torch.is_grad_enabled() and route.graph is not Graph.NOTHING
+    if lengths is not None and places is None and may_train:
+        x = _whole_layer.without_padding(x, lengths)
     if variants.layer_norm:
         b_ih = b_hh = None  # they follow the norms
-    unit_shape = (directions, w_hh.shape[1] // hidden_size, hidden_size)
-    if ragged.places is not None and not variants.layer_norm:
-        elements = linear(gather_steps(x, ragged.places), w_ih, b_ih)
+    unit_shape = (len(weights), w_hh.shape[1] // hidden_size, hidden_size)
+    if places is not None and not variants.layer_norm:
+        elements = linear(gather_steps(x, places), w_ih, b_ih)
         # Kernels do not look at the padding; plain torch, which makes tangents, multiplies it by zero.
-        padded = scatter_steps(elements, ragged.places, (x.shape[0], x.shape[1]), anything=not hides_derivatives())
+        padded = scatter_steps(elements, places, (x.shape[0], x.shape[1]), anything=not hides_derivatives())
         gates = padded.view(x.shape[0], x.shape[1], *unit_shape)
     else:
-        gates = _project(x, w_ih, b_ih, unit_shape)
+        gates = _project(x, w_ih, b_ih, unit_shape, may_train=may_train)
     product = gates.dtype
-    odd = any(t is not None and t.dtype != product for t in (x, w_hh, h_0, c_0))
-    dtype = _autocast.recurrence_type(cell, x, h_0, c_0) if odd else None
+    mixed_dtypes = any(t is not None and t.dtype != product for t in (x, w_hh, h_0, c_0))
+    dtype = _autocast.recurrence_type(cell, x, h_0, c_0) if mixed_dtypes else None
     if dtype is not None:
         gates, w_hh = gates.to(dtype), w_hh.to(dtype)
         b_hh, w_hr, h_0, c_0 = (None if t is None else t.to(dtype) for t in (b_hh, w_hr, h_0, c_0))
-    arguments = Arguments(gates, w_hh, b_hh, w_hr, h_0, c_0, lengths=ragged.lengths, resets=ragged.resets)
+    arguments = Arguments(gates, w_hh, b_hh, w_hr, h_0, c_0, lengths=lengths, resets=resets)
     if variants is not PLAIN:
         arguments = with_variants(variants, cell, arguments, weights, masks)
-    result = recurrence(cell, arguments, keep_cells=keep_cells)
+    result = recurrence(cell, arguments, keep_cells=keep_cells, route=route)
     if w_hr is None or dtype in {None, product}:
         return result
     return result._replace(output=result.output.to(product), h_n=result.h_n.to(product))  # products, under autocast
-
-
-def _joined_weights(weights: Sequence[DirectionWeights]) -> Sequence[Any]:
-    """W_ih, W_hh, b_ih, b_hh and W_hr of both directions, one after the other."""
-    return [None if parts[0] is None else torch.cat(parts) for parts in zip(*(w[:5] for w in weights), strict=True)]
 
 
 def _while_unchanged(
@@ -269,7 +281,7 @@ def _run_segments(
 
 
 def run_stack(
-    kind: Kind,
+    spec: LayerSpec,
     x: Tensor,
     layers: Sequence[Sequence[DirectionWeights]],
     h_0: Tensor | None = None,
@@ -284,12 +296,12 @@ def run_stack(
     torch.nn draws them, so that the same seed gives the same ones. The cells are those of the last layer, as
     [T, B, D*H], and without grad they are there only with `keep_cells`.
     """
-    product = _autocast.product_type(x) if kind.cell.startswith("lstm") and layers[0][0].w_hr is None else None
+    product = _autocast.product_type(x) if spec.cell.startswith("lstm") and layers[0][0].w_hr is None else None
     if product is not None:  # one type for the whole layer
         x = x.to(product)
         h_0, c_0 = (None if state is None else state.to(product) for state in (h_0, c_0))
     if len(layers) == 1:
-        output, h_n, c_n, cells = run_layer(kind, x, layers[0], h_0, c_0, keep_cells=keep_cells, handed_out=True)
+        output, h_n, c_n, cells = run_layer(spec, x, layers[0], h_0, c_0, keep_cells=keep_cells, handed_out=True)
         return RecurrenceResult(_handed_out(output), h_n, c_n, _handed_out(cells) if keep_cells else cells)
     h_last, c_last = [], []
     for index, weights in enumerate(layers):
@@ -298,11 +310,11 @@ def run_stack(
         c_own = None if c_0 is None else c_0[own]
         last = index + 1 == len(layers)
         output, h_n, c_n, cells = run_layer(
-            kind, x, weights, h_own, c_own, keep_cells=keep_cells and last, handed_out=last
+            spec, x, weights, h_own, c_own, keep_cells=keep_cells and last, handed_out=last
         )
         x = _handed_out(output) if last else output.flatten(2)
         if dropout > 0.0 and not last:
-            x = _drop(x, dropout, kind.ragged.places)
+            x = _drop(x, dropout, spec.ragged.places)
         h_last.append(h_n)
         c_last.append(c_n)
     return RecurrenceResult(x, torch.cat(h_last), torch.cat(c_last), _handed_out(cells) if keep_cells else cells)
@@ -314,7 +326,7 @@ def _handed_out(steps: Tensor) -> Tensor:
         return steps
     if steps.requires_grad or hides_derivatives():
         return steps.flatten(2).clone()
-    return steps.flatten(2) if torch.compiler.is_compiling() or only_run() else _whole_layer.flattened(steps)
+    return steps.flatten(2) if torch.compiler.is_compiling() or is_recorded() else _whole_layer.flattened(steps)
 
 
 def _drop(x: Tensor, probability: float, places: Tensor | None) -> Tensor:
@@ -324,11 +336,13 @@ def _drop(x: Tensor, probability: float, places: Tensor | None) -> Tensor:
     return scatter_steps(F.dropout(gather_steps(x, places), probability), places, (x.shape[0], x.shape[1]))
 
 
-def _project(x: Tensor, w_ih: Tensor, b_ih: Tensor | None, unit_shape: tuple[int, int, int]) -> Tensor:
+def _project(
+    x: Tensor, w_ih: Tensor, b_ih: Tensor | None, unit_shape: tuple[int, int, int], *, may_train: bool
+) -> Tensor:
     """W_ih x + b_ih as gates [T, B, *unit_shape], from x [T, B, I]."""
     time_steps, batch = x.shape[0], x.shape[1]
     if not x.is_contiguous() and x.transpose(0, 1).is_contiguous():
-        if torch.is_grad_enabled() and (x.requires_grad or w_ih.requires_grad) and not only_run():
+        if may_train and (x.requires_grad or w_ih.requires_grad):
             # The gradient of the gates comes with time first: x is copied to that order, which is less than the
             # copy of the gradient that the backward pass of the projection would make otherwise.
             x = x.contiguous()

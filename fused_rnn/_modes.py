@@ -20,7 +20,7 @@ is_transformed = torch._C._are_functorch_transforms_active
 """Whether torch.func runs this call: vmap, grad, jvp, functionalize or several of them."""
 
 
-def only_run() -> bool:
+def is_recorded() -> bool:
     """Whether torch.export or torch.jit.trace records this call: the record holds the operator, without a gradient."""
     return is_exporting() or is_traced()
 
@@ -48,8 +48,8 @@ def is_compiled_for_onnx() -> bool:
     return _flags._is_onnx_exporting
 
 
-def is_plain() -> bool:
-    """Whether nothing watches a call on CPU: no autocast, tangents, transforms, export or trace."""
+def in_plain_eager() -> bool:
+    """Whether a call on CPU runs without autocast, tangents, transforms, export and trace."""
     return (  # the flags themselves, since short calls ask
         not torch.is_autocast_enabled("cpu")
         and forward_ad._current_level < 0
@@ -85,10 +85,8 @@ def _transforms() -> Sequence[torch._C._functorch.CInterpreter]:
     return torch._C._functorch.get_interpreter_stack() or ()
 
 
-def are_mapped(tensors: Sequence[Tensor | None]) -> bool:
-    """Whether many gradients come at once, by torch.func or by autograd's own `is_grads_batched`."""
-    if is_transformed():
-        return True
+def are_batched(tensors: Sequence[Tensor | None]) -> bool:
+    """Whether many gradients come at once by autograd's own `is_grads_batched`."""
     for t in tensors:  # noqa: SIM110 - short calls feel a generator
         if t is not None and torch._C._functorch.is_legacy_batchedtensor(t):
             return True

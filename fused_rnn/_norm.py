@@ -1,4 +1,4 @@
-"""Layer norms in plain torch: those of the input projection, and the recurrent ones of `_plain`.
+"""Layer norms in plain torch: those of the input projection, and the recurrent ones of `_reference`.
 
 Source: Ba, Kiros and Hinton, "Layer normalization", 2016.
 """

@@ -6,13 +6,16 @@ takes the place of, would be unknown to whoever runs the model.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fused_rnn import _autocast, _modes
+from fused_rnn import _autocast
 from fused_rnn._autograd import RecurrenceResult
+
+if TYPE_CHECKING:
+    from fused_rnn._tensors import LayerArguments
 
 
 class Operator(NamedTuple):
@@ -47,38 +50,18 @@ OPERATORS = {
 }
 
 
-def exporting() -> bool:
-    """Whether this call becomes part of an ONNX graph."""
-    if torch.compiler.is_compiling():
-        return _modes.is_compiled_for_onnx()
-    if _modes.is_traced() and torch.onnx.is_in_onnx_export():
-        raise NotImplementedError("fused_rnn has no export to ONNX by tracing: call torch.onnx.export with dynamo=True")
-    return False
-
-
-def run_layer(
-    cell: str,
-    x: Tensor,
-    weights: tuple[Tensor, Tensor],
-    biases: tuple[Tensor | None, Tensor | None],
-    h_0: Tensor | None,
-    c_0: Tensor | None,
-    lengths: Tensor | None,
-    **homeless: Any,
-) -> RecurrenceResult:
-    """One layer on x [T, B, I] from h_0 and c_0 [D, B, H].
-
-    The weights are w_ih [D*G*H, I] and w_hh [D, G*H, H], the biases b_ih [D*G*H] and b_hh [D, G*H]. `homeless` are
-    those arguments of a layer that have no place in ONNX, by the names that users know; None and False do without.
-    """
-    for name, value in homeless.items():
+def run_layer(cell: str, given: LayerArguments, directions: int, **unsupported: Any) -> RecurrenceResult:
+    """One layer; `unsupported` are options that ONNX lacks, by the names that users know, unless None or False."""
+    x, w_ih, b_ih, w_hh, b_hh, w_hr, h_0, c_0, lengths, resets = given
+    unsupported = {"proj_size": w_hr, "resets": resets, **unsupported}
+    for name, value in unsupported.items():
         if value is not None and value is not False:
             raise NotImplementedError(f"ONNX has no operator for a recurrent layer with {name}")
     operator = OPERATORS[cell]
     time_steps, batch = x.shape[:2]
-    directions, _, hidden_size = weights[1].shape
-    w_ih, w_hh = (_reordered(w.reshape(directions, -1, w.shape[-1]), operator.gates) for w in weights)
-    bias = [_reordered(b.reshape(directions, -1), operator.gates) for b in biases if b is not None]
+    hidden_size = w_hh.shape[1]
+    w_ih, w_hh = (_reordered(w.reshape(directions, -1, w.shape[-1]), operator.gates) for w in (w_ih, w_hh))
+    bias = [_reordered(b.reshape(directions, -1), operator.gates) for b in (b_ih, b_hh) if b is not None]
     operands = [x, w_ih, w_hh, torch.cat(bias, 1) if bias else None, lengths, h_0, c_0][: 5 + operator.states]
     dtype = _autocast.recurrence_type(cell, x, h_0, c_0) or x.dtype
     sequence, state = (time_steps, directions, batch, hidden_size), (directions, batch, hidden_size)

@@ -16,7 +16,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fused_rnn._tensors import Arguments, LayerArguments
+    from fused_rnn._tensors import Arguments, Incoming, Kept, LayerArguments
 
 try:
     _C: Any = importlib.import_module("fused_rnn._C")
@@ -169,7 +169,7 @@ def backward(
     return BackwardResult._make(_backward(cell, *incoming, w_hh, w_hr, output, cells, saved, *others, allowed))
 
 
-def can_write_over_saved(cell: str) -> bool:
+def can_run_in_place(cell: str) -> bool:
     """Whether the gradients of the gates can take the place of what `layer` has saved."""
     spec = CELLS[cell]
     return spec.saved == spec.gradients
@@ -188,7 +188,7 @@ def backward_over_saved(
     )
 
 
-class LayerGradients(NamedTuple):
+class LayerBackwardResult(NamedTuple):
     """What `layer_backward` returns; [0] stands for a tensor that was not asked for or the call does not have."""
 
     d_x: Tensor  # [T, B, I]
@@ -203,22 +203,24 @@ class LayerGradients(NamedTuple):
 
 def layer_backward(
     cell: str,
-    incoming: Sequence[Tensor | None],
+    incoming: Incoming,
     arguments: LayerArguments,
-    kept: Sequence[Tensor],
-    needed: tuple[bool, bool, bool, bool, bool],
+    kept: Kept,
+    need: Any,
     *,
-    over: bool,
-) -> LayerGradients:
-    """All gradients of `layer`.
+    in_place: bool,
+) -> LayerBackwardResult:
+    """The gradients of `layer` that are needed (by the names of `LayerArguments`), and those of the states.
 
-    Incoming are d_output, d_h_n, d_c_n, d_cells; kept are output, cells, saved, hidden; needed are x, w_ih, w_hh, the
-    biases and w_hr. With `over` the gate gradients take the memory of what is saved.
+    With `in_place` the gate gradients take the memory of what is saved.
     """
     x, w_ih, _, w_hh, _, w_hr, h_0, c_0, lengths, resets = arguments
-    *results, hidden = kept
-    given = (*incoming, x, w_ih, w_hh, w_hr, *results, None if w_hr is None else hidden, h_0, c_0, lengths, resets)
-    return LayerGradients._make((_layer_backward_over_saved if over else _layer_backward)(cell, *given, *needed))
+    output, cells, saved, hidden = kept
+    results = (output, cells, saved, None if w_hr is None else hidden)
+    given = (*incoming, x, w_ih, w_hh, w_hr, *results, h_0, c_0, lengths, resets)
+    needed = (need.x, need.w_ih, need.w_hh, need.b_ih or need.b_hh, need.w_hr)
+    run = _layer_backward_over_saved if in_place else _layer_backward
+    return LayerBackwardResult._make(run(cell, *given, *needed))
 
 
 def product(left: Tensor, right: Tensor, bias: Tensor | None = None, *, wide: bool = False) -> Tensor:
@@ -227,8 +229,8 @@ def product(left: Tensor, right: Tensor, bias: Tensor | None = None, *, wide: bo
     return result
 
 
-class Sizes(NamedTuple):
-    """The problem that a plan is made for."""
+class Problem(NamedTuple):
+    """What a plan is made for."""
 
     cell: str
     dtype: torch.dtype
@@ -243,29 +245,24 @@ class Sizes(NamedTuple):
     input_size: int = 0
     """Of a forward pass that makes the gates of its input itself; 0: they are given."""
 
-    def _named(self) -> dict[str, Any]:
-        return {**self._asdict(), "dtype": str(self.dtype).removeprefix("torch.")}
 
-
-def cpu_plan(sizes: Sizes, training: bool, threads: int) -> dict[str, Any]:
+def cpu_plan(problem: Problem, training: bool, threads: int) -> dict[str, Any]:
     """What would run: "schedule", "instruction_set", and a dict for "forward" and, when training, "backward".
 
     Each dict has "threads", "why", how the work is cut into parts, and "others": the ways that seemed slower.
     """
-    chosen: dict[str, Any] = _C.plan(**sizes._named(), training=training, threads=threads)
+    chosen: dict[str, Any] = _C.plan(problem, training, threads)
     return chosen
 
 
 def cuda_options(
-    sizes: Sizes, backward: bool, allow_tf32: bool, device: int | tuple[int, int, int]
+    problem: Problem, backward: bool, allow_tf32: bool, device: int | tuple[int, int, int]
 ) -> list[dict[str, Any]]:
     """The CUDA schedules for one pass, the one that would run first: "schedule", "refused", "why" and more.
 
     `device` is an index, or (capability as 90 for 9.0, multiprocessors, bytes of shared memory of a block).
     """
-    found: list[dict[str, Any]] = _C.cuda_options(
-        **sizes._named(), backward=backward, allow_tf32=allow_tf32, device=device
-    )
+    found: list[dict[str, Any]] = _C.cuda_options(problem, backward, allow_tf32, device)
     return found
 
 
@@ -287,18 +284,18 @@ def make_stepper(
     get_state(h, c), set_state(h, c), reset(rows, or 0 for all).
     """
     dense = [[None if t is None else t.detach().contiguous().resolve_neg() for t in layer] for layer in layers]
-    first = dense[0][0]
-    return _C.Stepper(
+    problem = Problem(
         cell=cell,
-        double_precision=first is not None and first.dtype == torch.float64,
-        storage=storage,
+        dtype=next(t.dtype for t in dense[0] if t is not None),
+        time_steps=1,
         batch=batch,
-        input_size=input_size,
+        directions=1,
         hidden_size=hidden_size,
         proj_size=proj_size,
-        layers=[[0 if t is None else t.data_ptr() for t in layer] for layer in dense],
-        threads=torch.get_num_threads(),
+        input_size=input_size,
     )
+    addresses = [[0 if t is None else t.data_ptr() for t in layer] for layer in dense]
+    return _C.Stepper(problem, storage, addresses, torch.get_num_threads())
 
 
 def kept_bytes() -> int:

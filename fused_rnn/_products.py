@@ -60,8 +60,8 @@ def _takes(columns: int, left: Tensor, *others: Tensor | None) -> bool:
     )
 
 
-def are_ours(dtype: torch.dtype, rows: int, columns: int, depth: int) -> bool:
-    """Whether our kernel is to take [rows, depth] times [depth, columns] and its like, all of them plain.
+def use_own_gemm(dtype: torch.dtype, rows: int, columns: int, depth: int) -> bool:
+    """Whether our kernel multiplies [rows, depth] by [depth, columns] (and each transposed), all of them plain.
 
     On AMD also bfloat16 that torch multiplies as fast: here the factors are still in the caches.
     """

@@ -7,12 +7,13 @@ written, in the place of what the forward pass made.
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from fused_rnn import _modes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor
 
@@ -35,12 +36,17 @@ def kept(ctx: Any) -> list[Any]:
     return [next(present) if there else None for there in ctx.present]
 
 
+def take(kind: Any, values: Iterator[Any]) -> Any:
+    """The next ones of some values, as a NamedTuple of a kind."""
+    return kind._make(islice(values, len(kind._fields)))
+
+
 def own(tensor: Tensor) -> None:
     """Note that the forward pass made a tensor and nobody else has it, unless hooks take what is saved."""
     if _modes.saves_the_very_tensors():
         tensor._fused_rnn_own = True  # type: ignore[attr-defined]
 
 
-def may_write_over(tensor: Tensor) -> bool:
+def may_run_in_place(tensor: Tensor) -> bool:
     """Whether a tensor that was saved is the very one that `own` noted, and the graph ends with this pass."""
     return hasattr(tensor, "_fused_rnn_own") and not _modes.graph_is_kept()

@@ -68,10 +68,10 @@ def active() -> bool:
     return _strict.get()
 
 
-def reference_path(what: str, why: str, *, held: bool = False) -> None:
-    """To be called where `what` is about to run in plain torch; `held` is what a node of the graph kept."""
+def reference_path(reason: str, *, held: bool = False) -> None:
+    """To be called where something is about to run in plain torch; `held` is what a node of the graph kept."""
     if held or (_open_blocks > 0 and active()):
-        raise ReferencePathError(f"fused_rnn.strict: {what} would run in plain torch, since {why}")
+        raise ReferencePathError(f"fused_rnn.strict: {reason}")
 
 
 def _count_blocks(change: int) -> None:

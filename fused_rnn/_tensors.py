@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -28,7 +28,10 @@ class DirectionWeights(NamedTuple):
 
 
 class Arguments(NamedTuple):
-    """What the recurrence of one layer is a function of; gradients exist for what is before `lengths`."""
+    """What the recurrence of one layer is a function of, or the gradients of it, or whether each is needed.
+
+    Differentiable is all that is real, but the masks: no lengths, resets, zoneout or recurrent_mask.
+    """
 
     gates: Tensor  # [T, B, D, G, H], the input projection with its bias
     w_hh: Tensor  # [D, G*H, P]
@@ -44,17 +47,8 @@ class Arguments(NamedTuple):
     recurrent_mask: Tensor | None = None  # [D, B, P], factors of h where it enters W_hh
 
 
-DIFFERENTIABLE = Arguments._fields.index("lengths")
-"""How many arguments of the recurrence have gradients."""
-
-
-def by_direction(tensor: Tensor, directions: int) -> Tensor:
-    """[D*N, ...] as [D, N, ...]."""
-    return tensor.view(directions, -1, *tensor.shape[1:])
-
-
 class LayerArguments(NamedTuple):
-    """What a layer is a function of where its kernel makes the gates; gradients exist for what is before `lengths`."""
+    """The same of a whole layer, whose kernel makes the gates; differentiable is all but lengths and resets."""
 
     x: Tensor  # [T, B, I]
     w_ih: Tensor  # [D*G*H, I]
@@ -68,5 +62,45 @@ class LayerArguments(NamedTuple):
     resets: Tensor | None = None  # [T, B] bool
 
 
-DIFFERENTIABLE_OF_LAYER = LayerArguments._fields.index("lengths")
-"""How many arguments of the layer have."""
+class StepArguments(NamedTuple):
+    """The same of one step of a cell; all of it is differentiable."""
+
+    x: Tensor  # [B, I]
+    w_ih: Tensor  # [G*H, I]
+    b_ih: Tensor | None  # [G*H]
+    w_hh: Tensor  # [G*H, H]
+    b_hh: Tensor | None  # [G*H]
+    h: Tensor | None = None  # [B, H], None: zero
+    c: Tensor | None = None  # [B, H], None: zero
+
+
+class Incoming(NamedTuple):
+    """The gradients that arrive at the results of a forward pass; None is zero."""
+
+    d_output: Tensor | None = None  # [T, B, D, P]
+    d_h_n: Tensor | None = None  # [D, B, P]
+    d_c_n: Tensor | None = None  # [D, B, H]
+    d_cells: Tensor | None = None  # [T, B, D, H]
+
+    def are_zero(self) -> bool:
+        """Whether no gradient arrives."""
+        return self.d_output is self.d_h_n is self.d_c_n is self.d_cells is None
+
+
+class Kept(NamedTuple):
+    """The results of a forward pass that its backward pass reads: see `_ops.ForwardResult`."""
+
+    output: Tensor
+    cells: Tensor
+    saved: Tensor
+    hidden: Tensor
+
+
+def of_recurrence(layer: LayerArguments, directions: int) -> list[Any]:
+    """A layer's W_hh, b_hh and W_hr as those of `Arguments`."""
+    return [None if t is None else by_direction(t, directions) for t in (layer.w_hh, layer.b_hh, layer.w_hr)]
+
+
+def by_direction(tensor: Tensor, directions: int) -> Tensor:
+    """[D*N, ...] as [D, N, ...]."""
+    return tensor.view(directions, -1, *tensor.shape[1:])

@@ -9,7 +9,7 @@ from torch.fx import Proxy
 from torch.fx.node import map_aggregate
 from torch.fx.proxy import TraceError
 
-from fused_rnn._parameters import ArgumentTypeError
+from fused_rnn._checks import ArgumentTypeError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fused_rnn import _plain
+from fused_rnn import _reference
 from fused_rnn._products import product
 
 if TYPE_CHECKING:
@@ -29,12 +29,12 @@ def w_hh_gradient(d_gates_h: Tensor, output: Tensor, arguments: Arguments) -> Te
             after, before = before, after
         d_steps = d_gates_h[:, :, direction]
         zeroed = None if resets is None else resets[after]
-        vector = _plain.zero_where(zeroed, output[before, :, direction])
+        vector = _reference.zero_where(zeroed, output[before, :, direction])
         vector = vector if mask is None else vector * mask[direction]
         part = _sum_of_outer_products(d_steps[after], vector)
         if h_0 is not None and output.shape[0] > 0:  # no step, no first step
             zeroed = None if resets is None else _first_steps(resets, direction, lengths)
-            first = _plain.zero_where(zeroed, h_0[direction])
+            first = _reference.zero_where(zeroed, h_0[direction])
             first = first if mask is None else first * mask[direction]
             d_first = _first_steps(d_steps, direction, lengths)
             part = _sum_of_outer_products(d_first.unsqueeze(0), first.unsqueeze(0), part)

@@ -6,67 +6,39 @@ This is for eager calls with plain tensors of one type; everything else takes th
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
-from fused_rnn import _modes, _ops, _strict
+from fused_rnn import _ops, _route, _strict
 from fused_rnn._autograd import (
     RecurrenceGradients,
     RecurrenceResult,
-    differentiable,
-    gradients_of_numbers,
     incoming_gradients,
+    recurrence_gradients,
     wants_gradient,
 )
-from fused_rnn._products import are_ours, product
-from fused_rnn._saved import keep, kept, may_write_over, own
-from fused_rnn._tensors import DIFFERENTIABLE_OF_LAYER, LayerArguments, by_direction
+from fused_rnn._products import product
+from fused_rnn._route import Backward, Graph, Route
+from fused_rnn._saved import keep, kept, may_run_in_place, own, take
+from fused_rnn._tensors import Arguments, Incoming, Kept, LayerArguments, StepArguments, of_recurrence
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ArgumentError = _ops.ArgumentError  # what a call raises that nobody has checked
-
-_PLAIN = (Tensor, torch.nn.Parameter)
-_GIVEN = len(LayerArguments._fields)
+_NO_GRADIENTS: Any = LayerArguments(*[None] * len(LayerArguments._fields))  # type: ignore[arg-type]
 
 
-def can_run(arguments: LayerArguments) -> bool:
-    """Whether `run` takes a layer without variants; the compiler, transforms and autocast see to their own."""
-    x = arguments.x
-    if torch.compiler.is_compiling() or type(x) not in _PLAIN:
-        return False
-    dtype = x.dtype
-    for t in arguments[:DIFFERENTIABLE_OF_LAYER]:  # a loop, since short calls feel a generator
-        if t is not None and (type(t) not in _PLAIN or t.dtype != dtype or not t.is_cpu):
-            return False
-    return x.dim() == 3 and not x.is_nested and x.shape[2] > 0 and _modes.is_plain()
-
-
-def can_step(tensors: Sequence[Tensor | None]) -> bool:
-    """Whether `step` may be tried, whose operator finds out itself whether the tensors fit."""
-    x = tensors[0]
-    if torch.compiler.is_compiling() or x is None:
-        return False
-    for t in tensors:
-        if t is not None and type(t) not in _PLAIN:
-            return False
-    return x.is_cpu and _modes.is_plain()
-
-
-def step(cell: str, tensors: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
-    """One step of a plain cell, differentiable: h, and c where there is one, [B, H] and no views.
-
-    From x [B, I], w_ih, b_ih, w_hh, b_hh, h [B, H] and c [B, H].
-    """
-    if wants_gradient(tensors):
-        found: tuple[Tensor, ...] = _Step.apply(cell, *tensors)  # type: ignore[no-untyped-call]
+def step(cell: str, arguments: StepArguments) -> tuple[Tensor, ...]:
+    """One step of a plain cell, differentiable: h, and c where there is one, [B, H] and no views."""
+    if wants_gradient(arguments):
+        found: tuple[Tensor, ...] = _Step.apply(cell, *arguments)  # type: ignore[no-untyped-call]
         return found
-    return _ops.step(cell, *tensors)
+    return _ops.step(cell, *arguments)
 
 
 def run(
@@ -78,15 +50,16 @@ def run(
     keep_cells: bool = False,
     handed_out: bool = False,
 ) -> RecurrenceResult:
-    """The layer, differentiable in all its numbers; `places` are those of the elements where x was packed.
+    """The differentiable layer; `places` are those of the elements where x was packed.
 
     An output that is `handed_out` to the caller is [T, B, D*P], no view, and not read by the backward pass.
     """
-    if wants_gradient(arguments[:DIFFERENTIABLE_OF_LAYER]):
-        call = (cell, directions, handed_out, places)
-        return RecurrenceResult._make(_Layer.apply(*call, *arguments))  # type: ignore[no-untyped-call]
+    if wants_gradient(arguments):
+        call = _Call(cell, directions, handed_out, places)
+        return RecurrenceResult._make(_Layer.apply(call, *arguments))  # type: ignore[no-untyped-call]
     result = _ops.layer(cell, arguments, directions, save=keep_cells, hand_out=handed_out)
-    return RecurrenceResult(result.handed_out if handed_out else result.output, *result[1:4])
+    output = result.handed_out if handed_out else result.output
+    return RecurrenceResult(output, result.h_n, result.c_n, result.cells)
 
 
 def flattened(steps: Tensor) -> Tensor:
@@ -111,68 +84,78 @@ def without_padding(x: Tensor, lengths: Tensor) -> Tensor:
     return x.masked_fill(padding.unsqueeze(2), 0.0)
 
 
+class _Call(NamedTuple):
+    """What `_Layer` is given beside `LayerArguments`."""
+
+    cell: str
+    directions: int
+    handed_out: bool
+    places: Tensor | None
+
+
 class _Layer(Function):
     """The differentiable layer. Its backward pass gives second derivatives by the recurrence's own node."""
 
     @staticmethod
-    def forward(
-        ctx: Any, cell: str, directions: int, handed_out: bool, places: Tensor | None, *given: Any
-    ) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, call: _Call, *given: Any) -> tuple[Tensor, ...]:
         """Run the operator and save the tensors of the backward pass."""
-        arguments = LayerArguments._make(given)
-        results = _run_and_keep(ctx, cell, directions, arguments, (*given, places), hand_out=handed_out)
-        ctx.mark_non_differentiable(*results[differentiable(cell) : 4])
-        return (results.handed_out if handed_out else results.output, *results[1:4])
+        cell, directions, handed_out, places = call
+        results = _run_and_keep(
+            ctx, cell, directions, LayerArguments._make(given), (*given, places), hand_out=handed_out
+        )
+        if _ops.CELLS[cell].states == 1:
+            ctx.mark_non_differentiable(results.c_n, results.cells)
+        return results.handed_out if handed_out else results.output, results.h_n, results.c_n, results.cells
 
     @staticmethod
     def backward(ctx: Any, *d_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Gradients of the numbers among the arguments, each only where it is asked for."""
+        """Gradients of the arguments, each only where it is asked for."""
         incoming = incoming_gradients(ctx.cell, d_outputs)
-        if all(d is None for d in incoming):
-            return (None,) * (4 + _GIVEN)
-        saved = kept(ctx)
-        given, places, results = LayerArguments._make(saved[:_GIVEN]), saved[_GIVEN], saved[_GIVEN + 1 :]
-        d_output = incoming[0]
-        if d_output is not None and d_output.dim() == 3:
-            incoming = (d_output.reshape(results[0].shape), *incoming[1:])
-        need: Any = LayerArguments._make(ctx.needs_input_grad[4:])
-        return (None,) * 4 + _changeable(_gradients(ctx, given, places, need, incoming, results))
+        if incoming.are_zero():
+            return (None, *_NO_GRADIENTS)
+        saved = iter(kept(ctx))
+        given, places, results = take(LayerArguments, saved), next(saved), take(Kept, saved)
+        if incoming.d_output is not None and incoming.d_output.dim() == 3:
+            incoming = incoming._replace(d_output=incoming.d_output.reshape(results.output.shape))
+        _, *needed = ctx.needs_input_grad
+        return (None, *_changeable(_gradients(ctx, given, places, LayerArguments._make(needed), incoming, results)))
 
 
 class _Step(Function):
     """A differentiable cell: the layer for one step, from and to tensors without a dimension for it."""
 
     @staticmethod
-    def forward(ctx: Any, cell: str, *tensors: Any) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, cell: str, *given: Any) -> tuple[Tensor, ...]:
         """Run the operator and save the tensors of the backward pass."""
-        results = _run_and_keep(ctx, cell, 1, _as_layer(tensors), tensors)
-        states = results[1 : 1 + _ops.CELLS[cell].states]
-        return tuple([state.squeeze_(0) for state in states])
+        results = _run_and_keep(ctx, cell, 1, _as_layer(given), given)
+        h = results.h_n.squeeze_(0)
+        return (h,) if _ops.CELLS[cell].states == 1 else (h, results.c_n.squeeze_(0))
 
     @staticmethod
     def backward(ctx: Any, *d_states: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Gradients of the numbers among the arguments, each only where it is asked for."""
-        if all(d is None for d in d_states):
-            return (None,) * 8
-        saved = kept(ctx)
-        arriving = [None if d is None else d.unsqueeze(0) for d in d_states]
-        incoming = (None, *arriving, *(None,) * (3 - len(arriving)))
-        need: Any = _as_layer(ctx.needs_input_grad[1:])
-        found = LayerArguments._make(_gradients(ctx, _as_layer(saved[:7]), None, need, incoming, saved[7:]))
+        """Gradients of the arguments, each only where it is asked for."""
+        incoming = Incoming(None, *[None if d is None else d.unsqueeze(0) for d in d_states])
+        if incoming.are_zero():
+            return (None, *[None] * len(StepArguments._fields))
+        saved = iter(kept(ctx))
+        given, results = _as_layer(take(StepArguments, saved)), take(Kept, saved)
+        _, *needed = ctx.needs_input_grad
+        found = _gradients(ctx, given, None, _as_layer(needed), incoming, results)
         x, h, c = (None if d is None else d.squeeze(0) for d in (found.x, found.h_0, found.c_0))
-        return None, *_changeable((x, found.w_ih, found.b_ih, found.w_hh, found.b_hh, h, c))
+        d_arguments: Any = StepArguments(x, found.w_ih, found.b_ih, found.w_hh, found.b_hh, h, c)  # type: ignore[arg-type]
+        return (None, *_changeable(d_arguments))
 
 
-def _changeable(gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+def _changeable(gradients: Sequence[Any]) -> Sequence[Any]:
     """The same as no views where they have derivatives: torch lets nobody change a view that a Function has made."""
     if not torch.is_grad_enabled():
         return gradients
     return tuple(d if d is None or not d._is_view() else reshaped(d, d.shape) for d in gradients)
 
 
-def _as_layer(tensors: Sequence[Any]) -> Any:
+def _as_layer(given: Sequence[Any]) -> LayerArguments:
     """The arguments of a cell, or whether their gradients are needed, as those of a layer for one step."""
-    x, w_ih, b_ih, w_hh, b_hh, h, c = tensors
+    x, w_ih, b_ih, w_hh, b_hh, h, c = given
     x, h, c = (t.unsqueeze(0) if isinstance(t, Tensor) else t for t in (x, h, c))
     return LayerArguments(x, w_ih, b_ih, w_hh, b_hh, None, h, c)
 
@@ -191,7 +174,7 @@ def _run_and_keep(
     ctx.cell, ctx.directions, ctx.strict = cell, directions, _strict.active()
     ctx.set_materialize_grads(False)
     own(results.saved)
-    keep(ctx, (*given, results.output, results.cells, results.saved, results.hidden))
+    keep(ctx, (*given, *Kept(results.output, results.cells, results.saved, results.hidden)))
     return results
 
 
@@ -199,52 +182,54 @@ def _gradients(
     ctx: Any,
     given: LayerArguments,
     places: Tensor | None,
-    need: LayerArguments,
-    incoming: Sequence[Any],
-    results: Sequence[Tensor],
-) -> tuple[Tensor | None, ...]:
-    """Those of `LayerArguments`, each only where it is needed; no two of them share memory."""
-    if _can_be_one_call(given) and not torch.is_grad_enabled() and not _modes.are_mapped(incoming):
+    need: Any,
+    incoming: Incoming,
+    results: Kept,
+) -> LayerArguments:
+    """Gradients of every field of `LayerArguments`, each only where it is needed; no two of them share memory."""
+    route = _route.of_gradients(incoming, given)
+    if route.kind is Backward.ONE_CALL:
         return _gradients_by_one_call(ctx.cell, given, need, incoming, results)
     if given.lengths is not None and places is None:
         given = given._replace(x=without_padding(given.x, given.lengths))
     # The biases have one gradient where the gates have.
     split = _ops.CELLS[ctx.cell].split
     need_bias = bool(need.b_ih or (need.b_hh and not split))
-    needed: Any = (need.x or need.w_ih or need_bias, need.w_hh, need.b_hh and split, *need[5:8], False, False)
-    found = _recurrence_gradients(ctx, given, needed, incoming, results)
-    d_gates, d_w_hh, d_b_hh, d_w_hr, d_h_0, d_c_0 = found[:6]
-    d_x, d_w_ih, d_bias = _projection_gradients(given, (bool(need.x), bool(need.w_ih), need_bias), d_gates, places)
-    d_w_hh = None if d_w_hh is None else d_w_hh.reshape(given.w_hh.shape)
-    d_w_hr = None if d_w_hr is None else d_w_hr.reshape(-1, d_w_hr.shape[-1])
-    d_b_ih, d_b_hh = _of_both_biases(d_bias, None if d_b_hh is None else d_b_hh.reshape(-1), need)
-    return d_x, d_w_ih, d_b_ih, d_w_hh, d_b_hh, d_w_hr, d_h_0, d_c_0, None, None
-
-
-def _can_be_one_call(given: LayerArguments) -> bool:
-    x = given.x
-    dtype, rows = x.dtype, x.shape[0] * x.shape[1]
-    for w in (given.w_ih, given.w_hh, given.w_hr):
-        if w is not None and not are_ours(dtype, rows, *w.shape):
-            return False
-    return True
+    need_gates = need.x or need.w_ih or need_bias
+    needed = Arguments(need_gates, need.w_hh, need.b_hh and split, need.w_hr, need.h_0, need.c_0)
+    found = _recurrence_gradients(ctx, route, given, needed, incoming, results)
+    d_x, d_w_ih, d_bias = _projection_gradients(given, (bool(need.x), bool(need.w_ih), need_bias), found.gates, places)
+    d_b_ih, d_b_hh = _of_both_biases(d_bias, None if found.b_hh is None else found.b_hh.reshape(-1), need)
+    return _NO_GRADIENTS._replace(  # type: ignore[no-any-return]
+        x=d_x,
+        w_ih=d_w_ih,
+        b_ih=d_b_ih,
+        w_hh=None if found.w_hh is None else found.w_hh.reshape(given.w_hh.shape),
+        b_hh=d_b_hh,
+        w_hr=None if found.w_hr is None else found.w_hr.reshape(-1, found.w_hr.shape[-1]),
+        h_0=found.h_0,
+        c_0=found.c_0,
+    )
 
 
 def _gradients_by_one_call(
-    cell: str, given: LayerArguments, need: LayerArguments, incoming: Sequence[Any], results: Sequence[Tensor]
-) -> tuple[Tensor | None, ...]:
-    """Those of `LayerArguments`."""
-    wanted: Any = (need.x, need.w_ih, need.w_hh, need.b_ih or need.b_hh, need.w_hr)
-    over = may_write_over(results[2]) and _ops.can_write_over_saved(cell)
-    found = _ops.layer_backward(cell, incoming, given, results, wanted, over=over)
-    gradients = (found.d_x, found.d_w_ih, found.d_b_ih, found.d_w_hh, found.d_b_hh, *found[5:8])
-    given_back = [d if each else None for d, each in zip(gradients, need, strict=False)]
-    return (*given_back, None, None)
+    cell: str, given: LayerArguments, need: Any, incoming: Incoming, results: Kept
+) -> LayerArguments:
+    in_place = may_run_in_place(results.saved) and _ops.can_run_in_place(cell)
+    found = _ops.layer_backward(cell, incoming, given, results, need, in_place=in_place)
+    return LayerArguments(
+        x=found.d_x if need.x else None,  # type: ignore[arg-type]
+        w_ih=found.d_w_ih if need.w_ih else None,  # type: ignore[arg-type]
+        b_ih=found.d_b_ih if need.b_ih else None,
+        w_hh=found.d_w_hh if need.w_hh else None,
+        b_hh=found.d_b_hh if need.b_hh else None,
+        w_hr=found.d_w_hr if need.w_hr else None,
+        h_0=found.d_h_0 if need.h_0 else None,
+        c_0=found.d_c_0 if need.c_0 else None,
+    )
 
 
-def _of_both_biases(
-    d_bias: Tensor | None, d_b_hh: Tensor | None, need: LayerArguments
-) -> tuple[Tensor | None, Tensor | None]:
+def _of_both_biases(d_bias: Tensor | None, d_b_hh: Tensor | None, need: Any) -> tuple[Tensor | None, Tensor | None]:
     """The gradients of b_ih and b_hh, which are `d_bias` both where the cell has no other for b_hh.
 
     They are tensors of their own then, since a gradient may be scaled in place.
@@ -276,29 +261,28 @@ class _Zeros(Function):
 
 
 def _recurrence_gradients(
-    ctx: Any, given: LayerArguments, needed: Sequence[bool], incoming: Sequence[Any], results: Sequence[Tensor]
-) -> Sequence[Tensor | None]:
-    """Those of `Arguments`, written over what is saved where the graph ends with this pass."""
-    x, w_ih, b_ih, w_hh, b_hh, w_hr, h_0, c_0, lengths, resets = given
-    anchor = None
+    ctx: Any, route: Route, given: LayerArguments, needed: Arguments, incoming: Incoming, results: Kept
+) -> Arguments:
+    """Gradients of every field of `Arguments`, in place of what is saved where the graph ends with this pass."""
+    anchor: Any = None
     if torch.is_grad_enabled():  # a zero whose derivatives are those of the gates
-        zeros: Tensor = _Zeros.apply(F.linear(x, w_ih, b_ih))  # type: ignore[no-untyped-call]
+        zeros: Tensor = _Zeros.apply(F.linear(given.x, given.w_ih, given.b_ih))  # type: ignore[no-untyped-call]
         gates = _ops.CELLS[ctx.cell].gates
-        units = w_hh.shape[0] // (ctx.directions * gates)  # named, since there may be no steps or rows
-        anchor = zeros.view(*x.shape[:2], ctx.directions, gates, units)
-    stacked = (None if t is None else by_direction(t, ctx.directions) for t in (w_hh, b_hh, w_hr))
-    kept = (anchor, *stacked, h_0, c_0, None, None, lengths, resets, None, None, *results)
-    if torch.is_grad_enabled() or _modes.is_transformed():
+        units = given.w_hh.shape[0] // (ctx.directions * gates)  # named, since there may be no steps or rows
+        anchor = zeros.view(*given.x.shape[:2], ctx.directions, gates, units)
+    weights = of_recurrence(given, ctx.directions)
+    arguments = Arguments(anchor, *weights, given.h_0, given.c_0, lengths=given.lengths, resets=given.resets)
+    if route.graph is Graph.NODE:
         with _strict.resumed(ctx.strict):
-            found: Sequence[Tensor | None] = RecurrenceGradients.apply(ctx.cell, *needed, *incoming, *kept)  # type: ignore[no-untyped-call]
-            return found
-    over = (
-        may_write_over(results[2])
-        and _ops.can_write_over_saved(ctx.cell)
+            flat = (*needed, *incoming, *arguments, *results)
+            return Arguments._make(RecurrenceGradients.apply(ctx.cell, *flat))  # type: ignore[no-untyped-call]
+    in_place = (
+        route is _route.LIBRARY_GEMMS
+        and may_run_in_place(results.saved)
+        and _ops.can_run_in_place(ctx.cell)
         and not _ops.CELLS[ctx.cell].split
-        and not _modes.are_mapped(incoming)
     )
-    return gradients_of_numbers(ctx.cell, needed, incoming, kept, over=over)
+    return recurrence_gradients(ctx.cell, needed, incoming, arguments, results, in_place=in_place)
 
 
 def _projection_gradients(

@@ -16,20 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from fused_rnn._flat_weights import FlatWeights, held
-from fused_rnn._layers import (
-    Kind,
-    Ragged,
-    makes_gates,
-    run_cell,
-    run_stack,
-    run_unchecked,
-    step_unchecked,
-    step_without_units,
-)
-from fused_rnn._ops import CELLS
-from fused_rnn._packed import gather_steps, pad, permuted
-from fused_rnn._parameters import (
+from fused_rnn._checks import (
     BATCH_FIRST_FORMS,
     CELL_FORMS,
     LAYER_FORMS,
@@ -49,6 +36,18 @@ from fused_rnn._parameters import (
     refuse_expanded_weights,
     split_state,
 )
+from fused_rnn._flat_weights import FlatWeights, held
+from fused_rnn._layers import (
+    LayerSpec,
+    Ragged,
+    run_cell,
+    run_stack,
+    run_unchecked,
+    step_unchecked,
+    step_without_units,
+)
+from fused_rnn._ops import CELLS
+from fused_rnn._packed import gather_steps, pad, permuted
 from fused_rnn._scripting import Unscriptable
 from fused_rnn._tensors import DirectionWeights
 from fused_rnn._tracing import PROXY_ERRORS, Traceable, leaf
@@ -181,10 +180,6 @@ class RecurrentLayer(Unscriptable, Traceable, FlatWeights):
                     f"{[rows, width]}, but it has {list(weight.shape)}"
                 )
 
-    def _makes_gates(self, x: Tensor, h_0: Tensor | None, c_0: Tensor | None) -> bool:
-        """Whether the kernels would make the gates themselves."""
-        return makes_gates(x, self._layers()[0][0], h_0, c_0, self._variants())
-
     def _states(self, hx: Any) -> tuple[Tensor, ...]:
         """The states in `hx`, which the caller gave."""
         check_single_state(type(self).__name__, hx)
@@ -262,8 +257,8 @@ class RecurrentLayer(Unscriptable, Traceable, FlatWeights):
         variants = self._variants()
         layers = self._layers(variants, tensors)
         check_parameter_devices(sequence, zip(self._all_weights, chain.from_iterable(layers), strict=True))
-        kind = Kind(self._cell_of(variants), self.hidden_size, variants, ragged)
-        output, h_n, c_n, cells = run_stack(kind, sequence, layers, h_0, c_0, dropout=dropout, keep_cells=return_cells)
+        spec = LayerSpec(self._cell_of(variants), self.hidden_size, variants, ragged)
+        output, h_n, c_n, cells = run_stack(spec, sequence, layers, h_0, c_0, dropout=dropout, keep_cells=return_cells)
         output = self._like_input(x, output, ragged.places)
         if return_cells:
             cells = self._like_input(x, cells, ragged.places)

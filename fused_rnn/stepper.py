@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from fused_rnn import _ops
-from fused_rnn._parameters import check_batch_size
+from fused_rnn._checks import check_batch_size
 from fused_rnn._variants import unit_weights_of
 from fused_rnn.convert import convert
 from fused_rnn.modules import RecurrentLayer

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import fused_rnn
-from tests import native_build
+from build_support import native
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,6 +62,6 @@ def test_a_package_computes_what_torch_computes_for_all_sizes(layer: fused_rnn.L
 def test_a_package_needs_the_import_of_fused_rnn(package: str) -> None:
     ran = subprocess.run(
         [sys.executable, "-c", IN_ANOTHER_PROCESS, package],
-        cwd=native_build.ROOT, capture_output=True, text=True, check=True, timeout=native_build.PATIENCE,
+        cwd=native.ROOT, capture_output=True, text=True, check=True, timeout=native.PATIENCE,
     )  # fmt: skip
     assert ran.stdout.splitlines() == ["Could not find schema for fused_rnn::forward.", "[6, 2, 10]"]

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import ast
 import re
-import shutil
-import subprocess
-import sysconfig
 from typing import TYPE_CHECKING
 
 import pytest
 from torch.utils import _device
 
-from tests import native_build
+from build_support import native
+from tests import cpp_functions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-ROOT = native_build.ROOT
+ROOT = native.ROOT
 
 # Folder of csrc: the folders it may include from, and what of the outside world besides the C++ standard library.
 CSRC_RULES: dict[str, tuple[set[str], tuple[str, ...]]] = {
@@ -44,18 +42,29 @@ PACKAGE_RULES: dict[str, set[str]] = {
     "_shapes": {"_ops", "_tensors"},
     "_fork": {"_ops"},
     "_norm": {"_modes", "_ops", "_saved", "_tensors"},
-    "_plain": {"_modes", "_norm", "_ops", "_tensors"},
+    "_reference": {"_modes", "_norm", "_ops", "_tensors"},
     "_vmap": {"_ops", "_tensors"},
     "_products": {"_modes", "_ops", "_tensors"},
     "_saved": {"_modes"},
     "_strict": set(),
-    "_weight_gradients": {"_plain", "_products", "_tensors"},
-    "_autograd": {"_modes", "_ops", "_plain", "_saved", "_strict", "_tensors", "_vmap", "_weight_gradients"},
-    "_whole_layer": {"_modes", "_autograd", "_ops", "_products", "_saved", "_strict", "_tensors"},
+    "_weight_gradients": {"_reference", "_products", "_tensors"},
+    "_route": {"_modes", "_products", "_tensors", "_variants"},
+    "_autograd": {
+        "_modes",
+        "_ops",
+        "_reference",
+        "_route",
+        "_saved",
+        "_strict",
+        "_tensors",
+        "_vmap",
+        "_weight_gradients",
+    },
+    "_whole_layer": {"_autograd", "_ops", "_products", "_route", "_saved", "_strict", "_tensors"},
     "_packed": {"_modes"},
     "_variants": {"_norm", "_ops", "_tensors"},
     "_autocast": set(),
-    "_onnx": {"_modes", "_autocast", "_autograd"},
+    "_onnx": {"_autocast", "_autograd", "_tensors"},
     "_layers": {
         "_modes",
         "_autocast",
@@ -63,56 +72,61 @@ PACKAGE_RULES: dict[str, set[str]] = {
         "_onnx",
         "_packed",
         "_products",
+        "_route",
         "_tensors",
         "_variants",
         "_whole_layer",
     },
-    "_parameters": {"_modes", "_tensors"},
+    "_checks": {"_modes", "_tensors"},
     "_flat_weights": set(),
     "_scripting": set(),
-    "_tracing": {"_parameters"},
+    "_tracing": {"_checks"},
     "_flops": {"_ops"},
     "modules": {
         "_flat_weights",
         "_layers",
         "_ops",
         "_packed",
-        "_parameters",
+        "_checks",
         "_scripting",
         "_tensors",
         "_tracing",
         "_variants",
     },
     "convert": {"_variants", "modules"},
-    "stepper": {"_ops", "_parameters", "_variants", "convert", "modules"},
-    "_explain": {"_ops", "modules"},
+    "stepper": {"_ops", "_checks", "_variants", "convert", "modules"},
+    "_explain": {"_layers", "_ops", "_route", "modules"},
     "_patch": {"modules"},
     "__init__": {"modules", "convert", "_explain", "_flops", "_fork", "_patch", "_shapes", "_strict", "stepper"},
 }
-# Folder with Python outside the package: the top-level names of the project that it may import, besides fused_rnn.
+# Folder or file with Python outside the package: the top-level names of the project that it may import.
 # `bench` imports itself only by relative imports, since it has another name once installed.
 OUTSIDE_RULES: dict[str, set[str]] = {
-    "bench": set(),
-    "examples": set(),
-    "tests": {"bench", "examples", "tests", "tools"},
-    "tools": {"tests", "tools"},
+    "bench": {"fused_rnn"},
+    "build_support": {"build_support"},
+    "examples": {"fused_rnn"},
+    "setup.py": {"build_support"},
+    "tests": {"bench", "build_support", "examples", "fused_rnn", "tests", "tools"},
+    "tools": {"bench", "build_support", "fused_rnn", "tests", "tools"},  # the GPU check has the problems of bench
 }
 LOOK_INSIDE = {"tests", "tools"}  # at more than the public API
-OWN_NAMES = {"fused_rnn", "fused_rnn_bench", "bench", "tests", "tools", "examples"}
+OWN_NAMES = {"fused_rnn", "fused_rnn_bench", "bench", "build_support", "tests", "tools", "examples"}
+ACYCLIC = ("fused_rnn", "bench", "build_support", "tools")  # folders without a circle of imports
 
 LONGEST_FILE = 400
+LONGEST_FUNCTION = 80
 NATIVE_MARCH = "-march=" + "native"  # not spelled out, since this file is searched too
 
 
 def cpp_files(root: Path) -> list[Path]:
-    folders = [root / name for name in ("csrc", "tests/native", "tests/cuda_on_cpu", "bench/micro", "bench/native")]
+    folders = [root / name for name in ("csrc", "tests/native", "tests/cuda_on_cpu", "tools/micro", "tools/native")]
     return sorted(
         path for folder in folders for path in folder.rglob("*") if path.suffix in {".h", ".cpp", ".cu", ".cuh"}
     )
 
 
 def python_files(root: Path) -> list[Path]:
-    folders = ["fused_rnn", "bench", "tests", "examples", "scripts", "tools"]
+    folders = ["fused_rnn", "bench", "build_support", "tests", "examples", "tools"]
     inside = [path for folder in folders for path in (root / folder).rglob("*.py")]
     return sorted([*inside, *root.glob("*.py")])
 
@@ -194,7 +208,7 @@ def private_violations(root: Path) -> Iterator[str]:
 
 def outside_violations(root: Path) -> Iterator[str]:
     for folder, allowed in OUTSIDE_RULES.items():
-        for path in sorted((root / folder).rglob("*.py")):
+        for path in [root / folder] if (root / folder).is_file() else sorted((root / folder).rglob("*.py")):
             name = path.relative_to(root).as_posix()
             for module, names, level in imports_of(path):
                 words = module.split(".")
@@ -202,7 +216,7 @@ def outside_violations(root: Path) -> Iterator[str]:
                     # bench/x.py is one folder deep: `from ..` there leaves the package.
                     if level > len(path.relative_to(root).parts) - 1:
                         yield f"{name}: relative import out of {folder}"
-                elif words[0] in OWN_NAMES - allowed - {"fused_rnn"}:
+                elif words[0] in OWN_NAMES - allowed:
                     yield f"{name}: may not import {module}"
                 elif words[0] == "fused_rnn" and folder not in LOOK_INSIDE:
                     private = [word for word in [*words[1:], *names] if word.startswith("_") and word != "__version__"]
@@ -210,6 +224,37 @@ def outside_violations(root: Path) -> Iterator[str]:
                         yield f"{name}: may use only the public API, not {module} {' '.join(names)}".rstrip()
             if folder not in LOOK_INSIDE and uses_private_attribute(path):
                 yield f"{name}: may use only the public API, not fused_rnn._*"
+
+
+def loaded_by(path: Path, root: Path) -> set[str]:
+    """The files of the project that a file imports, wherever in it and for types too."""
+    package = list(path.relative_to(root).parts[:-1])
+    found: list[list[str]] = []
+    for module, names, level in imports_of(path):
+        base = [*package[: len(package) - level + 1], *module.split(".")] if level else module.split(".")
+        words = [word for word in base if word]
+        # What is imported from a package may be a file of it; else it is the package itself.
+        found += [[*words, name] if is_module(root, [*words, name]) else words for name in names] or [words]
+    return {".".join(words) for words in found if is_module(root, words)}
+
+
+def is_module(root: Path, words: list[str]) -> bool:
+    path = root.joinpath(*words)
+    return bool(words) and (path.with_suffix(".py").is_file() or (path / "__init__.py").is_file())
+
+
+def cycle_violations(root: Path) -> Iterator[str]:
+    """Files that load nothing of the others are taken away, again and again; what is left has a circle."""
+    left: dict[str, set[str]] = {}
+    for folder in ACYCLIC:
+        for path in (root / folder).rglob("*.py"):
+            name = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+            left[name] = loaded_by(path, root)
+    while free := [name for name, loaded in left.items() if not loaded & left.keys()]:
+        for name in free:
+            del left[name]
+    if left:
+        yield f"a circle of imports, with what leads to it: {', '.join(sorted(left))}"
 
 
 def uses_private_attribute(path: Path) -> bool:
@@ -247,6 +292,13 @@ def file_violations(root: Path) -> Iterator[str]:
             yield f"{name}: {NATIVE_MARCH} makes a binary that other machines cannot run"
 
 
+def function_violations(root: Path) -> Iterator[str]:
+    for path in python_files(root):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno >= LONGEST_FUNCTION:
+                yield f"{path.relative_to(root).as_posix()}: {node.name} has over {LONGEST_FUNCTION} lines"
+
+
 def device_violations(root: Path) -> Iterator[str]:
     """A factory of tensors without a device makes them on the default one, which is the user's."""
     factories = {factory.__name__ for factory in _device._device_constructors()}
@@ -262,7 +314,7 @@ def violations(root: Path) -> list[str]:
     """Everything in the tree that breaks a rule."""
     checks = (
         *(include_violations, package_violations, private_violations, outside_violations),
-        *(file_violations, device_violations),
+        *(cycle_violations, file_violations, function_violations, device_violations, cpp_functions.violations),
     )
     return [violation for check in checks for violation in check(root)]
 
@@ -287,6 +339,18 @@ VIOLATING_FILES = {
     "csrc/cpu/gemm/j.h": ('// J.\n#include "cpu/pass/k.h"\n', "csrc/cpu/gemm/j.h: may not include cpu/pass/k.h"),
     "csrc/magic/g.h": ("// G.\n", "csrc/magic/g.h: no rule for this folder"),
     "csrc/cpu/h.h": ("#pragma once\n", "csrc/cpu/h.h: the first line must say the purpose of the file"),
+    "csrc/core/l.h": (
+        f"// L.\nvoid f({', '.join(f'const A<int, {n}>& a{n}' for n in range(9))});\nint x = f({'1, ' * 8}9);\n",
+        "csrc/core/l.h:2: 9 parameters, at most 8",
+    ),
+    "csrc/core/m.h": (
+        f"// M.\nauto f = []({', '.join(['int'] * 9)}) {{ return 1; }};\n",
+        "csrc/core/m.h:2: 9 parameters, at most 8",
+    ),
+    "csrc/core/n.h": (
+        "// N.\ntemplate <class A>\nint f(A a) const {\n" + "  ++a;  // }\n" * 80 + "  return a;\n}\n",
+        "csrc/core/n.h:3: a function of 82 lines, at most 80",
+    ),
     "csrc/cpu/i.h": ("// I.\n" * 401, "csrc/cpu/i.h: over 400 lines, and its opening comment does not say why"),
     "fused_rnn/_ops.py": ('"""O."""\nfrom . import modules\n', "fused_rnn/_ops.py: may not import modules"),
     "fused_rnn/_layers.py": (
@@ -303,9 +367,9 @@ VIOLATING_FILES = {
         '"""S."""\nimport torch\nx = torch.compiler._is_exporting_flag\n',
         "fused_rnn/_saved.py: only _modes.py may look at torch.compiler._is_exporting_flag",
     ),
-    "fused_rnn/_plain.py": (
+    "fused_rnn/_reference.py": (
         '"""P."""\nfrom torch._dynamo import reset\n',
-        "fused_rnn/_plain.py: only _modes.py may look at what is private in torch, not torch._dynamo",
+        "fused_rnn/_reference.py: only _modes.py may look at what is private in torch, not torch._dynamo",
     ),
     "fused_rnn/surprise.py": ('"""S."""\n', "fused_rnn/surprise.py: no rule for this module"),
     "bench/a.py": (
@@ -321,9 +385,17 @@ VIOLATING_FILES = {
         '"""D."""\nfrom ...tests import x\n',
         "bench/workloads/d.py: relative import out of bench",
     ),
+    "bench/f.py": ('"""F."""\nfrom .f import x\n', "a circle of imports, with what leads to it: bench.f"),
     "examples/e.py": ('"""E."""\nimport tests.reference\n', "examples/e.py: may not import tests.reference"),
-    "tools/g.py": ('"""G."""\nimport bench.timing\n', "tools/g.py: may not import bench.timing"),
-    "scripts/f.py": ("import os\n", "scripts/f.py: the first line must say the purpose of the file"),
+    "tools/g.py": ('"""G."""\nimport examples.ppo\n', "tools/g.py: may not import examples.ppo"),
+    "tools/f.py": ("import os\n", "tools/f.py: the first line must say the purpose of the file"),
+    "build_support/h.py": ('"""H."""\nimport fused_rnn\n', "build_support/h.py: may not import fused_rnn"),
+    "build_support/i.py": (
+        '"""I."""\nfrom tests.reference import lstm\n',
+        "build_support/i.py: may not import tests.reference",
+    ),
+    "setup.py": ('"""S."""\nfrom fused_rnn import LSTM\n', "setup.py: may not import fused_rnn"),
+    "tests/k.py": ('"""K."""\ndef long():\n' + "    pass\n" * 80, "tests/k.py: long has over 80 lines"),
     "Makefile": (f"X = {NATIVE_MARCH}\n", f"Makefile: {NATIVE_MARCH} makes a binary that other machines cannot run"),
 }
 
@@ -338,40 +410,3 @@ def test_a_violating_file_is_reported(name: str, tmp_path: Path) -> None:
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_text(text)
     assert violations(tmp_path) == [message]
-
-
-def shared_symbols(object_file: Path, namespace: str) -> list[str]:
-    """Symbols that the linker merges with those of other objects although they were compiled for one instruction set.
-
-    Of such a symbol only one copy survives, perhaps the one with instructions that the machine does not have.
-    """
-    nm = shutil.which("nm")
-    assert nm is not None, "nm (binutils) is needed"
-    listing = subprocess.run([nm, "--defined-only", str(object_file)], capture_output=True, text=True, check=True)
-    symbols = (line.split()[-2:] for line in listing.stdout.splitlines())
-    own = f"{len(namespace)}{namespace}"
-    # DW.ref.* is the compiler's reference to the handler of exceptions: an address, not code.
-    return [name for kind, name in symbols if kind in "WVu" and own not in name and not name.startswith("DW.ref.")]
-
-
-def built_object(name: str) -> Path:
-    found = sorted((ROOT / "build" / "native").glob(f"*{sysconfig.get_platform()}/csrc/cpu/isa/{name}.o"))
-    assert found, "no objects under build/native: run `make build`"
-    return max(found, key=lambda path: path.stat().st_mtime)
-
-
-@pytest.mark.parametrize("name", native_build.isa_flags())
-def test_an_instruction_set_shares_no_symbol_with_the_rest(name: str) -> None:
-    assert shared_symbols(built_object(name), name) == []
-
-
-def test_a_shared_symbol_is_reported(tmp_path: Path) -> None:
-    source = tmp_path / "leak.cpp"
-    source.write_text(
-        "namespace fused_rnn {\ntemplate <class T> [[gnu::noinline]] T twice(T x) { return x + x; }\n"
-        "inline namespace avx2 {\ntemplate <class T> [[gnu::noinline]] T thrice(T x) { return x + x + x; }\n"
-        "float use(float x) { return twice(thrice(x)); }\n}\n}\n"
-    )
-    compiled = native_build.compile_cpp(["-std=c++20", "-O1", "-c", str(source)], tmp_path / "leak.o")
-    (leak,) = shared_symbols(compiled, "avx2")
-    assert "twice" in leak

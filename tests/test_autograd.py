@@ -110,18 +110,18 @@ def test_only_the_gradients_asked_for_are_computed(wanted: str, monkeypatch: pyt
     tensors = draw("lstm", directions=2, proj=2)
     (full,) = torch.autograd.grad(recurrence("lstm", Arguments(**tensors)).output.sum(), tensors[wanted])
     computed: list[tuple[Tensor | None, ...]] = []
-    gradients = _autograd.gradients_of_numbers
+    gradients = _autograd.recurrence_gradients
 
     def recorded(*arguments: Any) -> tuple[Tensor | None, ...]:
         computed.append(gradients(*arguments))
         return computed[-1]
 
-    monkeypatch.setattr(_autograd, "gradients_of_numbers", recorded)
+    monkeypatch.setattr(_autograd, "recurrence_gradients", recorded)
     for name, tensor in tensors.items():
         tensor.requires_grad_(name == wanted)
     (alone,) = torch.autograd.grad(recurrence("lstm", Arguments(**tensors)).output.sum(), tensors[wanted])
     assert torch.equal(alone, full)
-    names = _tensors.Arguments._fields[: _tensors.DIFFERENTIABLE]
+    names = _tensors.Arguments._fields
     assert [[gradient is not None for gradient in each] for each in computed] == [[name == wanted for name in names]]
 
 

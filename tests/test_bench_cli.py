@@ -15,9 +15,10 @@ import torch
 from click.testing import CliRunner, Result
 
 import bench.__main__ as entry
+from bench.case import Case, ModuleRun
 from bench.commands import cli
 from bench.features import FEATURES
-from bench.peers import PEERS, Case, ModuleRun, Peer
+from bench.peers import PEERS, Peer
 from bench.problems import Problem
 from bench.runner import thread_count
 from bench.workloads import corpus

@@ -11,9 +11,10 @@ import torch
 from click.testing import CliRunner
 
 from bench import commands, reference
+from bench.case import Case, ModuleRun, Results
 from bench.contenders import Variant, masks, random_lengths, random_resets
 from bench.features import FEATURE_NAMES, FEATURES, Bar, Feature, FeatureRow, run_feature
-from bench.peers import BASELINE, SUBJECT, Case, ModuleRun, Peer, Results
+from bench.peers import BASELINE, SUBJECT, Peer
 from bench.problems import Problem
 from bench.report import feature_lines, features_table
 from bench.runner import Row

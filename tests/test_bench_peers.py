@@ -13,8 +13,9 @@ import torch
 from click.testing import CliRunner
 
 from bench import loops, peers, report
+from bench.case import Case, ModuleRun, Results
 from bench.commands import cli
-from bench.peers import PEERS, RIVALS, Case, ModuleRun, Peer, Results, chosen
+from bench.peers import PEERS, RIVALS, Peer, chosen
 from bench.problems import CELLS, Problem
 from bench.runner import geometric_means, run_problem
 

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from bench.case import Case, ModuleRun, Results
 from bench.charts import ratio_chart
 from bench.environment import describe
-from bench.peers import Case, ModuleRun, Peer, Results, chosen
+from bench.peers import Peer, chosen
 from bench.problems import CELLS, Problem
+from bench.regimes import regimes
 from bench.report import Table, parity_table, problem_lines, run_json, speed_table, write_json, write_report
-from bench.runner import Row, geometric_means, regimes, run_problem, thread_count
+from bench.runner import Row, geometric_means, run_problem, thread_count
 from bench.timing import Timing
 from bench.verify import TOLERANCES, Errors, failures, relative_error
 
@@ -130,10 +132,10 @@ def test_drawing_a_case_leaves_the_random_state_alone() -> None:
 @pytest.mark.parametrize(
     ("text", "names"),
     [
-        ("lstm:t100,b1,i64,h64,f32,train", ["lstm train", "lstm train H<=64"]),
-        ("lstm:t100,b4,i128,h128,f32,infer", ["lstm infer", "lstm infer H 128..256 B<=4"]),
-        ("lstm:t100,b8,i128,h256,f32,infer", ["lstm infer", "lstm infer H 128..256 B>=8"]),
-        ("lstm:t100,b8,i128,h512,f32,infer", ["lstm infer", "lstm infer H>=512"]),
+        ("lstm:t100,b1,i64,h64,f32,train", ["lstm train", "lstm train H <= 64"]),
+        ("lstm:t100,b4,i128,h128,f32,infer", ["lstm infer", "lstm infer H 128..256, B <= 4"]),
+        ("lstm:t100,b8,i128,h256,f32,infer", ["lstm infer", "lstm infer H 128..256, B >= 8"]),
+        ("lstm:t100,b8,i128,h512,f32,infer", ["lstm infer", "lstm infer H >= 512, B >= 4"]),
         ("lstm:t100,b8,i128,h100,f32,infer", ["lstm infer"]),
         ("lstm:t100,b8,i128,h512,bf16,infer", ["lstm infer bf16"]),
         ("rnn_relu:t100,b8,i128,h512,f32,train", ["rnn train"]),

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 import fused_rnn
-from scripts import check_abi
+from build_support.toolchain import ROOT
+from tools import check_abi
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-ROOT = check_abi.ROOT
 BUILD = ["build_ext", "--inplace"]
 
 
@@ -117,7 +117,7 @@ def test_a_wrong_cuda_setting_is_one_sentence() -> None:
 
 
 def test_wanted_kernels_without_nvcc_are_one_sentence() -> None:
-    hidden = "import cuda_build; cuda_build.find_nvcc = lambda environment: None"
+    hidden = "import build_support.cuda as cuda; cuda.find_nvcc = lambda environment: None"
     check_one_sentence(run_setup(*BUILD, before=hidden, FUSED_RNN_CUDA="1"), "nvcc not found", "set CUDA_HOME")
 
 
@@ -150,11 +150,9 @@ def test_source_distribution_holds_everything_to_build_and_test(tmp_path: Path) 
     (archive,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(archive) as contents:
         names = {name.partition("/")[2] for name in contents.getnames()}
-    tree = ["csrc", "fused_rnn", "bench", "tests", "scripts", "tools"]
+    tree = ["csrc", "fused_rnn", "bench", "build_support", "tests", "tools"]
     suffixes = {".py", ".h", ".cpp", ".cu", ".cuh"}
     files = [path for folder in tree for path in (ROOT / folder).rglob("*") if path.suffix in suffixes]
     expected = {path.relative_to(ROOT).as_posix() for path in files}
-    assert (
-        expected | {"setup.py", "cuda_build.py", "pyproject.toml", "Makefile", "LICENSE", "fused_rnn/py.typed"} <= names
-    )
+    assert expected | {"setup.py", "pyproject.toml", "Makefile", "LICENSE", "fused_rnn/py.typed"} <= names
     assert not [name for name in names if name.endswith((".so", ".pyc", ".o"))]

@@ -1,6 +1,6 @@
 """The layers on a GPU against the same layers on the CPU, by every schedule; skipped where there is no GPU.
 
-The longer check, with sanitizers, graphs and times, is bench/gpu_check.sh.
+The longer check, with sanitizers, graphs and times, is tools/gpu_check.sh.
 """
 
 from __future__ import annotations

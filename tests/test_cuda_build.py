@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-import cuda_build
 import fused_rnn
-from cuda_build import Cuda, Target
-from scripts import ptxas_report
-from tests import native_build
+from build_support import cuda as cuda_build
+from build_support import native
+from build_support.cuda import Cuda, Target
+from tools import ptxas_report
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -147,7 +147,7 @@ def test_the_installed_nvcc_gives_a_toolkit() -> None:
     assert cuda_build.nvcc_knows(nvcc, "8.0")
     assert not cuda_build.nvcc_knows(nvcc, "8.5")
     assert not cuda_build.nvcc_knows(nvcc, "8.0a")
-    assert cuda_build.why_unusable(nvcc, native_build.compiler()) is None
+    assert cuda_build.why_unusable(nvcc, native.compiler()) is None
     assert cuda_build.find_runtime(nvcc) is not None
 
 
@@ -233,7 +233,7 @@ def built_functions(built_targets: list[str]) -> list[ptxas_report.Function]:
 
 
 def test_every_source_is_built_for_every_target(built_targets: list[str]) -> None:
-    logs, folder = ptxas_report.logs(), native_build.ROOT / "csrc" / "cuda"
+    logs, folder = ptxas_report.logs(), native.ROOT / "csrc" / "cuda"
     sources = {path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.cu")}
     assert sources == {path.as_posix().rpartition("csrc/cuda/")[2].removesuffix(".o.log") for path in logs}
     for path in logs:
@@ -258,7 +258,7 @@ def test_no_kernel_needs_more_registers_than_the_table_says(built_targets: list[
     cuda = fused_rnn.build_info()["cuda"]
     if not cuda.startswith("13.0 "):
         pytest.skip(f"the table is of CUDA 13.0, this build's is {cuda}")
-    header = (native_build.ROOT / "csrc" / "cuda" / "tuning.h").read_text()
+    header = (native.ROOT / "csrc" / "cuda" / "tuning.h").read_text()
     columns = re.search(r"struct UnitRegisters \{\n\s+const char\* unit;\n\s+int (.+);", header)
     assert columns is not None
     targets = columns[1].split(", ")
@@ -284,9 +284,9 @@ def test_a_source_compiles_for_the_oldest_target(name: str, built_targets: list[
     if "sm_80" in built_targets:
         return  # the tests above are about it
     nvcc, flags = shutil.which("nvcc"), ["-std=c++20", "-O3", "-Xptxas", "-v", "-Werror", "all-warnings"]
-    source = native_build.ROOT / "csrc" / "cuda" / "instantiate" / f"{name}.cu"
-    command = [str(nvcc), *cuda_build.compiler_flags(native_build.compiler()), *flags, *Target("8.0").flags]
-    command += ["-I", str(native_build.ROOT / "csrc"), "-c", str(source), "-o", str(tmp_path / "object.o")]
+    source = native.ROOT / "csrc" / "cuda" / "instantiate" / f"{name}.cu"
+    command = [str(nvcc), *cuda_build.compiler_flags(native.compiler()), *flags, *Target("8.0").flags]
+    command += ["-I", str(native.ROOT / "csrc"), "-c", str(source), "-o", str(tmp_path / "object.o")]
     result = cuda_build.run(command)
     assert result.returncode == 0, result.stdout
     functions = ptxas_report.parse(result.stdout)

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests import native_build
+from build_support import native
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-EMULATOR = native_build.ROOT / "tests" / "cuda_on_cpu"
+EMULATOR = native.ROOT / "tests" / "cuda_on_cpu"
 DEVICE = '-DFUSED_RNN_EMULATED_DEVICE="emulated_device.h"'
-PARTS = [str(EMULATOR / "emulator.cpp"), str(native_build.ROOT / "csrc" / "cuda" / "select.cpp")]
-SANITIZERS = [*native_build.SANITIZERS, "-fno-omit-frame-pointer", "-g1"]
+PARTS = [str(EMULATOR / "emulator.cpp"), str(native.ROOT / "csrc" / "cuda" / "select.cpp")]
+SANITIZERS = [*native.SANITIZERS, "-fno-omit-frame-pointer", "-g1"]
 # Program: its source and the flags of its own. What is outside a buffer, or misaligned, is the sanitizers' to find.
 PROGRAMS = {
     "emulator": ("test_emulator.cpp", []),
@@ -45,8 +45,8 @@ def build_program(name: str, folder: Path) -> Path:
     includes = ["-I", str(EMULATOR), "-I", str(EMULATOR.parent / "native")]
     # "#pragma unroll" is for nvcc. What an update makes is stored only where there was one, which gcc does not see.
     quiet = ["-Wno-unknown-pragmas", "-Wno-maybe-uninitialized"]
-    options = [*native_build.common_flags(), "-O1", *quiet, *flags, *includes, DEVICE]
-    return native_build.compile_cpp([*options, str(EMULATOR / source), *PARTS], folder / name)
+    options = [*native.common_flags(), "-O1", *quiet, *flags, *includes, DEVICE]
+    return native.compile_cpp([*options, str(EMULATOR / source), *PARTS], folder / name)
 
 
 def run_program(name: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -55,7 +55,7 @@ def run_program(name: str, folder: Path) -> subprocess.CompletedProcess[str]:
     # Fibers change stacks under the sanitizer, which is told; what it would remember of each slows it down a lot.
     environment = {**os.environ, "ASAN_OPTIONS": "detect_stack_use_after_return=0"}
     return subprocess.run(
-        [program], capture_output=True, text=True, timeout=native_build.PATIENCE, check=False, env=environment
+        [program], capture_output=True, text=True, timeout=native.PATIENCE, check=False, env=environment
     )
 
 

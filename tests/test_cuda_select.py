@@ -56,8 +56,10 @@ def test_every_refusal_says_what_stands_against_it() -> None:
 
 def options(*, backward: bool, **variant: Any) -> list[dict[str, Any]]:
     """Of a problem that a block could run if it were no variant."""
-    sizes = _ops.Sizes("lstm", torch.float32, 10, 8, 1, 64, 0)._replace(**variant)
-    return _ops.cuda_options(sizes, backward, False, (90, 132, 232448))
+    problem = _ops.Problem(
+        cell="lstm", dtype=torch.float32, time_steps=10, batch=8, directions=1, hidden_size=64, proj_size=0
+    )
+    return _ops.cuda_options(problem._replace(**variant), backward, False, (90, 132, 232448))
 
 
 @pytest.mark.parametrize("backward", [False, True])

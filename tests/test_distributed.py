@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import fused_rnn
-from tests import native_build
+from build_support import native
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,7 +51,7 @@ def work(kind: str, rank: int, meeting: str) -> None:
         init_method=meeting,
         rank=rank,
         world_size=PROCESSES,
-        timeout=timedelta(seconds=native_build.PATIENCE / 2),
+        timeout=timedelta(seconds=native.PATIENCE / 2),
     )
     expected = make(torch.nn)
     x = torch.randn(5, 2 * PROCESSES, 3, dtype=torch.float64)
@@ -78,12 +78,12 @@ def test_gradients_of_halves_are_those_of_the_whole(kind: str, tmp_path: Path) -
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", START, kind, str(rank), meeting],
-            cwd=native_build.ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            cwd=native.ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
         for rank in range(PROCESSES)
     ]  # fmt: skip
     try:
-        outputs = [process.communicate(timeout=native_build.PATIENCE)[0] for process in processes]
+        outputs = [process.communicate(timeout=native.PATIENCE)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()

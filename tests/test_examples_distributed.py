@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from tests import native_build
+from build_support import native
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,8 +32,8 @@ def run(folder: Path, *arguments: str) -> Losses:
     folder.mkdir(exist_ok=True)
     ended = subprocess.run(
         [sys.executable, *arguments, "--folder", str(folder)],
-        cwd=native_build.ROOT, env=environment, capture_output=True, text=True, check=False,
-        timeout=native_build.PATIENCE,
+        cwd=native.ROOT, env=environment, capture_output=True, text=True, check=False,
+        timeout=native.PATIENCE,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     assert "bits per character" in ended.stdout.splitlines()[-1]

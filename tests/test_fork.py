@@ -9,7 +9,7 @@ import textwrap
 
 import pytest
 
-from tests.native_build import PATIENCE
+from build_support.native import PATIENCE
 
 # A process of its own, since it starts threads and then forks, and may hang. `fork` runs a call in a child and compares
 # its result with the parent's, bit for bit.

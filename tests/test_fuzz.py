@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import fused_rnn
-from tests import native_build
+from build_support import native
 from tools.fuzz import modes, oracle
 from tools.fuzz.__main__ import Found, main, search
 from tools.fuzz.case import LAYOUTS, Case, draw, smallest
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 CASES = 1000  # half a minute of one core
 
 
-@pytest.mark.parametrize("isa", native_build.runnable_instruction_sets()[-2:])
+@pytest.mark.parametrize("isa", native.runnable_instruction_sets()[-2:])
 def test_random_cases_give_what_the_oracle_gives(
     isa: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,4 +1,4 @@
-"""Tests of bench/gpu_check.sh as far as no GPU is needed: stages, limits, grids, records, report, micro programs."""
+"""Tests of tools/gpu_check.sh as far as no GPU is needed: stages, limits, grids, records, report, micro programs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from bench.gpu import (
+from build_support import native
+from tools.gpu_check import (
     __main__ as entry,
 )
-from bench.gpu import (
+from tools.gpu_check import (
     machine,
     records,
     report,
@@ -24,13 +25,12 @@ from bench.gpu import (
     stage_tests,
     stages,
 )
-from tests import native_build
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-ROOT = native_build.ROOT
+ROOT = native.ROOT
 needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
 
 
@@ -50,7 +50,7 @@ def test_an_unknown_stage_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixt
 @needs_no_gpu
 def test_without_a_gpu_the_script_says_so_in_one_line_and_exits_with_2() -> None:
     environment = {**os.environ, "PYTHON": sys.executable}
-    script = [str(ROOT / "bench" / "gpu_check.sh"), "micro"]
+    script = [str(ROOT / "tools" / "gpu_check.sh"), "micro"]
     done = subprocess.run(script, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stdout == ""
@@ -88,7 +88,7 @@ def test_what_is_missing_is_named_with_what_goes_without_it(monkeypatch: pytest.
 
 
 def test_every_stage_has_a_module() -> None:
-    assert all(find_spec(f"bench.gpu.stage_{stage.name}") for stage in stages.STAGES)
+    assert all(find_spec(f"tools.gpu_check.stage_{stage.name}") for stage in stages.STAGES)
 
 
 def test_the_least_times_fit_into_eight_minutes() -> None:
@@ -113,7 +113,7 @@ def test_a_stage_leaves_the_least_of_the_later_ones() -> None:
 def scripted(code: str) -> Callable[[str, str, Path, float], list[str]]:
     """A stage's process that runs `code` with `record(...)`, `part` and `path`."""
     head = (
-        "import subprocess, sys, time\nfrom pathlib import Path\nfrom bench.gpu.records import Recorder\n"
+        "import subprocess, sys, time\nfrom pathlib import Path\nfrom tools.gpu_check.records import Recorder\n"
         "part, path = sys.argv[1], Path(sys.argv[2])\nrecord = Recorder(path)\n"
     )
     return lambda _stage, part, path, _seconds: [sys.executable, "-c", head + code, part, str(path)]

@@ -1,4 +1,4 @@
-"""Tests of what bench/gpu_check.sh runs, where that needs no GPU: grids, checks and timing, the micro programs."""
+"""Tests of what tools/gpu_check.sh runs, where that needs no GPU: grids, checks and timing, the micro programs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ import pytest
 import torch
 
 import fused_rnn
-from bench.gpu import (
+from bench.case import Case, oracle
+from bench.verify import TOLERANCES
+from build_support import native
+from tools.gpu_check import (
     events,
     grid,
     machine,
@@ -25,16 +28,13 @@ from bench.gpu import (
     stages,
     tiny,
 )
-from bench.peers import Case, oracle
-from bench.verify import TOLERANCES
-from tests import native_build
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-ROOT = native_build.ROOT
-MICRO = sorted((ROOT / "bench" / "micro").glob("*.cu"))
+ROOT = native.ROOT
+MICRO = sorted((ROOT / "tools" / "micro").glob("*.cu"))
 
 
 def test_tf32_is_a_type_of_a_problem() -> None:
@@ -269,10 +269,10 @@ def test_shapes_are_summed_up_by_problem() -> None:
 
 def test_micro_kernels_are_right_in_the_emulator(tmp_path: Path) -> None:
     emulator = ROOT / "tests" / "cuda_on_cpu"
-    folders = [emulator, emulator.parent / "native", ROOT / "bench" / "micro"]
+    folders = [emulator, emulator.parent / "native", ROOT / "tools" / "micro"]
     flags = [word for folder in folders for word in ("-I", str(folder))]
     flags.append('-DFUSED_RNN_EMULATED_DEVICE="emulated_device.h"')
     sources = [str(emulator / "test_micro.cpp"), str(emulator / "emulator.cpp")]
-    program = native_build.compile_cpp([*native_build.common_flags(), "-O1", *flags, *sources], tmp_path / "test_micro")
-    result = subprocess.run([str(program)], capture_output=True, text=True, timeout=native_build.PATIENCE, check=False)
+    program = native.compile_cpp([*native.common_flags(), "-O1", *flags, *sources], tmp_path / "test_micro")
+    result = subprocess.run([str(program)], capture_output=True, text=True, timeout=native.PATIENCE, check=False)
     assert result.returncode == 0, result.stdout + result.stderr

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 import fused_rnn
-from fused_rnn import _ops, _products, _whole_layer
+from fused_rnn import _ops, _products, _route
+from fused_rnn._tensors import Incoming, Kept, LayerArguments
 from tests.test_whole_layer import draw
 from tests.tolerances import relative_error
-
-if TYPE_CHECKING:
-    from fused_rnn._tensors import LayerArguments
 
 
 def gradients(name: str, time_steps: int, batch: int, **options: Any) -> list[Tensor]:
@@ -58,7 +56,7 @@ def test_gradients_by_one_call_are_those_of_several(
         found = gradients(name, time_steps, batch, state=state, **options)
         assert calls.pop() == torch.float64
         with monkeypatch.context() as several:
-            several.setattr(_whole_layer, "_can_be_one_call", lambda *_: False)
+            several.setattr(_route, "uses_own_gemms", lambda _: False)
             for one, other in zip(found, gradients(name, time_steps, batch, state=state, **options), strict=True):
                 assert one.shape == other.shape
                 torch.testing.assert_close(one, other)
@@ -79,7 +77,7 @@ def test_half_types_by_one_call_are_as_exact_as_by_several(
         found = gradients(name, time_steps, batch, **options)
         assert calls.pop() == dtype
         with monkeypatch.context() as several:
-            several.setattr(_whole_layer, "_can_be_one_call", lambda *_: False)
+            several.setattr(_route, "uses_own_gemms", lambda _: False)
             for one, other in zip(found, gradients(name, time_steps, batch, **options), strict=True):
                 assert one.dtype == other.dtype == dtype
                 # The gradients of the gates are the same; each sum of them is rounded once.
@@ -148,8 +146,8 @@ def test_the_backward_operator_names_what_is_wrong() -> None:
     kept = _ops.layer("rnn_tanh", rnn, 1, save=True)
     with pytest.raises(RuntimeError, match="saved cannot be written over"):
         _ops.layer_backward(
-            "rnn_tanh", (kept.output, None, None, None), rnn, (kept.output, kept.cells, kept.saved, kept.hidden),
-            (True, True, True, True, False), over=True,
+            "rnn_tanh", Incoming(kept.output), rnn, Kept(kept.output, kept.cells, kept.saved, kept.hidden),
+            LayerArguments._make(t is not None for t in rnn), in_place=True,
         )  # fmt: skip
 
 

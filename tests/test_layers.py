@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from fused_rnn._layers import Kind, run_layer, run_stack
+from fused_rnn._layers import LayerSpec, run_layer, run_stack
 from fused_rnn._tensors import DirectionWeights
 from tests import reference
 from tests.tolerances import TOLERANCES, relative_error
@@ -56,7 +56,7 @@ def test_a_stack_matches_the_oracle_with_all_gradients(cell: str, proj: int, dir
     x = torch.randn(4, 2, 3, dtype=torch.float64, requires_grad=True)
     h_0 = torch.randn(3 * directions, 2, proj or 5, dtype=torch.float64, requires_grad=True)
     c_0 = torch.randn(3 * directions, 2, 5, dtype=torch.float64, requires_grad=True) if cell == "lstm" else None
-    output, h_n, c_n, _ = run_stack(Kind(cell, 5), x, layers, h_0, c_0)
+    output, h_n, c_n, _ = run_stack(LayerSpec(cell, 5), x, layers, h_0, c_0)
     expected = reference.stack(cell, x, named(layers), h_0, c_0)
     actual = [output, h_n, *([c_n] if expected.c_n is not None else [])]
     wanted = [t for t in expected[:3] if t is not None]
@@ -82,7 +82,7 @@ def test_the_layout_of_the_input_does_not_matter(cell: str, grad: bool) -> None:
         x.repeat(2, 1, 1)[:4],
     ]
     with torch.set_grad_enabled(grad):
-        results = [run_layer(Kind(cell, 5), each, weights) for each in layouts]
+        results = [run_layer(LayerSpec(cell, 5), each, weights) for each in layouts]
     for result in results[1:]:
         assert relative_error(result.output, results[0].output) <= TOLERANCES[torch.float64].outputs
 
@@ -91,7 +91,7 @@ def test_a_batch_major_input_is_projected_where_it_lies() -> None:
     weights = [draw_weights("gru", 6, 5, bias=False)]
     x = torch.randn(3, 4, 6, dtype=torch.float64)
     with torch.no_grad(), torch.profiler.profile() as profile:
-        run_layer(Kind("gru", 5), x.transpose(0, 1), weights)
+        run_layer(LayerSpec("gru", 5), x.transpose(0, 1), weights)
     assert not [event.name for event in profile.events() if event.name in ("aten::copy_", "aten::clone")]
 
 
@@ -99,7 +99,7 @@ def test_one_direction_copies_no_weights() -> None:
     weights = [draw_weights("lstm", 6, 5, bias=False)]  # the library copies a bias
     x = torch.randn(3, 4, 6, dtype=torch.float64)
     with torch.no_grad(), torch.profiler.profile() as profile:
-        run_layer(Kind("lstm", 5), x, weights)
+        run_layer(LayerSpec("lstm", 5), x, weights)
     assert not [event.name for event in profile.events() if event.name in ("aten::copy_", "aten::cat", "aten::stack")]
 
 
@@ -123,7 +123,7 @@ def test_dropout_draws_the_masks_of_torch(name: str, batch_first: bool, bidirect
 
 def test_dropout_of_one_drops_everything_between_layers() -> None:
     layers = [[draw_weights("gru", 3, 5, bias=False)], [draw_weights("gru", 5, 5, bias=False)]]
-    output, *_ = run_stack(Kind("gru", 5), torch.randn(4, 2, 3, dtype=torch.float64), layers, dropout=1.0)
+    output, *_ = run_stack(LayerSpec("gru", 5), torch.randn(4, 2, 3, dtype=torch.float64), layers, dropout=1.0)
     assert torch.equal(output, torch.zeros_like(output))
 
 
@@ -136,7 +136,7 @@ def test_autocast_gives_gradients_in_the_weights_type(cell: str, dtype: torch.dt
         h_0 = torch.randn(4, 2, proj or 9, requires_grad=True)
         c_0 = torch.randn(4, 2, 9, requires_grad=True) if cell == "lstm" else None
         with torch.autocast("cpu", dtype=dtype):
-            output, h_n, *_ = run_stack(Kind(cell, 9), x, layers, h_0, c_0)
+            output, h_n, *_ = run_stack(LayerSpec(cell, 9), x, layers, h_0, c_0)
         assert output.dtype == h_n.dtype == (torch.float32 if cell == "gru" else dtype)  # h_0 is float32
         inputs = [x, h_0, *named(layers).values()]
         gradients = torch.autograd.grad(output.sum() + h_n.sum(), inputs)
@@ -148,5 +148,5 @@ def test_autocast_gives_gradients_in_the_weights_type(cell: str, dtype: torch.dt
 
 def test_autocast_leaves_float64_alone() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        result = run_layer(Kind("gru", 5), torch.randn(4, 2, 3, dtype=torch.float64), [draw_weights("gru", 3, 5)])
+        result = run_layer(LayerSpec("gru", 5), torch.randn(4, 2, 3, dtype=torch.float64), [draw_weights("gru", 3, 5)])
     assert result.output.dtype == torch.float64

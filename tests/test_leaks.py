@@ -9,7 +9,7 @@ import textwrap
 
 import pytest
 
-from tests.native_build import PATIENCE
+from build_support.native import PATIENCE
 
 # Counts in a process of its own, whose heap nothing else touches. Bytes in use are exact; what some calls leave is told
 # from what each leaves by rounds of many calls.

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import native_build
+from build_support import native
 
-NATIVE = native_build.ROOT / "tests" / "native"
+NATIVE = native.ROOT / "tests" / "native"
 SOURCES = sorted(path.stem for path in NATIVE.glob("test_*.cpp"))
 # Parts of the library that are not headers, for the tests that need them.
 USING_TEAMS = (
@@ -29,7 +29,7 @@ USING_TEAMS = (
 )
 LINKED = {source: ["csrc/cpu/runtime/team.cpp"] for source in USING_TEAMS}
 LINKED["test_workspace"].append("csrc/cpu/runtime/workspace.cpp")
-INSTRUCTION_SETS = native_build.runnable_instruction_sets()
+INSTRUCTION_SETS = native.runnable_instruction_sets()
 FLAVOURS = [*INSTRUCTION_SETS, "sanitized"]
 THREADED = ["test_sharing", "test_team"]  # what these share is watched by ThreadSanitizer too
 # What takes a minute to compile runs on the widest set, and sanitized where it is the only one to run its code;
@@ -49,7 +49,7 @@ CASES = [(source, flavour) for source in SOURCES for flavour in FEWER_FLAVOURS.g
     *((source, "threads") for source in THREADED),
     pytest.param(
         *("test_pairs", "avx512"),
-        marks=pytest.mark.skipif("avx512_bf16" not in native_build.processor_flags(), reason="needs AVX-512 BF16"),
+        marks=pytest.mark.skipif("avx512_bf16" not in native.processor_flags(), reason="needs AVX-512 BF16"),
     ),
 ]
 Build = Callable[[str, str], Path]
@@ -58,20 +58,20 @@ Build = Callable[[str, str], Path]
 def flavour_flags(flavour: str) -> list[str]:
     """The shipped flags of an instruction set; or those of AVX2, else baseline, with sanitizers."""
     if flavour in INSTRUCTION_SETS:
-        return [*native_build.openmp_flags(), *native_build.isa_flags()[flavour]]
+        return [*native.openmp_flags(), *native.isa_flags()[flavour]]
     sanitized_isa = "avx2" if "avx2" in INSTRUCTION_SETS else "baseline"
-    flags = [*native_build.isa_flags()[sanitized_isa], "-fno-omit-frame-pointer"]
+    flags = [*native.isa_flags()[sanitized_isa], "-fno-omit-frame-pointer"]
     if flavour == "threads":  # without OpenMP, whose synchronisation ThreadSanitizer does not see
         return [*flags, "-O1", "-pthread", "-fsanitize=thread"]
     # Not optimised: compiling takes longer than running.
-    return [*flags, "-O0", *native_build.openmp_flags(), *native_build.SANITIZERS]
+    return [*flags, "-O0", *native.openmp_flags(), *native.SANITIZERS]
 
 
 def build_program(source: str, flavour: str, folder: Path) -> Path:
     """Compiles one test program."""
-    sources = [str(NATIVE / f"{source}.cpp"), *(str(native_build.ROOT / name) for name in LINKED.get(source, []))]
-    flags = [*native_build.common_flags(), *flavour_flags(flavour), "-I", str(NATIVE)]
-    return native_build.compile_cpp([*flags, *sources], folder / f"{source}-{flavour}")
+    sources = [str(NATIVE / f"{source}.cpp"), *(str(native.ROOT / name) for name in LINKED.get(source, []))]
+    flags = [*native.common_flags(), *flavour_flags(flavour), "-I", str(NATIVE)]
+    return native.compile_cpp([*flags, *sources], folder / f"{source}-{flavour}")
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def build(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.mark.parametrize(("source", "flavour"), CASES)
 def test_native_program_reports_no_failure(source: str, flavour: str, build: Build) -> None:
     result = subprocess.run(
-        [str(build(source, flavour))], capture_output=True, text=True, timeout=native_build.PATIENCE, check=False
+        [str(build(source, flavour))], capture_output=True, text=True, timeout=native.PATIENCE, check=False
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.rstrip().endswith(" checks, 0 failed")

@@ -271,7 +271,10 @@ def test_one_thread_and_two_give_the_same_bits(cell: str, batch: int, hidden_siz
 def test_some_problem_is_shared_between_threads() -> None:
     # Otherwise the test above compares one thread with one thread.
     for batch in (1, 32):
-        chosen = _ops.cpu_plan(_ops.Sizes("lstm", torch.float32, 6, batch, 1, 256, 0), True, 2)
+        problem = _ops.Problem(
+            cell="lstm", dtype=torch.float32, time_steps=6, batch=batch, directions=1, hidden_size=256, proj_size=0
+        )
+        chosen = _ops.cpu_plan(problem, True, 2)
         assert chosen["forward"]["threads"] == 2
         assert chosen["backward"]["threads"] == 2
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import fused_rnn
-from tests.native_build import PATIENCE
+from build_support.native import PATIENCE
 
 NAMES = ("LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell")
 PLACES = (torch.nn, torch.nn.modules, torch.nn.modules.rnn)

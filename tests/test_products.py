@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import fused_rnn
-from fused_rnn import _ops, _products, _whole_layer
+from fused_rnn import _ops, _products, _route
 from fused_rnn._tensors import HALF_TYPES
 
 SIZES = 96, 128, 96  # above _WORTH_IT
@@ -173,7 +173,7 @@ def test_half_types_that_torch_is_slow_with_are_ours(
 def test_gradients_by_several_calls_are_made_by_it(
     calls: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_whole_layer, "_can_be_one_call", lambda _: False)
+    monkeypatch.setattr(_route, "uses_own_gemms", lambda _: False)
     layer, x = fused_rnn.GRU(64, 64), torch.randn(32, 16, 64, requires_grad=True)
     expected = torch.nn.GRU(64, 64)
     expected.load_state_dict(layer.state_dict())

@@ -11,7 +11,7 @@ import torch
 from torch.autograd import forward_ad
 
 import fused_rnn
-from fused_rnn import _autograd, _strict
+from fused_rnn import _route, _strict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -125,7 +125,7 @@ def test_tangents_of_gradients_are_refused() -> None:
 def test_a_variant_without_a_kernel_runs_in_plain_torch_or_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, x = fused_rnn.LSTM(3, 5, layer_norm=True, dtype=torch.float64), torch.randn(4, 2, 3, dtype=torch.float64)
     expected = layer(x)[0]
-    monkeypatch.setattr(_autograd, "_lacks_kernel", lambda _: True)
+    monkeypatch.setattr(_route, "of_layer", lambda *_: _route.of_layer_on_gpu(layer._variants()))
     torch.testing.assert_close(layer(x)[0], expected)
     with fused_rnn.strict(), pytest.raises(fused_rnn.ReferencePathError, match="layer norms on a GPU"):
         layer(x)
@@ -215,7 +215,7 @@ def test_other_tasks_are_not_concerned() -> None:
 @pytest.mark.parametrize("fullgraph", [True, False])
 def test_a_compiled_reference_path_is_refused_inside_of_a_block_only(fullgraph: bool) -> None:
     def function(x: torch.Tensor) -> torch.Tensor:
-        _strict.reference_path("the test", "it is one")
+        _strict.reference_path("the test would run in plain torch, since it is one")
         return 2 * x
 
     compiled: Any = torch.compile(function, backend="eager", fullgraph=fullgraph)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.func import functional_call, grad, jacfwd, jacrev, vmap
 
-from fused_rnn import _ops, _plain, _tensors
+from fused_rnn import _ops, _reference, _tensors
 from fused_rnn._autograd import recurrence
 from fused_rnn._tensors import Arguments
 from tests import variant_reference
@@ -133,7 +133,7 @@ def test_plain_torch_computes_what_the_operator_does(cell: str, kind: str, dtype
     def recorded(*arguments: Any) -> tuple[Tensor, ...]:
         given = _tensors.Arguments._make(arguments[1:])
         seen.append(given)
-        return _plain.recurrence(cell, *given)
+        return _reference.recurrence(cell, *given)
 
     function = function_of(cell, kind, list(tensors), others)
     with torch.no_grad():
@@ -149,7 +149,7 @@ def test_plain_torch_computes_what_the_operator_does(cell: str, kind: str, dtype
         return
     # The gates come back from what was saved, which is what second derivatives start from.
     result = _ops.forward(cell, arguments, True)
-    gates = _plain.gates_of(cell, arguments, result.output, result.cells, result.saved)
+    gates = _reference.gates_of(cell, arguments, result.output, result.cells, result.saved)
     again = _ops.forward(cell, arguments._replace(gates=gates), True)
     assert gates.isfinite().all()
     for one, other in zip(again[:2], result, strict=False):

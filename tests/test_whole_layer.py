@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 import fused_rnn
-from fused_rnn import _ops, _whole_layer
+from fused_rnn import _ops, _route
+from fused_rnn._route import Forward
 from fused_rnn._tensors import LayerArguments, by_direction
 from tests import reference
 from tests.tolerances import TOLERANCES, relative_error
@@ -322,8 +323,8 @@ def test_explain_says_that_the_gates_are_made() -> None:
     assert text not in str(fused_rnn.explain(fused_rnn.LSTM(4, 5, layer_norm=True), x))
 
 
-def test_can_run_refuses_mixed_types() -> None:
+def test_the_whole_route_refuses_mixed_types() -> None:
     good = draw("gru", 3, 2, 1, 4, 5)
-    assert _whole_layer.can_run(good)
-    assert not _whole_layer.can_run(good._replace(x=good.x.double()))
-    assert not _whole_layer.can_run(good._replace(x=good.x[:, :, :0]))
+    assert _route.of_layer(good).kind is Forward.WHOLE
+    assert _route.of_layer(good._replace(x=good.x.double())).kind is Forward.APART
+    assert _route.of_layer(good._replace(x=good.x[:, :, :0])).kind is Forward.APART

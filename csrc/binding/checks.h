@@ -1,19 +1,15 @@
 // The checks at the border: each error names the argument, what was expected and what came.
 #pragma once
 
-#include <torch/csrc/stable/tensor.h>
-
-#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "binding/tensors.h"
 #include "core/problem.h"
 
 namespace fused_rnn {
 
-using Tensor = torch::stable::Tensor;
-using OptionalTensor = std::optional<Tensor>;
 using Shape = std::vector<int64_t>;
 
 [[noreturn]] inline void fail(const std::string& message) { throw std::runtime_error("fused_rnn: " + message); }

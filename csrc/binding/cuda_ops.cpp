@@ -20,8 +20,7 @@ namespace {
 // is the same in every step is made once.
 class TorchProducts : public cuda::Products {
  public:
-  TorchProducts(const Problem& problem, const Tensor& w_hh, const OptionalTensor& w_hr)
-      : problem_(problem), w_hh_(w_hh), w_hr_(w_hr) {}
+  TorchProducts(const Problem& problem, const RecurrenceTensors& given) : problem_(problem), given_(given) {}
 
   void multiply(cuda::Factor factor, const StateView<const void>& from, const StateView<void>& to) override {
     for (int64_t d = 0; d < problem_.directions; ++d) {
@@ -47,10 +46,10 @@ class TorchProducts : public cuda::Products {
 
   Operands operands_of(cuda::Factor factor, const StateView<const void>& from, const StateView<void>& to,
                        int64_t d) const {
-    const Tensor& matrices = factor == cuda::Factor::kRecurrent ? w_hh_ : *w_hr_;  // [D, rows, columns]
+    const Tensor& matrices = factor == cuda::Factor::kRecurrent ? given_.w_hh : *given_.w_hr;  // [D, rows, columns]
     const Tensor stored = torch::stable::select(matrices, 0, d);
     const Tensor matrix = problem_.backward ? stored : torch::stable::transpose(stored, 0, 1);
-    const int64_t size = static_cast<int64_t>(w_hh_.element_size());
+    const int64_t size = static_cast<int64_t>(given_.w_hh.element_size());
     const auto* source = static_cast<const unsigned char*>(from.data) + size * from.offset(d, 0);
     auto* target = static_cast<unsigned char*>(to.data) + size * to.offset(d, 0);
     // from_blob takes what it will not write as it takes what it will.
@@ -58,8 +57,8 @@ class TorchProducts : public cuda::Products {
     return {from, to, left, matrix, matrix_at(target, matrix.size(1), to.row_stride)};
   }
   Tensor matrix_at(void* data, int64_t columns, int64_t row_stride) const {
-    return torch::stable::from_blob(data, {problem_.batch, columns}, {row_stride, 1}, w_hh_.device(),
-                                    w_hh_.scalar_type());
+    return torch::stable::from_blob(data, {problem_.batch, columns}, {row_stride, 1}, given_.w_hh.device(),
+                                    given_.w_hh.scalar_type());
   }
   static void multiply_by_dispatcher(const Operands& operands) {
     std::array<StableIValue, 3> stack{torch::stable::detail::from(operands.left),
@@ -70,32 +69,24 @@ class TorchProducts : public cuda::Products {
   }
 
   const Problem& problem_;
-  const Tensor& w_hh_;
-  const OptionalTensor& w_hr_;
+  const RecurrenceTensors& given_;
   std::optional<Operands> operands_[2][2];  // by factor and direction
 };
 
+}  // namespace
+
 template <class Views>
-void run(const Problem& problem, const Views& views, const Allocator& allocate, const Tensor& w_hh,
-         const OptionalTensor& w_hr, bool allow_tf32) {
+void run_on_cuda(const Problem& problem, const Views& views, const Allocator& allocate,
+                 const RecurrenceTensors& given) {
   const int device = allocate.model().get_device();
   const cuda::CurrentDevice current(device);
   const char* forced = cuda::offsets_fit(problem, views) ? std::getenv("FUSED_RNN_CUDA_SCHEDULE") : "per_step";
-  const cuda::Option option = cuda::choose(problem, allow_tf32, forced != nullptr ? forced : "");
+  const cuda::Option option = cuda::choose(problem, forced != nullptr ? forced : "");
   const Tensor workspace = allocate.bytes(option.workspace_bytes);
-  TorchProducts products(problem, w_hh, w_hr);
-  cuda::run(problem, allow_tf32, option, views, products, workspace.mutable_data_ptr(), current_stream(device));
+  TorchProducts products(problem, given);
+  cuda::run(problem, option, views, products, workspace.mutable_data_ptr(), current_stream(device));
 }
-
-}  // namespace
-
-void run_on_cuda(const Problem& problem, const ForwardViews& views, const Allocator& allocate, const Tensor& w_hh,
-                 const OptionalTensor& w_hr, bool allow_tf32) {
-  run(problem, views, allocate, w_hh, w_hr, allow_tf32);
-}
-void run_on_cuda(const Problem& problem, const BackwardViews& views, const Allocator& allocate, const Tensor& w_hh,
-                 const OptionalTensor& w_hr, bool allow_tf32) {
-  run(problem, views, allocate, w_hh, w_hr, allow_tf32);
-}
+template void run_on_cuda(const Problem&, const ForwardViews&, const Allocator&, const RecurrenceTensors&);
+template void run_on_cuda(const Problem&, const BackwardViews&, const Allocator&, const RecurrenceTensors&);
 
 }  // namespace fused_rnn

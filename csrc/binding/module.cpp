@@ -1,4 +1,4 @@
-// The Python module fused_rnn._C: what is not a tensor op. Importing it also registers the ops of ops.cpp.
+// The Python module fused_rnn._C: what is not a tensor op. Importing it also registers the ops of the files beside it.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -11,8 +11,8 @@
 #include <variant>
 #include <vector>
 
+#include "binding/python_problem.h"
 #include "binding/stepper_class.h"
-#include "cells/table.h"
 #include "cpu/dispatch.h"
 #include "cpu/runtime/machine.h"
 #include "cpu/runtime/team.h"
@@ -29,19 +29,6 @@ namespace fused_rnn {
 
 namespace {
 
-CellSpec spec_by_name(const std::string& name) {
-  const int index = find_cell(name);
-  if (index < 0) throw py::value_error("unknown cell \"" + name + "\"");
-  return cell_spec(index);
-}
-
-DataType type_by_name(const std::string& name) {
-  for (const DataType type : {DataType::kFloat32, DataType::kFloat64, DataType::kBFloat16, DataType::kFloat16}) {
-    if (name == name_of(type)) return type;
-  }
-  throw py::value_error("dtype must be float32, float64, bfloat16 or float16, got \"" + name + "\"");
-}
-
 std::vector<std::string> cell_names() {
   std::vector<std::string> names;
   for (int i = 0; i < Cells::kSize; ++i) names.emplace_back(cell_spec(i).name);
@@ -49,7 +36,7 @@ std::vector<std::string> cell_names() {
 }
 
 py::dict cell_spec_dict(const std::string& name) {
-  const CellSpec spec = spec_by_name(name);
+  const CellSpec spec = cell_spec(known_cell(name));
   py::dict result;
   result["gates"] = spec.gates;
   result["states"] = spec.states;
@@ -61,36 +48,9 @@ py::dict cell_spec_dict(const std::string& name) {
   return result;
 }
 
-Problem make_problem(const std::string& cell, const std::string& dtype, int64_t time_steps, int64_t batch,
-                     int64_t directions, int64_t hidden_size, int64_t proj_size, bool normalized, bool zoneout,
-                     bool recurrent_mask, int64_t input_size) {
-  if (time_steps < 0 || batch < 0 || hidden_size < 1 || proj_size < 0 || input_size < 0 || directions < 1 ||
-      directions > 2) {
-    throw py::value_error(
-        "a plan needs time_steps, batch, proj_size, input_size >= 0; hidden_size >= 1; directions 1 or 2");
-  }
-  const int64_t output_size = proj_size > 0 ? proj_size : hidden_size;
-  return {.cell = spec_by_name(cell),
-          .type = type_by_name(dtype),
-          .time_steps = time_steps,
-          .batch = batch,
-          .directions = directions,
-          .hidden_size = hidden_size,
-          .output_size = output_size,
-          .backward = false,
-          .projected = proj_size > 0,
-          .normalized = normalized,
-          .zoneout = zoneout,
-          .recurrent_mask = recurrent_mask,
-          .input_size = input_size};
-}
-
-py::dict plan_dict(const std::string& cell, const std::string& dtype, int64_t time_steps, int64_t batch,
-                   int64_t directions, int64_t hidden_size, int64_t proj_size, bool normalized, bool zoneout,
-                   bool recurrent_mask, int64_t input_size, bool training, int threads) {
+py::dict plan_dict(const py::object& named, bool training, int threads) {
   if (threads < 1) throw py::value_error("a plan needs threads >= 1");
-  Problem problem = make_problem(cell, dtype, time_steps, batch, directions, hidden_size, proj_size, normalized,
-                                 zoneout, recurrent_mask, input_size);
+  Problem problem = problem_of(named);
   const auto add = [&](py::dict& to, const char* key, const auto& schedule) {
     const Plan plan = schedule.plan(problem, threads);
     py::dict part;
@@ -123,27 +83,24 @@ py::dict plan_dict(const std::string& cell, const std::string& dtype, int64_t ti
 // capability, multiprocessors and shared bytes of one to be imagined.
 using DeviceChoice = std::variant<int, std::tuple<int, int, int>>;
 
-std::vector<cuda::Option> options_on(const Problem& problem, bool allow_tf32, const DeviceChoice& device) {
+std::vector<cuda::Option> options_on(const Problem& problem, const DeviceChoice& device) {
   if (const auto* imagined = std::get_if<1>(&device)) {
     const auto [capability, multiprocessors, shared_bytes] = *imagined;
-    return cuda::options(problem, allow_tf32, {capability, multiprocessors, shared_bytes});
+    return cuda::options(problem, {capability, multiprocessors, shared_bytes});
   }
 #if defined(FUSED_RNN_CUDA)
   const cuda::CurrentDevice current(std::get<0>(device));
-  return cuda::options_here(problem, allow_tf32);
+  return cuda::options_here(problem);
 #else
   throw py::value_error("CUDA kernels are " FUSED_RNN_CUDA_BUILD);
 #endif
 }
 
-py::list cuda_options(const std::string& cell, const std::string& dtype, int64_t time_steps, int64_t batch,
-                      int64_t directions, int64_t hidden_size, int64_t proj_size, bool normalized, bool zoneout,
-                      bool recurrent_mask, int64_t input_size, bool backward, bool allow_tf32,
-                      const DeviceChoice& device) {
-  Problem problem = make_problem(cell, dtype, time_steps, batch, directions, hidden_size, proj_size, normalized,
-                                 zoneout, recurrent_mask, input_size);
+py::list cuda_options(const py::object& named, bool backward, bool allow_tf32, const DeviceChoice& device) {
+  Problem problem = problem_of(named);
   problem.backward = backward;
-  std::vector<cuda::Option> options = options_on(problem, allow_tf32, device);
+  problem.tfloat32 = allow_tf32;
+  std::vector<cuda::Option> options = options_on(problem, device);
   if (const char* forced = std::getenv("FUSED_RNN_CUDA_SCHEDULE"); forced != nullptr && *forced != '\0') {
     std::stable_partition(options.begin(), options.end(),
                           [&](const cuda::Option& option) { return std::string(forced) == option.name; });
@@ -187,12 +144,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("threads_are_lost", &fused_rnn::threads_are_lost);
   m.def("instruction_sets", &fused_rnn::cpu_instruction_sets);
   m.def("active_instruction_set", &fused_rnn::active_cpu_instruction_set);
-  m.def("plan", &fused_rnn::plan_dict, py::arg("cell"), py::arg("dtype"), py::arg("time_steps"), py::arg("batch"),
-        py::arg("directions"), py::arg("hidden_size"), py::arg("proj_size"), py::arg("normalized"), py::arg("zoneout"),
-        py::arg("recurrent_mask"), py::arg("input_size"), py::arg("training"), py::arg("threads"));
-  m.def("cuda_options", &fused_rnn::cuda_options, py::arg("cell"), py::arg("dtype"), py::arg("time_steps"),
-        py::arg("batch"), py::arg("directions"), py::arg("hidden_size"), py::arg("proj_size"), py::arg("normalized"),
-        py::arg("zoneout"), py::arg("recurrent_mask"), py::arg("input_size"), py::arg("backward"),
-        py::arg("allow_tf32"), py::arg("device"));
+  m.def("plan", &fused_rnn::plan_dict, py::arg("problem"), py::arg("training"), py::arg("threads"));
+  m.def("cuda_options", &fused_rnn::cuda_options, py::arg("problem"), py::arg("backward"), py::arg("allow_tf32"),
+        py::arg("device"));
   fused_rnn::define_stepper(m);
 }

@@ -1,4 +1,4 @@
-// What the ops of a recurrence share: the cell's name, the states, lengths and resets, the results, the way to the CPU.
+// What the ops of a recurrence share: checks and views of what all are given, the results, the way to the CPU.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -7,24 +7,14 @@
 #include <string>
 #include <tuple>
 #include <type_traits>
+#include <utility>
 
 #include "binding/allocator.h"
 #include "binding/tensor_views.h"
-#include "cells/table.h"
 #include "cpu/dispatch.h"
 #include "cpu/runtime/workspace.h"
 
 namespace fused_rnn {
-
-inline int known_cell(const std::string& name) {
-  const int index = find_cell(name);
-  if (index < 0) {
-    std::string known;
-    for (int i = 0; i < Cells::kSize; ++i) known += (i > 0 ? ", " : "") + std::string(cell_spec(i).name);
-    fail("cell must be one of " + known + ", got \"" + name + "\"");
-  }
-  return index;
-}
 
 inline void check_states(const Checker& check, const Problem& p, const OptionalTensor& h, const char* h_name,
                          const OptionalTensor& c, const char* c_name) {
@@ -36,18 +26,49 @@ inline void check_states(const Checker& check, const Problem& p, const OptionalT
   }
 }
 
-// Where rows end and start anew: lengths [B] and resets [T, B]. The kernels take a length outside of [0, T] for the
-// nearer end, since a look at it here would wait for the device. The result owns what the view of lengths points to.
+// Owns what the views point to.
+struct DenseRows {
+  OptionalTensor h_0, c_0, lengths;
+};
+
+// The kernels take a length outside of [0, T] for the nearer end, since a look at it here would wait for the device.
 template <class Views>
-OptionalTensor set_ragged(Views& views, const Checker& check, const Problem& p, const OptionalTensor& lengths_given,
-                          const OptionalTensor& resets) {
+DenseRows set_rows(Views& views, const Checker& check, const Problem& p, const RowTensors& given) {
   using torch::headeronly::ScalarType;
-  check.indices(lengths_given, "lengths", "[B]", {p.batch}, ScalarType::Long, "int64");
-  check.indices(resets, "resets", "[T, B]", {p.time_steps, p.batch}, ScalarType::Bool, "bool");
-  const OptionalTensor lengths = with_dense_tail(lengths_given, 0);
-  views.lengths = lengths_view(lengths);
-  views.resets = reset_view(resets);
-  return lengths;
+  check_states(check, p, given.h_0, "h_0", given.c_0, "c_0");
+  check.indices(given.lengths, "lengths", "[B]", {p.batch}, ScalarType::Long, "int64");
+  check.indices(given.resets, "resets", "[T, B]", {p.time_steps, p.batch}, ScalarType::Bool, "bool");
+  DenseRows dense{with_dense_tail(given.h_0, 2), with_dense_tail(given.c_0, 2), with_dense_tail(given.lengths, 0)};
+  views.h_0 = state_view(dense.h_0);
+  views.c_0 = state_view(dense.c_0);
+  views.lengths = lengths_view(dense.lengths);
+  views.resets = reset_view(given.resets);
+  return dense;
+}
+
+struct DenseRecurrence {
+  DenseRows rows;
+  OptionalTensor unit_weights, norm, zoneout, recurrent_mask;
+};
+
+template <class Views>
+DenseRecurrence set_recurrence(Views& views, const Checker& check, const Problem& p, const RecurrenceTensors& given) {
+  check(given.w_hh, "w_hh", "[D, G*H, P]", {p.directions, p.cell.gates * p.hidden_size, p.output_size});
+  check(given.w_hr, "w_hr", "[D, P, H]", {p.directions, p.output_size, p.hidden_size});
+  views.w_hh = weight_view(given.w_hh);
+  views.w_hr = weight_view(given.w_hr);
+  DenseRows rows = set_rows(views, check, p, given.rows);
+  const auto& [unit_weights, norm, zoneout, recurrent_mask] = given.variant;
+  check(unit_weights, "unit_weights", "[D, K, H]", {p.directions, p.cell.unit_weights, p.hidden_size});
+  check(norm, "norm", "[D, N, H]", {p.directions, norm_rows(p.cell), p.hidden_size});
+  check(zoneout, "zoneout", "[T, B, D, states, H]",
+        {p.time_steps, p.batch, p.directions, p.cell.states, p.hidden_size});
+  check(recurrent_mask, "recurrent_mask", "[D, B, P]", {p.directions, p.batch, p.output_size});
+  DenseRecurrence dense{std::move(rows), with_dense_tail(unit_weights, 2), with_dense_tail(norm, 2),
+                        with_dense_tail(zoneout, 3), with_dense_tail(recurrent_mask, 2)};
+  views.variant = {state_view(dense.unit_weights), state_view(dense.norm), sequence_view(dense.zoneout),
+                   state_view(dense.recurrent_mask)};
+  return dense;
 }
 
 // Makes the work on the gradients of a backward pass, given where they will lie: d_gates, d_gates_h of cells that split
@@ -113,12 +134,7 @@ using BackwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor
 
 // The backward pass of a recurrence; with `over_saved` the gate gradients take the place of what was saved. On CPU with
 // the work that `make_work` gives, if any.
-BackwardResult run_backward(const std::string& cell, const OptionalTensor& d_output, const OptionalTensor& d_h_n,
-                            const OptionalTensor& d_c_n, const OptionalTensor& d_cells, const Tensor& w_hh,
-                            const OptionalTensor& w_hr, const Tensor& output, const Tensor& cells, const Tensor& saved,
-                            const OptionalTensor& h_0, const OptionalTensor& c_0, const OptionalTensor& unit_weights,
-                            const OptionalTensor& norm, const OptionalTensor& lengths, const OptionalTensor& resets,
-                            const OptionalTensor& zoneout, const OptionalTensor& recurrent_mask, bool over_saved,
-                            bool allow_tf32, const MakeGradientWork& make_work = nullptr);
+BackwardResult run_backward(const std::string& cell, const BackwardTensors& given, bool over_saved, bool allow_tf32,
+                            const MakeGradientWork& make_work = nullptr);
 
 }  // namespace fused_rnn

@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "cells/table.h"
+#include "binding/python_problem.h"
 #include "cpu/stepper.h"
 
 namespace py = pybind11;
@@ -39,26 +39,22 @@ StepStorage storage_by_name(const std::string& name) {
   throw py::value_error("storage must be exact, bfloat16 or int8, got \"" + name + "\"");
 }
 
-std::unique_ptr<Stepper> make_stepper(const std::string& cell, bool double_precision, const std::string& storage,
-                                      int64_t batch, int64_t input_size, int64_t hidden_size, int64_t proj_size,
+std::unique_ptr<Stepper> make_stepper(const py::object& named, const std::string& storage,
                                       const std::vector<Addresses>& layers, int threads) {
-  const int index = find_cell(cell);
-  if (index < 0 || layers.empty() || batch < 1 || input_size < 1 || hidden_size < 1 || proj_size < 0) {
-    throw py::value_error("a stepper needs a known cell, layers and sizes above 0");
-  }
-  const int64_t output_size = proj_size > 0 ? proj_size : hidden_size;
+  const Problem p = problem_of(named);
+  if (p.batch < 1 || p.input_size < 1 || layers.empty()) throw py::value_error("a stepper needs rows, inputs, layers");
   std::vector<Stepper::Layer> made;
   for (const Addresses& a : layers) {
     if (a.size() != 6) throw py::value_error("a layer has six addresses, got " + std::to_string(a.size()));
     check_memory({a[0], a[1]});
-    const StepProblem problem{.cell = cell_spec(index),
-                              .type = double_precision ? DataType::kFloat64 : DataType::kFloat32,
+    const StepProblem problem{.cell = p.cell,
+                              .type = p.type,
                               .storage = storage_by_name(storage),
-                              .batch = batch,
-                              .input_size = made.empty() ? input_size : output_size,
-                              .hidden_size = hidden_size,
-                              .output_size = output_size,
-                              .projected = proj_size > 0};
+                              .batch = p.batch,
+                              .input_size = made.empty() ? p.input_size : p.output_size,
+                              .hidden_size = p.hidden_size,
+                              .output_size = p.output_size,
+                              .projected = p.projected};
     made.push_back(
         {problem, {input_at(a[0]), input_at(a[1]), input_at(a[2]), input_at(a[3]), input_at(a[4]), input_at(a[5])}});
   }
@@ -70,8 +66,7 @@ std::unique_ptr<Stepper> make_stepper(const std::string& cell, bool double_preci
 void define_stepper(py::module_& m) {
   using WithoutLock = py::call_guard<py::gil_scoped_release>;
   py::class_<Stepper>(m, "Stepper")
-      .def(py::init(&make_stepper), py::arg("cell"), py::arg("double_precision"), py::arg("storage"), py::arg("batch"),
-           py::arg("input_size"), py::arg("hidden_size"), py::arg("proj_size"), py::arg("layers"), py::arg("threads"))
+      .def(py::init(&make_stepper), py::arg("problem"), py::arg("storage"), py::arg("layers"), py::arg("threads"))
       .def("clone", &Stepper::clone, WithoutLock())
       .def_property_readonly("threads", &Stepper::threads)
       .def_property_readonly("weight_bytes", &Stepper::weight_bytes)

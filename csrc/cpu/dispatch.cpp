@@ -36,7 +36,7 @@ bool has_avx512() {
 }
 #endif
 
-// A new instruction set is a line here, a file under isa/ and its flags in setup.py.
+// A new instruction set is a line here, a file under isa/ and its flags in build_support/toolchain.py.
 constexpr Entry kEntries[] = {
     {"baseline", [] { return true; }, baseline::unit},
 #if defined(FUSED_RNN_HAVE_AVX2)

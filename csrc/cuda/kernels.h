@@ -10,11 +10,6 @@
 
 namespace fused_rnn::cuda {
 
-// The type in which a problem's elements are multiplied.
-using PersistentTypes = TypeList<float, TFloat32, BFloat16, Float16>;
-// In the order of DataType.
-using PerStepTypes = TypeList<float, double, BFloat16, Float16>;
-
 // Weights of single units are the per-step schedule's alone.
 template <class Cell>
 inline constexpr bool kHasPersistentKernels = Cell::kUnitWeights == 0;

@@ -38,14 +38,15 @@ bool is_ragged(const Views& views) {
 template <class Index>
 struct Moment {
   Index time, time_before, time_after;  // of the step, and of its neighbours in the order of the direction
-  bool is_first, is_last;               // nothing comes before, after
+  Index position;                       // in that order
+  bool is_last;                         // no step comes after
 };
 
 // `position`: 0 is where the direction begins.
 template <class Index>
 FUSED_RNN_HD inline Moment<Index> moment_at(Index position, int direction, Index time_steps) {
   const Index time = time_at(position, direction, time_steps);
-  return {time, time_before(time, direction), time_after(time, direction), position == 0, position == time_steps - 1};
+  return {time, time_before(time, direction), time_after(time, direction), position, position == time_steps - 1};
 }
 
 template <Rows kRows, class Views>
@@ -103,6 +104,7 @@ struct ForwardPass {
   };
   struct Made {
     T h, c, saved[Cell::kSaved > 0 ? Cell::kSaved : 1], last_state;  // last_state: the last one as the cell made it
+    Pack<Real, kVectors> vector;                                     // what the next product takes of the unit
   };
 
   // The weight between a unit and an index of the vector.
@@ -140,11 +142,10 @@ struct ForwardPass {
     for (int g = 0; g < Cell::kGates; ++g) prefetch(gates + static_cast<Index>(g) * size);
   }
 
-  // The state after the step; `vector` is what the next product takes of this unit, `made` what is to be stored.
+  // The state after the step, and what else it makes of the unit.
   FUSED_RNN_DEVICE static Pack<Real, kStates> update(const Views& views, const Element& e, const Moment<Index>& now,
                                                      int size, const Inputs& in, const Pack<Real, kResults>& from_h,
-                                                     const Pack<Real, kStates>& state, Pack<Real, kVectors>& vector,
-                                                     Made& made) {
+                                                     const Pack<Real, kStates>& state, Made& made) {
     Pack<Real, kStates> after = state;
     made = {};
     if (in.kind != RowStep::kInactive) {
@@ -171,7 +172,7 @@ struct ForwardPass {
       for (int k = 0; k < Cell::kSaved; ++k) made.saved[k] = from_real<T>(raw(result.saved[k]));
     }
     if (in.anew_after) after = {};
-    vector[0] = after[0];
+    made.vector[0] = after[0];
     return after;
   }
   FUSED_RNN_DEVICE static void store(const Views& views, const Element& e, const Moment<Index>& now, int size,
@@ -216,6 +217,7 @@ struct BackwardPass {
   };
   struct Made {
     T d_from_x[Cell::kGates], d_from_h[Cell::kGates];
+    Pack<Real, kVectors> vector;
   };
 
   FUSED_RNN_DEVICE static T weight(const Views& views, int direction, int gate, int unit, int hidden, int size) {
@@ -232,18 +234,19 @@ struct BackwardPass {
   }
   FUSED_RNN_HD static int position(int step, int time_steps) { return time_steps - 1 - step; }
 
-  FUSED_RNN_DEVICE static Inputs load(const Views& views, const Element& e, const Moment<Index>& moment, int size) {
-    const Moment<Index> now = of_row(views, e, moment);
+  FUSED_RNN_DEVICE static Inputs load(const Views& views, const Element& e, const Moment<Index>& now, int size) {
     Inputs in{};
     in.kind = step_of<kRows>(views, now.time, e.row);
     const bool anew = in.kind == RowStep::kReset;
+    const bool first =
+        kRows == Rows::kWhole ? now.position == 0 : begins(views, now.position, now.time, e.direction, e.row);
     if (has(views.d_output)) in.d_output = *element_at<T, Index>(views.d_output, now.time, e);
     if constexpr (Cell::kReadsHidden) {
-      if (!anew) in.before[0] = state_before(views.output, views.h_0, e, now);
+      if (!anew) in.before[0] = stored(first, views.output, views.h_0, e, now);
       in.after[0] = *element_at<T, Index>(views.output, now.time, e);
     }
     if constexpr (Cell::kStates == 2) {
-      if (!anew) in.before[1] = state_before(views.cells, views.c_0, e, now);
+      if (!anew) in.before[1] = stored(first, views.cells, views.c_0, e, now);
       in.after[1] = *element_at<T, Index>(views.cells, now.time, e);
     }
     if constexpr (Cell::kSaved > 0) {
@@ -271,8 +274,7 @@ struct BackwardPass {
 
   FUSED_RNN_DEVICE static Pack<Real, kStates> update(const Views& views, const Element& e, const Moment<Index>& now,
                                                      int size, const Inputs& in, const Pack<Real, kResults>& from_h,
-                                                     const Pack<Real, kStates>& state, Pack<Real, kVectors>& vector,
-                                                     Made& made) {
+                                                     const Pack<Real, kStates>& state, Made& made) {
     Pack<Real, kStates> d_before = state;
     d_before[0] += from_h[0];
     Pack<Real, Cell::kGates> d_from_x{}, d_from_h{};
@@ -317,12 +319,12 @@ struct BackwardPass {
       made.d_from_h[g] = from_real<T>(d_from_h[g]);
     }
     if (in.kind == RowStep::kReset) {
-      vector = {};
+      made.vector = {};
       Pack<Real, kStates> sums{};
       for (int k = Cell::kStates; k < kStates; ++k) sums[k] = d_before[k];
       return sums;
     }
-    vector = d_from_h;
+    made.vector = d_from_h;
     return d_before;
   }
   FUSED_RNN_DEVICE static void store(const Views& views, const Element& e, const Moment<Index>& now, int size,
@@ -351,16 +353,11 @@ struct BackwardPass {
   FUSED_RNN_DEVICE static Real given(const StateView<const void>& view, const Element& e) {
     return has(view) ? to_real(*element_at<T, Index>(view, e)) : Real(0);
   }
-  FUSED_RNN_DEVICE static T state_before(const SequenceView<const void>& states, const StateView<const void>& initial,
-                                         const Element& e, const Moment<Index>& now) {
-    if (!now.is_first) return *element_at<T, Index>(states, now.time_before, e);
+  // A state before the step; first: the row begins there.
+  FUSED_RNN_DEVICE static T stored(bool first, const SequenceView<const void>& states,
+                                   const StateView<const void>& initial, const Element& e, const Moment<Index>& now) {
+    if (!first) return *element_at<T, Index>(states, now.time_before, e);
     return has(initial) ? *element_at<T, Index>(initial, e) : T{};
-  }
-  // A row that is read from its end begins there.
-  FUSED_RNN_DEVICE static Moment<Index> of_row(const Views& views, const Element& e, Moment<Index> now) {
-    if (kRows == Rows::kRagged && e.direction == 1 && views.lengths != nullptr)
-      now.is_first |= now.time + 1 >= views.lengths[e.row];
-    return now;
   }
 };
 

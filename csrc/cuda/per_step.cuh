@@ -63,14 +63,13 @@ struct StepKernel {
       return;
     }
     const Moment<int64_t> now = moment_at(position, e.direction, time_steps);
-    Pack<Real, Pass::kVectors> vector;
     typename Pass::Made made;
     const typename Pass::Inputs inputs = Pass::load(views, e, now, hidden_size);
-    state = Pass::update(views, e, now, hidden_size, inputs, results, state, vector, made);
+    state = Pass::update(views, e, now, hidden_size, inputs, results, state, made);
     Pass::store(views, e, now, hidden_size, made);
     for (int s = 0; s < Pass::kStates; ++s) own[s * apart] = state[s];
     for (int v = 0; vectors != nullptr && v < Pass::kVectors; ++v) {
-      const Real value = Pass::kBackward ? vector[v] : masked<T>(views, e, vector[v]);
+      const Real value = Pass::kBackward ? made.vector[v] : masked<T>(views, e, made.vector[v]);
       vectors[(row * Pass::kVectors + v) * hidden_size + e.unit] = from_real<T>(value);
     }
   }

@@ -65,6 +65,8 @@ struct PersistentKernel {
     owned_log2 = s.owned_log2();
   }
 
+  // The loop in one place: its registers were measured like this.
+  // NOLINTNEXTLINE(readability-function-size)
   FUSED_RNN_DEVICE void operator()() const {
     const int group = shape.first_group + block_y(), rank = block_x();
     const int warp = warp_index(), lane = lane_index();
@@ -138,16 +140,16 @@ struct PersistentKernel {
           const Element e = element(role, turn);
           const Results results = results_at(turn, e);
           State state = state_before(turn);
-          Pack<float, Pass::kVectors> vector{};
+          made.vector = {};
           if (exists(e)) {
             const Moment<int> now = moment_at(Pass::position(step, steps), e.direction, steps);
-            state = Pass::update(views, e, now, shape.hidden_size, inputs, results, state, vector, made);
+            state = Pass::update(views, e, now, shape.hidden_size, inputs, results, state, made);
             if (Exchange::kStoresFirst) Pass::store(views, e, now, shape.hidden_size, made);
           }
           for (int s = 0; s < Pass::kStates; ++s) state_at(turn, s) = state[s];
           for (int v = 0; v < Pass::kVectors; ++v) {
             exchange.put(static_cast<unsigned>(step), e.row - role.first_row, v, e.unit - role.first_unit,
-                         to_factor<T>(vector[v]));
+                         to_factor<T>(made.vector[v]));
           }
         }
         const bool is_last = turn + 1 == turns;

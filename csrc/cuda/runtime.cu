@@ -19,14 +19,18 @@ int current_index() {
   return index;
 }
 
-int persistent_type(DataType type, bool tfloat32) {
+// Calls visitor(Tag<T>) with the type of a problem's elements.
+template <class Visitor>
+void visit_element(DataType type, Visitor&& visitor) {
   switch (type) {
     case DataType::kFloat32:
-      return tfloat32 ? 1 : 0;
+      return visitor(Tag<float>{});
+    case DataType::kFloat64:
+      return visitor(Tag<double>{});
     case DataType::kBFloat16:
-      return 2;
-    default:
-      return 3;
+      return visitor(Tag<BFloat16>{});
+    case DataType::kFloat16:
+      return visitor(Tag<Float16>{});
   }
 }
 
@@ -34,38 +38,43 @@ int persistent_type(DataType type, bool tfloat32) {
 template <class Visitor>
 void visit_per_step(const Problem& problem, Visitor&& visitor) {
   visit_type(Cells{}, problem.cell.index, [&](auto cell) {
-    visit_type(PerStepTypes{}, static_cast<int>(problem.type), [&](auto element) {
+    visit_element(problem.type, [&](auto element) {
       visitor(Tag<PerStepKernels<typename decltype(cell)::type, typename decltype(element)::type>>{});
     });
   });
 }
 
-// Calls visitor(Tag<PersistentKernels<Cell, T>>); not for cells without them, which the choice refuses.
+// Calls visitor(Tag<PersistentKernels<Cell, T>>); not for cells and types without them, which the choice refuses.
 template <class Visitor>
-void visit_persistent(const Problem& problem, bool tfloat32, Visitor&& visitor) {
+void visit_persistent(const Problem& problem, Visitor&& visitor) {
   visit_type(Cells{}, problem.cell.index, [&](auto cell) {
     using Cell = typename decltype(cell)::type;
     if constexpr (kHasPersistentKernels<Cell>) {
-      visit_type(PersistentTypes{}, persistent_type(problem.type, tfloat32),
-                 [&](auto element) { visitor(Tag<PersistentKernels<Cell, typename decltype(element)::type>>{}); });
+      visit_element(problem.type, [&](auto element) {
+        using T = typename decltype(element)::type;
+        if constexpr (std::is_same_v<T, float>) {
+          if (problem.tfloat32) return visitor(Tag<PersistentKernels<Cell, TFloat32>>{});
+        }
+        if constexpr (!std::is_same_v<T, double>) visitor(Tag<PersistentKernels<Cell, T>>{});
+      });
     }
   });
 }
 
 // How many groups of the option's blocks the current device can hold.
-int resident_groups(const Problem& problem, bool tfloat32, const Option& option) {
+int resident_groups(const Problem& problem, const Option& option) {
   int groups = 0;
-  visit_persistent(problem, tfloat32,
+  visit_persistent(problem,
                    [&](auto kernels) { groups = decltype(kernels)::type::resident_groups(option, problem.backward); });
   return groups;
 }
 
 // The cheapest shape of the option's schedule that the device can hold, or the option refused.
-Option resident(const Problem& problem, bool tfloat32, const Device& device, const Option& option) {
-  std::vector<Option> all = shapes(option.schedule, problem, tfloat32, device);
+Option resident(const Problem& problem, const Device& device, const Option& option) {
+  std::vector<Option> all = shapes(option.schedule, problem, device);
   std::stable_sort(all.begin(), all.end(), [](const Option& a, const Option& b) { return a.step_us < b.step_us; });
   for (Option& one : all) {
-    const int groups = resident_groups(problem, tfloat32, one);
+    const int groups = resident_groups(problem, one);
     if (groups < 1) continue;
     if (one.schedule == Schedule::kGrid) one.groups_at_once = std::min(one.groups_at_once, groups);
     return one;
@@ -73,18 +82,6 @@ Option resident(const Problem& problem, bool tfloat32, const Device& device, con
   Option refused = option;
   refused.refusal = "the device cannot hold " + std::to_string(option.shape.ranks) + " such blocks at once";
   return refused;
-}
-
-template <class Views>
-void run_option(const Problem& problem, bool tfloat32, const Option& option, const Views& views, Products& products,
-                void* workspace, void* stream) {
-  if (option.schedule == Schedule::kPerStep) {
-    visit_per_step(problem,
-                   [&](auto kernels) { decltype(kernels)::type::run(problem, views, products, workspace, stream); });
-    return;
-  }
-  visit_persistent(problem, tfloat32,
-                   [&](auto kernels) { decltype(kernels)::type::run(option, views, workspace, stream); });
 }
 
 }  // namespace
@@ -99,30 +96,30 @@ Device current_device() {
       device_attribute(cudaDevAttrMultiProcessorCount), device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)};
 }
 
-std::vector<Option> options_here(const Problem& problem, bool tfloat32) {
+std::vector<Option> options_here(const Problem& problem) {
   const Device device = current_device();
-  std::vector<Option> all = options(problem, tfloat32, device);
+  std::vector<Option> all = options(problem, device);
   for (Option& option : all) {
     if (option.schedule == Schedule::kPerStep) {
       visit_per_step(problem,
                      [&](auto kernels) { option.workspace_bytes = decltype(kernels)::type::workspace_bytes(problem); });
     } else if (option.refusal.empty()) {
-      option = resident(problem, tfloat32, device, option);
+      option = resident(problem, device, option);
     }
   }
   sort_options(all);
   return all;
 }
 
-Option choose(const Problem& problem, bool tfloat32, const std::string& forced) {
+Option choose(const Problem& problem, const std::string& forced) {
   // Kept for each problem, but for its number of steps, on which the choice does not depend: making it is slow.
-  using Key = std::tuple<int, std::string, std::string, bool>;
+  using Key = std::tuple<int, std::string, std::string>;
   static std::mutex mutex;
   static std::map<Key, Option> known;
   Problem any_length = problem;
   constexpr int64_t kLong = int64_t{1} << 30;  // beyond it some schedules refuse
   if (problem.time_steps <= kLong) any_length.time_steps = std::min<int64_t>(problem.time_steps, 1);
-  const Key key{current_index(), to_string(any_length), forced, tfloat32};
+  const Key key{current_index(), to_string(any_length), forced};
   {
     const std::lock_guard lock(mutex);
     if (const auto found = known.find(key); found != known.end()) {
@@ -131,7 +128,7 @@ Option choose(const Problem& problem, bool tfloat32, const std::string& forced) 
     }
   }
   std::string reasons;
-  for (const Option& option : options_here(problem, tfloat32)) {
+  for (const Option& option : options_here(problem)) {
     if (!forced.empty() && forced != option.name) continue;
     if (option.refusal.empty()) {
       constexpr size_t kMost = 4096;
@@ -145,14 +142,18 @@ Option choose(const Problem& problem, bool tfloat32, const std::string& forced) 
   throw std::runtime_error("fused_rnn: no CUDA schedule for " + to_string(problem) + reasons);
 }
 
-void run(const Problem& problem, bool tfloat32, const Option& option, const ForwardViews& views, Products& products,
-         void* workspace, void* stream) {
-  run_option(problem, tfloat32, option, views, products, workspace, stream);
+template <class Views>
+void run(const Problem& problem, const Option& option, const Views& views, Products& products, void* workspace,
+         void* stream) {
+  if (option.schedule == Schedule::kPerStep) {
+    visit_per_step(problem,
+                   [&](auto kernels) { decltype(kernels)::type::run(problem, views, products, workspace, stream); });
+  } else {
+    visit_persistent(problem, [&](auto kernels) { decltype(kernels)::type::run(option, views, workspace, stream); });
+  }
 }
-void run(const Problem& problem, bool tfloat32, const Option& option, const BackwardViews& views, Products& products,
-         void* workspace, void* stream) {
-  run_option(problem, tfloat32, option, views, products, workspace, stream);
-}
+template void run(const Problem&, const Option&, const ForwardViews&, Products&, void*, void*);
+template void run(const Problem&, const Option&, const BackwardViews&, Products&, void*, void*);
 
 CurrentDevice::CurrentDevice(int index) : before_(current_index()), changed_(index != before_) {
   if (changed_) check(cudaSetDevice(index), "cudaSetDevice");

@@ -35,13 +35,13 @@ struct Option {
   size_t workspace_bytes = 0;  // in global memory
 };
 
-// Every schedule, the fastest by the model first, refused ones last. `tfloat32`: float32 products may be rounded.
-// Workspace of per_step is known only where CUDA is built.
-std::vector<Option> options(const Problem& problem, bool tfloat32, const Device& device);
+// Every schedule, the fastest by the model first, refused ones last. Workspace of per_step is known only where CUDA is
+// built.
+std::vector<Option> options(const Problem& problem, const Device& device);
 // The order of options().
 void sort_options(std::vector<Option>& options);
 // Every shape in which a persistent schedule could run the problem.
-std::vector<Option> shapes(Schedule schedule, const Problem& problem, bool tfloat32, const Device& device);
+std::vector<Option> shapes(Schedule schedule, const Problem& problem, const Device& device);
 std::string describe(const Option& option);
 // Whether strides and offsets within one step of every buffer fit into 32 bits, as all schedules but per_step need;
 // those of the variants, which per_step alone runs, are not looked at.
@@ -52,14 +52,13 @@ bool offsets_fit(const Problem& problem, const BackwardViews& views);
 
 Device current_device();
 // options() on the current device, which knows what it can hold at once.
-std::vector<Option> options_here(const Problem& problem, bool tfloat32);
+std::vector<Option> options_here(const Problem& problem);
 // The first of the options that the current device can run, as far as it can tell before the launch. `forced`: the
 // name of the only schedule allowed, or empty. Throws with every reason when there is none.
-Option choose(const Problem& problem, bool tfloat32, const std::string& forced);
-void run(const Problem& problem, bool tfloat32, const Option& option, const ForwardViews& views, Products& products,
-         void* workspace, void* stream);
-void run(const Problem& problem, bool tfloat32, const Option& option, const BackwardViews& views, Products& products,
-         void* workspace, void* stream);
+Option choose(const Problem& problem, const std::string& forced);
+template <class Views>
+void run(const Problem& problem, const Option& option, const Views& views, Products& products, void* workspace,
+         void* stream);
 
 // Makes a device current for as long as it lives.
 class CurrentDevice {

@@ -26,14 +26,15 @@ constexpr Rules kRules[] = {
     {Schedule::kGrid, "grid", 80, 1, 0, 1, 0, [](const StepCosts& c, double kb) { return c.grid + c.grid_kb * kb; }},
 };
 
-double model_step_us(const Rules& rules, const Problem& problem, bool tfloat32, const Option& option,
-                     const StepCosts& costs) {
+bool is_exact(const Problem& problem) { return problem.type == DataType::kFloat32 && !problem.tfloat32; }
+
+double model_step_us(const Rules& rules, const Problem& problem, const Option& option, const StepCosts& costs) {
   const PersistentShape& s = option.shape;
-  const bool exact = problem.type == DataType::kFloat32 && !tfloat32;
   const int vectors = problem.backward ? s.gates : 1;
   // Weights beyond the registers are read from shared memory, 128 bytes a cycle.
   constexpr double kWarpsOfScheduler = kPersistentWarps / 4.0, kTileBytes = 16.0 * 32, kSharedBytes = 128;
-  const double product = kWarpsOfScheduler * s.gates * s.split_tiles() * tile_cycles(exact, tfloat32);
+  const double product = kWarpsOfScheduler * s.gates * s.split_tiles() *
+                         tile_cycles(is_exact(problem), problem.type == DataType::kFloat32);
   const double shared = kPersistentWarps * s.gates * s.shared_tiles() * kTileBytes * s.element_bytes / kSharedBytes;
   const double tile_us = costs.tile + (product + shared) / (costs.clock_ghz * 1e3);
   const double rows = std::min(s.columns(), s.batch);
@@ -42,13 +43,14 @@ double model_step_us(const Rules& rules, const Problem& problem, bool tfloat32, 
   return waves * (s.column_tiles * tile_us + s.turns() * costs.turn + rules.exchange_us(costs, received_kb));
 }
 
-double library_step_us(const Problem& problem, bool tfloat32, const StepCosts& costs) {
+double library_step_us(const Problem& problem, const StepCosts& costs) {
   const LibraryRates& rates = kLibraryRates;
   const double weights =
       static_cast<double>(problem.cell.gates * problem.hidden_size) * static_cast<double>(problem.output_size);
   const double bytes = weights * static_cast<double>(element_size(problem.type));
-  const bool exact = problem.type == DataType::kFloat64 || (problem.type == DataType::kFloat32 && !tfloat32);
-  const double tflops = exact ? rates.exact_tflops : (tfloat32 ? rates.tf32_tflops : rates.half_tflops);
+  const bool exact = problem.type == DataType::kFloat64 || is_exact(problem);
+  const double rounded_tflops = problem.type == DataType::kFloat32 ? rates.tf32_tflops : rates.half_tflops;
+  const double tflops = exact ? rates.exact_tflops : rounded_tflops;
   const double product =
       std::max(bytes / (rates.gb_per_us * 1e9), 2 * weights * static_cast<double>(problem.batch) / (tflops * 1e6));
   return static_cast<double>(problem.directions) * (costs.library_call + product);
@@ -60,8 +62,7 @@ constexpr const char* kNormRefusal =
 bool fits(int64_t elements) { return elements < (int64_t{1} << 31); }
 
 // Every shape of a schedule that fits; where there is none, `refusal` says what stands against it.
-std::vector<Option> feasible(const Rules& rules, const Problem& problem, bool tfloat32, const Device& device,
-                             std::string* refusal) {
+std::vector<Option> feasible(const Rules& rules, const Problem& problem, const Device& device, std::string* refusal) {
   const auto refuse = [&](const std::string& reason) {
     *refusal = reason;
     return std::vector<Option>{};
@@ -98,7 +99,7 @@ std::vector<Option> feasible(const Rules& rules, const Problem& problem, bool tf
   s.hidden_size = static_cast<int>(problem.hidden_size);
   s.gates = problem.cell.gates;
   s.element_bytes = static_cast<int>(size);
-  s.register_tiles = register_tiles(s.gates, size, problem.type == DataType::kFloat32 && !tfloat32);
+  s.register_tiles = register_tiles(s.gates, size, is_exact(problem));
   for (const int splits : {1, 2, 4, 8}) {
     int fewer_groups = s.batch + 1;
     for (const int column_tiles : {1, 2, 3, 4, 6, 8}) {
@@ -123,7 +124,7 @@ std::vector<Option> feasible(const Rules& rules, const Problem& problem, bool tf
         const size_t vector_bytes = size * s.columns() * vectors * s.padded();
         option.workspace_bytes = option.groups_at_once * (sizeof(BlockBarrier) + 2 * vector_bytes);
       }
-      option.step_us = model_step_us(rules, problem, tfloat32, option, costs);
+      option.step_us = model_step_us(rules, problem, option, costs);
       if (rules.schedule != Schedule::kGrid) option.groups_at_once = std::min(option.groups, kMostGroups);
       found.push_back(option);
     }
@@ -139,10 +140,10 @@ std::vector<Option> feasible(const Rules& rules, const Problem& problem, bool tf
 
 }  // namespace
 
-std::vector<Option> shapes(Schedule schedule, const Problem& problem, bool tfloat32, const Device& device) {
+std::vector<Option> shapes(Schedule schedule, const Problem& problem, const Device& device) {
   std::string refusal;
   for (const Rules& rules : kRules) {
-    if (rules.schedule == schedule) return feasible(rules, problem, tfloat32, device, &refusal);
+    if (rules.schedule == schedule) return feasible(rules, problem, device, &refusal);
   }
   return {};
 }
@@ -153,17 +154,17 @@ void sort_options(std::vector<Option>& options) {
   });
 }
 
-std::vector<Option> options(const Problem& problem, bool tfloat32, const Device& device) {
+std::vector<Option> options(const Problem& problem, const Device& device) {
   std::vector<Option> all;
   const StepCosts& costs = step_costs(device.capability);
   for (const Rules& rules : kRules) {
     Option best{rules.schedule, rules.name, "", 0, costs.source};
-    const std::vector<Option> found = feasible(rules, problem, tfloat32, device, &best.refusal);
+    const std::vector<Option> found = feasible(rules, problem, device, &best.refusal);
     const auto cheapest = std::min_element(found.begin(), found.end(),
                                            [](const Option& a, const Option& b) { return a.step_us < b.step_us; });
     all.push_back(cheapest == found.end() ? best : *cheapest);
   }
-  Option library{Schedule::kPerStep, "per_step", "", library_step_us(problem, tfloat32, costs), costs.source};
+  Option library{Schedule::kPerStep, "per_step", "", library_step_us(problem, costs), costs.source};
   if (problem.normalized) library.refusal = kNormRefusal;
   if (device.capability < 80) library.refusal = "the kernels are built for compute capability 8.0 and newer";
   all.push_back(library);

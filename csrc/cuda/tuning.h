@@ -1,7 +1,7 @@
 // The numbers that the choice of a CUDA schedule rests on, each row with its source.
 //
 // A row without a measurement of its own says so, and so does fused_rnn.explain. Those of the H200 were fitted to the
-// 4941 lines of bench/native/shape_times.cu (11 % off in the mean square); what is chosen is 2 % slower than the best
+// 4941 lines of tools/native/shape_times.cu (11 % off in the mean square); what is chosen is 2 % slower than the best
 // shape in the geometric mean over 360 problems.
 #pragma once
 

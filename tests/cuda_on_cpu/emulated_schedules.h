@@ -40,6 +40,13 @@ inline constexpr DataType kTypeOf<cuda::Float16> = DataType::kFloat16;
 template <class T>
 inline constexpr bool kIsTFloat32 = std::is_same_v<T, cuda::TFloat32>;
 
+template <class Cell, class T>
+Problem cuda_problem_of(const Shape& s) {
+  Problem problem = problem_of<Cell>(s, kTypeOf<T>);
+  problem.tfloat32 = kIsTFloat32<T>;
+  return problem;
+}
+
 // docs/design.md, section 5; TF32 rounds factors as float16 does.
 struct Tolerance {
   double outputs, gradients;
@@ -127,7 +134,7 @@ constexpr cuda::Device kHopper{90, 132, 232448}, kSmall{90, 5, 101376};  // the 
 template <class Cell, class T>
 Results<T> run(const Shape& s, const Inputs<T>& in, const cuda::Option& forward, const cuda::Option& backward) {
   Results<T> out = empty_results<Cell, T>(s);
-  Problem problem = problem_of<Cell>(s, kTypeOf<T>);
+  Problem problem = cuda_problem_of<Cell, T>(s);
   run_pass<cuda::ForwardPass, Cell>(s, problem, forward, in, forward_views(in, out));
   problem.backward = true;
   run_pass<cuda::BackwardPass, Cell>(s, problem, backward, in, backward_views(in, out));

@@ -1,4 +1,4 @@
-// Runs the kernels of bench/micro in the emulator: what the GPU programs compare is right for every order of events.
+// Runs the kernels of tools/micro in the emulator: what the GPU programs compare is right for every order of events.
 #include <algorithm>
 #include <string>
 #include <vector>

@@ -29,7 +29,7 @@ const Case kCases[] = {{{4, 6, 1, 24, 24}, Schedule::kOneBlock, 1, 1}, {{4, 12, 
 Option option_of(const Case& one, bool backward) {
   Problem problem = problem_of<Cell>(one.shape, kTypeOf<T>);
   problem.backward = backward;
-  for (const Option& option : shapes(one.schedule, problem, false, kHopper)) {
+  for (const Option& option : shapes(one.schedule, problem, kHopper)) {
     if (option.shape.splits == one.splits && option.shape.column_tiles == one.column_tiles) return option;
   }
   check(false, "the shape is possible");

@@ -33,10 +33,10 @@ void check_options(const Shape& s, const Inputs<T>& in, const Option& forward, c
 template <class T>
 size_t check_shapes(const Shape& s, Schedule schedule, const cuda::Device& device = kHopper) {
   const Inputs<T> in = random_inputs<Cell, T>(s, 7);
-  Problem problem = problem_of<Cell>(s, kTypeOf<T>);
-  const std::vector<Option> forward = shapes(schedule, problem, kIsTFloat32<T>, device);
+  Problem problem = cuda_problem_of<Cell, T>(s);
+  const std::vector<Option> forward = shapes(schedule, problem, device);
   problem.backward = true;
-  const std::vector<Option> backward = shapes(schedule, problem, kIsTFloat32<T>, device);
+  const std::vector<Option> backward = shapes(schedule, problem, device);
   for (size_t i = 0; i < std::max(forward.size(), backward.size()) && !forward.empty() && !backward.empty(); ++i) {
     check_options<T>(s, in, forward[i % forward.size()], backward[i % backward.size()]);
   }
@@ -115,10 +115,10 @@ void groups_that_do_not_fit_follow_in_another_launch() {
 template <class T>
 void check_order(const Shape& s, Schedule schedule, size_t most, int repeats) {
   const Inputs<T> in = random_inputs<Cell, T>(s, 11);
-  Problem problem = problem_of<Cell>(s, kTypeOf<T>);
-  const std::vector<Option> forward = shapes(schedule, problem, kIsTFloat32<T>, kHopper);
+  Problem problem = cuda_problem_of<Cell, T>(s);
+  const std::vector<Option> forward = shapes(schedule, problem, kHopper);
   problem.backward = true;
-  const std::vector<Option> backward = shapes(schedule, problem, kIsTFloat32<T>, kHopper);
+  const std::vector<Option> backward = shapes(schedule, problem, kHopper);
   for (size_t i = 0; i < std::min({forward.size(), backward.size(), most}); ++i) {
     Results<T> first;
     for (int repeat = 0; repeat < repeats; ++repeat) {

@@ -149,6 +149,7 @@ enum class Reduction { kAll, kListed };
 // side. Half types get all results rounded, or leave the sums; what is not needed on the way is not there. Listed terms
 // are two of three, with rows of B that lie anywhere, some zero, and rows of A that are said to be zeros.
 template <class T>
+// NOLINTNEXTLINE(readability-function-size): a problem and what is expected of it, side by side
 void check_products(int64_t rows, const std::vector<int64_t>& columns, int64_t depth, bool a_by_columns,
                     bool b_by_columns, int threads, bool rounded = false, Reduction reduction = Reduction::kAll) {
   using Real = RealOf<T>;

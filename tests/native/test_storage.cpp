@@ -8,12 +8,17 @@
 #include <string>
 
 #include "check.h"
+#include "core/problem.h"
 
 namespace {
 
 using namespace fused_rnn;
 using test::check;
 using test::check_near;
+
+static_assert(element_size(DataType::kFloat64) == sizeof(double) && element_size(DataType::kFloat32) == sizeof(float));
+static_assert(element_size(DataType::kBFloat16) == sizeof(BFloat16) &&
+              element_size(DataType::kFloat16) == sizeof(Float16));
 
 // The formats, restated independently of the bit tricks under test.
 template <class T>

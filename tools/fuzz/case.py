@@ -214,7 +214,7 @@ def fitted(case: Case) -> Case:
         limits = {"t": 4, "b": 3, "i": 9, "h": 9, "layers": 2}
         case = replace(case, **{name: min(getattr(case, name), limit) for name, limit in limits.items()})
     case = replace(case, **_of_mode(case))
-    case = replace(case, **_of_options(case))
+    case = compatible(case)
     rows = (case.b if case.lengths or case.is_packed else 1) * case.layers * (2 if case.bidirectional else 1)
     return replace(case, t=min(case.t, max(4, _COST // max(rows, 1))))
 
@@ -244,8 +244,8 @@ def _of_mode(case: Case) -> dict[str, Any]:
     return changes
 
 
-def _of_options(case: Case) -> dict[str, Any]:
-    """What options do not have beside each other."""
+def compatible(case: Case) -> Case:
+    """The case without the options that are refused beside others."""
     changes: dict[str, Any] = {}
     changes |= {"t": 1} if case.is_cell else {"i": max(case.i, 1)}  # torch.nn's layers refuse an input of no features
     if case.layer_norm:
@@ -260,7 +260,7 @@ def _of_options(case: Case) -> dict[str, Any]:
         changes |= {"b": 1}
     if not case.lengths or case.is_packed:
         changes |= {"nan_padding": False}
-    return changes
+    return replace(case, **changes)
 
 
 def smallest(case: Case, fails: Callable[[Case], bool]) -> Case:

@@ -1,0 +1,166 @@
+// The ops torch.ops.fused_rnn.backward and backward_over_saved: the gradients of a recurrence.
+#include <torch/csrc/stable/library.h>
+
+#include "binding/cell_name.h"
+#include "binding/cuda_backend.h"
+#include "binding/describe.h"
+#include "binding/multiply.h"
+#include "binding/recurrence_call.h"
+
+namespace fused_rnn {
+
+namespace {
+
+// The gate gradients may take the place of what was saved, since an update loads all that it needs of a unit before it
+// stores: d_gates first, then what of d_gates_h differs.
+void check_exchange(const char* name, const Problem& p, const Tensor& given, const Tensor& dense) {
+  if (given.is_cpu() && !is_variant(p) && saved_values(p) == p.cell.gradients() &&
+      given.data_ptr() == dense.data_ptr()) {
+    return;
+  }
+  fail(std::string(name) +
+       " cannot be written over: that takes a plain recurrence on CPU that saves one value for "
+       "each gradient, and contiguous trailing dimensions");
+}
+
+// What a backward pass makes, and the views of it. `saved`, if any: the gate gradients take its place.
+struct BackwardBuffers {
+  BackwardBuffers(const Problem& p, const Allocator& allocate, const OptionalTensor& saved)
+      : over_saved(saved.has_value()),
+        d_gates(over_saved ? *saved : allocate(true, gates(p))),
+        d_gates_h(allocate((p.cell.split && !over_saved) || p.normalized, gates(p))),
+        d_h_0(allocate(true, {p.directions, p.batch, p.output_size})),
+        d_c_0(allocate(p.cell.states == 2, {p.directions, p.batch, p.hidden_size})),
+        d_projected(allocate(p.projected, {p.time_steps, p.batch, p.directions, p.output_size})),
+        d_unit_weights(allocate(p.cell.unit_weights > 0, {p.directions, p.batch, p.cell.unit_weights, p.hidden_size})),
+        d_norm(allocate(p.normalized, {p.directions, p.batch, norm_rows(p.cell), p.hidden_size})) {}
+
+  void view(const Problem& p, BackwardViews& views) const {
+    views.d_gates = sequence_view<void>(d_gates);
+    views.d_gates_h = sequence_view<void>(d_gates_h);
+    if (over_saved && p.cell.split) {
+      views.first_apart = p.cell.joint_gates;
+      views.d_gates_h = views.d_gates;
+      views.d_gates_h.data = shifted(views.d_gates.data, (p.cell.gates - p.cell.joint_gates) * p.hidden_size, p.type);
+    }
+    views.d_h_0 = state_view<void>(d_h_0);
+    views.d_c_0 = state_view<void>(d_c_0);
+    views.d_projected = sequence_view<void>(d_projected);
+    views.d_unit_weights = rows_view(d_unit_weights);
+    views.d_norm = rows_view(d_norm);
+  }
+
+  BackwardResult result(const Allocator& allocate) const {
+    return {over_saved ? allocate(false, {}) : d_gates, d_gates_h, d_h_0, d_c_0, d_projected, d_unit_weights, d_norm};
+  }
+
+  static Shape gates(const Problem& p) { return {p.time_steps, p.batch, p.directions, p.cell.gates, p.hidden_size}; }
+
+  bool over_saved;
+  Tensor d_gates, d_gates_h, d_h_0, d_c_0, d_projected, d_unit_weights, d_norm;
+};
+
+void check_results(const Checker& check, const Problem& p, const BackwardTensors& given) {
+  const Shape units{p.time_steps, p.batch, p.directions, p.hidden_size};
+  const Shape outputs{p.time_steps, p.batch, p.directions, p.output_size};
+  check(given.output, "output", "[T, B, D, P]", outputs);
+  check(given.incoming.d_output, "d_output", "[T, B, D, P]", outputs);
+  check_states(check, p, given.incoming.d_h_n, "d_h_n", given.incoming.d_c_n, "d_c_n");
+  if (p.cell.states == 2) {
+    check(given.cells, "cells", "[T, B, D, H]", units);
+    check(given.incoming.d_cells, "d_cells", "[T, B, D, H]", units);
+  }
+  check(given.saved, "saved", "[T, B, D, S, H]", {p.time_steps, p.batch, p.directions, saved_values(p), p.hidden_size});
+}
+
+}  // namespace
+
+BackwardResult run_backward(const std::string& cell, const BackwardTensors& given, bool over_saved, bool allow_tf32,
+                            const MakeGradientWork& make_work) {
+  const Checker check(given.output, "output");
+  const auto& [w_hh, w_hr, rows, variant] = given.recurrence;
+  Problem p = describe(cell, check.type(), extent_of(given.output, "output"), w_hh, w_hr, variant);
+  p.backward = true;
+  p.tfloat32 = allow_tf32;
+  check_results(check, p, given);
+  BackwardViews views;
+  const DenseRecurrence dense = set_recurrence(views, check, p, given.recurrence);
+  const OptionalTensor d_output = with_dense_tail(given.incoming.d_output, 3);
+  const OptionalTensor d_cells = with_dense_tail(given.incoming.d_cells, 3);
+  const OptionalTensor d_h_n = with_dense_tail(given.incoming.d_h_n, 2);
+  const OptionalTensor d_c_n = with_dense_tail(given.incoming.d_c_n, 2);
+  const Tensor output = with_dense_tail(given.output, 3), cells = with_dense_tail(given.cells, 3);
+  const Tensor saved = with_dense_tail(given.saved, 3);
+  if (over_saved) check_exchange("saved", p, given.saved, saved);
+  views.d_output = sequence_view(d_output);
+  views.d_h_n = state_view(d_h_n);
+  views.d_c_n = state_view(d_c_n);
+  views.d_cells = sequence_view(d_cells);
+  views.output = sequence_view<const void>(output);
+  views.cells = sequence_view<const void>(cells);
+  views.saved = sequence_view<const void>(saved);
+
+  const Allocator allocate(output);
+  const BackwardBuffers made(p, allocate, over_saved ? OptionalTensor(saved) : std::nullopt);
+  made.view(p, views);
+  if (!output.is_cpu()) {
+    run_on_cuda(p, views, allocate, given.recurrence);
+  } else if (make_work) {
+    run_with_work(p, views, make_work(made.d_gates, made.d_gates_h, made.d_projected));
+  } else {
+    run_on_cpu(active_cpu_unit().backward, p, views);
+  }
+  return made.result(allocate);
+}
+
+namespace {
+
+// NOLINTNEXTLINE(readability-function-size): the schema's arguments
+BackwardResult backward(CellName cell, const OptionalTensor& d_output, const OptionalTensor& d_h_n,
+                        const OptionalTensor& d_c_n, const OptionalTensor& d_cells, const Tensor& w_hh,
+                        const OptionalTensor& w_hr, const Tensor& output, const Tensor& cells, const Tensor& saved,
+                        const OptionalTensor& h_0, const OptionalTensor& c_0, const OptionalTensor& unit_weights,
+                        const OptionalTensor& norm, const OptionalTensor& lengths, const OptionalTensor& resets,
+                        const OptionalTensor& zoneout, const OptionalTensor& recurrent_mask, bool allow_tf32) {
+  const RecurrenceTensors recurrence{
+      w_hh, w_hr, {h_0, c_0, lengths, resets}, {unit_weights, norm, zoneout, recurrent_mask}};
+  return run_backward(cell.take(), {{d_output, d_h_n, d_c_n, d_cells}, output, cells, saved, recurrence}, false,
+                      allow_tf32);
+}
+
+// NOLINTNEXTLINE(readability-function-size): the schema's arguments
+BackwardResult backward_over_saved(CellName name, const OptionalTensor& d_output, const OptionalTensor& d_h_n,
+                                   const OptionalTensor& d_c_n, const OptionalTensor& d_cells, const Tensor& w_hh,
+                                   const OptionalTensor& w_hr, const Tensor& output, const Tensor& cells,
+                                   const Tensor& saved, const OptionalTensor& h_0, const OptionalTensor& c_0,
+                                   const OptionalTensor& lengths, const OptionalTensor& resets) {
+  const std::string cell = name.take();
+  if (cell_spec(known_cell(cell)).split) fail("saved cannot be written over: cell \"" + cell + "\" is split");
+  const RecurrenceTensors recurrence{w_hh, w_hr, {h_0, c_0, lengths, resets}};
+  return run_backward(cell, {{d_output, d_h_n, d_c_n, d_cells}, output, cells, saved, recurrence}, true, false);
+}
+
+}  // namespace
+
+}  // namespace fused_rnn
+
+STABLE_TORCH_LIBRARY_FRAGMENT(fused_rnn, m) {
+  m.def(
+      "backward(str cell, Tensor? d_output, Tensor? d_h_n, Tensor? d_c_n, Tensor? d_cells, Tensor w_hh, Tensor? w_hr,"
+      " Tensor output, Tensor cells, Tensor saved, Tensor? h_0, Tensor? c_0, Tensor? unit_weights,"
+      " Tensor? norm, Tensor? lengths, Tensor? resets, Tensor? zoneout, Tensor? recurrent_mask, bool allow_tf32)"
+      " -> (Tensor d_gates, Tensor d_gates_h, Tensor d_h_0, Tensor d_c_0, Tensor d_projected,"
+      " Tensor d_unit_weights, Tensor d_norm)");
+  m.def(
+      "backward_over_saved(str cell, Tensor? d_output, Tensor? d_h_n, Tensor? d_c_n, Tensor? d_cells, Tensor w_hh,"
+      " Tensor? w_hr, Tensor output, Tensor cells, Tensor(a!) saved, Tensor? h_0, Tensor? c_0, Tensor? lengths,"
+      " Tensor? resets)"
+      " -> (Tensor d_gates, Tensor d_gates_h, Tensor d_h_0, Tensor d_c_0, Tensor d_projected,"
+      " Tensor d_unit_weights, Tensor d_norm)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(fused_rnn, CPU, m) {
+  m.impl("backward", TORCH_BOX(&fused_rnn::backward));
+  m.impl("backward_over_saved", TORCH_BOX(&fused_rnn::backward_over_saved));
+}
+STABLE_TORCH_LIBRARY_IMPL(fused_rnn, CUDA, m) { m.impl("backward", TORCH_BOX(&fused_rnn::backward)); }

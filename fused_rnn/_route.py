@@ -1,0 +1,188 @@
+"""Which way a call goes, forward and backward, and why: decided here before anything runs, read everywhere else.
+
+A route depends on the arguments, the options and what torch does around the call. An error never chooses one.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fused_rnn import _modes
+from fused_rnn._products import use_own_gemm
+from fused_rnn._variants import PLAIN, Variants
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fused_rnn._tensors import LayerArguments, StepArguments
+
+
+class Forward(Enum):
+    """The ways forward."""
+
+    STEP = "step"  # one step of a cell by its own operator
+    WHOLE = "whole"  # a layer by one operator call, from its input
+    APART = "apart"  # the input projection, then the operator of the recurrence
+    REFERENCE = "reference"  # the input projection, then the recurrence in plain torch
+    ONNX = "onnx"  # a node of an ONNX graph
+    STEPPER = "stepper"  # native code that keeps the state; chosen by making a Stepper
+
+
+class Backward(Enum):
+    """The ways back."""
+
+    ONE_CALL = "one_call"  # all gradients of a layer by one operator call
+    APART = "apart"  # the backward operator of the recurrence, then GEMMs
+    REFERENCE = "reference"  # derivatives of the recurrence in plain torch
+
+
+class Graph(Enum):
+    """What stands for a recurrence, or for its backward pass, in autograd's graph."""
+
+    NODE = "node"  # a Function, where a gradient is wanted
+    TRANSFORMABLE = "transformable"  # a Function with rules for all transforms, whatever is wanted
+    OPERATOR = "operator"  # the operator, whose gradients are registered
+    NOTHING = "nothing"  # the operator, without gradients
+
+
+class Route(NamedTuple):
+    """A way and its reason; for the recurrence also what is in autograd's graph."""
+
+    kind: Forward | Backward
+    reason: str
+    graph: Graph = Graph.NODE
+
+
+STEP = Route(Forward.STEP, "one step of a plain cell on CPU")
+WHOLE = Route(Forward.WHOLE, "a plain layer on CPU in eager mode: its kernel multiplies the input, too")
+ONNX = Route(Forward.ONNX, "torch.onnx.export takes the layer for an operator of ONNX")
+_VARIANT = Route(Forward.APART, "only the operator of the recurrence has variants")
+_AUTOCAST = Route(Forward.APART, "autocast may give projection and recurrence different types")
+_NO_PLAIN_TENSORS = Route(Forward.APART, "a tensor is a subclass, which sees both operations")
+_ON_GPU = Route(Forward.APART, "on a GPU a library multiplies the input")
+_NOT_ON_CPU = Route(Forward.APART, "no kernel runs on this device")
+_MIXED_DTYPES = Route(Forward.APART, "the tensors differ in type")
+_NO_INPUT = Route(Forward.APART, "the input is not [T, B, I] with I > 0")
+_RECURRENCE = Route(Forward.APART, "the gates are given")
+_RECORDED = Route(Forward.APART, "torch.export or torch.jit.trace records the operators", Graph.NOTHING)
+_COMPILED = Route(Forward.APART, "torch.compile or functionalize needs the operators in its graph", Graph.OPERATOR)
+_TRANSFORMED = Route(Forward.APART, "a transform or tangents need a Function with rules for them", Graph.TRANSFORMABLE)
+_NO_NORMS = Route(
+    Forward.REFERENCE, "layer norms on a GPU would run in plain torch, since there is no CUDA kernel with them"
+)
+_NESTED_TANGENTS = Route(  # torch's tangents of tangents are zero through any Function (pytorch issue 197867)
+    Forward.REFERENCE,
+    "tangents of tangents would run in plain torch, since torch takes them for zero in a function with kernels",
+)
+
+ONE_CALL = Route(Backward.ONE_CALL, "own kernels run all GEMMs, and the gradients need no derivatives", Graph.NOTHING)
+LIBRARY_GEMMS = Route(Backward.APART, "torch's GEMMs are faster for these sizes on this processor", Graph.NOTHING)
+DIFFERENTIATED = Route(Backward.APART, "the gradients are themselves differentiated or mapped")
+_BATCHED = Route(Backward.APART, "is_grads_batched makes many gradients at once", Graph.NOTHING)
+_SEPARATE = Route(Backward.APART, "the forward pass was projection and recurrence", Graph.NOTHING)
+SECOND_DERIVATIVES = Route(
+    Backward.REFERENCE, "second derivatives would run in plain torch, since the kernels have first ones only"
+)
+TANGENTS = Route(
+    Backward.REFERENCE,
+    "tangents (forward-mode derivatives) would run in plain torch, since the kernels have gradients only",
+)
+TANGENTS_OF_GRADIENTS = Route(
+    Backward.REFERENCE, "tangents of gradients would run in plain torch, since the kernels have gradients only"
+)
+
+_PLAIN_TYPES = (Tensor, torch.nn.Parameter)
+
+
+def of_step(arguments: StepArguments) -> Route | None:
+    """One step of a cell; None: as a layer of one step. The operator itself refuses arguments that do not fit."""
+    if torch.compiler.is_compiling():
+        return None
+    for t in arguments:
+        if t is not None and type(t) not in _PLAIN_TYPES:
+            return None
+    return STEP if arguments.x.is_cpu and _modes.in_plain_eager() else None
+
+
+def of_layer(arguments: LayerArguments, variants: Variants = PLAIN) -> Route:
+    """One layer; its arguments need not be checked, since the operator refuses those that do not fit."""
+    x, w_ih, b_ih, w_hh, b_hh, w_hr, h_0, c_0, _, _ = arguments
+    if torch.compiler.is_compiling() or not _modes.in_plain_eager():
+        if _exports_to_onnx():
+            return ONNX
+        return of_recurrence(on_gpu=x.is_cuda, normalized=variants.layer_norm, otherwise=_AUTOCAST)
+    if variants is not PLAIN:
+        return _NO_NORMS if variants.layer_norm and x.is_cuda else _VARIANT
+    if type(x) not in _PLAIN_TYPES:
+        return _NO_PLAIN_TENSORS
+    dtype = x.dtype
+    for t in (x, w_ih, b_ih, w_hh, b_hh, w_hr, h_0, c_0):  # a loop, since short calls feel a generator
+        if t is None:
+            continue
+        if type(t) not in _PLAIN_TYPES:
+            return _NO_PLAIN_TENSORS
+        if t.dtype != dtype:
+            return _MIXED_DTYPES
+        if not t.is_cpu:
+            return _ON_GPU if t.is_cuda else _NOT_ON_CPU
+    return WHOLE if x.dim() == 3 and not x.is_nested and x.shape[2] > 0 else _NO_INPUT
+
+
+def of_recurrence(*, on_gpu: bool, normalized: bool, otherwise: Route = _RECURRENCE) -> Route:
+    """A recurrence whose gates are made apart from it; `otherwise` where nothing but autograd watches it."""
+    if normalized and on_gpu:
+        return _NO_NORMS
+    if _modes.is_recorded():
+        return _RECORDED
+    if torch.compiler.is_compiling() or _modes.is_functionalized():
+        return _COMPILED
+    if _modes.tangents_of_tangents():
+        return _NESTED_TANGENTS
+    return _TRANSFORMED if _modes.hides_derivatives() else otherwise
+
+
+def of_layer_on_gpu(variants: Variants) -> Route:
+    """A layer on a GPU, which need not be here."""
+    return of_recurrence(on_gpu=True, normalized=variants.layer_norm, otherwise=_ON_GPU)
+
+
+def of_gradients(incoming: Sequence[Tensor | None], layer: LayerArguments | None = None) -> Route:
+    """The backward pass that runs, of a whole layer where its arguments are given, else of a recurrence."""
+    if torch.is_grad_enabled() or _modes.is_transformed():
+        return DIFFERENTIATED
+    if layer is None:
+        return _SEPARATE
+    if _modes.are_batched(incoming):
+        return _BATCHED
+    # This line alone leads to LIBRARY_GEMMS, and so to `_ops.backward_over_saved`. On Intel processors torch's GEMMs
+    # were faster than ours for weight gradients; none was at hand to measure that again.
+    return ONE_CALL if uses_own_gemms(layer) else LIBRARY_GEMMS
+
+
+def of_backward(forward: Route, layer: LayerArguments) -> Route:
+    """The backward pass that a layer will have, without create_graph."""
+    if forward.kind is Forward.WHOLE:
+        with torch.no_grad():
+            return of_gradients((), layer)
+    return _SEPARATE if forward.kind is Forward.APART else Route(Backward.REFERENCE, forward.reason)
+
+
+def uses_own_gemms(layer: LayerArguments) -> bool:
+    """Whether own kernels are to multiply for all weight gradients."""
+    dtype, rows = layer.x.dtype, layer.x.shape[0] * layer.x.shape[1]
+    for w in (layer.w_ih, layer.w_hh, layer.w_hr):
+        if w is not None and not use_own_gemm(dtype, rows, *w.shape):
+            return False
+    return True
+
+
+def _exports_to_onnx() -> bool:
+    if torch.compiler.is_compiling():
+        return _modes.is_compiled_for_onnx()
+    if _modes.is_traced() and torch.onnx.is_in_onnx_export():
+        raise NotImplementedError("fused_rnn has no export to ONNX by tracing: call torch.onnx.export with dynamo=True")
+    return False
