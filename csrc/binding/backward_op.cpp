@@ -9,108 +9,65 @@
 
 namespace fused_rnn {
 
-namespace {
-
-// The gate gradients may take the place of what was saved, since an update loads all that it needs of a unit before it
-// stores: d_gates first, then what of d_gates_h differs.
-void check_exchange(const char* name, const Problem& p, const Tensor& given, const Tensor& dense) {
-  if (given.is_cpu() && !is_variant(p) && saved_values(p) == p.cell.gradients() &&
-      given.data_ptr() == dense.data_ptr()) {
-    return;
-  }
-  fail(std::string(name) +
-       " cannot be written over: that takes a plain recurrence on CPU that saves one value for "
-       "each gradient, and contiguous trailing dimensions");
-}
-
-// What a backward pass makes, and the views of it. `saved`, if any: the gate gradients take its place.
-struct BackwardBuffers {
-  BackwardBuffers(const Problem& p, const Allocator& allocate, const OptionalTensor& saved)
-      : over_saved(saved.has_value()),
-        d_gates(over_saved ? *saved : allocate(true, gates(p))),
-        d_gates_h(allocate((p.cell.split && !over_saved) || p.normalized, gates(p))),
-        d_h_0(allocate(true, {p.directions, p.batch, p.output_size})),
-        d_c_0(allocate(p.cell.states == 2, {p.directions, p.batch, p.hidden_size})),
-        d_projected(allocate(p.projected, {p.time_steps, p.batch, p.directions, p.output_size})),
-        d_unit_weights(allocate(p.cell.unit_weights > 0, {p.directions, p.batch, p.cell.unit_weights, p.hidden_size})),
-        d_norm(allocate(p.normalized, {p.directions, p.batch, norm_rows(p.cell), p.hidden_size})) {}
-
-  void view(const Problem& p, BackwardViews& views) const {
-    views.d_gates = sequence_view<void>(d_gates);
-    views.d_gates_h = sequence_view<void>(d_gates_h);
-    if (over_saved && p.cell.split) {
-      views.first_apart = p.cell.joint_gates;
-      views.d_gates_h = views.d_gates;
-      views.d_gates_h.data = shifted(views.d_gates.data, (p.cell.gates - p.cell.joint_gates) * p.hidden_size, p.type);
-    }
-    views.d_h_0 = state_view<void>(d_h_0);
-    views.d_c_0 = state_view<void>(d_c_0);
-    views.d_projected = sequence_view<void>(d_projected);
-    views.d_unit_weights = rows_view(d_unit_weights);
-    views.d_norm = rows_view(d_norm);
-  }
-
-  BackwardResult result(const Allocator& allocate) const {
-    return {over_saved ? allocate(false, {}) : d_gates, d_gates_h, d_h_0, d_c_0, d_projected, d_unit_weights, d_norm};
-  }
-
-  static Shape gates(const Problem& p) { return {p.time_steps, p.batch, p.directions, p.cell.gates, p.hidden_size}; }
-
-  bool over_saved;
-  Tensor d_gates, d_gates_h, d_h_0, d_c_0, d_projected, d_unit_weights, d_norm;
-};
-
-void check_results(const Checker& check, const Problem& p, const BackwardTensors& given) {
-  const Shape units{p.time_steps, p.batch, p.directions, p.hidden_size};
-  const Shape outputs{p.time_steps, p.batch, p.directions, p.output_size};
-  check(given.output, "output", "[T, B, D, P]", outputs);
-  check(given.incoming.d_output, "d_output", "[T, B, D, P]", outputs);
-  check_states(check, p, given.incoming.d_h_n, "d_h_n", given.incoming.d_c_n, "d_c_n");
-  if (p.cell.states == 2) {
-    check(given.cells, "cells", "[T, B, D, H]", units);
-    check(given.incoming.d_cells, "d_cells", "[T, B, D, H]", units);
-  }
-  check(given.saved, "saved", "[T, B, D, S, H]", {p.time_steps, p.batch, p.directions, saved_values(p), p.hidden_size});
-}
-
-}  // namespace
-
 BackwardResult run_backward(const std::string& cell, const BackwardTensors& given, bool over_saved, bool allow_tf32,
                             const MakeGradientWork& make_work) {
-  const Checker check(given.output, "output");
+  Reader read(given.output, "output");
   const auto& [w_hh, w_hr, rows, variant] = given.recurrence;
-  Problem p = describe(cell, check.type(), extent_of(given.output, "output"), w_hh, w_hr, variant);
+  Problem p = describe(cell, read.type(), extent_of(given.output, "output"), w_hh, w_hr, variant);
   p.backward = true;
   p.tfloat32 = allow_tf32;
-  check_results(check, p, given);
+  const bool has_c = p.cell.states == 2;
+  const Shape outputs{p.time_steps, p.batch, p.directions, p.output_size};
+  const Shape units{p.time_steps, p.batch, p.directions, p.hidden_size};
+  const Shape gates{p.time_steps, p.batch, p.directions, p.cell.gates, p.hidden_size};
+  const auto& [d_output, d_h_n, d_c_n, d_cells] = given.incoming;
   BackwardViews views;
-  const DenseRecurrence dense = set_recurrence(views, check, p, given.recurrence);
-  const OptionalTensor d_output = with_dense_tail(given.incoming.d_output, 3);
-  const OptionalTensor d_cells = with_dense_tail(given.incoming.d_cells, 3);
-  const OptionalTensor d_h_n = with_dense_tail(given.incoming.d_h_n, 2);
-  const OptionalTensor d_c_n = with_dense_tail(given.incoming.d_c_n, 2);
-  const Tensor output = with_dense_tail(given.output, 3), cells = with_dense_tail(given.cells, 3);
-  const Tensor saved = with_dense_tail(given.saved, 3);
-  if (over_saved) check_exchange("saved", p, given.saved, saved);
-  views.d_output = sequence_view(d_output);
-  views.d_h_n = state_view(d_h_n);
-  views.d_c_n = state_view(d_c_n);
-  views.d_cells = sequence_view(d_cells);
-  views.output = sequence_view<const void>(output);
-  views.cells = sequence_view<const void>(cells);
-  views.saved = sequence_view<const void>(saved);
+  views.output = read.sequence(given.output, "output", "[T, B, D, P]", outputs);
+  views.d_output = read.sequence(d_output, "d_output", "[T, B, D, P]", outputs);
+  read_states(read, p, d_h_n, "d_h_n", views.d_h_n, d_c_n, "d_c_n", views.d_c_n);
+  if (has_c) views.cells = read.sequence(given.cells, "cells", "[T, B, D, H]", units);
+  if (has_c) views.d_cells = read.sequence(d_cells, "d_cells", "[T, B, D, H]", units);
+  views.saved = read.sequence(given.saved, "saved", "[T, B, D, S, H]",
+                              {p.time_steps, p.batch, p.directions, saved_values(p), p.hidden_size});
+  read_recurrence(views, read, p, given.recurrence);
+  // The gate gradients may take the place of what was saved, since an update loads all that it needs of a unit before
+  // it stores: d_gates first, then what of d_gates_h differs.
+  if (over_saved && (!given.saved.is_cpu() || is_variant(p) || saved_values(p) != p.cell.gradients() ||
+                     !has_dense_tail(given.saved, 3))) {
+    fail(
+        "saved cannot be written over: that takes a plain recurrence on CPU that saves one value for each gradient, "
+        "and contiguous trailing dimensions");
+  }
 
-  const Allocator allocate(output);
-  const BackwardBuffers made(p, allocate, over_saved ? OptionalTensor(saved) : std::nullopt);
-  made.view(p, views);
-  if (!output.is_cpu()) {
+  const Allocator allocate(given.output);
+  const Tensor d_gates = over_saved ? given.saved : allocate(true, gates);
+  const Tensor d_gates_h = allocate((p.cell.split && !over_saved) || p.normalized, gates);
+  const Tensor d_h_0 = allocate(true, {p.directions, p.batch, p.output_size});
+  const Tensor d_c_0 = allocate(has_c, {p.directions, p.batch, p.hidden_size});
+  const Tensor d_projected = allocate(p.projected, outputs);
+  const Tensor d_unit_weights =
+      allocate(p.cell.unit_weights > 0, {p.directions, p.batch, p.cell.unit_weights, p.hidden_size});
+  const Tensor d_norm = allocate(p.normalized, {p.directions, p.batch, norm_rows(p.cell), p.hidden_size});
+  views.d_gates = sequence_view<void>(d_gates);
+  views.d_gates_h = sequence_view<void>(d_gates_h);
+  if (over_saved && p.cell.split) {
+    views.first_apart = p.cell.joint_gates;
+    views.d_gates_h = views.d_gates;
+    views.d_gates_h.data = shifted(views.d_gates.data, (p.cell.gates - p.cell.joint_gates) * p.hidden_size, p.type);
+  }
+  views.d_h_0 = state_view<void>(d_h_0);
+  views.d_c_0 = state_view<void>(d_c_0);
+  views.d_projected = sequence_view<void>(d_projected);
+  views.d_unit_weights = rows_view(d_unit_weights);
+  views.d_norm = rows_view(d_norm);
+  if (!given.output.is_cpu()) {
     run_on_cuda(p, views, allocate, given.recurrence);
   } else if (make_work) {
-    run_with_work(p, views, make_work(made.d_gates, made.d_gates_h, made.d_projected));
+    run_with_work(p, views, make_work(d_gates, d_gates_h, d_projected));
   } else {
     run_on_cpu(active_cpu_unit().backward, p, views);
   }
-  return made.result(allocate);
+  return {over_saved ? allocate(false, {}) : d_gates, d_gates_h, d_h_0, d_c_0, d_projected, d_unit_weights, d_norm};
 }
 
 namespace {

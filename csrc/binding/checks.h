@@ -52,6 +52,13 @@ inline std::string device_of(const Tensor& tensor) {
   return tensor.is_cpu() ? "the CPU" : "CUDA device " + std::to_string(tensor.get_device());
 }
 
+// A tensor, or none.
+struct Given {
+  const Tensor* tensor;
+  Given(const Tensor& given) : tensor(&given) {}
+  Given(const OptionalTensor& given) : tensor(given.has_value() ? &*given : nullptr) {}
+};
+
 // Shape, type and device of one tensor against the problem's.
 class Checker {
  public:
@@ -60,17 +67,14 @@ class Checker {
 
   DataType type() const { return type_; }
 
-  void operator()(const Tensor& tensor, const char* name, const char* dimensions, const Shape& expected) const {
-    check_device(tensor, name);
-    const DataType type = data_type_of(tensor, name);
+  void operator()(Given given, const char* name, const char* dimensions, const Shape& expected) const {
+    if (given.tensor == nullptr) return;
+    check_device(*given.tensor, name);
+    const DataType type = data_type_of(*given.tensor, name);
     if (type != type_) {
       fail(std::string(name) + " must have the type of " + name_ + ", " + name_of(type_) + ", got " + name_of(type));
     }
-    check_shape(tensor, name, dimensions, expected);
-  }
-
-  void operator()(const OptionalTensor& tensor, const char* name, const char* dimensions, const Shape& expected) const {
-    if (tensor.has_value()) (*this)(*tensor, name, dimensions, expected);
+    check_shape(*given.tensor, name, dimensions, expected);
   }
 
   // A tensor of a type of its own.

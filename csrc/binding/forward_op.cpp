@@ -13,24 +13,21 @@ namespace fused_rnn {
 namespace {
 
 ForwardResult run_forward(const std::string& cell, const ForwardTensors& given, bool save, bool allow_tf32) {
-  const Checker check(given.gates, "gates");
+  Reader read(given.gates, "gates");
   const auto& [w_hh, w_hr, rows, variant] = given.recurrence;
-  Problem p = describe(cell, check.type(), extent_of(given.gates, "gates"), w_hh, w_hr, variant);
+  Problem p = describe(cell, read.type(), extent_of(given.gates, "gates"), w_hh, w_hr, variant);
   p.keeps_weights = keeps_weights(p, save);
   p.tfloat32 = allow_tf32;
-  check(given.gates, "gates", "[T, B, D, G, H]", {p.time_steps, p.batch, p.directions, p.cell.gates, p.hidden_size});
-  check(given.b_hh, "b_hh", "[D, G*H]", {p.directions, p.cell.gates * p.hidden_size});
   if (p.normalized && given.b_hh.has_value()) fail("b_hh must be None where there is a norm, which has the biases");
   ForwardViews views;
-  const DenseRecurrence dense = set_recurrence(views, check, p, given.recurrence);
-  const Tensor gates = with_dense_tail(given.gates, 3);
-  views.gates = sequence_view<const void>(gates);
-  views.b_hh = weight_view(given.b_hh);
-
-  const Allocator allocate(gates);
+  views.gates = read.sequence(given.gates, "gates", "[T, B, D, G, H]",
+                              {p.time_steps, p.batch, p.directions, p.cell.gates, p.hidden_size});
+  views.b_hh = read.weight(given.b_hh, "b_hh", "[D, G*H]", {p.directions, p.cell.gates * p.hidden_size});
+  read_recurrence(views, read, p, given.recurrence);
+  const Allocator allocate(given.gates);
   const ForwardBuffers made(p, allocate, save);
   made.view(views);
-  if (gates.is_cpu()) {
+  if (given.gates.is_cpu()) {
     run_on_cpu(active_cpu_unit().forward, p, views);
   } else {
     run_on_cuda(p, views, allocate, given.recurrence);

@@ -12,35 +12,25 @@ namespace fused_rnn {
 namespace {
 
 // [D*rows, columns] or [D*rows] as [D, rows, columns].
-WeightView stacked_view(const OptionalTensor& tensor, int64_t directions) {
-  if (!tensor.has_value() || tensor->numel() == 0) return {};
+WeightView stacked_view(const Tensor* tensor, int64_t directions) {
+  if (tensor == nullptr || tensor->numel() == 0) return {};
   const int64_t row_stride = tensor->stride(0);
   return {tensor->const_data_ptr(), tensor->size(0) / directions * row_stride, row_stride,
           tensor->dim() > 1 ? tensor->stride(1) : 0};
 }
 
-// The parameters of a layer, checked and set in the views. A single step reads dense rows: the result owns them.
-struct DenseLayer {
-  Tensor w_ih, w_hh;
-  OptionalTensor b_ih, b_hh;
-};
-
-DenseLayer set_layer(ForwardViews& views, const Checker& check, const Problem& p, const LayerForwardTensors& given) {
+void read_layer(ForwardViews& views, Reader& read, const Problem& p, const LayerForwardTensors& given) {
   const int64_t rows = p.directions * p.cell.gates * p.hidden_size;
-  check(given.w_ih, "w_ih", "[D*G*H, I]", {rows, p.input_size});
-  check(given.w_hh, "w_hh", "[D*G*H, P]", {rows, p.output_size});
-  check(given.b_ih, "b_ih", "[D*G*H]", {rows});
-  check(given.b_hh, "b_hh", "[D*G*H]", {rows});
-  check(given.w_hr, "w_hr", "[D*P, H]", {p.directions * p.output_size, p.hidden_size});
-  const bool single = is_single_step(p);
-  const auto dense = [&](const auto& t, int64_t first) { return single ? with_dense_tail(t, first) : t; };
-  DenseLayer result{dense(given.w_ih, 1), dense(given.w_hh, 1), dense(given.b_ih, 0), dense(given.b_hh, 0)};
-  views.w_ih = stacked_view(result.w_ih, p.directions);
-  views.b_ih = stacked_view(result.b_ih, p.directions);
-  views.w_hh = stacked_view(result.w_hh, p.directions);
-  views.b_hh = stacked_view(result.b_hh, p.directions);
-  views.w_hr = stacked_view(given.w_hr, p.directions);
-  return result;
+  // A single step takes contiguous columns.
+  const auto stacked = [&](Given tensor, const char* name, const char* dimensions, const Shape& expected) {
+    const int64_t first = is_single_step(p) ? static_cast<int64_t>(expected.size()) - 1 : Reader::kAnyStrides;
+    return stacked_view(read.dense(tensor, name, dimensions, expected, first), p.directions);
+  };
+  views.w_ih = stacked(given.w_ih, "w_ih", "[D*G*H, I]", {rows, p.input_size});
+  views.w_hh = stacked(given.w_hh, "w_hh", "[D*G*H, P]", {rows, p.output_size});
+  views.b_ih = stacked(given.b_ih, "b_ih", "[D*G*H]", {rows});
+  views.b_hh = stacked(given.b_hh, "b_hh", "[D*G*H]", {rows});
+  views.w_hr = stacked(given.w_hr, "w_hr", "[D*P, H]", {p.directions * p.output_size, p.hidden_size});
 }
 
 using LayerResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
@@ -49,13 +39,13 @@ using LayerResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, T
 // one, which is there with `save`.
 LayerResult run_layer(const std::string& cell, const LayerForwardTensors& given, int64_t directions, bool save,
                       bool hand_out) {
-  const Checker check(given.x, "x");
-  Problem p = describe(cell, check.type(), extent_of_layer(shape_of(given.x), directions), given.w_hh, given.w_hr);
+  Reader read(given.x, "x");
+  Problem p = describe(cell, read.type(), extent_of_layer(shape_of(given.x), directions), given.w_hh, given.w_hr);
   p.keeps_weights = keeps_weights(p, save);
   ForwardViews views;
-  const DenseLayer weights = set_layer(views, check, p, given);
-  const DenseRows rows = set_rows(views, check, p, given.rows);
-  const Tensor x = with_dense_tail(given.x, 2);
+  read_layer(views, read, p, given);
+  read_rows(views, read, p, given.rows);
+  const Tensor& x = *read.dense(given.x, 2);
   if (x.numel() > 0) views.x = {x.const_data_ptr(), x.stride(0), x.stride(1), 0};
 
   const Allocator allocate(x);
@@ -79,32 +69,30 @@ LayerResult layer(CellName cell, const Tensor& x, const Tensor& w_ih, const Opti
 
 // The same for one step, x [B, I] and states [B, H], of which there are only results.
 std::tuple<Tensor, Tensor> step(CellName name, const Tensor& x_given, const Tensor& w_ih, const OptionalTensor& b_ih,
-                                const Tensor& w_hh, const OptionalTensor& b_hh, const OptionalTensor& h_given,
-                                const OptionalTensor& c_given) {
+                                const Tensor& w_hh, const OptionalTensor& b_hh, const OptionalTensor& h,
+                                const OptionalTensor& c) {
   const std::string cell = name.take();
-  const Checker check(x_given, "x");
+  Reader read(x_given, "x");
   if (x_given.dim() != 2) fail("x must have shape [B, I], got " + to_string(shape_of(x_given)));
   const Extent extent = extent_of_layer({1, x_given.size(0), x_given.size(1)}, 1);
-  const Problem p = describe(cell, check.type(), extent, w_hh, kNoTensor);
-  ForwardViews views;
-  const DenseLayer weights = set_layer(views, check, p, {x_given, w_ih, b_ih, w_hh, b_hh});
+  const Problem p = describe(cell, read.type(), extent, w_hh, kNoTensor);
   const Shape state{p.batch, p.hidden_size};
   const bool has_c = p.cell.states == 2;
-  check(h_given, "h", "[B, H]", state);
-  if (c_given.has_value() && !has_c) fail("c must be None for cell \"" + cell + "\", which has no cell state");
-  check(c_given, "c", "[B, H]", state);
-  const Tensor x = with_dense_tail(x_given, 1);
-  const OptionalTensor h = with_dense_tail(h_given, 1), c = with_dense_tail(c_given, 1);
+  if (c.has_value() && !has_c) fail("c must be None for cell \"" + cell + "\", which has no cell state");
+  ForwardViews views;
+  read_layer(views, read, p, {x_given, w_ih, b_ih, w_hh, b_hh});
+  const Tensor& x = *read.dense(x_given, 1);
+  if (x.numel() > 0) views.x = {x.const_data_ptr(), 0, x.stride(0), 0};
+  const auto rows_of = [&](const OptionalTensor& given, const char* name) -> StateView<const void> {
+    const Tensor* const t = read.dense(given, name, "[B, H]", state, 1);
+    if (t == nullptr || t->numel() == 0) return {};
+    return {t->const_data_ptr(), 0, t->stride(0)};
+  };
+  views.h_0 = rows_of(h, "h");
+  views.c_0 = rows_of(c, "c");
 
   const Allocator allocate(x);
   const Tensor h_n = allocate(true, state), c_n = allocate(has_c, state);
-  const auto rows_of = [](const OptionalTensor& t) -> StateView<const void> {
-    if (!t.has_value() || t->numel() == 0) return {};
-    return {t->const_data_ptr(), 0, t->stride(0)};
-  };
-  if (x.numel() > 0) views.x = {x.const_data_ptr(), 0, x.stride(0), 0};
-  views.h_0 = rows_of(h);
-  views.c_0 = rows_of(c);
   if (h_n.numel() > 0) views.h_n = {h_n.mutable_data_ptr(), 0, h_n.stride(0)};
   if (c_n.numel() > 0) views.c_n = {c_n.mutable_data_ptr(), 0, c_n.stride(0)};
   run_on_cpu(active_cpu_unit().forward, p, views);
@@ -123,20 +111,20 @@ LayerGradientsResult run_layer_backward(const std::string& cell, const LayerBack
                                         const Needed& needed, bool over) {
   const auto& [x, w_ih, b_ih, w_hh, b_hh, w_hr, rows] = given.layer;
   const Tensor& output = given.output;
-  const Checker check(x, "x");
+  Reader read(x, "x");
   const int64_t directions = output.dim() == 4 ? output.size(2) : 1;
-  const Problem p = describe(cell, check.type(), extent_of_layer(shape_of(x), directions), w_hh, w_hr);
+  const Problem p = describe(cell, read.type(), extent_of_layer(shape_of(x), directions), w_hh, w_hr);
   const int64_t gate_rows = p.cell.gates * p.hidden_size, width = directions * gate_rows;
-  check(w_ih, "w_ih", "[D*G*H, I]", {width, p.input_size});
-  check(w_hr, "w_hr", "[D*P, H]", {directions * p.output_size, p.hidden_size});
-  check(output, "output", "[T, B, D, P]", {p.time_steps, p.batch, directions, p.output_size});
+  read(w_ih, "w_ih", "[D*G*H, I]", {width, p.input_size});
+  read(w_hr, "w_hr", "[D*P, H]", {directions * p.output_size, p.hidden_size});
+  read(output, "output", "[T, B, D, P]", {p.time_steps, p.batch, directions, p.output_size});
   if (p.projected && !given.hidden.has_value()) fail("hidden must be given where there is a w_hr");
-  if (p.projected) check(given.hidden, "hidden", "[T, B, D, H]", {p.time_steps, p.batch, directions, p.hidden_size});
+  if (p.projected) read(given.hidden, "hidden", "[T, B, D, H]", {p.time_steps, p.batch, directions, p.hidden_size});
   BackwardViews ragged;
-  const DenseRows dense = set_rows(ragged, check, p, rows);
+  read_rows(ragged, read, p, rows);
 
-  const LayerTensors tensors{torch::stable::contiguous(x), w_ih, torch::stable::contiguous(output), dense.h_0,
-                             p.projected ? torch::stable::contiguous(*given.hidden) : x};
+  const LayerTensors tensors{torch::stable::contiguous(x), w_ih, torch::stable::contiguous(output),
+                             with_dense_tail(rows.h_0, 2), p.projected ? torch::stable::contiguous(*given.hidden) : x};
   const Allocator allocate(x);
   LayerGradients::Wanted wanted{{allocate, needed.x, {p.time_steps, p.batch, p.input_size}},
                                 {allocate, needed.w_ih, {width, p.input_size}},

@@ -7,7 +7,6 @@
 #include <string>
 #include <tuple>
 #include <type_traits>
-#include <utility>
 
 #include "binding/allocator.h"
 #include "binding/tensor_views.h"
@@ -16,59 +15,46 @@
 
 namespace fused_rnn {
 
-inline void check_states(const Checker& check, const Problem& p, const OptionalTensor& h, const char* h_name,
-                         const OptionalTensor& c, const char* c_name) {
-  check(h, h_name, "[D, B, P]", {p.directions, p.batch, p.output_size});
+// The states at one end of a sequence, or their gradients.
+inline void read_states(Reader& read, const Problem& p, const OptionalTensor& h, const char* h_name,
+                        StateView<const void>& h_view, const OptionalTensor& c, const char* c_name,
+                        StateView<const void>& c_view) {
+  h_view = read.state(h, h_name, "[D, B, P]", {p.directions, p.batch, p.output_size});
   if (p.cell.states == 2) {
-    check(c, c_name, "[D, B, H]", {p.directions, p.batch, p.hidden_size});
+    c_view = read.state(c, c_name, "[D, B, H]", {p.directions, p.batch, p.hidden_size});
   } else if (c.has_value()) {
     fail(std::string(c_name) + " must be None for cell \"" + p.cell.name + "\", which has no cell state");
   }
 }
 
-// Owns what the views point to.
-struct DenseRows {
-  OptionalTensor h_0, c_0, lengths;
-};
-
 // The kernels take a length outside of [0, T] for the nearer end, since a look at it here would wait for the device.
 template <class Views>
-DenseRows set_rows(Views& views, const Checker& check, const Problem& p, const RowTensors& given) {
+void read_rows(Views& views, Reader& read, const Problem& p, const RowTensors& given) {
   using torch::headeronly::ScalarType;
-  check_states(check, p, given.h_0, "h_0", given.c_0, "c_0");
-  check.indices(given.lengths, "lengths", "[B]", {p.batch}, ScalarType::Long, "int64");
-  check.indices(given.resets, "resets", "[T, B]", {p.time_steps, p.batch}, ScalarType::Bool, "bool");
-  DenseRows dense{with_dense_tail(given.h_0, 2), with_dense_tail(given.c_0, 2), with_dense_tail(given.lengths, 0)};
-  views.h_0 = state_view(dense.h_0);
-  views.c_0 = state_view(dense.c_0);
-  views.lengths = lengths_view(dense.lengths);
-  views.resets = reset_view(given.resets);
-  return dense;
+  read_states(read, p, given.h_0, "h_0", views.h_0, given.c_0, "c_0", views.c_0);
+  read.indices(given.lengths, "lengths", "[B]", {p.batch}, ScalarType::Long, "int64");
+  read.indices(given.resets, "resets", "[T, B]", {p.time_steps, p.batch}, ScalarType::Bool, "bool");
+  if (const Tensor* const lengths = read.dense(given.lengths, 0)) {
+    views.lengths = static_cast<const int64_t*>(lengths->const_data_ptr());
+  }
+  if (const OptionalTensor& resets = given.resets; resets.has_value() && resets->numel() > 0) {
+    views.resets = {static_cast<const uint8_t*>(resets->const_data_ptr()), resets->stride(0), resets->stride(1)};
+  }
 }
 
-struct DenseRecurrence {
-  DenseRows rows;
-  OptionalTensor unit_weights, norm, zoneout, recurrent_mask;
-};
-
 template <class Views>
-DenseRecurrence set_recurrence(Views& views, const Checker& check, const Problem& p, const RecurrenceTensors& given) {
-  check(given.w_hh, "w_hh", "[D, G*H, P]", {p.directions, p.cell.gates * p.hidden_size, p.output_size});
-  check(given.w_hr, "w_hr", "[D, P, H]", {p.directions, p.output_size, p.hidden_size});
-  views.w_hh = weight_view(given.w_hh);
-  views.w_hr = weight_view(given.w_hr);
-  DenseRows rows = set_rows(views, check, p, given.rows);
+void read_recurrence(Views& views, Reader& read, const Problem& p, const RecurrenceTensors& given) {
+  const int64_t rows = p.cell.gates * p.hidden_size;
   const auto& [unit_weights, norm, zoneout, recurrent_mask] = given.variant;
-  check(unit_weights, "unit_weights", "[D, K, H]", {p.directions, p.cell.unit_weights, p.hidden_size});
-  check(norm, "norm", "[D, N, H]", {p.directions, norm_rows(p.cell), p.hidden_size});
-  check(zoneout, "zoneout", "[T, B, D, states, H]",
-        {p.time_steps, p.batch, p.directions, p.cell.states, p.hidden_size});
-  check(recurrent_mask, "recurrent_mask", "[D, B, P]", {p.directions, p.batch, p.output_size});
-  DenseRecurrence dense{std::move(rows), with_dense_tail(unit_weights, 2), with_dense_tail(norm, 2),
-                        with_dense_tail(zoneout, 3), with_dense_tail(recurrent_mask, 2)};
-  views.variant = {state_view(dense.unit_weights), state_view(dense.norm), sequence_view(dense.zoneout),
-                   state_view(dense.recurrent_mask)};
-  return dense;
+  views.w_hh = read.weight(given.w_hh, "w_hh", "[D, G*H, P]", {p.directions, rows, p.output_size});
+  views.w_hr = read.weight(given.w_hr, "w_hr", "[D, P, H]", {p.directions, p.output_size, p.hidden_size});
+  read_rows(views, read, p, given.rows);
+  views.variant = {
+      read.state(unit_weights, "unit_weights", "[D, K, H]", {p.directions, p.cell.unit_weights, p.hidden_size}),
+      read.state(norm, "norm", "[D, N, H]", {p.directions, norm_rows(p.cell), p.hidden_size}),
+      read.sequence(zoneout, "zoneout", "[T, B, D, states, H]",
+                    {p.time_steps, p.batch, p.directions, p.cell.states, p.hidden_size}),
+      read.state(recurrent_mask, "recurrent_mask", "[D, B, P]", {p.directions, p.batch, p.output_size})};
 }
 
 // Makes the work on the gradients of a backward pass, given where they will lie: d_gates, d_gates_h of cells that split
