@@ -116,10 +116,10 @@ class EagerRecurrence(Function):
                     found = RecurrenceGradients.apply(*given)  # type: ignore[no-untyped-call]
             else:
                 found = RecurrenceGradients.forward(*given)
-        d_gates, *others = found
+        gradients: Any = Arguments._make(found)
         if d_anchor is not None:
-            d_gates = d_anchor if d_gates is None else d_gates + d_anchor
-        return (None, d_gates, *others)
+            gradients = gradients._replace(gates=d_anchor if gradients.gates is None else gradients.gates + d_anchor)
+        return (None, *gradients)
 
     @staticmethod
     def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:

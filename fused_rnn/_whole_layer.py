@@ -193,10 +193,10 @@ def _gradients(
     if given.lengths is not None and places is None:
         given = given._replace(x=without_padding(given.x, given.lengths))
     # The biases have one gradient where the gates have.
-    split = _ops.CELLS[ctx.cell].split
-    need_bias = need.b_ih or (need.b_hh and not split)
-    need_gates: Any = need.x or need.w_ih or need_bias
-    needed: Any = Arguments(need_gates, need.w_hh, need.b_hh and split, need.w_hr, need.h_0, need.c_0)
+    split: Any = _ops.CELLS[ctx.cell].split
+    need_bias: Any = need.b_ih or (need.b_hh and not split)
+    need_gates, need_b_hh = need.x or need.w_ih or need_bias, need.b_hh and split
+    needed = Arguments(need_gates, need.w_hh, need_b_hh, need.w_hr, need.h_0, need.c_0)
     found = _recurrence_gradients(ctx, route, given, needed, incoming, results)
     d_x, d_w_ih, d_bias = _projection_gradients(given, (need.x, need.w_ih, need_bias), found.gates, places)
     d_b_ih, d_b_hh = _of_both_biases(d_bias, None if found.b_hh is None else found.b_hh.reshape(-1), need)

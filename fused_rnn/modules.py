@@ -37,6 +37,16 @@ _CELL_OF_NONLINEARITY = {"tanh": "rnn_tanh", "relu": "rnn_relu"}
 _CELL_WEIGHTS, _CELL_BIASES = ("weight_ih", "weight_hh"), ("bias_ih", "bias_hh")
 
 
+def _one_state(module: torch.nn.Module, hx: Any) -> tuple[Tensor, ...]:
+    """The state in `hx`, which the caller gave."""
+    _checks.check_single_state(type(module).__name__, hx)
+    return (hx,)
+
+
+def _two_states(module: torch.nn.Module, hx: Any) -> tuple[Tensor, ...]:
+    return _checks.split_state(type(module).__name__, hx)
+
+
 class RecurrentLayer(Unscriptable, Traceable, FlatWeights):
     """What LSTM, GRU and RNN share: parameters by name, and the way from arguments to the stack of layers."""
 
@@ -45,6 +55,7 @@ class RecurrentLayer(Unscriptable, Traceable, FlatWeights):
     zoneout: float | tuple[float, float] = 0.0
     recurrent_dropout = weight_dropout = 0.0
     cell_clip: float | None = None
+    _states = _one_state
     _sizes_changed = False  # whether somebody has changed input_size or hidden_size since the layer was made
 
     def __init__(self, mode: str, *args: Any, **kwargs: Any) -> None:
@@ -149,11 +160,6 @@ class RecurrentLayer(Unscriptable, Traceable, FlatWeights):
                     f"{type(self).__name__}: input_size, hidden_size and proj_size ask for {name} of shape "
                     f"{[rows, width]}, but it has {list(weight.shape)}"
                 )
-
-    def _states(self, hx: Any) -> tuple[Tensor, ...]:
-        """The states in `hx`, which the caller gave."""
-        _checks.check_single_state(type(self).__name__, hx)
-        return (hx,)
 
     def _prepare(
         self, weight: Tensor, x: Tensor | PackedSequence, hx: Any, lengths: Any = None, resets: Any = None
@@ -369,8 +375,7 @@ class LSTM(RecurrentLayer):
     check_forward_args = torch.nn.LSTM.check_forward_args  # type: ignore[assignment]
     permute_hidden = torch.nn.LSTM.permute_hidden  # type: ignore[assignment]
 
-    def _states(self, hx: Any) -> tuple[Tensor, ...]:
-        return _checks.split_state(type(self).__name__, hx)
+    _states = _two_states
 
     @overload
     def forward(
@@ -538,8 +543,9 @@ def _refuse_projection(arguments: dict[str, Any]) -> None:
 class RecurrentCell(Unscriptable, Traceable, torch.nn.RNNCellBase):
     """What the three cells share: one step of a recurrence of one layer."""
 
-    _names, _labels = ("hx",), ("hidden",)  # what errors call the states, and what torch.nn calls them
-    _states = RecurrentLayer._states
+    _names: tuple[str, ...] = ("hx",)  # what errors call the states
+    _labels: tuple[str, ...] = ("hidden",)  # what torch.nn calls them
+    _states = _one_state
 
     def _step(self, cell: str, x: Tensor, hx: Any) -> Any:
         """What `forward` returns; for torch.fx a leaf."""
@@ -613,7 +619,7 @@ class LSTMCell(RecurrentCell):
     """
 
     _names = _labels = ("hx[0]", "hx[1]")
-    _states = LSTM._states
+    _states = _two_states
 
     def __init__(
         self, input_size: int, hidden_size: int, bias: bool = True, device: Device = None, dtype: DType = None,
