@@ -116,10 +116,10 @@ class EagerRecurrence(Function):
                     found = RecurrenceGradients.apply(*given)  # type: ignore[no-untyped-call]
             else:
                 found = RecurrenceGradients.forward(*given)
-        gradients: Any = Arguments._make(found)
+        d_gates, *others = found
         if d_anchor is not None:
-            gradients = gradients._replace(gates=d_anchor if gradients.gates is None else gradients.gates + d_anchor)
-        return (None, *gradients)
+            d_gates = d_anchor if d_gates is None else d_gates + d_anchor
+        return (None, d_gates, *others)
 
     @staticmethod
     def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -128,7 +128,7 @@ class EagerRecurrence(Function):
         saved = iter(ctx.saved_tensors)
         arguments, results = take(Arguments, saved), tuple(saved)
         found = _reference.push(partial(_reference.recurrence, ctx.cell), arguments, tangents, results)
-        moving = Arguments._make(tangents).gates
+        moving: Any = Arguments._make(tangents).gates
         anchor = torch.zeros_like(arguments.gates) if moving is None else moving
         return (*_NO_TANGENTS._replace(**dict(zip(ForwardResult._fields, found, strict=False))), anchor)
 
