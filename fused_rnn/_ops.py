@@ -36,20 +36,13 @@ except ImportError as error:
 class CellSpec(NamedTuple):
     """A cell described by counts."""
 
-    gates: int
-    """Gates of one hidden unit (rows of W_hh per unit)."""
-    states: int
-    """1: hidden state only; 2: hidden and cell state."""
-    saved: int
-    """Values per hidden unit and step that the backward pass needs."""
-    split: bool
-    """Whether the gradients of the two pre-activations, W_ih x + b_ih and W_hh h + b_hh, differ."""
-    gradients: int
-    """Gradients of pre-activations of one hidden unit and step that differ."""
-    unit_weights: int
-    """Numbers of every unit that enter its update."""
-    norm_groups: int
-    """Sets of gates that a layer norm joins; 0: the cell has no normalized form."""
+    gates: int  # gates of one hidden unit (rows of W_hh per unit)
+    states: int  # 1: hidden state only; 2: hidden and cell state
+    saved: int  # values per hidden unit and step that the backward pass needs
+    split: bool  # whether the gradients of the two pre-activations, W_ih x + b_ih and W_hh h + b_hh, differ
+    gradients: int  # gradients of pre-activations of one hidden unit and step that differ
+    unit_weights: int  # numbers of every unit that enter its update
+    norm_groups: int  # sets of gates that a layer norm joins; 0: the cell has no normalized form
 
 
 CELLS: dict[str, CellSpec] = {name: CellSpec(**_C.cell_spec(name)) for name in _C.cell_names()}
@@ -202,13 +195,7 @@ class LayerBackwardResult(NamedTuple):
 
 
 def layer_backward(
-    cell: str,
-    incoming: Incoming,
-    arguments: LayerArguments,
-    kept: Kept,
-    need: Any,
-    *,
-    in_place: bool,
+    cell: str, incoming: Incoming, arguments: LayerArguments, kept: Kept, need: Any, *, in_place: bool
 ) -> LayerBackwardResult:
     """The gradients of `layer` that are needed (by the names of `LayerArguments`), and those of the states.
 

@@ -62,7 +62,7 @@ WHOLE = Route(Forward.WHOLE, "a plain layer on CPU in eager mode: its kernel mul
 ONNX = Route(Forward.ONNX, "torch.onnx.export takes the layer for an operator of ONNX")
 _VARIANT = Route(Forward.APART, "only the operator of the recurrence has variants")
 _AUTOCAST = Route(Forward.APART, "autocast may give projection and recurrence different types")
-_ON_GPU = Route(Forward.APART, "on a GPU a library multiplies the input")
+ON_GPU = Route(Forward.APART, "on a GPU a library multiplies the input")
 _NOT_PLAIN = Route(Forward.APART, "the tensors are not plain ones of one type on CPU, or there are no features")
 _RECURRENCE = Route(Forward.APART, "the gates are given")
 _RECORDED = Route(Forward.APART, "torch.export or torch.jit.trace records the operators", Graph.NOTHING)
@@ -114,7 +114,7 @@ def of_layer(arguments: LayerArguments, variants: Variants = PLAIN) -> Route:
     dtype = x.dtype
     for t in (x, w_ih, b_ih, w_hh, b_hh, w_hr, h_0, c_0):  # a loop, since short calls feel a generator
         if t is not None and (type(t) not in _PLAIN_TYPES or t.dtype != dtype or not t.is_cpu):
-            return _ON_GPU if x.is_cuda else _NOT_PLAIN
+            return ON_GPU if x.is_cuda else _NOT_PLAIN
     return WHOLE if x.dim() == 3 and not x.is_nested and x.shape[2] > 0 else _NOT_PLAIN
 
 
@@ -129,11 +129,6 @@ def of_recurrence(*, on_gpu: bool, normalized: bool, otherwise: Route = _RECURRE
     if _modes.tangents_of_tangents():
         return _NESTED_TANGENTS
     return _TRANSFORMED if _modes.hides_derivatives() else otherwise
-
-
-def of_layer_on_gpu(variants: Variants) -> Route:
-    """A layer on a GPU, which need not be here."""
-    return of_recurrence(on_gpu=True, normalized=variants.layer_norm, otherwise=_ON_GPU)
 
 
 def of_gradients(incoming: Sequence[Tensor | None], layer: LayerArguments | None = None) -> Route:

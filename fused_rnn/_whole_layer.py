@@ -179,12 +179,7 @@ def _run_and_keep(
 
 
 def _gradients(
-    ctx: Any,
-    given: LayerArguments,
-    places: Tensor | None,
-    need: Any,
-    incoming: Incoming,
-    results: Kept,
+    ctx: Any, given: LayerArguments, places: Tensor | None, need: Any, incoming: Incoming, results: Kept
 ) -> Any:
     """Gradients of every field of `LayerArguments`, each only where it is needed; no two of them share memory."""
     route = _route.of_gradients(incoming, given)

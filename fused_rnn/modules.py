@@ -39,7 +39,7 @@ _CELL_WEIGHTS, _CELL_BIASES = ("weight_ih", "weight_hh"), ("bias_ih", "bias_hh")
 
 def _one_state(module: torch.nn.Module, hx: Any) -> tuple[Tensor, ...]:
     """The state in `hx`, which the caller gave."""
-    _checks.check_single_state(type(module).__name__, hx)
+    _checks.check_tensor(f"{type(module).__name__}: hx", hx)
     return (hx,)
 
 
@@ -249,9 +249,7 @@ class RecurrentLayer(Unscriptable, Traceable, FlatWeights):
         if self._sizes_changed or self.num_layers != 1 or self.bidirectional or type(x) is not Tensor or x.dim() != 3:
             return None
         tensors = (4 if self.bias else 2) + (1 if self.proj_size else 0)
-        if len(self._all_weights) != 1 or len(self._all_weights[0]) != tensors:
-            return None
-        if self._variants() is not PLAIN:
+        if [*map(len, self._all_weights)] != [tensors] or self._variants() is not PLAIN:
             return None
         h_0, c_0 = hx, None
         if self.mode == "LSTM" and hx is not None:
@@ -424,12 +422,9 @@ class GRU(RecurrentLayer):
         output [T, B, D*H], h_n [L*D, B, H], in the layout of the arguments.
 
     Raises:
-        ValueError, TypeError: an argument of the constructor, or the type or number of dimensions of the input.
-        RuntimeError: sizes, devices and states that do not fit.
-        NotImplementedError: a device, layout or dtype without kernels.
+        As `LSTM`.
 
-    Differences from torch.nn.GRU: T = 0 works (the output is empty, the final state is the initial one), it is not an
-    instance of torch.nn.GRU, and it is not scriptable by torch.jit.
+    Differences from torch.nn.GRU: as those of `LSTM` from torch.nn.LSTM.
 
     Source: Cho et al., "Learning phrase representations using RNN encoder-decoder", 2014, in the variant of cuDNN and
     of torch.nn.GRU's documentation, where the reset gate applies after the product.
@@ -488,12 +483,9 @@ class RNN(RecurrentLayer):
         output [T, B, D*H], h_n [L*D, B, H], in the layout of the arguments.
 
     Raises:
-        ValueError, TypeError: an argument of the constructor, or the type or number of dimensions of the input.
-        RuntimeError: sizes, devices and states that do not fit.
-        NotImplementedError: a device, layout or dtype without kernels.
+        As `LSTM`.
 
-    Differences from torch.nn.RNN: T = 0 works (the output is empty, the final state is the initial one), it is not an
-    instance of torch.nn.RNN, and it is not scriptable by torch.jit.
+    Differences from torch.nn.RNN: as those of `LSTM` from torch.nn.LSTM.
 
     Source: Elman, "Finding structure in time", 1990; torch.nn.RNN's documentation.
 
@@ -648,9 +640,7 @@ class GRUCell(RecurrentCell):
         h_1 [B, H], or [H] without a batch.
 
     Raises:
-        ValueError, TypeError: wrong numbers of dimensions, or a state that is not a tensor.
-        RuntimeError: sizes, types, devices and states that do not fit.
-        NotImplementedError: a device, layout or dtype without kernels.
+        As `LSTMCell`.
 
     Source: Cho et al., 2014, in the variant of cuDNN and of torch.nn.GRUCell's documentation.
 
@@ -689,9 +679,7 @@ class RNNCell(RecurrentCell):
         h_1 [B, H], or [H] without a batch.
 
     Raises:
-        ValueError, TypeError: wrong numbers of dimensions, or a state that is not a tensor.
-        RuntimeError: an unknown nonlinearity; sizes, types, devices and states that do not fit.
-        NotImplementedError: a device, layout or dtype without kernels.
+        As `LSTMCell`; RuntimeError for an unknown nonlinearity, too.
 
     Source: Elman, "Finding structure in time", 1990; torch.nn.RNNCell's documentation.
 
