@@ -71,7 +71,7 @@ def source_groups(toolchain: Toolchain, cuda: Cuda | str, torch: Path, version: 
         binding_sources = [name for name in binding_sources if not Path(name).name.startswith("cuda_")]
     return [
         SourceGroup(binding_sources, [*host, *binding]),
-        SourceGroup([*glob("csrc/cpu/*.cpp"), *glob("csrc/cpu/runtime/*.cpp")], []),
+        SourceGroup([name for name in glob("csrc/cpu/**/*.cpp") if "/isa/" not in name], []),
         SourceGroup(glob("csrc/cuda/*.cpp"), host),
         *units,
     ]

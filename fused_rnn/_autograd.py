@@ -106,7 +106,8 @@ class EagerRecurrence(Function):
     def backward(ctx: Any, *d_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
         """Gradients of the arguments, each only where it is asked for."""
         *d_results, d_anchor = d_outputs
-        incoming, found = incoming_gradients(ctx.cell, d_results), _NO_GRADIENTS
+        incoming = incoming_gradients(ctx.cell, d_results)
+        found: Any = _NO_GRADIENTS
         if not incoming.are_zero():
             _, *need = ctx.needs_input_grad
             given = (ctx.cell, *need, *incoming, *kept(ctx))
@@ -115,10 +116,10 @@ class EagerRecurrence(Function):
                     found = RecurrenceGradients.apply(*given)  # type: ignore[no-untyped-call]
             else:
                 found = RecurrenceGradients.forward(*given)
-            found = Arguments._make(found)
+        d_gates, *others = found
         if d_anchor is not None:
-            found = found._replace(gates=d_anchor if found.gates is None else found.gates + d_anchor)
-        return (None, *found)
+            d_gates = d_anchor if d_gates is None else d_gates + d_anchor
+        return (None, d_gates, *others)
 
     @staticmethod
     def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -127,7 +128,7 @@ class EagerRecurrence(Function):
         saved = iter(ctx.saved_tensors)
         arguments, results = take(Arguments, saved), tuple(saved)
         found = _reference.push(partial(_reference.recurrence, ctx.cell), arguments, tangents, results)
-        moving = Arguments._make(tangents).gates
+        moving: Any = Arguments._make(tangents).gates
         anchor = torch.zeros_like(arguments.gates) if moving is None else moving
         return (*_NO_TANGENTS._replace(**dict(zip(ForwardResult._fields, found, strict=False))), anchor)
 
@@ -195,10 +196,8 @@ class RecurrenceGradients(Function):
         function, variables = RecurrenceGradients._in_plain_torch(ctx, kept(ctx))
         _, *wanted = ctx.needs_input_grad
         need: Any = _Given.of(wanted)
-        found = iter(_reference.pull(function, variables, (*need.incoming, *need.arguments), d_gradients))
-        d_incoming, d_arguments = take(Incoming, found), take(Arguments, found)
-        nothing: Any = Kept(*[None] * len(Kept._fields))  # type: ignore[arg-type]
-        return (None, *_NO_GRADIENTS, *d_incoming, *d_arguments, *nothing)
+        found = _reference.pull(function, variables, (*need.incoming, *need.arguments), d_gradients)
+        return (None, *_NO_GRADIENTS, *found, *[None] * len(Kept._fields))
 
     @staticmethod
     def jvp(ctx: Any, _: None, *tangents: Any) -> tuple[Tensor | None, ...]:
@@ -282,8 +281,8 @@ def incoming_gradients(cell: str, d_outputs: Sequence[Tensor | None]) -> Incomin
 
 
 def recurrence_gradients(
-    cell: str, need: Arguments, incoming: Incoming, arguments: Arguments, results: Kept, *, in_place: bool = False
-) -> Arguments:
+    cell: str, need: Any, incoming: Incoming, arguments: Arguments, results: Kept, *, in_place: bool = False
+) -> Any:
     """The gradients of the arguments that need them, None elsewhere; the gates themselves may be anything.
 
     With `in_place` the gate gradients take the memory of what is saved.
@@ -295,7 +294,7 @@ def recurrence_gradients(
         result = _ops.backward(cell, incoming, arguments, output, cells, saved)
     d_gates_h = result.d_gates_h if result.d_gates_h.dim() == 5 else result.d_gates
     d_gates_h = d_gates_h.reshape(*d_gates_h.shape[:3], arguments.w_hh.shape[1])  # [T, B, D, G*H]
-    return _NO_GRADIENTS._replace(  # type: ignore[no-any-return]
+    return _NO_GRADIENTS._replace(
         gates=result.d_gates if need.gates else None,
         w_hh=w_hh_gradient(d_gates_h, output, arguments) if need.w_hh else None,
         b_hh=d_gates_h.sum((0, 1)) if need.b_hh else None,

@@ -135,11 +135,6 @@ def split_state(owner: str, hx: Any) -> tuple[Tensor, Tensor]:
     return hx[0], hx[1]
 
 
-def check_single_state(owner: str, hx: Any) -> None:
-    """The state of a GRU or an RNN is one tensor."""
-    check_tensor(f"{owner}: hx", hx)
-
-
 def check_layer_state_dimensions(states: Sequence[Tensor], *, batched: bool) -> None:
     """The states have a batch dimension exactly where the input has one."""
     expected = 3 if batched else 2

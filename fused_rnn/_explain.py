@@ -136,7 +136,10 @@ def explain(layer: torch.nn.Module, x: Tensor, hx: Any = None, *, device: CudaDe
     for weights in layer._layers():
         like_x = sequence.new_empty(()).expand(time_steps, batch, width)
         arguments = layer_arguments(like_x, weights, h_0, c_0)
-        route = _route.of_layer_on_gpu(variants) if on_gpu else _route.of_layer(arguments, variants)
+        if on_gpu:
+            route = _route.of_recurrence(on_gpu=True, normalized=variants.layer_norm, otherwise=_route.ON_GPU)
+        else:
+            route = _route.of_layer(arguments, variants.of_each_run)
         makes_gates = route.kind is Forward.WHOLE
         if on_gpu:
             name, passes = _cuda_passes(sizes, training, sequence, device)
@@ -201,7 +204,4 @@ def build_info() -> dict[str, str]:
 
         print(fused_rnn.build_info()["instruction_sets"])
     """
-    return {
-        **_ops.build_info(),
-        "torch": torch.__version__,
-    }
+    return {**_ops.build_info(), "torch": torch.__version__}

@@ -21,7 +21,7 @@ from fused_rnn._modes import hides_derivatives, is_recorded, is_transformed
 from fused_rnn._packed import gather_steps, scatter_steps
 from fused_rnn._products import linear
 from fused_rnn._route import Forward, Graph, Route
-from fused_rnn._tensors import Arguments, LayerArguments, StepArguments, of_recurrence
+from fused_rnn._tensors import Arguments, DirectionWeights, LayerArguments, StepArguments, of_recurrence
 from fused_rnn._variants import (
     NO_MASKS,
     PLAIN,
@@ -35,8 +35,6 @@ from fused_rnn._variants import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-
-    from fused_rnn._tensors import DirectionWeights
 
 
 _SHORTEST_SEGMENT = 32  # steps; each segment packs the weights and starts the threads again
@@ -81,13 +79,10 @@ def layer_arguments(
     x: Any, weights: Sequence[DirectionWeights], h_0: Any, c_0: Any, ragged: Ragged = REGULAR
 ) -> LayerArguments:
     """Those of a layer, with the weights of its directions one after the other."""
-    w_ih, w_hh, b_ih, b_hh, w_hr, *_ = weights[0] if len(weights) == 1 else _joined(weights)
-    return LayerArguments(x, w_ih, b_ih, w_hh, b_hh, w_hr, h_0, c_0, ragged.lengths, ragged.resets)
-
-
-def _joined(weights: Sequence[DirectionWeights]) -> Sequence[Any]:
-    """The parameters of all directions, without the variants'."""
-    return [None if parts[0] is None else torch.cat(parts) for parts in zip(*(w[:5] for w in weights), strict=True)]
+    w = weights[0]
+    if len(weights) == 2:
+        w = DirectionWeights._make(None if pair[0] is None else torch.cat(pair) for pair in zip(*weights, strict=True))
+    return LayerArguments(x, w.w_ih, w.b_ih, w.w_hh, w.b_hh, w.w_hr, h_0, c_0, ragged.lengths, ragged.resets)
 
 
 def run_unchecked(
@@ -160,10 +155,7 @@ def run_layer(
         return _run(spec, weights, Steps(x, spec.ragged), h_0, c_0, keep_cells=keep_cells, handed_out=handed_out)
     weights = with_dropped_weights(variants, weights)
     steps = Steps(x, spec.ragged, draw_masks(variants, spec.cell, x, weights))
-    rest = variants._replace(recompute=False, training=False)
-    run: Callable[..., RecurrenceResult] = partial(
-        _run, spec._replace(variants=PLAIN if rest == PLAIN else variants), weights
-    )
+    run: Callable[..., RecurrenceResult] = partial(_run, spec._replace(variants=variants.of_each_run), weights)
     if variants.recompute and torch.is_grad_enabled() and x.shape[0] > 0:
         run = _while_unchanged(run, (x, h_0, c_0, *steps.ragged, *steps.masks, *chain.from_iterable(weights)))
         return _run_segments(run, steps, h_0, c_0, directions=len(weights))

@@ -14,7 +14,7 @@ import torch  # before the compiled module, whose symbols it provides
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from fused_rnn._tensors import Arguments, Incoming, Kept, LayerArguments
 
@@ -36,20 +36,13 @@ except ImportError as error:
 class CellSpec(NamedTuple):
     """A cell described by counts."""
 
-    gates: int
-    """Gates of one hidden unit (rows of W_hh per unit)."""
-    states: int
-    """1: hidden state only; 2: hidden and cell state."""
-    saved: int
-    """Values per hidden unit and step that the backward pass needs."""
-    split: bool
-    """Whether the gradients of the two pre-activations, W_ih x + b_ih and W_hh h + b_hh, differ."""
-    gradients: int
-    """Gradients of pre-activations of one hidden unit and step that differ."""
-    unit_weights: int
-    """Numbers of every unit that enter its update."""
-    norm_groups: int
-    """Sets of gates that a layer norm joins; 0: the cell has no normalized form."""
+    gates: int  # gates of one hidden unit (rows of W_hh per unit)
+    states: int  # 1: hidden state only; 2: hidden and cell state
+    saved: int  # values per hidden unit and step that the backward pass needs
+    split: bool  # whether the gradients of the two pre-activations, W_ih x + b_ih and W_hh h + b_hh, differ
+    gradients: int  # gradients of pre-activations of one hidden unit and step that differ
+    unit_weights: int  # numbers of every unit that enter its update
+    norm_groups: int  # sets of gates that a layer norm joins; 0: the cell has no normalized form
 
 
 CELLS: dict[str, CellSpec] = {name: CellSpec(**_C.cell_spec(name)) for name in _C.cell_names()}
@@ -202,13 +195,7 @@ class LayerBackwardResult(NamedTuple):
 
 
 def layer_backward(
-    cell: str,
-    incoming: Incoming,
-    arguments: LayerArguments,
-    kept: Kept,
-    need: Any,
-    *,
-    in_place: bool,
+    cell: str, incoming: Incoming, arguments: LayerArguments, kept: Kept, need: Any, *, in_place: bool
 ) -> LayerBackwardResult:
     """The gradients of `layer` that are needed (by the names of `LayerArguments`), and those of the states.
 
@@ -266,19 +253,11 @@ def cuda_options(
     return found
 
 
-def make_stepper(
-    cell: str,
-    layers: Sequence[Sequence[Tensor | None]],
-    *,
-    storage: str,
-    batch: int,
-    input_size: int,
-    hidden_size: int,
-    proj_size: int,
-) -> Any:
+def make_stepper(cell: str, layers: Sequence[Sequence[Tensor | None]], *, storage: str, **sizes: int) -> Any:
     """The native stepper of layers with w_ih, w_hh, b_ih, b_hh, w_hr and unit_weights each, which it copies.
 
-    It reads them from their addresses: they are on the CPU, of one type, and of the shapes that the sizes say.
+    It reads them from their addresses: they are on the CPU, of one type, and of the shapes that the sizes (batch,
+    input_size, hidden_size and proj_size) say.
 
     `storage` is exact, bfloat16 or int8. Its methods take addresses of contiguous memory: step(x, y),
     get_state(h, c), set_state(h, c), reset(rows, or 0 for all).
@@ -288,47 +267,27 @@ def make_stepper(
         cell=cell,
         dtype=next(t.dtype for t in dense[0] if t is not None),
         time_steps=1,
-        batch=batch,
         directions=1,
-        hidden_size=hidden_size,
-        proj_size=proj_size,
-        input_size=input_size,
+        **sizes,
     )
     addresses = [[0 if t is None else t.data_ptr() for t in layer] for layer in dense]
     return _C.Stepper(problem, storage, addresses, torch.get_num_threads())
 
 
-def kept_bytes() -> int:
-    """What calls on CPU have left for the next ones: their memory, and weights as they were packed."""
-    count: int = _C.kept_bytes()
-    return count
+kept_bytes: Callable[[], int] = _C.kept_bytes
+"""What calls on CPU have left for the next ones: their memory, and weights as they were packed."""
 
+threads_are_lost: Callable[[], bool] = _C.threads_are_lost
+"""Whether this process was forked from one that had started threads, which stayed there."""
 
-def threads_are_lost() -> bool:
-    """Whether this process was forked from one that had started threads, which stayed there."""
-    lost: bool = _C.threads_are_lost()
-    return lost
+is_amd_processor: Callable[[], bool] = _C.is_amd_processor
+"""Whether this machine's processor is one of AMD."""
 
+build_info: Callable[[], dict[str, str]] = _C.build_info
+"""How the compiled library was made."""
 
-def is_amd_processor() -> bool:
-    """Whether this machine's processor is one of AMD."""
-    found: bool = _C.is_amd_processor()
-    return found
+instruction_sets: Callable[[], list[str]] = _C.instruction_sets
+"""The instruction sets that this machine can run and the library has code for, plainest first."""
 
-
-def build_info() -> dict[str, str]:
-    """How the compiled library was made."""
-    info: dict[str, str] = _C.build_info()
-    return info
-
-
-def instruction_sets() -> list[str]:
-    """The instruction sets that this machine can run and the library has code for, plainest first."""
-    names: list[str] = _C.instruction_sets()
-    return names
-
-
-def active_instruction_set() -> str:
-    """The instruction set in use; FUSED_RNN_CPU_ISA chooses another."""
-    name: str = _C.active_instruction_set()
-    return name
+active_instruction_set: Callable[[], str] = _C.active_instruction_set
+"""The instruction set in use; FUSED_RNN_CPU_ISA chooses another."""

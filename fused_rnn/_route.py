@@ -62,38 +62,30 @@ WHOLE = Route(Forward.WHOLE, "a plain layer on CPU in eager mode: its kernel mul
 ONNX = Route(Forward.ONNX, "torch.onnx.export takes the layer for an operator of ONNX")
 _VARIANT = Route(Forward.APART, "only the operator of the recurrence has variants")
 _AUTOCAST = Route(Forward.APART, "autocast may give projection and recurrence different types")
-_NO_PLAIN_TENSORS = Route(Forward.APART, "a tensor is a subclass, which sees both operations")
-_ON_GPU = Route(Forward.APART, "on a GPU a library multiplies the input")
-_NOT_ON_CPU = Route(Forward.APART, "no kernel runs on this device")
-_MIXED_DTYPES = Route(Forward.APART, "the tensors differ in type")
-_NO_INPUT = Route(Forward.APART, "the input is not [T, B, I] with I > 0")
+ON_GPU = Route(Forward.APART, "on a GPU a library multiplies the input")
+_NOT_PLAIN = Route(Forward.APART, "the tensors are not plain ones of one type on CPU, or there are no features")
 _RECURRENCE = Route(Forward.APART, "the gates are given")
 _RECORDED = Route(Forward.APART, "torch.export or torch.jit.trace records the operators", Graph.NOTHING)
 _COMPILED = Route(Forward.APART, "torch.compile or functionalize needs the operators in its graph", Graph.OPERATOR)
 _TRANSFORMED = Route(Forward.APART, "a transform or tangents need a Function with rules for them", Graph.TRANSFORMABLE)
-_NO_NORMS = Route(
-    Forward.REFERENCE, "layer norms on a GPU would run in plain torch, since there is no CUDA kernel with them"
-)
-_NESTED_TANGENTS = Route(  # torch's tangents of tangents are zero through any Function (pytorch issue 197867)
-    Forward.REFERENCE,
-    "tangents of tangents would run in plain torch, since torch takes them for zero in a function with kernels",
-)
-
 ONE_CALL = Route(Backward.ONE_CALL, "own kernels run all GEMMs, and the gradients need no derivatives", Graph.NOTHING)
 LIBRARY_GEMMS = Route(Backward.APART, "torch's GEMMs are faster for these sizes on this processor", Graph.NOTHING)
 DIFFERENTIATED = Route(Backward.APART, "the gradients are themselves differentiated or mapped")
 _BATCHED = Route(Backward.APART, "is_grads_batched makes many gradients at once", Graph.NOTHING)
 _SEPARATE = Route(Backward.APART, "the forward pass was projection and recurrence", Graph.NOTHING)
-SECOND_DERIVATIVES = Route(
-    Backward.REFERENCE, "second derivatives would run in plain torch, since the kernels have first ones only"
+
+
+def _in_plain_torch(kind: Forward | Backward, what: str, why: str) -> Route:
+    return Route(kind, f"{what} would run in plain torch, since {why}")
+
+
+_NO_NORMS = _in_plain_torch(Forward.REFERENCE, "layer norms on a GPU", "there is no CUDA kernel with them")
+_NESTED_TANGENTS = _in_plain_torch(  # they are zero through any Function (pytorch issue 197867)
+    Forward.REFERENCE, "tangents of tangents", "torch takes them for zero in a function with kernels"
 )
-TANGENTS = Route(
-    Backward.REFERENCE,
-    "tangents (forward-mode derivatives) would run in plain torch, since the kernels have gradients only",
-)
-TANGENTS_OF_GRADIENTS = Route(
-    Backward.REFERENCE, "tangents of gradients would run in plain torch, since the kernels have gradients only"
-)
+SECOND_DERIVATIVES = _in_plain_torch(Backward.REFERENCE, "second derivatives", "the kernels have first ones only")
+TANGENTS = _in_plain_torch(Backward.REFERENCE, "tangents (forward-mode derivatives)", "the kernels have gradients only")
+TANGENTS_OF_GRADIENTS = _in_plain_torch(Backward.REFERENCE, "tangents of gradients", "the kernels have gradients only")
 
 _PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 
@@ -118,18 +110,12 @@ def of_layer(arguments: LayerArguments, variants: Variants = PLAIN) -> Route:
     if variants is not PLAIN:
         return _NO_NORMS if variants.layer_norm and x.is_cuda else _VARIANT
     if type(x) not in _PLAIN_TYPES:
-        return _NO_PLAIN_TENSORS
+        return _NOT_PLAIN
     dtype = x.dtype
     for t in (x, w_ih, b_ih, w_hh, b_hh, w_hr, h_0, c_0):  # a loop, since short calls feel a generator
-        if t is None:
-            continue
-        if type(t) not in _PLAIN_TYPES:
-            return _NO_PLAIN_TENSORS
-        if t.dtype != dtype:
-            return _MIXED_DTYPES
-        if not t.is_cpu:
-            return _ON_GPU if t.is_cuda else _NOT_ON_CPU
-    return WHOLE if x.dim() == 3 and not x.is_nested and x.shape[2] > 0 else _NO_INPUT
+        if t is not None and (type(t) not in _PLAIN_TYPES or t.dtype != dtype or not t.is_cpu):
+            return ON_GPU if x.is_cuda else _NOT_PLAIN
+    return WHOLE if x.dim() == 3 and not x.is_nested and x.shape[2] > 0 else _NOT_PLAIN
 
 
 def of_recurrence(*, on_gpu: bool, normalized: bool, otherwise: Route = _RECURRENCE) -> Route:
@@ -143,11 +129,6 @@ def of_recurrence(*, on_gpu: bool, normalized: bool, otherwise: Route = _RECURRE
     if _modes.tangents_of_tangents():
         return _NESTED_TANGENTS
     return _TRANSFORMED if _modes.hides_derivatives() else otherwise
-
-
-def of_layer_on_gpu(variants: Variants) -> Route:
-    """A layer on a GPU, which need not be here."""
-    return of_recurrence(on_gpu=True, normalized=variants.layer_norm, otherwise=_ON_GPU)
 
 
 def of_gradients(incoming: Sequence[Tensor | None], layer: LayerArguments | None = None) -> Route:

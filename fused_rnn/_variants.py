@@ -53,6 +53,11 @@ class Variants(NamedTuple):
         """Whether the cell is the one with weights of single units."""
         return self.peephole or self.cell_clip is not None
 
+    @property
+    def of_each_run(self) -> Variants:
+        """What is left for a run of the layer once its weights and whether it runs again are settled."""
+        return PLAIN if self._replace(recompute=False, training=False) == PLAIN else self
+
 
 PLAIN = Variants()
 NAMES = Variants._fields[:-1]

@@ -179,13 +179,8 @@ def _run_and_keep(
 
 
 def _gradients(
-    ctx: Any,
-    given: LayerArguments,
-    places: Tensor | None,
-    need: Any,
-    incoming: Incoming,
-    results: Kept,
-) -> LayerArguments:
+    ctx: Any, given: LayerArguments, places: Tensor | None, need: Any, incoming: Incoming, results: Kept
+) -> Any:
     """Gradients of every field of `LayerArguments`, each only where it is needed; no two of them share memory."""
     route = _route.of_gradients(incoming, given)
     if route.kind is Backward.ONE_CALL:
@@ -193,14 +188,14 @@ def _gradients(
     if given.lengths is not None and places is None:
         given = given._replace(x=without_padding(given.x, given.lengths))
     # The biases have one gradient where the gates have.
-    split = _ops.CELLS[ctx.cell].split
-    need_bias = bool(need.b_ih or (need.b_hh and not split))
-    need_gates = need.x or need.w_ih or need_bias
-    needed = Arguments(need_gates, need.w_hh, need.b_hh and split, need.w_hr, need.h_0, need.c_0)
+    split: Any = _ops.CELLS[ctx.cell].split
+    need_bias: Any = need.b_ih or (need.b_hh and not split)
+    need_gates, need_b_hh = need.x or need.w_ih or need_bias, need.b_hh and split
+    needed = Arguments(need_gates, need.w_hh, need_b_hh, need.w_hr, need.h_0, need.c_0)
     found = _recurrence_gradients(ctx, route, given, needed, incoming, results)
-    d_x, d_w_ih, d_bias = _projection_gradients(given, (bool(need.x), bool(need.w_ih), need_bias), found.gates, places)
+    d_x, d_w_ih, d_bias = _projection_gradients(given, (need.x, need.w_ih, need_bias), found.gates, places)
     d_b_ih, d_b_hh = _of_both_biases(d_bias, None if found.b_hh is None else found.b_hh.reshape(-1), need)
-    return _NO_GRADIENTS._replace(  # type: ignore[no-any-return]
+    return _NO_GRADIENTS._replace(
         x=d_x,
         w_ih=d_w_ih,
         b_ih=d_b_ih,
@@ -212,20 +207,11 @@ def _gradients(
     )
 
 
-def _gradients_by_one_call(
-    cell: str, given: LayerArguments, need: Any, incoming: Incoming, results: Kept
-) -> LayerArguments:
+def _gradients_by_one_call(cell: str, given: LayerArguments, need: Any, incoming: Incoming, results: Kept) -> Any:
     in_place = may_run_in_place(results.saved) and _ops.can_run_in_place(cell)
     found = _ops.layer_backward(cell, incoming, given, results, need, in_place=in_place)
-    return LayerArguments(
-        x=found.d_x if need.x else None,  # type: ignore[arg-type]
-        w_ih=found.d_w_ih if need.w_ih else None,  # type: ignore[arg-type]
-        b_ih=found.d_b_ih if need.b_ih else None,
-        w_hh=found.d_w_hh if need.w_hh else None,
-        b_hh=found.d_b_hh if need.b_hh else None,
-        w_hr=found.d_w_hr if need.w_hr else None,
-        h_0=found.d_h_0 if need.h_0 else None,
-        c_0=found.d_c_0 if need.c_0 else None,
+    return _NO_GRADIENTS._replace(
+        **{name: getattr(found, f"d_{name}") for name in given._fields if getattr(need, name)}
     )
 
 
@@ -262,7 +248,7 @@ class _Zeros(Function):
 
 def _recurrence_gradients(
     ctx: Any, route: Route, given: LayerArguments, needed: Arguments, incoming: Incoming, results: Kept
-) -> Arguments:
+) -> Any:
     """Gradients of every field of `Arguments`, in place of what is saved where the graph ends with this pass."""
     anchor: Any = None
     if torch.is_grad_enabled():  # a zero whose derivatives are those of the gates
@@ -270,8 +256,9 @@ def _recurrence_gradients(
         gates = _ops.CELLS[ctx.cell].gates
         units = given.w_hh.shape[0] // (ctx.directions * gates)  # named, since there may be no steps or rows
         anchor = zeros.view(*given.x.shape[:2], ctx.directions, gates, units)
-    weights = of_recurrence(given, ctx.directions)
-    arguments = Arguments(anchor, *weights, given.h_0, given.c_0, lengths=given.lengths, resets=given.resets)
+    w_hh, b_hh, w_hr = of_recurrence(given, ctx.directions)
+    ends = {"lengths": given.lengths, "resets": given.resets}
+    arguments = Arguments(anchor, w_hh, b_hh, w_hr, given.h_0, given.c_0, **ends)
     if route.graph is Graph.NODE:
         with _strict.resumed(ctx.strict):
             flat = (*needed, *incoming, *arguments, *results)

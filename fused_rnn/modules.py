@@ -16,36 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from fused_rnn._checks import (
-    BATCH_FIRST_FORMS,
-    CELL_FORMS,
-    LAYER_FORMS,
-    PACKED_FORM,
-    check_cell_kinds,
-    check_cell_sizes,
-    check_cell_state_dimensions,
-    check_dimensions,
-    check_layer_input,
-    check_layer_state,
-    check_layer_state_dimensions,
-    check_lengths,
-    check_packed,
-    check_parameter_devices,
-    check_resets,
-    check_single_state,
-    refuse_expanded_weights,
-    split_state,
-)
+from fused_rnn import _checks
 from fused_rnn._flat_weights import FlatWeights, held
-from fused_rnn._layers import (
-    LayerSpec,
-    Ragged,
-    run_cell,
-    run_stack,
-    run_unchecked,
-    step_unchecked,
-    step_without_units,
-)
+from fused_rnn._layers import LayerSpec, Ragged, run_cell, run_stack, run_unchecked, step_unchecked, step_without_units
 from fused_rnn._ops import CELLS
 from fused_rnn._packed import gather_steps, pad, permuted
 from fused_rnn._scripting import Unscriptable
@@ -64,6 +37,16 @@ _CELL_OF_NONLINEARITY = {"tanh": "rnn_tanh", "relu": "rnn_relu"}
 _CELL_WEIGHTS, _CELL_BIASES = ("weight_ih", "weight_hh"), ("bias_ih", "bias_hh")
 
 
+def _one_state(module: torch.nn.Module, hx: Any) -> tuple[Tensor, ...]:
+    """The state in `hx`, which the caller gave."""
+    _checks.check_tensor(f"{type(module).__name__}: hx", hx)
+    return (hx,)
+
+
+def _two_states(module: torch.nn.Module, hx: Any) -> tuple[Tensor, ...]:
+    return _checks.split_state(type(module).__name__, hx)
+
+
 class RecurrentLayer(Unscriptable, Traceable, FlatWeights):
     """What LSTM, GRU and RNN share: parameters by name, and the way from arguments to the stack of layers."""
 
@@ -72,6 +55,7 @@ class RecurrentLayer(Unscriptable, Traceable, FlatWeights):
     zoneout: float | tuple[float, float] = 0.0
     recurrent_dropout = weight_dropout = 0.0
     cell_clip: float | None = None
+    _states = _one_state
     _sizes_changed = False  # whether somebody has changed input_size or hidden_size since the layer was made
 
     def __init__(self, mode: str, *args: Any, **kwargs: Any) -> None:
@@ -132,10 +116,7 @@ class RecurrentLayer(Unscriptable, Traceable, FlatWeights):
     @property
     def cell(self) -> str:
         """The name of the cell in the compiled library: lstm, lstm_peephole, gru, rnn_tanh or rnn_relu."""
-        return self._cell_of(self._variants())
-
-    def _cell_of(self, variants: Variants) -> str:
-        return "lstm_peephole" if variants.unit_weights else _CELL_OF_MODE[self.mode]
+        return "lstm_peephole" if self._variants().unit_weights else _CELL_OF_MODE[self.mode]
 
     def _direction(self, tensors: list[Any]) -> DirectionWeights:
         """The parameters of one direction, without the variants'."""
@@ -180,11 +161,6 @@ class RecurrentLayer(Unscriptable, Traceable, FlatWeights):
                     f"{[rows, width]}, but it has {list(weight.shape)}"
                 )
 
-    def _states(self, hx: Any) -> tuple[Tensor, ...]:
-        """The states in `hx`, which the caller gave."""
-        check_single_state(type(self).__name__, hx)
-        return (hx,)
-
     def _prepare(
         self, weight: Tensor, x: Tensor | PackedSequence, hx: Any, lengths: Any = None, resets: Any = None
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Ragged]:
@@ -193,15 +169,15 @@ class RecurrentLayer(Unscriptable, Traceable, FlatWeights):
         `weight` is the one that meets the input.
         """
         if isinstance(x, PackedSequence):
-            check_packed(x, lengths, resets)
+            _checks.check_packed(x, lengths, resets)
             return self._prepare_packed(weight, x, hx)
-        forms = BATCH_FIRST_FORMS if self.batch_first else LAYER_FORMS
-        check_dimensions(type(self).__name__, x, forms)
+        forms = _checks.BATCH_FIRST_FORMS if self.batch_first else _checks.LAYER_FORMS
+        _checks.check_dimensions(type(self).__name__, x, forms)
         batched = x.dim() == 3
         states = () if hx is None else self._states(hx)
         if states:
-            check_layer_state_dimensions(states, batched=batched)
-        check_layer_input(x, weight, self.input_size, forms[batched])
+            _checks.check_layer_state_dimensions(states, batched=batched)
+        _checks.check_layer_input(x, weight, self.input_size, forms[batched])
         if not batched:
             x = x.unsqueeze(1)
             states = tuple(state.unsqueeze(1) for state in states)
@@ -209,9 +185,9 @@ class RecurrentLayer(Unscriptable, Traceable, FlatWeights):
             x = x.transpose(0, 1)
         h_0, c_0 = self._checked(x, states, batch_first=self.batch_first) if states else (None, None)
         if lengths is not None:
-            lengths = check_lengths(lengths, x, batched=batched, batch_first=self.batch_first)
+            lengths = _checks.check_lengths(lengths, x, batched=batched, batch_first=self.batch_first)
         if resets is not None:
-            resets = check_resets(resets, x, batched=batched, batch_first=self.batch_first)
+            resets = _checks.check_resets(resets, x, batched=batched, batch_first=self.batch_first)
         return x, h_0, c_0, Ragged(lengths, resets)
 
     def _prepare_packed(
@@ -219,7 +195,7 @@ class RecurrentLayer(Unscriptable, Traceable, FlatWeights):
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Ragged]:
         """The same for a packed sequence, with its order of rows."""
         states = () if hx is None else self._states(hx)
-        check_layer_input(packed.data, weight, self.input_size, PACKED_FORM)
+        _checks.check_layer_input(packed.data, weight, self.input_size, _checks.PACKED_FORM)
         x, lengths, places = pad(packed)
         h_0, c_0 = self._checked(x, states, batch_first=None) if states else (None, None)
         h_0, c_0 = (None if state is None else permuted(state, packed.sorted_indices) for state in (h_0, c_0))
@@ -230,34 +206,38 @@ class RecurrentLayer(Unscriptable, Traceable, FlatWeights):
     ) -> tuple[Tensor | None, Tensor | None]:
         """h_0 and c_0 from one or two states, which fit x [T, B, I]."""
         rows = self.num_layers * (2 if self.bidirectional else 1)
-        expected = (rows, x.shape[1], self.proj_size or self.hidden_size)
-        units = "proj_size" if self.proj_size else "hidden_size"
-        if len(states) == 1:
-            check_layer_state(states[0], "hx", expected, units, x, batch_first=batch_first)
-            return states[0], None
-        check_layer_state(states[0], "hx[0]", expected, units, x, batch_first=batch_first)
-        expected = (rows, x.shape[1], self.hidden_size)
-        check_layer_state(states[1], "hx[1]", expected, "hidden_size", x, batch_first=batch_first)
-        return states[0], states[1]
+        names = ("hx",) if len(states) == 1 else ("hx[0]", "hx[1]")
+        units = ("proj_size", self.proj_size) if self.proj_size else ("hidden_size", self.hidden_size)
+        for state, name, (word, width) in zip(states, names, (units, ("hidden_size", self.hidden_size)), strict=False):
+            _checks.check_layer_state(state, name, (rows, x.shape[1], width), word, x, batch_first=batch_first)
+        return states[0], states[1] if len(states) == 2 else None
 
-    def _run(
+    def _run(self, x: Any, hx: Any, lengths: Any, resets: Any, return_cells: bool) -> Any:
+        """What `forward` returns; for torch.fx a leaf."""
+        try:
+            found = self._run_unchecked(x, hx) if lengths is None and resets is None and not return_cells else None
+            output, h_n, c_n, cells = found or self._run_checked(x, hx, lengths, resets, return_cells)
+        except PROXY_ERRORS as error:
+            return leaf(error, self, (x, hx), {"lengths": lengths, "resets": resets, "return_cells": return_cells})
+        if self.mode != "LSTM":
+            return output, h_n
+        return (output, (h_n, c_n), cells) if return_cells else (output, (h_n, c_n))
+
+    def _run_checked(
         self, x: Tensor | PackedSequence, hx: Any, lengths: Any, resets: Any, return_cells: bool
     ) -> tuple[Any, Tensor, Tensor, Any]:
         """Output, h_n, c_n and cells ([0] where there are none) in the layout of the input."""
-        if lengths is None and resets is None and not return_cells:
-            found = self._run_unchecked(x, hx)
-            if found is not None:
-                return found
         if return_cells and self.mode != "LSTM":
             raise TypeError(f"{type(self).__name__}: return_cells needs a cell state, which only the LSTM has")
         tensors = self._weights(self._flat_weights_names)  # once, since a parametrization computes them
-        refuse_expanded_weights(type(self).__name__, tensors)
+        _checks.refuse_expanded_weights(type(self).__name__, tensors)
         sequence, h_0, c_0, ragged = self._prepare(tensors[0], x, hx, lengths, resets)
         dropout = self.dropout if self.training else 0.0
         variants = self._variants()
         layers = self._layers(variants, tensors)
-        check_parameter_devices(sequence, zip(self._all_weights, chain.from_iterable(layers), strict=True))
-        spec = LayerSpec(self._cell_of(variants), self.hidden_size, variants, ragged)
+        _checks.check_parameter_devices(sequence, zip(self._all_weights, chain.from_iterable(layers), strict=True))
+        cell = _CELL_OF_MODE[self.mode] if variants is PLAIN else self.cell
+        spec = LayerSpec(cell, self.hidden_size, variants, ragged)
         output, h_n, c_n, cells = run_stack(spec, sequence, layers, h_0, c_0, dropout=dropout, keep_cells=return_cells)
         output = self._like_input(x, output, ragged.places)
         if return_cells:
@@ -269,9 +249,7 @@ class RecurrentLayer(Unscriptable, Traceable, FlatWeights):
         if self._sizes_changed or self.num_layers != 1 or self.bidirectional or type(x) is not Tensor or x.dim() != 3:
             return None
         tensors = (4 if self.bias else 2) + (1 if self.proj_size else 0)
-        if len(self._all_weights) != 1 or len(self._all_weights[0]) != tensors:
-            return None
-        if self._variants() is not PLAIN:
+        if [*map(len, self._all_weights)] != [tensors] or self._variants() is not PLAIN:
             return None
         h_0, c_0 = hx, None
         if self.mode == "LSTM" and hx is not None:
@@ -377,26 +355,12 @@ class LSTM(RecurrentLayer):
 
     @overload
     def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
-        bias: bool = True,
-        batch_first: bool = False,
-        dropout: float = 0.0,
-        bidirectional: bool = False,
-        proj_size: int = 0,
-        device: Device = None,
-        dtype: DType = None,
-        *,
-        layer_norm: bool = False,
-        zoneout: float | tuple[float, float] = 0.0,
-        recurrent_dropout: float = 0.0,
-        weight_dropout: float = 0.0,
-        peephole: bool = False,
-        cell_clip: float | None = None,
-        recompute: bool = False,
-    ) -> None: ...
+        self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True, batch_first: bool = False,
+        dropout: float = 0.0, bidirectional: bool = False, proj_size: int = 0, device: Device = None,
+        dtype: DType = None, *, layer_norm: bool = False, zoneout: float | tuple[float, float] = 0.0,
+        recurrent_dropout: float = 0.0, weight_dropout: float = 0.0, peephole: bool = False,
+        cell_clip: float | None = None, recompute: bool = False,
+    ) -> None: ...  # fmt: skip
 
     @overload
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
@@ -409,8 +373,7 @@ class LSTM(RecurrentLayer):
     check_forward_args = torch.nn.LSTM.check_forward_args  # type: ignore[assignment]
     permute_hidden = torch.nn.LSTM.permute_hidden  # type: ignore[assignment]
 
-    def _states(self, hx: Any) -> tuple[Tensor, ...]:
-        return split_state(type(self).__name__, hx)
+    _states = _two_states
 
     @overload
     def forward(
@@ -425,20 +388,11 @@ class LSTM(RecurrentLayer):
     ) -> tuple[Steps, State, Steps]: ...  # fmt: skip
 
     def forward(
-        self,
-        input: Any,  # noqa: A002 - torch.nn's name
-        hx: State | None = None,
-        *,
-        lengths: Tensor | None = None,
-        resets: Tensor | None = None,
+        self, input: Any, hx: State | None = None, *, lengths: Tensor | None = None, resets: Tensor | None = None,  # noqa: A002
         return_cells: bool = False,
-    ) -> Any:
+    ) -> Any:  # fmt: skip
         """Run the sequence; see the class for shapes."""
-        try:
-            output, h_n, c_n, cells = self._run(input, hx, lengths, resets, return_cells)
-        except PROXY_ERRORS as error:
-            return leaf(error, self, (input, hx), {"lengths": lengths, "resets": resets, "return_cells": return_cells})
-        return (output, (h_n, c_n), cells) if return_cells else (output, (h_n, c_n))
+        return self._run(input, hx, lengths, resets, return_cells)
 
 
 class GRU(RecurrentLayer):
@@ -454,13 +408,7 @@ class GRU(RecurrentLayer):
     Args:
         input_size: features I of the input.
         hidden_size: units H of the hidden state.
-        num_layers: layers on top of each other.
-        bias: whether there are biases.
-        batch_first: input and output are [B, T, features] instead of [T, B, features]; states are not affected.
-        dropout: probability of dropping an output of any layer but the last, in training mode.
-        bidirectional: a second direction reads the sequence from its end; outputs are concatenated.
-        device: where the parameters are.
-        dtype: type of the parameters: float32, float64, bfloat16 or float16.
+        num_layers, bias, batch_first, dropout, bidirectional, device, dtype: as of `LSTM`.
         layer_norm: as of `LSTM`, with `gain_ih` and `gain_hh` [3*H]; r and z are normalized together, n alone.
         zoneout: as of `LSTM`, one probability.
         recurrent_dropout, weight_dropout, recompute: as of `LSTM`; they are keywords, too.
@@ -468,22 +416,15 @@ class GRU(RecurrentLayer):
     Called with:
         input: [T, B, I] ([B, T, I] with `batch_first`), [T, I] without a batch, or a PackedSequence.
         hx: h_0 [L*D, B, H], without B where the input has no batch; None is zero.
-        lengths: [B] integers on any device, nothing where the input has no batch: row b ends before step lengths[b],
-            where the reverse direction starts and whose state is final. Output beyond it is zero; the input there may
-            be anything.
-        resets: [T, B] bool ([B, T] with `batch_first`, [T] without a batch): the state of a row is zero before the
-            step, in either direction, and no gradient goes further back. Padding is not reset.
+        lengths, resets: as of `LSTM`.
 
     Returns:
         output [T, B, D*H], h_n [L*D, B, H], in the layout of the arguments.
 
     Raises:
-        ValueError, TypeError: an argument of the constructor, or the type or number of dimensions of the input.
-        RuntimeError: sizes, devices and states that do not fit.
-        NotImplementedError: a device, layout or dtype without kernels.
+        As `LSTM`.
 
-    Differences from torch.nn.GRU: T = 0 works (the output is empty, the final state is the initial one), it is not an
-    instance of torch.nn.GRU, and it is not scriptable by torch.jit.
+    Differences from torch.nn.GRU: as those of `LSTM` from torch.nn.LSTM.
 
     Source: Cho et al., "Learning phrase representations using RNN encoder-decoder", 2014, in the variant of cuDNN and
     of torch.nn.GRU's documentation, where the reset gate applies after the product.
@@ -496,23 +437,11 @@ class GRU(RecurrentLayer):
 
     @overload
     def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
-        bias: bool = True,
-        batch_first: bool = False,
-        dropout: float = 0.0,
-        bidirectional: bool = False,
-        device: Device = None,
-        dtype: DType = None,
-        *,
-        layer_norm: bool = False,
-        zoneout: float = 0.0,
-        recurrent_dropout: float = 0.0,
-        weight_dropout: float = 0.0,
+        self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True, batch_first: bool = False,
+        dropout: float = 0.0, bidirectional: bool = False, device: Device = None, dtype: DType = None, *,
+        layer_norm: bool = False, zoneout: float = 0.0, recurrent_dropout: float = 0.0, weight_dropout: float = 0.0,
         recompute: bool = False,
-    ) -> None: ...
+    ) -> None: ...  # fmt: skip
 
     @overload
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
@@ -522,22 +451,12 @@ class GRU(RecurrentLayer):
         super().__init__("GRU", *args, **kwargs)
 
     def forward(
-        self,
-        input: Steps,  # noqa: A002
-        hx: Tensor | None = None,
-        *,
-        lengths: Tensor | None = None,
-        resets: Tensor | None = None,
+        self, input: Steps, hx: Tensor | None = None, *, lengths: Tensor | None = None, resets: Tensor | None = None,  # noqa: A002
         return_cells: bool = False,
-    ) -> tuple[Steps, Tensor]:
+    ) -> tuple[Steps, Tensor]:  # fmt: skip
         """Run the sequence; see the class for shapes."""
-        try:
-            output, h_n, _, _ = self._run(input, hx, lengths, resets, return_cells)
-        except PROXY_ERRORS as error:
-            keywords = {"lengths": lengths, "resets": resets, "return_cells": return_cells}
-            found: tuple[Steps, Tensor] = leaf(error, self, (input, hx), keywords)
-            return found
-        return output, h_n
+        found: tuple[Steps, Tensor] = self._run(input, hx, lengths, resets, return_cells)
+        return found
 
 
 class RNN(RecurrentLayer):
@@ -549,14 +468,8 @@ class RNN(RecurrentLayer):
     Args:
         input_size: features I of the input.
         hidden_size: units H of the hidden state.
-        num_layers: layers on top of each other.
         nonlinearity: "tanh" or "relu".
-        bias: whether there are biases.
-        batch_first: input and output are [B, T, features] instead of [T, B, features]; states are not affected.
-        dropout: probability of dropping an output of any layer but the last, in training mode.
-        bidirectional: a second direction reads the sequence from its end; outputs are concatenated.
-        device: where the parameters are.
-        dtype: type of the parameters: float32, float64, bfloat16 or float16.
+        num_layers, bias, batch_first, dropout, bidirectional, device, dtype: as of `LSTM`.
         layer_norm: as of `LSTM`, with `gain_ih` and `gain_hh` [H].
         zoneout: as of `LSTM`, one probability.
         recurrent_dropout, weight_dropout, recompute: as of `LSTM`; they are keywords, too.
@@ -564,22 +477,15 @@ class RNN(RecurrentLayer):
     Called with:
         input: [T, B, I] ([B, T, I] with `batch_first`), [T, I] without a batch, or a PackedSequence.
         hx: h_0 [L*D, B, H], without B where the input has no batch; None is zero.
-        lengths: [B] integers on any device, nothing where the input has no batch: row b ends before step lengths[b],
-            where the reverse direction starts and whose state is final. Output beyond it is zero; the input there may
-            be anything.
-        resets: [T, B] bool ([B, T] with `batch_first`, [T] without a batch): the state of a row is zero before the
-            step, in either direction, and no gradient goes further back. Padding is not reset.
+        lengths, resets: as of `LSTM`.
 
     Returns:
         output [T, B, D*H], h_n [L*D, B, H], in the layout of the arguments.
 
     Raises:
-        ValueError, TypeError: an argument of the constructor, or the type or number of dimensions of the input.
-        RuntimeError: sizes, devices and states that do not fit.
-        NotImplementedError: a device, layout or dtype without kernels.
+        As `LSTM`.
 
-    Differences from torch.nn.RNN: T = 0 works (the output is empty, the final state is the initial one), it is not an
-    instance of torch.nn.RNN, and it is not scriptable by torch.jit.
+    Differences from torch.nn.RNN: as those of `LSTM` from torch.nn.LSTM.
 
     Source: Elman, "Finding structure in time", 1990; torch.nn.RNN's documentation.
 
@@ -591,24 +497,11 @@ class RNN(RecurrentLayer):
 
     @overload
     def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
-        nonlinearity: str = "tanh",
-        bias: bool = True,
-        batch_first: bool = False,
-        dropout: float = 0.0,
-        bidirectional: bool = False,
-        device: Device = None,
-        dtype: DType = None,
-        *,
-        layer_norm: bool = False,
-        zoneout: float = 0.0,
-        recurrent_dropout: float = 0.0,
-        weight_dropout: float = 0.0,
-        recompute: bool = False,
-    ) -> None: ...
+        self, input_size: int, hidden_size: int, num_layers: int = 1, nonlinearity: str = "tanh", bias: bool = True,
+        batch_first: bool = False, dropout: float = 0.0, bidirectional: bool = False, device: Device = None,
+        dtype: DType = None, *, layer_norm: bool = False, zoneout: float = 0.0, recurrent_dropout: float = 0.0,
+        weight_dropout: float = 0.0, recompute: bool = False,
+    ) -> None: ...  # fmt: skip
 
     @overload
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
@@ -626,22 +519,12 @@ class RNN(RecurrentLayer):
         self.nonlinearity: str = nonlinearity  # not in the class: torch.jit reads annotations there, and stops at them
 
     def forward(
-        self,
-        input: Steps,  # noqa: A002
-        hx: Tensor | None = None,
-        *,
-        lengths: Tensor | None = None,
-        resets: Tensor | None = None,
+        self, input: Steps, hx: Tensor | None = None, *, lengths: Tensor | None = None, resets: Tensor | None = None,  # noqa: A002
         return_cells: bool = False,
-    ) -> tuple[Steps, Tensor]:
+    ) -> tuple[Steps, Tensor]:  # fmt: skip
         """Run the sequence; see the class for shapes."""
-        try:
-            output, h_n, _, _ = self._run(input, hx, lengths, resets, return_cells)
-        except PROXY_ERRORS as error:
-            keywords = {"lengths": lengths, "resets": resets, "return_cells": return_cells}
-            found: tuple[Steps, Tensor] = leaf(error, self, (input, hx), keywords)
-            return found
-        return output, h_n
+        found: tuple[Steps, Tensor] = self._run(input, hx, lengths, resets, return_cells)
+        return found
 
 
 def _refuse_projection(arguments: dict[str, Any]) -> None:
@@ -652,30 +535,42 @@ def _refuse_projection(arguments: dict[str, Any]) -> None:
 class RecurrentCell(Unscriptable, Traceable, torch.nn.RNNCellBase):
     """What the three cells share: one step of a recurrence of one layer."""
 
-    def _step(
-        self, cell: str, x: Tensor, states: Sequence[Tensor], names: Sequence[str], labels: Sequence[str]
+    _names: tuple[str, ...] = ("hx",)  # what errors call the states
+    _labels: tuple[str, ...] = ("hidden",)  # what torch.nn calls them
+    _states = _one_state
+
+    def _step(self, cell: str, x: Tensor, hx: Any) -> Any:
+        """What `forward` returns; for torch.fx a leaf."""
+        try:
+            states = () if hx is None else self._states(hx)
+            weights = DirectionWeights(*held(self, _CELL_WEIGHTS), *held(self, _CELL_BIASES, needed=False))
+            if not states and weights.w_hh.shape[1] != self.hidden_size:
+                raise RuntimeError(
+                    f"hidden0 has inconsistent hidden_size: got {self.hidden_size}, expected "
+                    f"{weights.w_hh.shape[1]}: the attribute hidden_size is not that of the parameters"
+                )
+            found = step_unchecked(cell, x, weights, states)
+            if found is None:
+                found = self._step_checked(cell, x, weights, states)
+        except PROXY_ERRORS as error:
+            return leaf(error, self, (x, hx), {})
+        return found if cell == "lstm" else found[0]
+
+    def _step_checked(
+        self, cell: str, x: Tensor, weights: DirectionWeights, states: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
-        """The next hidden state, and cell state where there is one; errors call the states by `names` and `labels`."""
-        weights = DirectionWeights(*held(self, _CELL_WEIGHTS), *held(self, _CELL_BIASES, needed=False))
-        if not states and weights.w_hh.shape[1] != self.hidden_size:
-            raise RuntimeError(
-                f"hidden0 has inconsistent hidden_size: got {self.hidden_size}, expected {weights.w_hh.shape[1]}: "
-                "the attribute hidden_size is not that of the parameters"
-            )
-        stepped = step_unchecked(cell, x, weights, states)
-        if stepped is not None:
-            return stepped
+        """The next hidden state, and cell state where there is one."""
         owner = type(self).__name__
-        refuse_expanded_weights(owner, weights)
-        check_dimensions(owner, x, CELL_FORMS)
-        check_cell_state_dimensions(owner, states, names, labels, x)
+        _checks.refuse_expanded_weights(owner, weights)
+        _checks.check_dimensions(owner, x, _checks.CELL_FORMS)
+        _checks.check_cell_state_dimensions(owner, states, self._names, self._labels, x)
         batched = x.dim() == 2
         if not batched:
             x = x.unsqueeze(0)
             states = [state.unsqueeze(0) for state in states]
-        check_cell_sizes(x, states, names, self.input_size, self.hidden_size)
-        check_cell_kinds(x, weights.w_ih, states, names)
-        check_parameter_devices(x, [(("weight_ih",), weights)])
+        _checks.check_cell_sizes(x, states, self._names, self.input_size, self.hidden_size)
+        _checks.check_cell_kinds(x, weights.w_ih, states, self._names)
+        _checks.check_parameter_devices(x, [(("weight_ih",), weights)])
         if self.hidden_size == 0:
             made = step_without_units(x, weights, states, states_made=2 if cell == "lstm" else 1)
         else:
@@ -715,25 +610,18 @@ class LSTMCell(RecurrentCell):
         h, c = cell(torch.randn(3, 16), (h, c))  # [3, 32], [3, 32]
     """
 
+    _names = _labels = ("hx[0]", "hx[1]")
+    _states = _two_states
+
     def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        bias: bool = True,
-        device: Device = None,
-        dtype: DType = None,
-    ) -> None:
+        self, input_size: int, hidden_size: int, bias: bool = True, device: Device = None, dtype: DType = None,
+    ) -> None:  # fmt: skip
         super().__init__(input_size, hidden_size, bias, num_chunks=4, device=device, dtype=dtype)
 
     def forward(self, input: Tensor, hx: State | None = None) -> State:  # noqa: A002
         """Make one step; see the class for shapes."""
-        try:
-            states = () if hx is None else split_state(type(self).__name__, hx)
-            h, c = self._step("lstm", input, states, ("hx[0]", "hx[1]"), ("hx[0]", "hx[1]"))
-        except PROXY_ERRORS as error:
-            found: State = leaf(error, self, (input, hx), {})
-            return found
-        return h, c
+        found: State = self._step("lstm", input, hx)  # h and c, in a tuple
+        return found
 
 
 class GRUCell(RecurrentCell):
@@ -742,9 +630,7 @@ class GRUCell(RecurrentCell):
     Args:
         input_size: features I of the input.
         hidden_size: units H of the hidden state; 0 gives empty states.
-        bias: whether there are biases.
-        device: where the parameters are.
-        dtype: type of the parameters: float32, float64, bfloat16 or float16.
+        bias, device, dtype: as of `LSTMCell`.
 
     Called with:
         input: [B, I], or [I] without a batch.
@@ -754,9 +640,7 @@ class GRUCell(RecurrentCell):
         h_1 [B, H], or [H] without a batch.
 
     Raises:
-        ValueError, TypeError: wrong numbers of dimensions, or a state that is not a tensor.
-        RuntimeError: sizes, types, devices and states that do not fit.
-        NotImplementedError: a device, layout or dtype without kernels.
+        As `LSTMCell`.
 
     Source: Cho et al., 2014, in the variant of cuDNN and of torch.nn.GRUCell's documentation.
 
@@ -768,22 +652,14 @@ class GRUCell(RecurrentCell):
     """
 
     def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        bias: bool = True,
-        device: Device = None,
-        dtype: DType = None,
-    ) -> None:
+        self, input_size: int, hidden_size: int, bias: bool = True, device: Device = None, dtype: DType = None,
+    ) -> None:  # fmt: skip
         super().__init__(input_size, hidden_size, bias, num_chunks=3, device=device, dtype=dtype)
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:  # noqa: A002
         """Make one step; see the class for shapes."""
-        try:
-            return self._step("gru", input, _single_state(self, hx), ("hx",), ("hidden",))[0]
-        except PROXY_ERRORS as error:
-            found: Tensor = leaf(error, self, (input, hx), {})
-            return found
+        found: Tensor = self._step("gru", input, hx)
+        return found
 
 
 class RNNCell(RecurrentCell):
@@ -792,10 +668,8 @@ class RNNCell(RecurrentCell):
     Args:
         input_size: features I of the input.
         hidden_size: units H of the hidden state; 0 gives empty states.
-        bias: whether there are biases.
         nonlinearity: "tanh" or "relu".
-        device: where the parameters are.
-        dtype: type of the parameters: float32, float64, bfloat16 or float16.
+        bias, device, dtype: as of `LSTMCell`.
 
     Called with:
         input: [B, I], or [I] without a batch.
@@ -805,9 +679,7 @@ class RNNCell(RecurrentCell):
         h_1 [B, H], or [H] without a batch.
 
     Raises:
-        ValueError, TypeError: wrong numbers of dimensions, or a state that is not a tensor.
-        RuntimeError: an unknown nonlinearity; sizes, types, devices and states that do not fit.
-        NotImplementedError: a device, layout or dtype without kernels.
+        As `LSTMCell`; RuntimeError for an unknown nonlinearity, too.
 
     Source: Elman, "Finding structure in time", 1990; torch.nn.RNNCell's documentation.
 
@@ -819,14 +691,9 @@ class RNNCell(RecurrentCell):
     """
 
     def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        bias: bool = True,
-        nonlinearity: str = "tanh",
-        device: Device = None,
+        self, input_size: int, hidden_size: int, bias: bool = True, nonlinearity: str = "tanh", device: Device = None,
         dtype: DType = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__(input_size, hidden_size, bias, num_chunks=1, device=device, dtype=dtype)
         self.nonlinearity: str = nonlinearity  # not in the class: torch.jit reads annotations there, and stops at them
 
@@ -834,16 +701,5 @@ class RNNCell(RecurrentCell):
         """Make one step; see the class for shapes."""
         if self.nonlinearity not in _CELL_OF_NONLINEARITY:
             raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
-        cell = _CELL_OF_NONLINEARITY[self.nonlinearity]
-        try:
-            return self._step(cell, input, _single_state(self, hx), ("hx",), ("hidden",))[0]
-        except PROXY_ERRORS as error:
-            found: Tensor = leaf(error, self, (input, hx), {})
-            return found
-
-
-def _single_state(module: torch.nn.Module, hx: Any) -> tuple[Tensor, ...]:
-    if hx is None:
-        return ()
-    check_single_state(type(module).__name__, hx)
-    return (hx,)
+        found: Tensor = self._step(_CELL_OF_NONLINEARITY[self.nonlinearity], input, hx)
+        return found

@@ -108,15 +108,8 @@ class Stepper:
             ]
         parameters = [(*w[:5], own) for w, own in zip(directions, unit_weights, strict=True)]
         _check_parameters(layer, parameters, weight.dtype)
-        self._native = _ops.make_stepper(
-            layer.cell,
-            parameters,
-            storage=_STORAGES[weights],
-            batch=batch_size,
-            input_size=layer.input_size,
-            hidden_size=layer.hidden_size,
-            proj_size=layer.proj_size,
-        )
+        sizes = {name: getattr(layer, name) for name in ("input_size", "hidden_size", "proj_size")}
+        self._native = _ops.make_stepper(layer.cell, parameters, storage=_STORAGES[weights], batch=batch_size, **sizes)
 
     def __repr__(self) -> str:
         return f"Stepper({self._description})"

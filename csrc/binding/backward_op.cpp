@@ -4,13 +4,12 @@
 #include "binding/cell_name.h"
 #include "binding/cuda_backend.h"
 #include "binding/describe.h"
-#include "binding/multiply.h"
 #include "binding/recurrence_call.h"
 
 namespace fused_rnn {
 
 BackwardResult run_backward(const std::string& cell, const BackwardTensors& given, bool over_saved, bool allow_tf32,
-                            const MakeGradientWork& make_work) {
+                            const LayerGradientViews* layer) {
   Reader read(given.output, "output");
   const auto& [w_hh, w_hr, rows, variant] = given.recurrence;
   Problem p = describe(cell, read.type(), extent_of(given.output, "output"), w_hh, w_hr, variant);
@@ -33,7 +32,7 @@ BackwardResult run_backward(const std::string& cell, const BackwardTensors& give
   // The gate gradients may take the place of what was saved, since an update loads all that it needs of a unit before
   // it stores: d_gates first, then what of d_gates_h differs.
   if (over_saved && (!given.saved.is_cpu() || is_variant(p) || saved_values(p) != p.cell.gradients() ||
-                     !has_dense_tail(given.saved, 3))) {
+                     !has_dense_tail(given.saved, layer != nullptr ? 0 : 3))) {
     fail(
         "saved cannot be written over: that takes a plain recurrence on CPU that saves one value for each gradient, "
         "and contiguous trailing dimensions");
@@ -62,10 +61,10 @@ BackwardResult run_backward(const std::string& cell, const BackwardTensors& give
   views.d_norm = rows_view(d_norm);
   if (!given.output.is_cpu()) {
     run_on_cuda(p, views, allocate, given.recurrence);
-  } else if (make_work) {
-    run_with_work(p, views, make_work(d_gates, d_gates_h, d_projected));
+  } else if (layer != nullptr) {
+    run_backward(p, views, *layer, max_threads());
   } else {
-    run_on_cpu(active_cpu_unit().backward, p, views);
+    run_backward(p, views, max_threads());
   }
   return {over_saved ? allocate(false, {}) : d_gates, d_gates_h, d_h_0, d_c_0, d_projected, d_unit_weights, d_norm};
 }

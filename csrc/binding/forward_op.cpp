@@ -28,7 +28,7 @@ ForwardResult run_forward(const std::string& cell, const ForwardTensors& given, 
   const ForwardBuffers made(p, allocate, save);
   made.view(views);
   if (given.gates.is_cpu()) {
-    run_on_cpu(active_cpu_unit().forward, p, views);
+    run_forward(p, views, max_threads());
   } else {
     run_on_cuda(p, views, allocate, given.recurrence);
   }

@@ -4,7 +4,6 @@
 
 #include "binding/cell_name.h"
 #include "binding/describe.h"
-#include "binding/layer_gradients.h"
 #include "binding/recurrence_call.h"
 
 namespace fused_rnn {
@@ -51,7 +50,7 @@ LayerResult run_layer(const std::string& cell, const LayerForwardTensors& given,
   const Allocator allocate(x);
   const ForwardBuffers made(p, allocate, save);
   made.view(views);
-  run_on_cpu(active_cpu_unit().forward, p, views);
+  run_forward(p, views, max_threads());
   const Tensor none = allocate(false, {});
   const Shape flat{p.time_steps, p.batch, directions * p.output_size};
   const Tensor handed_out = !hand_out ? none : save ? copied(made.output, flat) : reshaped(made.output, flat);
@@ -95,7 +94,7 @@ std::tuple<Tensor, Tensor> step(CellName name, const Tensor& x_given, const Tens
   const Tensor h_n = allocate(true, state), c_n = allocate(has_c, state);
   if (h_n.numel() > 0) views.h_n = {h_n.mutable_data_ptr(), 0, h_n.stride(0)};
   if (c_n.numel() > 0) views.c_n = {c_n.mutable_data_ptr(), 0, c_n.stride(0)};
-  run_on_cpu(active_cpu_unit().forward, p, views);
+  run_forward(p, views, max_threads());
   return {h_n, c_n};
 }
 
@@ -120,38 +119,34 @@ LayerGradientsResult run_layer_backward(const std::string& cell, const LayerBack
   read(output, "output", "[T, B, D, P]", {p.time_steps, p.batch, directions, p.output_size});
   if (p.projected && !given.hidden.has_value()) fail("hidden must be given where there is a w_hr");
   if (p.projected) read(given.hidden, "hidden", "[T, B, D, H]", {p.time_steps, p.batch, directions, p.hidden_size});
-  BackwardViews ragged;
-  read_rows(ragged, read, p, rows);
 
-  const LayerTensors tensors{torch::stable::contiguous(x), w_ih, torch::stable::contiguous(output),
-                             with_dense_tail(rows.h_0, 2), p.projected ? torch::stable::contiguous(*given.hidden) : x};
   const Allocator allocate(x);
-  LayerGradients::Wanted wanted{{allocate, needed.x, {p.time_steps, p.batch, p.input_size}},
-                                {allocate, needed.w_ih, {width, p.input_size}},
-                                {allocate, needed.w_hh, {width, p.output_size}},
-                                {allocate, needed.bias, {width}},
-                                {allocate, needed.bias && p.cell.split, {width}},
-                                {allocate, needed.w_hr, {directions * p.output_size, p.hidden_size}}};
-  Arena counter(nullptr);
-  const LayerGradients counting(p, ragged, tensors, wanted, counter);
-  const Workspace workspace({}, counter.used());
-  Arena arena(workspace.data());
-  const LayerGradients gradients(p, ragged, tensors, wanted, arena);
-  gradients.prepare();
-  const auto make_work = [&](const Tensor& d_gates, const Tensor& d_gates_h, const Tensor& d_projected) {
-    return gradients.work(gate_gradients(p, d_gates, d_gates_h, over), d_projected);
-  };
+  const Tensor d_x = allocate(needed.x, {p.time_steps, p.batch, p.input_size});
+  const Tensor d_w_ih = allocate(needed.w_ih, {width, p.input_size});
+  const Tensor d_w_hh = allocate(needed.w_hh, {width, p.output_size});
+  const Tensor d_b_ih = allocate(needed.bias, {width});
+  const Tensor d_b_hh = allocate(needed.bias && p.cell.split, {width});
+  const Tensor d_w_hr = allocate(needed.w_hr, {directions * p.output_size, p.hidden_size});
+  const auto data_or_null = [](const Tensor& t) { return t.numel() > 0 ? t.mutable_data_ptr() : nullptr; };
+  const LayerGradientViews layer{.input_size = p.input_size,
+                                 .x = read.dense(x, 0)->const_data_ptr(),
+                                 .hidden = p.projected ? read.dense(given.hidden, 0)->const_data_ptr() : nullptr,
+                                 .w_ih = stacked_view(&w_ih, directions),
+                                 .d_x = data_or_null(d_x),
+                                 .d_w_ih = data_or_null(d_w_ih),
+                                 .d_w_hh = data_or_null(d_w_hh),
+                                 .d_b_ih = data_or_null(d_b_ih),
+                                 .d_b_hh = data_or_null(d_b_hh),
+                                 .d_w_hr = data_or_null(d_w_hr)};
   const auto by_direction = [&](const Tensor& weights) {
     return torch::stable::view(weights, {directions, weights.size(0) / directions, weights.size(1)});
   };
   const Tensor w_hh_apart = by_direction(w_hh);
   const OptionalTensor w_hr_apart = w_hr.has_value() ? OptionalTensor(by_direction(*w_hr)) : std::nullopt;
   const BackwardTensors recurrence{given.incoming, output, given.cells, given.saved, {w_hh_apart, w_hr_apart, rows}};
-  const BackwardResult found = run_backward(cell, recurrence, over, false, make_work);
-  const Tensor& d_b_ih = wanted.d_b_ih.tensor();
-  const Tensor d_b_hh = p.cell.split ? wanted.d_b_hh.tensor() : copied(d_b_ih, shape_of(d_b_ih));
-  return {wanted.d_x.tensor(),    wanted.d_w_ih.tensor(), wanted.d_w_hh.tensor(), wanted.d_b_ih.tensor(), d_b_hh,
-          wanted.d_w_hr.tensor(), std::get<2>(found),     std::get<3>(found)};
+  const BackwardResult found = run_backward(cell, recurrence, over, false, &layer);
+  const Tensor other_bias = p.cell.split ? d_b_hh : copied(d_b_ih, shape_of(d_b_ih));
+  return {d_x, d_w_ih, d_w_hh, d_b_ih, other_bias, d_w_hr, std::get<2>(found), std::get<3>(found)};
 }
 
 template <bool Over>

@@ -4,7 +4,7 @@
 #include <optional>
 
 #include "binding/allocator.h"
-#include "binding/multiply.h"
+#include "binding/recurrence_call.h"
 #include "binding/tensor_views.h"
 
 namespace fused_rnn {
@@ -28,15 +28,16 @@ Tensor product(const Tensor& left, const Tensor& right, const OptionalTensor& bi
   if (round && depth > kPanelDepth)
     parts.emplace(Workspace::Key{}, static_cast<size_t>(rows * columns) * sizeof(float));
   void* const sums = parts.has_value() ? parts->data() : nullptr;
-  multiply_on_cpu({{.type = check.type(),
-                    .rows = rows,
-                    .depth = depth,
-                    .a = {left.const_data_ptr(), left.stride(0), left.stride(1)},
-                    .factors = {{.columns = columns,
-                                 .b = {right.const_data_ptr(), right.stride(0), right.stride(1)},
-                                 .bias = dense.has_value() ? dense->const_data_ptr() : nullptr,
-                                 .c = round ? sums : result.mutable_data_ptr(),
-                                 .rounded = round ? result.mutable_data_ptr() : nullptr}}}});
+  multiply({{.type = check.type(),
+             .rows = rows,
+             .depth = depth,
+             .a = {left.const_data_ptr(), left.stride(0), left.stride(1)},
+             .factors = {{.columns = columns,
+                          .b = {right.const_data_ptr(), right.stride(0), right.stride(1)},
+                          .bias = dense.has_value() ? dense->const_data_ptr() : nullptr,
+                          .c = round ? sums : result.mutable_data_ptr(),
+                          .rounded = round ? result.mutable_data_ptr() : nullptr}}}},
+           max_threads());
   return result;
 }
 

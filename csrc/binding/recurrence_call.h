@@ -3,15 +3,13 @@
 
 #include <torch/csrc/stable/ops.h>
 
-#include <functional>
 #include <string>
 #include <tuple>
 #include <type_traits>
 
 #include "binding/allocator.h"
 #include "binding/tensor_views.h"
-#include "cpu/dispatch.h"
-#include "cpu/runtime/workspace.h"
+#include "cpu/run.h"
 
 namespace fused_rnn {
 
@@ -57,38 +55,11 @@ void read_recurrence(Views& views, Reader& read, const Problem& p, const Recurre
       read.state(recurrent_mask, "recurrent_mask", "[D, B, P]", {p.directions, p.batch, p.output_size})};
 }
 
-// Makes the work on the gradients of a backward pass, given where they will lie: d_gates, d_gates_h of cells that split
-// and d_projected with a projection.
-using MakeGradientWork =
-    std::function<GradientWork(const Tensor& d_gates, const Tensor& d_gates_h, const Tensor& d_projected)>;
-
 // Whether a forward pass may find its weights packed: training changes them between two passes, and a single step reads
 // them where they lie.
 inline bool keeps_weights(const Problem& problem, bool save) { return !save && !is_single_step(problem); }
 
-// Whether packed weights can be compared with where they came from: row by row.
-inline bool are_rows(const ForwardViews& views) {
-  const auto rows = [](const WeightView& w) { return !w || w.column_stride == 1; };
-  return views.w_hh && rows(views.w_hh) && rows(views.w_ih) && rows(views.w_hr);
-}
-
-template <class Views>
-void run_on_cpu(const Schedule<Views>& schedule, const Problem& problem, const Views& views) {
-  const Plan plan = schedule.plan(problem, static_cast<int>(torch::stable::get_num_threads()));
-  const auto run_in_memory_of = [&](const Workspace::Key& key, const Problem& p) {
-    const Workspace workspace(key, schedule.workspace_bytes(p, plan));
-    if (workspace.data() == nullptr) return false;
-    schedule.run(p, views, plan, workspace.data());
-    return true;
-  };
-  if constexpr (std::is_same_v<Views, ForwardViews>) {
-    const bool may_keep = problem.keeps_weights && are_rows(views);
-    if (may_keep && run_in_memory_of(Workspace::key_of(problem, views), problem)) return;
-  }
-  Problem packing = problem;
-  packing.keeps_weights = false;
-  run_in_memory_of({}, packing);
-}
+inline int max_threads() { return static_cast<int>(torch::stable::get_num_threads()); }
 
 using ForwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
@@ -119,8 +90,8 @@ struct ForwardBuffers {
 using BackwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 // The backward pass of a recurrence; with `over_saved` the gate gradients take the place of what was saved. On CPU with
-// the work that `make_work` gives, if any.
+// the gradients of a layer around it, if any.
 BackwardResult run_backward(const std::string& cell, const BackwardTensors& given, bool over_saved, bool allow_tf32,
-                            const MakeGradientWork& make_work = nullptr);
+                            const LayerGradientViews* layer = nullptr);
 
 }  // namespace fused_rnn

@@ -106,6 +106,21 @@ struct BackwardViews {
   SequenceView<void> d_norm;          // [1, B, D, N, H] likewise
 };
 
+// The gradients of a layer that makes its gates itself, each contiguous and null where it is not wanted, and what they
+// need besides the backward pass.
+struct LayerGradientViews {
+  int64_t input_size = 0;        // I
+  const void* x = nullptr;       // [T, B, I], contiguous
+  const void* hidden = nullptr;  // [T, B, D, H], contiguous, only when projected
+  WeightView w_ih;               // [D, G*H, I]
+  void* d_x = nullptr;           // [T, B, I]
+  void* d_w_ih = nullptr;        // [D*G*H, I]
+  void* d_w_hh = nullptr;        // [D*G*H, P]
+  void* d_b_ih = nullptr;        // [D*G*H]
+  void* d_b_hh = nullptr;        // [D*G*H], only for split cells
+  void* d_w_hr = nullptr;        // [D*P, H], only when projected
+};
+
 // What a step is for one row of the batch, in either direction.
 enum class RowStep {
   kPlain,

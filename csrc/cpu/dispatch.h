@@ -30,7 +30,7 @@ struct CpuUnit {
   // Of work that is not empty and has one type.
   size_t (*multiply_workspace_bytes)(const MatrixWork&, int threads);
   void (*multiply)(const MatrixWork&, int threads, void* workspace);
-  // The backward pass of a plain layer, whose threads do the work on its gate gradients between their steps.
+  // A sweep whose threads do the work on its gate gradients between their steps.
   size_t (*gradients_workspace_bytes)(const Problem&, const Plan&, const GradientWork&);
   void (*gradients)(const Problem&, const BackwardViews&, const Plan&, const GradientWork&, void* workspace);
 };

@@ -6,13 +6,13 @@
 
 #include "cells/table.h"
 #include "cpu/dispatch.h"
-#include "cpu/gemm/matrix_product.h"
 #include "cpu/schedules/packed_step.h"
 #include "cpu/schedules/rows_backward.h"
 #include "cpu/schedules/rows_forward.h"
 #include "cpu/schedules/single_step.h"
 #include "cpu/schedules/sweep_backward.h"
 #include "cpu/schedules/sweep_forward.h"
+#include "cpu/schedules/sweep_with_gradients.h"
 
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {
@@ -146,23 +146,6 @@ inline std::unique_ptr<StepLayer> make_step_layer(const StepProblem& problem, co
   return layer;
 }
 
-// A thread's part of all the work, in which it waits for nobody.
-template <class T>
-class Multiplier {
- public:
-  Multiplier(const MatrixWork& work, int threads, Arena& arena) {
-    products_.reserve(work.size());
-    for (const MatrixProduct& product : work) products_.emplace_back(product, threads, arena);
-  }
-
-  void run(int thread) const {
-    for (const auto& product : products_) product.run(thread);
-  }
-
- private:
-  std::vector<MatrixMultiplier<T>> products_;
-};
-
 template <class Types, class Visitor>
 void visit_multiplier(const MatrixWork& work, int threads, void* workspace, const Visitor& visitor) {
   visit_type(Types{}, static_cast<int>(work.at(0).type), [&](auto type) {
@@ -188,55 +171,16 @@ void multiply(const MatrixWork& work, int threads, void* workspace) {
   });
 }
 
-// A backward sweep and the work on its gate gradients, which the threads share anew.
-template <class Cell, class T>
-class SweepWithWork {
-  using Sweep = BackwardSweep<Cell, T>;
-
- public:
-  SweepWithWork(const Problem& problem, const BackwardViews& views, const Plan& plan, const GradientWork& work,
-                Arena& arena)
-      : sweep_(problem, views, plan, arena), steps_(work.steps) {
-    const Arena start = arena;
-    const auto add = [&](const MatrixWork& some) {
-      Arena own = start;
-      works_.emplace_back(some, plan.threads(), own);
-      arena.cover(own);
-    };
-    works_.reserve(work.of_steps.size() + 1);
-    for (const MatrixWork& some : work.of_steps) add(some);
-    add(work.at_end);
-  }
-
-  void before_team() const { sweep_.before_team(); }
-
-  void run(int thread) const {
-    sweep_.run(thread, {steps_, this, between_steps});
-    sweep_.wait_for_team();
-    works_.back().run(thread);
-  }
-
- private:
-  static void between_steps(const void* context, int thread, int64_t begin) {
-    const auto& self = *static_cast<const SweepWithWork*>(context);
-    if (self.works_.size() == 1) return;
-    self.sweep_.wait_for_team();
-    self.works_[static_cast<size_t>(begin / self.steps_)].run(thread);
-  }
-
-  Sweep sweep_;
-  int64_t steps_;
-  std::vector<Multiplier<T>> works_;  // of the steps together, the first ones first, and of all
-};
-
 template <class Types, class Visitor>
 void visit_gradients(const Problem& problem, const Visitor& visitor) {
   visit_type(Cells{}, problem.cell.index, [&](auto tag) {
     using Cell = typename decltype(tag)::type;
-    if constexpr (Cell::kUnitWeights == 0) {
-      visit_type(Types{}, static_cast<int>(problem.type),
-                 [&](auto type) { visitor(Tag<SweepWithWork<Cell, typename decltype(type)::type>>{}); });
-    }
+    visit_type(Types{}, static_cast<int>(problem.type), [&](auto type) {
+      using T = typename decltype(type)::type;
+      using U = Unpaired<T>;
+      if (is_variant(problem)) return visitor(Tag<SweepWithGradients<VariantBackward<Cell, U>, U>>{});
+      if constexpr (Cell::kUnitWeights == 0) visitor(Tag<SweepWithGradients<BackwardSweep<Cell, T>, T>>{});
+    });
   });
 }
 

@@ -19,9 +19,10 @@ struct MatrixView {  // strides in elements, any
 // One of the matrices that A is multiplied with, and where the product goes.
 struct RightFactor {
   int64_t columns;
-  MatrixView b = {};                    // [depth, columns]
-  const void* const* b_rows = nullptr;  // or where each row of it lies, contiguous; null: zeros
-  const void* bias = nullptr;           // [columns], contiguous, or null
+  MatrixView b = {};                     // [depth, columns]
+  const void* const* b_rows = nullptr;   // or where each row of it lies, contiguous; null: zeros
+  const void* const* b_masks = nullptr;  // with b_rows: what multiplies each of them, element by element
+  const void* bias = nullptr;            // [columns], contiguous, or null
   void* c;                  // [rows, columns], contiguous, of sums; null where `rounded` is all that is needed of it
   bool add = false;         // C += A B instead, after the product before it in a list that has the same C
   void* rounded = nullptr;  // where the complete C goes instead, in the type of A and B

@@ -167,7 +167,10 @@ class MatrixMultiplier {
     const int64_t row = term(k);
     const T* from = f.b_rows != nullptr ? static_cast<const T*>(f.b_rows[row])
                                         : static_cast<const T*>(f.b.data) + row * f.b.row_stride;
-    return from == nullptr ? V(0) : load<T>(from + column, count);
+    if (from == nullptr) return V(0);
+    const V value = load<T>(from + column, count);
+    if (f.b_masks == nullptr) return value;
+    return round_to<T>(value * load<T>(static_cast<const T*>(f.b_masks[row]) + column, count));
   }
 
   // A panel of A times a panel of B.

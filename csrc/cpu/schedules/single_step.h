@@ -82,8 +82,10 @@ class SingleStep {
   using Real = RealOf<T>;
   using V = Vec<Real>;
   static constexpr int kLanes = V::kLanes;
-  static constexpr int kTogether = 3;                 // rows of the batch that share the loading of a weight
-  static constexpr double kWorthOneThread = 1 << 18;  // multiplications: some 10 us from the third cache
+  static constexpr int kTogether = 3;  // rows of the batch that share the loading of a weight
+  // Multiplications that are worth one more thread: some 10 us where the weights come from L3. (A GEMM that uses them
+  // again and again wants more of them for a thread, see run.cpp.)
+  static constexpr double kStreamWorthOneThread = 1 << 18;
 
  public:
   using Views = ForwardViews;
@@ -93,7 +95,7 @@ class SingleStep {
     const double work = static_cast<double>(p.directions * p.cell.gates * p.hidden_size) * size *
                         std::max(1.0, static_cast<double>(p.batch) / 4);  // few rows wait for the weights
     const double most = static_cast<double>(std::min<int64_t>(threads, p.directions * block_count(p)));
-    return {.unit_parts = static_cast<int>(std::clamp(work / kWorthOneThread, 1.0, std::max(most, 1.0)))};
+    return {.unit_parts = static_cast<int>(std::clamp(work / kStreamWorthOneThread, 1.0, std::max(most, 1.0)))};
   }
 
   SingleStep(const Problem& problem, const Views& views, const Plan& plan, Arena& /*arena*/)

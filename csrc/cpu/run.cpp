@@ -1,0 +1,90 @@
+// See run.h.
+#include "cpu/run.h"
+
+#include <algorithm>
+
+#include "cpu/dispatch.h"
+#include "cpu/runtime/workspace.h"
+#include "cpu/schedules/weight_gradients.h"
+
+namespace fused_rnn {
+
+namespace {
+
+// Multiplications of a GEMM that are worth one more thread: 18 us of one core, where starting a thread takes 1 to 10.
+constexpr double kWorthOneThread = 1 << 21;
+
+double multiplications(const MatrixWork& work) {
+  double size = 0;
+  for (const MatrixProduct& product : work) {
+    for (const RightFactor& factor : product.factors) {
+      size +=
+          static_cast<double>(product.rows) * static_cast<double>(product.depth) * static_cast<double>(factor.columns);
+    }
+  }
+  return size;
+}
+
+int threads_for(double multiplications, int most) {
+  return static_cast<int>(std::clamp(multiplications / kWorthOneThread, 1.0, static_cast<double>(most)));
+}
+
+// Whether packed weights can be compared with where they came from: row by row.
+bool are_rows(const ForwardViews& views) {
+  const auto rows = [](const WeightView& w) { return !w || w.column_stride == 1; };
+  return views.w_hh && rows(views.w_hh) && rows(views.w_ih) && rows(views.w_hr);
+}
+
+}  // namespace
+
+void run_forward(const Problem& problem, const ForwardViews& views, int threads) {
+  const Schedule<ForwardViews>& schedule = active_cpu_unit().forward;
+  const Plan plan = schedule.plan(problem, threads);
+  if (problem.keeps_weights && are_rows(views)) {
+    const Workspace kept(Workspace::key_of(problem, views), schedule.workspace_bytes(problem, plan));
+    if (kept.data() != nullptr) return schedule.run(problem, views, plan, kept.data());
+  }
+  Problem packing = problem;
+  packing.keeps_weights = false;
+  const Workspace workspace({}, schedule.workspace_bytes(packing, plan));
+  schedule.run(packing, views, plan, workspace.data());
+}
+
+void run_backward(const Problem& problem, const BackwardViews& views, int threads) {
+  const Schedule<BackwardViews>& schedule = active_cpu_unit().backward;
+  const Plan plan = schedule.plan(problem, threads);
+  const Workspace workspace({}, schedule.workspace_bytes(problem, plan));
+  schedule.run(problem, views, plan, workspace.data());
+}
+
+void run_backward(const Problem& problem, const BackwardViews& views, const LayerGradientViews& layer, int threads) {
+  Arena counter(nullptr);
+  const WeightGradients counting(problem, views, layer, counter);
+  const Workspace memory({}, counter.used());
+  Arena arena(memory.data());
+  const WeightGradients gradients(problem, views, layer, arena);
+  gradients.prepare();
+  const GradientWork work = gradients.work();
+  const CpuUnit& unit = active_cpu_unit();
+  const Plan plan = unit.backward.plan(problem, threads);
+  double size = multiplications(work.at_end);
+  for (const MatrixWork& some : work.of_steps) size += multiplications(some);
+  if (threads_for(size, threads) == plan.threads()) {
+    const Workspace workspace({}, unit.gradients_workspace_bytes(problem, plan, work));
+    return unit.gradients(problem, views, plan, work, workspace.data());
+  }
+  // The pass and the GEMMs want another number of threads each.
+  run_backward(problem, views, threads);
+  for (auto some = work.of_steps.rbegin(); some != work.of_steps.rend(); ++some) multiply(*some, threads);
+  multiply(work.at_end, threads);
+}
+
+void multiply(const MatrixWork& work, int threads) {
+  if (work.empty()) return;
+  const int used = threads_for(multiplications(work), threads);
+  const CpuUnit& unit = active_cpu_unit();
+  const Workspace workspace({}, unit.multiply_workspace_bytes(work, used));
+  unit.multiply(work, used, workspace.data());
+}
+
+}  // namespace fused_rnn
