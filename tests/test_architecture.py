@@ -30,7 +30,7 @@ CPU_RULES: dict[str, set[str]] = {
     "simd": {"simd"},
     "runtime": {"runtime"},
     "gemm": {"simd", "runtime", "gemm"},
-    "pass": {"simd", "gemm", "pass"},
+    "pass": {"simd", "runtime", "gemm", "pass"},
     "schedules": {"simd", "runtime", "gemm", "pass", "schedules"},
 }
 # Module of fused_rnn: the modules of the package that it may import.

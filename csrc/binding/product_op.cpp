@@ -6,6 +6,7 @@
 #include "binding/allocator.h"
 #include "binding/recurrence_call.h"
 #include "binding/tensor_views.h"
+#include "cpu/runtime/workspace.h"
 
 namespace fused_rnn {
 

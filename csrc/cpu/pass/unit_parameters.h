@@ -5,6 +5,7 @@
 #include "core/views.h"
 #include "cpu/gemm/tile_vectors.h"
 #include "cpu/pass/state_buffer.h"
+#include "cpu/runtime/arena.h"
 
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {
