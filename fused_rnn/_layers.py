@@ -29,8 +29,10 @@ from fused_rnn._variants import (
     Variants,
     changing,
     draw_masks,
+    norm_of,
+    normalize_projection,
+    unit_weights_of,
     with_dropped_weights,
-    with_variants,
 )
 
 if TYPE_CHECKING:
@@ -175,6 +177,9 @@ def _run(
     """The layer by its route."""
     (x, ragged, masks), directions = steps, len(weights)
     arguments = layer_arguments(x, weights, h_0, c_0, ragged)
+    if spec.variants is not PLAIN:
+        unit_weights = unit_weights_of(spec.variants, weights) if spec.variants.unit_weights else None
+        arguments = arguments._replace(unit_weights=unit_weights, zoneout=masks.zoneout, recurrent_mask=masks.recurrent)
     route = _route.of_layer(arguments, spec.variants)
     if route.kind is Forward.WHOLE:
         return _whole_layer.run(
@@ -183,7 +188,7 @@ def _run(
     if route.kind is Forward.ONNX:
         unsupported = {"return_cells": keep_cells, **changing(spec.variants)}
         return _onnx.run_layer(spec.cell, arguments, directions, **unsupported)
-    return _run_apart(route, spec, weights, arguments, ragged.places, masks, keep_cells=keep_cells)
+    return _run_apart(route, spec, weights, arguments, ragged.places, keep_cells=keep_cells)
 
 
 def _run_apart(
@@ -192,12 +197,11 @@ def _run_apart(
     weights: Sequence[DirectionWeights],
     given: LayerArguments,
     places: Tensor | None,
-    masks: Masks,
     *,
     keep_cells: bool,
 ) -> RecurrenceResult:
     """Projection and recurrence."""
-    x, w_ih, b_ih, _, _, _, h_0, c_0, lengths, resets = given
+    x, w_ih, b_ih, _, _, _, h_0, c_0, lengths, resets, *variant_tensors = given
     w_hh, b_hh, w_hr = of_recurrence(given, len(weights))
     cell, hidden_size, variants, _ = spec
     may_train = torch.is_grad_enabled() and route.graph is not Graph.NOTHING
@@ -219,9 +223,12 @@ def _run_apart(
     if dtype is not None:
         gates, w_hh = gates.to(dtype), w_hh.to(dtype)
         b_hh, w_hr, h_0, c_0 = (None if t is None else t.to(dtype) for t in (b_hh, w_hr, h_0, c_0))
-    arguments = Arguments(gates, w_hh, b_hh, w_hr, h_0, c_0, lengths=lengths, resets=resets)
-    if variants is not PLAIN:
-        arguments = with_variants(variants, cell, arguments, weights, masks)
+    norm = None
+    if variants.layer_norm:
+        gates = normalize_projection(cell, gates, weights)
+        norm = norm_of(weights, gates)
+    unit_weights, zoneout, mask = (None if t is None else t.to(gates.dtype) for t in variant_tensors)
+    arguments = Arguments(gates, w_hh, b_hh, w_hr, h_0, c_0, unit_weights, norm, lengths, resets, zoneout, mask)
     result = recurrence(cell, arguments, keep_cells=keep_cells, route=route)
     if w_hr is None or dtype in {None, product}:
         return result

@@ -52,7 +52,7 @@ OPERATORS = {
 
 def run_layer(cell: str, given: LayerArguments, directions: int, **unsupported: Any) -> RecurrenceResult:
     """One layer; `unsupported` are options that ONNX lacks, by the names that users know, unless None or False."""
-    x, w_ih, b_ih, w_hh, b_hh, w_hr, h_0, c_0, lengths, resets = given
+    x, w_ih, b_ih, w_hh, b_hh, w_hr, h_0, c_0, lengths, resets, *_ = given
     unsupported = {"proj_size": w_hr, "resets": resets, **unsupported}
     for name, value in unsupported.items():
         if value is not None and value is not False:

@@ -131,7 +131,7 @@ def forward(cell: str, arguments: Arguments, save: bool) -> ForwardResult:
 
 
 def layer(cell: str, arguments: LayerArguments, directions: int, *, save: bool, hand_out: bool = False) -> LayerResult:
-    """The same on CPU for a plain cell, from the input instead of the gates."""
+    """The same on CPU without norms, from the input instead of the gates."""
     try:
         return LayerResult._make(_layer(cell, *arguments, directions, save, hand_out))
     except RuntimeError as error:
@@ -192,6 +192,7 @@ class LayerBackwardResult(NamedTuple):
     d_w_hr: Tensor  # [D*P, H]
     d_h_0: Tensor  # [D, B, P]
     d_c_0: Tensor  # [D, B, H], two-state cells
+    d_unit_weights: Tensor  # [D, K, H], cells with unit weights
 
 
 def layer_backward(
@@ -201,13 +202,16 @@ def layer_backward(
 
     With `in_place` the gate gradients take the memory of what is saved.
     """
-    x, w_ih, _, w_hh, _, w_hr, h_0, c_0, lengths, resets = arguments
+    x, w_ih, _, w_hh, _, w_hr, *others = arguments
     output, cells, saved, hidden = kept
     results = (output, cells, saved, None if w_hr is None else hidden)
-    given = (*incoming, x, w_ih, w_hh, w_hr, *results, h_0, c_0, lengths, resets)
+    given = (*incoming, x, w_ih, w_hh, w_hr, *results, *others)
     needed = (need.x, need.w_ih, need.w_hh, need.b_ih or need.b_hh, need.w_hr)
     run = _layer_backward_over_saved if in_place else _layer_backward
-    return LayerBackwardResult._make(run(cell, *given, *needed))
+    found = LayerBackwardResult._make(run(cell, *given, *needed))
+    if arguments.unit_weights is None:
+        return found
+    return found._replace(d_unit_weights=found.d_unit_weights.sum(1))  # they are those of each row
 
 
 def product(left: Tensor, right: Tensor, bias: Tensor | None = None, *, wide: bool = False) -> Tensor:
@@ -267,8 +271,11 @@ def make_stepper(cell: str, layers: Sequence[Sequence[Tensor | None]], *, storag
         cell=cell,
         dtype=next(t.dtype for t in dense[0] if t is not None),
         time_steps=1,
+        batch=sizes["batch"],
         directions=1,
-        **sizes,
+        hidden_size=sizes["hidden_size"],
+        proj_size=sizes["proj_size"],
+        input_size=sizes["input_size"],
     )
     addresses = [[0 if t is None else t.data_ptr() for t in layer] for layer in dense]
     return _C.Stepper(problem, storage, addresses, torch.get_num_threads())

@@ -58,9 +58,9 @@ class Route(NamedTuple):
 
 
 STEP = Route(Forward.STEP, "one step of a plain cell on CPU")
-WHOLE = Route(Forward.WHOLE, "a plain layer on CPU in eager mode: its kernel multiplies the input, too")
+WHOLE = Route(Forward.WHOLE, "a layer on CPU in eager mode: its kernel multiplies the input, too")
 ONNX = Route(Forward.ONNX, "torch.onnx.export takes the layer for an operator of ONNX")
-_VARIANT = Route(Forward.APART, "only the operator of the recurrence has variants")
+_NORMS = Route(Forward.APART, "a norm stands between the input projection and the recurrence")
 _AUTOCAST = Route(Forward.APART, "autocast may give projection and recurrence different types")
 ON_GPU = Route(Forward.APART, "on a GPU a library multiplies the input")
 _NOT_PLAIN = Route(Forward.APART, "the tensors are not plain ones of one type on CPU, or there are no features")
@@ -102,17 +102,18 @@ def of_step(arguments: StepArguments) -> Route | None:
 
 def of_layer(arguments: LayerArguments, variants: Variants = PLAIN) -> Route:
     """One layer; its arguments need not be checked, since the operator refuses those that do not fit."""
-    x, w_ih, b_ih, w_hh, b_hh, w_hr, h_0, c_0, _, _ = arguments
+    x, w_ih, b_ih, w_hh, b_hh, w_hr, h_0, c_0, _, _, unit_weights, zoneout, mask = arguments
     if torch.compiler.is_compiling() or not _modes.in_plain_eager():
         if _exports_to_onnx():
             return ONNX
         return of_recurrence(on_gpu=x.is_cuda, normalized=variants.layer_norm, otherwise=_AUTOCAST)
-    if variants is not PLAIN:
-        return _NO_NORMS if variants.layer_norm and x.is_cuda else _VARIANT
+    if variants.layer_norm:
+        return _NO_NORMS if x.is_cuda else _NORMS
     if type(x) not in _PLAIN_TYPES:
         return _NOT_PLAIN
     dtype = x.dtype
-    for t in (x, w_ih, b_ih, w_hh, b_hh, w_hr, h_0, c_0):  # a loop, since short calls feel a generator
+    given = (x, w_ih, b_ih, w_hh, b_hh, w_hr, h_0, c_0, unit_weights, zoneout, mask)
+    for t in given:  # a loop, since short calls feel a generator
         if t is not None and (type(t) not in _PLAIN_TYPES or t.dtype != dtype or not t.is_cpu):
             return ON_GPU if x.is_cuda else _NOT_PLAIN
     return WHOLE if x.dim() == 3 and not x.is_nested and x.shape[2] > 0 else _NOT_PLAIN

@@ -82,7 +82,7 @@ def _layer_shapes(given: Any) -> tuple[Tensor, ...]:
     directions, gates = given.directions, CELLS[given.cell].gates
     shape = (*given.x.shape[:2], directions, gates, given.w_hh.shape[0] // (directions * gates))
     w_hr = None if given.w_hr is None else by_direction(given.w_hr, directions)
-    as_gates = Arguments(given.x.new_empty(shape), given.w_hh, w_hr=w_hr)
+    as_gates = Arguments(given.x.new_empty(shape), given.w_hh, w_hr=w_hr, zoneout=given.zoneout)
     output, *others = _results(given.cell, as_gates, save=given.save)
     if not given.hand_out:
         return (output, *others, output.new_empty(0))
@@ -144,4 +144,5 @@ def _layer_backward_shapes(given: Any) -> tuple[Tensor, ...]:
         x.new_empty(w_hr.shape if given.need_w_hr else (0,)),
         x.new_empty((directions, batch, width)),
         x.new_empty((directions, batch, hidden_size) if spec.states == 2 else (0,)),
+        x.new_empty((directions, batch, spec.unit_weights, hidden_size) if spec.unit_weights else (0,)),
     )

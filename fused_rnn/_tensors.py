@@ -48,7 +48,7 @@ class Arguments(NamedTuple):
 
 
 class LayerArguments(NamedTuple):
-    """The same of a whole layer, whose kernel makes the gates; differentiable is all but lengths and resets."""
+    """The same of a whole layer, whose kernel makes the gates."""
 
     x: Tensor  # [T, B, I]
     w_ih: Tensor  # [D*G*H, I]
@@ -58,8 +58,11 @@ class LayerArguments(NamedTuple):
     w_hr: Tensor | None  # [D*P, H], projection
     h_0: Tensor | None = None  # [D, B, P], None: zero
     c_0: Tensor | None = None  # [D, B, H], None: zero
-    lengths: Tensor | None = None  # [B] int64
-    resets: Tensor | None = None  # [T, B] bool
+    lengths: Tensor | None = None  # from here on as in `Arguments`
+    resets: Tensor | None = None
+    unit_weights: Tensor | None = None
+    zoneout: Tensor | None = None
+    recurrent_mask: Tensor | None = None
 
 
 class StepArguments(NamedTuple):

@@ -28,7 +28,7 @@ from fused_rnn._ops import CELLS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fused_rnn._tensors import Arguments, DirectionWeights
+    from fused_rnn._tensors import DirectionWeights
 
 
 class Variants(NamedTuple):
@@ -132,12 +132,14 @@ def with_dropped_weights(variants: Variants, weights: Sequence[DirectionWeights]
     return [w._replace(w_hh=F.dropout(w.w_hh, variants.weight_dropout)) for w in weights]
 
 
-def unit_weights_of(variants: Variants, weights: Sequence[DirectionWeights], like: Tensor) -> Tensor:
-    """The unit weights [D, 4, H] of the peephole cell; `like` has H last."""
+def unit_weights_of(variants: Variants, weights: Sequence[DirectionWeights]) -> Tensor:
+    """The unit weights [D, 4, H] of the peephole cell."""
     limit = float("inf") if variants.cell_clip is None else variants.cell_clip
-    limits = like.new_full((1, like.shape[-1]), limit)
-    none = like.new_zeros(3, like.shape[-1])
-    each = [none if w.w_peephole is None else w.w_peephole.view(3, -1).to(like.dtype) for w in weights]
+    like = weights[0].w_hh
+    hidden_size = like.shape[0] // 4
+    limits = like.new_full((1, hidden_size), limit)
+    none = like.new_zeros(3, hidden_size)
+    each = [none if w.w_peephole is None else w.w_peephole.view(3, -1) for w in weights]
     return torch.stack([torch.cat([peepholes, limits]) for peepholes in each])
 
 
@@ -219,17 +221,3 @@ def _draw(shape: Sequence[int], probability: float, like: Tensor) -> Tensor:
     words = torch.randint(-(2**63), 2**63 - 1, ((count + 3) // 4,), device=like.device)
     bits = words.view(torch.int16)
     return (bits[:count].view(shape) <= max(1, round(probability * 2**16)) - 2**15 - 1).to(like.dtype)
-
-
-def with_variants(
-    variants: Variants, cell: str, arguments: Arguments, weights: Sequence[DirectionWeights], masks: Masks
-) -> Arguments:
-    """The arguments of the plain recurrence with all that the variants add."""
-    gates = arguments.gates
-    zoneout, recurrent = (None if mask is None else mask.to(gates.dtype) for mask in masks)
-    if variants.layer_norm:
-        gates = normalize_projection(cell, gates, weights)
-        arguments = arguments._replace(gates=gates, norm=norm_of(weights, gates))
-    if variants.unit_weights:
-        arguments = arguments._replace(unit_weights=unit_weights_of(variants, weights, gates))
-    return arguments._replace(zoneout=zoneout, recurrent_mask=recurrent)

@@ -1,4 +1,4 @@
-"""One plain layer on CPU as a single node of the graph: its kernel makes the gates of the input itself.
+"""One layer on CPU as a single node of the graph: its kernel makes the gates of the input itself.
 
 The gates of all steps, as many bytes as all else together, then never exist, and one call takes the place of several.
 This is for eager calls with plain tensors of one type; everything else takes the projection and the recurrence apart.
@@ -191,7 +191,7 @@ def _gradients(
     split: Any = _ops.CELLS[ctx.cell].split
     need_bias: Any = need.b_ih or (need.b_hh and not split)
     need_gates, need_b_hh = need.x or need.w_ih or need_bias, need.b_hh and split
-    needed = Arguments(need_gates, need.w_hh, need_b_hh, need.w_hr, need.h_0, need.c_0)
+    needed = Arguments(need_gates, need.w_hh, need_b_hh, need.w_hr, need.h_0, need.c_0, need.unit_weights)
     found = _recurrence_gradients(ctx, route, given, needed, incoming, results)
     d_x, d_w_ih, d_bias = _projection_gradients(given, (need.x, need.w_ih, need_bias), found.gates, places)
     d_b_ih, d_b_hh = _of_both_biases(d_bias, None if found.b_hh is None else found.b_hh.reshape(-1), need)
@@ -204,6 +204,7 @@ def _gradients(
         w_hr=None if found.w_hr is None else found.w_hr.reshape(-1, found.w_hr.shape[-1]),
         h_0=found.h_0,
         c_0=found.c_0,
+        unit_weights=found.unit_weights,
     )
 
 
@@ -257,8 +258,8 @@ def _recurrence_gradients(
         units = given.w_hh.shape[0] // (ctx.directions * gates)  # named, since there may be no steps or rows
         anchor = zeros.view(*given.x.shape[:2], ctx.directions, gates, units)
     w_hh, b_hh, w_hr = of_recurrence(given, ctx.directions)
-    ends = {"lengths": given.lengths, "resets": given.resets}
-    arguments = Arguments(anchor, w_hh, b_hh, w_hr, given.h_0, given.c_0, **ends)
+    *_, h_0, c_0, lengths, resets, unit_weights, zoneout, mask = given
+    arguments = Arguments(anchor, w_hh, b_hh, w_hr, h_0, c_0, unit_weights, None, lengths, resets, zoneout, mask)
     if route.graph is Graph.NODE:
         with _strict.resumed(ctx.strict):
             flat = (*needed, *incoming, *arguments, *results)
@@ -268,6 +269,7 @@ def _recurrence_gradients(
         and may_run_in_place(results.saved)
         and _ops.can_run_in_place(ctx.cell)
         and not _ops.CELLS[ctx.cell].split
+        and unit_weights is zoneout is mask is None
     )
     return recurrence_gradients(ctx.cell, needed, incoming, arguments, results, in_place=in_place)
 

@@ -102,10 +102,7 @@ class Stepper:
         self._c_shape = (layer.num_layers, batch_size, layer.hidden_size) if layer.mode == "LSTM" else None
         self._description = f"{layer}, batch_size={batch_size}, weights={weights}"
         with torch.no_grad():
-            unit_weights = [
-                unit_weights_of(variants, [w], w.w_hh.new_empty(layer.hidden_size)) if variants.unit_weights else None
-                for w in directions
-            ]
+            unit_weights = [unit_weights_of(variants, [w]) if variants.unit_weights else None for w in directions]
         parameters = [(*w[:5], own) for w, own in zip(directions, unit_weights, strict=True)]
         _check_parameters(layer, parameters, weight.dtype)
         sizes = {name: getattr(layer, name) for name in ("input_size", "hidden_size", "proj_size")}

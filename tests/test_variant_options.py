@@ -163,16 +163,17 @@ def test_the_text_names_the_variants_that_are_on() -> None:
     assert repr(layer) == "LSTM(3, 5, recurrent_dropout=0.25, weight_dropout=0.5, peephole=True, cell_clip=3)"
 
 
-def test_the_plan_is_that_of_whole_rows() -> None:
+def test_norms_run_by_whole_rows_and_every_other_variant_by_one_call_of_a_sweep() -> None:
     x = torch.zeros(6, 5, 3)
     for name, options in CASES:
         layer = getattr(fused_rnn, name)(3, 5, num_layers=2, **options)
         for training in (True, False):
             layer.train(training)
             found = fused_rnn.explain(layer, x).layers[0]
-            # Dropped weights are other weights; a mask of h is there in training only.
-            plain = set(options) <= {"weight_dropout", "nonlinearity"} | (set() if training else {"recurrent_dropout"})
-            assert {each.schedule for each in found.passes} == {"cpu_sweep" if plain else "cpu_rows"}
+            normalized = options.get("layer_norm", False)
+            assert {each.schedule for each in found.passes} == {"cpu_rows" if normalized else "cpu_sweep"}
+            expected = ["apart", "apart"] if normalized else ["whole", "one_call"]
+            assert [each.route for each in found.passes] == expected
 
 
 # --- Errors ---

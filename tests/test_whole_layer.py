@@ -240,7 +240,7 @@ def test_errors_name_the_argument() -> None:
         _ops.layer("lstm", good, 3, save=False)
     with pytest.raises(RuntimeError, match="w_hr must be None"):
         _ops.layer("gru", good, 2, save=False)
-    with pytest.raises(RuntimeError, match="has no cell"):
+    with pytest.raises(RuntimeError, match="unit_weights must be given"):
         _ops.layer("lstm_peephole", good, 2, save=False)
 
 

@@ -31,10 +31,11 @@ BackwardResult run_backward(const std::string& cell, const BackwardTensors& give
   read_recurrence(views, read, p, given.recurrence);
   // The gate gradients may take the place of what was saved, since an update loads all that it needs of a unit before
   // it stores: d_gates first, then what of d_gates_h differs.
-  if (over_saved && (!given.saved.is_cpu() || is_variant(p) || saved_values(p) != p.cell.gradients() ||
+  if (over_saved && (!given.saved.is_cpu() || p.normalized || p.cell.saved != p.cell.gradients() ||
                      !has_dense_tail(given.saved, layer != nullptr ? 0 : 3))) {
     fail(
-        "saved cannot be written over: that takes a plain recurrence on CPU that saves one value for each gradient, "
+        "saved cannot be written over: that takes a recurrence on CPU without norms, whose cell saves one value for "
+        "each gradient, "
         "and contiguous trailing dimensions");
   }
 

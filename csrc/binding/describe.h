@@ -43,7 +43,6 @@ inline Problem describe(const std::string& cell, DataType type, const Extent& ex
                         const OptionalTensor& w_hr, const VariantTensors& variant = {}) {
   const CellSpec spec = cell_spec(known_cell(cell));
   const bool stacked = extent.input_size > 0;
-  if (stacked && spec.unit_weights > 0) fail("layer has no cell \"" + cell + "\"");
   const auto of_cell = [&] { return " for cell \"" + cell + "\""; };
   if (w_hr.has_value() && !spec.projectable) fail("w_hr must be None" + of_cell() + ", which cannot project");
   if (variant.unit_weights.has_value() != (spec.unit_weights > 0)) {

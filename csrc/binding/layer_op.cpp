@@ -39,11 +39,13 @@ using LayerResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, T
 LayerResult run_layer(const std::string& cell, const LayerForwardTensors& given, int64_t directions, bool save,
                       bool hand_out) {
   Reader read(given.x, "x");
-  Problem p = describe(cell, read.type(), extent_of_layer(shape_of(given.x), directions), given.w_hh, given.w_hr);
+  const Extent extent = extent_of_layer(shape_of(given.x), directions);
+  Problem p = describe(cell, read.type(), extent, given.w_hh, given.w_hr, given.variant);
   p.keeps_weights = keeps_weights(p, save);
   ForwardViews views;
   read_layer(views, read, p, given);
   read_rows(views, read, p, given.rows);
+  read_variant(views, read, p, given.variant);
   const Tensor& x = *read.dense(given.x, 2);
   if (x.numel() > 0) views.x = {x.const_data_ptr(), x.stride(0), x.stride(1), 0};
 
@@ -61,9 +63,11 @@ LayerResult run_layer(const std::string& cell, const LayerForwardTensors& given,
 LayerResult layer(CellName cell, const Tensor& x, const Tensor& w_ih, const OptionalTensor& b_ih, const Tensor& w_hh,
                   const OptionalTensor& b_hh, const OptionalTensor& w_hr, const OptionalTensor& h_0,
                   const OptionalTensor& c_0, const OptionalTensor& lengths, const OptionalTensor& resets,
-                  int64_t directions, bool save, bool hand_out) {
-  return run_layer(cell.take(), {x, w_ih, b_ih, w_hh, b_hh, w_hr, {h_0, c_0, lengths, resets}}, directions, save,
-                   hand_out);
+                  const OptionalTensor& unit_weights, const OptionalTensor& zoneout,
+                  const OptionalTensor& recurrent_mask, int64_t directions, bool save, bool hand_out) {
+  const VariantTensors variant{unit_weights, kNoTensor, zoneout, recurrent_mask};
+  return run_layer(cell.take(), {x, w_ih, b_ih, w_hh, b_hh, w_hr, {h_0, c_0, lengths, resets}, variant}, directions,
+                   save, hand_out);
 }
 
 // The same for one step, x [B, I] and states [B, H], of which there are only results.
@@ -98,7 +102,7 @@ std::tuple<Tensor, Tensor> step(CellName name, const Tensor& x_given, const Tens
   return {h_n, c_n};
 }
 
-using LayerGradientsResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+using LayerGradientsResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 // Which gradients of a layer are wanted.
 struct Needed {
@@ -108,11 +112,11 @@ struct Needed {
 // Over: the gate gradients take the place of what was saved.
 LayerGradientsResult run_layer_backward(const std::string& cell, const LayerBackwardTensors& given,
                                         const Needed& needed, bool over) {
-  const auto& [x, w_ih, b_ih, w_hh, b_hh, w_hr, rows] = given.layer;
+  const auto& [x, w_ih, b_ih, w_hh, b_hh, w_hr, rows, variant] = given.layer;
   const Tensor& output = given.output;
   Reader read(x, "x");
   const int64_t directions = output.dim() == 4 ? output.size(2) : 1;
-  const Problem p = describe(cell, read.type(), extent_of_layer(shape_of(x), directions), w_hh, w_hr);
+  const Problem p = describe(cell, read.type(), extent_of_layer(shape_of(x), directions), w_hh, w_hr, variant);
   const int64_t gate_rows = p.cell.gates * p.hidden_size, width = directions * gate_rows;
   read(w_ih, "w_ih", "[D*G*H, I]", {width, p.input_size});
   read(w_hr, "w_hr", "[D*P, H]", {directions * p.output_size, p.hidden_size});
@@ -143,10 +147,11 @@ LayerGradientsResult run_layer_backward(const std::string& cell, const LayerBack
   };
   const Tensor w_hh_apart = by_direction(w_hh);
   const OptionalTensor w_hr_apart = w_hr.has_value() ? OptionalTensor(by_direction(*w_hr)) : std::nullopt;
-  const BackwardTensors recurrence{given.incoming, output, given.cells, given.saved, {w_hh_apart, w_hr_apart, rows}};
+  const BackwardTensors recurrence{
+      given.incoming, output, given.cells, given.saved, {w_hh_apart, w_hr_apart, rows, variant}};
   const BackwardResult found = run_backward(cell, recurrence, over, false, &layer);
   const Tensor other_bias = p.cell.split ? d_b_hh : copied(d_b_ih, shape_of(d_b_ih));
-  return {d_x, d_w_ih, d_w_hh, d_b_ih, other_bias, d_w_hr, std::get<2>(found), std::get<3>(found)};
+  return {d_x, d_w_ih, d_w_hh, d_b_ih, other_bias, d_w_hr, std::get<2>(found), std::get<3>(found), std::get<5>(found)};
 }
 
 template <bool Over>
@@ -156,9 +161,12 @@ LayerGradientsResult layer_backward(CellName cell, const OptionalTensor& d_outpu
                                     const Tensor& w_ih, const Tensor& w_hh, const OptionalTensor& w_hr,
                                     const Tensor& output, const Tensor& cells, const Tensor& saved,
                                     const OptionalTensor& hidden, const OptionalTensor& h_0, const OptionalTensor& c_0,
-                                    const OptionalTensor& lengths, const OptionalTensor& resets, bool need_x,
-                                    bool need_w_ih, bool need_w_hh, bool need_bias, bool need_w_hr) {
-  const LayerForwardTensors layer{x, w_ih, kNoTensor, w_hh, kNoTensor, w_hr, {h_0, c_0, lengths, resets}};
+                                    const OptionalTensor& lengths, const OptionalTensor& resets,
+                                    const OptionalTensor& unit_weights, const OptionalTensor& zoneout,
+                                    const OptionalTensor& recurrent_mask, bool need_x, bool need_w_ih, bool need_w_hh,
+                                    bool need_bias, bool need_w_hr) {
+  const VariantTensors variant{unit_weights, kNoTensor, zoneout, recurrent_mask};
+  const LayerForwardTensors layer{x, w_ih, kNoTensor, w_hh, kNoTensor, w_hr, {h_0, c_0, lengths, resets}, variant};
   return run_layer_backward(cell.take(), {{d_output, d_h_n, d_c_n, d_cells}, layer, output, cells, saved, hidden},
                             {need_x, need_w_ih, need_w_hh, need_bias, need_w_hr}, Over);
 }
@@ -170,7 +178,8 @@ LayerGradientsResult layer_backward(CellName cell, const OptionalTensor& d_outpu
 STABLE_TORCH_LIBRARY_FRAGMENT(fused_rnn, m) {
   m.def(
       "layer(str cell, Tensor x, Tensor w_ih, Tensor? b_ih, Tensor w_hh, Tensor? b_hh, Tensor? w_hr, Tensor? h_0,"
-      " Tensor? c_0, Tensor? lengths, Tensor? resets, int directions, bool save,"
+      " Tensor? c_0, Tensor? lengths, Tensor? resets, Tensor? unit_weights, Tensor? zoneout, Tensor? recurrent_mask,"
+      " int directions, bool save,"
       " bool hand_out)"
       " -> (Tensor output, Tensor h_n, Tensor c_n, Tensor cells, Tensor saved, Tensor hidden, Tensor handed_out)");
   m.def(
@@ -182,10 +191,11 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fused_rnn, m) {
            "(str cell, Tensor? d_output, Tensor? d_h_n, Tensor? d_c_n, Tensor? d_cells, Tensor x, Tensor w_ih,"
            " Tensor w_hh, Tensor? w_hr, Tensor output, Tensor cells, " +
            saved +
-           " saved, Tensor? hidden, Tensor? h_0, Tensor? c_0, Tensor? lengths, Tensor? resets,"
+           " saved, Tensor? hidden, Tensor? h_0, Tensor? c_0, Tensor? lengths, Tensor? resets, Tensor? unit_weights,"
+           " Tensor? zoneout, Tensor? recurrent_mask,"
            " bool need_x, bool need_w_ih, bool need_w_hh, bool need_bias, bool need_w_hr)"
            " -> (Tensor d_x, Tensor d_w_ih, Tensor d_w_hh, Tensor d_b_ih, Tensor d_b_hh, Tensor d_w_hr, Tensor d_h_0,"
-           " Tensor d_c_0)";
+           " Tensor d_c_0, Tensor d_unit_weights)";
   };
   m.def(backward_schema("layer_backward", "Tensor").c_str());
   m.def(backward_schema("layer_backward_over_saved", "Tensor(a!)").c_str());

@@ -41,18 +41,23 @@ void read_rows(Views& views, Reader& read, const Problem& p, const RowTensors& g
 }
 
 template <class Views>
-void read_recurrence(Views& views, Reader& read, const Problem& p, const RecurrenceTensors& given) {
-  const int64_t rows = p.cell.gates * p.hidden_size;
-  const auto& [unit_weights, norm, zoneout, recurrent_mask] = given.variant;
-  views.w_hh = read.weight(given.w_hh, "w_hh", "[D, G*H, P]", {p.directions, rows, p.output_size});
-  views.w_hr = read.weight(given.w_hr, "w_hr", "[D, P, H]", {p.directions, p.output_size, p.hidden_size});
-  read_rows(views, read, p, given.rows);
+void read_variant(Views& views, Reader& read, const Problem& p, const VariantTensors& given) {
+  const auto& [unit_weights, norm, zoneout, recurrent_mask] = given;
   views.variant = {
       read.state(unit_weights, "unit_weights", "[D, K, H]", {p.directions, p.cell.unit_weights, p.hidden_size}),
       read.state(norm, "norm", "[D, N, H]", {p.directions, norm_rows(p.cell), p.hidden_size}),
       read.sequence(zoneout, "zoneout", "[T, B, D, states, H]",
                     {p.time_steps, p.batch, p.directions, p.cell.states, p.hidden_size}),
       read.state(recurrent_mask, "recurrent_mask", "[D, B, P]", {p.directions, p.batch, p.output_size})};
+}
+
+template <class Views>
+void read_recurrence(Views& views, Reader& read, const Problem& p, const RecurrenceTensors& given) {
+  const int64_t rows = p.cell.gates * p.hidden_size;
+  views.w_hh = read.weight(given.w_hh, "w_hh", "[D, G*H, P]", {p.directions, rows, p.output_size});
+  views.w_hr = read.weight(given.w_hr, "w_hr", "[D, P, H]", {p.directions, p.output_size, p.hidden_size});
+  read_rows(views, read, p, given.rows);
+  read_variant(views, read, p, given.variant);
 }
 
 // Whether a forward pass may find its weights packed: training changes them between two passes, and a single step reads

@@ -66,6 +66,7 @@ struct LayerForwardTensors {
   const OptionalTensor& b_hh;              // [D*G*H]
   const OptionalTensor& w_hr = kNoTensor;  // [D*P, H]
   RowTensors rows = {};
+  VariantTensors variant = {};  // no norm
 };
 
 struct LayerBackwardTensors {
