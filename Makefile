@@ -31,9 +31,9 @@ help:
 bench: $(VENV)/.installed-bench build
 	$(BIN)/python -m bench all --report build/report
 
-# Two processes, a file at a time: while one compiles the C++ tests, the other goes on.
+# Two processes, a file at a time, in the order of tests/conftest.py: what takes longest comes first.
 test: $(VENV)/.installed-dev build
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 native: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/test_native.py

@@ -20,6 +20,18 @@ settings.register_profile("explore", deadline=None, max_examples=1000, suppress_
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
+# Files that take longest: begun last, one of them would run alone at the end.
+FIRST = (
+    *("test_native.py", "test_cuda_emulator.py", "test_bench_peers.py", "test_in_place.py", "test_onnx.py"),
+    *("test_compile.py", "test_fork.py", "test_examples.py", "test_fuzz.py", "test_cuda_build.py", "test_build.py"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files of FIRST come first."""
+    items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
+
+
 @pytest.fixture(autouse=True)
 def _same_random_numbers() -> None:
     torch.manual_seed(0)

@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 
 EMULATOR = native.ROOT / "tests" / "cuda_on_cpu"
 DEVICE = '-DFUSED_RNN_EMULATED_DEVICE="emulated_device.h"'
-PARTS = [str(EMULATOR / "emulator.cpp"), str(native.ROOT / "csrc" / "cuda" / "select.cpp")]
+# What every program is linked with, compiled once with sanitizers and once without.
+PARTS = [EMULATOR / "emulator.cpp", native.ROOT / "csrc" / "cuda" / "select.cpp"]
 SANITIZERS = [*native.SANITIZERS, "-fno-omit-frame-pointer", "-g1"]
-# Program: its source and the flags of its own. What is outside a buffer, or misaligned, is the sanitizers' to find.
+# Program: its source and the flags of its own; by its name, sanitizers too, which find what is outside a buffer or
+# misaligned.
 PROGRAMS = {
     "emulator": ("test_emulator.cpp", []),
     "mutation": ("test_mutation.cpp", []),
@@ -27,31 +29,37 @@ PROGRAMS = {
     # Relu differs from it in formulas alone, which test_cells.cpp has.
     "gru": ("test_schedules.cpp", ["-DFUSED_RNN_TEST_CELL=GruCell"]),
     "lstm": ("test_schedules.cpp", ["-DFUSED_RNN_TEST_CELL=LstmCell"]),
-    "variants-sanitized": ("test_variants.cpp", SANITIZERS),
+    "variants-sanitized": ("test_variants.cpp", []),
     "gru-edges-sanitized": (
         "test_schedules.cpp",
-        ["-DFUSED_RNN_TEST_CELL=GruCell", "-DFUSED_RNN_TEST_EDGES=BFloat16", *SANITIZERS],
+        ["-DFUSED_RNN_TEST_CELL=GruCell", "-DFUSED_RNN_TEST_EDGES=BFloat16"],
     ),
     "lstm-edges-sanitized": (
         "test_schedules.cpp",
-        ["-DFUSED_RNN_TEST_CELL=LstmCell", "-DFUSED_RNN_TEST_EDGES=float", *SANITIZERS],
+        ["-DFUSED_RNN_TEST_CELL=LstmCell", "-DFUSED_RNN_TEST_EDGES=float"],
     ),
 }
 
 
-def build_program(name: str, folder: Path) -> Path:
-    """Compiles one test program."""
-    source, flags = PROGRAMS[name]
+def compile_object(source: Path, flags: list[str], output: Path) -> Path:
+    """Compiles one source."""
     includes = ["-I", str(EMULATOR), "-I", str(EMULATOR.parent / "native")]
     # "#pragma unroll" is for nvcc. What an update makes is stored only where there was one, which gcc does not see.
     quiet = ["-Wno-unknown-pragmas", "-Wno-maybe-uninitialized"]
     options = [*native.common_flags(), "-O1", *quiet, *flags, *includes, DEVICE]
-    return native.compile_cpp([*options, str(EMULATOR / source), *PARTS], folder / name)
+    return native.compile_cpp([*options, "-c", str(source)], output)
 
 
-def run_program(name: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def is_sanitized(name: str) -> bool:
+    return name.endswith("-sanitized")
+
+
+def run_program(name: str, parts: list[Future[Path]], folder: Path) -> subprocess.CompletedProcess[str]:
     """Compiles and runs one test program."""
-    program = str(build_program(name, folder))
+    source, flags = PROGRAMS[name]
+    flags = [*flags, *(SANITIZERS if is_sanitized(name) else [])]
+    linked = [compile_object(EMULATOR / source, flags, folder / f"{name}.o"), *(part.result() for part in parts)]
+    program = str(native.compile_cpp([*flags, *map(str, linked)], folder / name))
     # Fibers change stacks under the sanitizer, which is told; what it would remember of each slows it down a lot.
     environment = {**os.environ, "ASAN_OPTIONS": "detect_stack_use_after_return=0"}
     return subprocess.run(
@@ -71,8 +79,15 @@ def results(
         if getattr(item, "module", None) is request.module and hasattr(item, "callspec")
     }
     with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)) as pool:
-        # The longest first.
-        yield {name: pool.submit(run_program, name, folder) for name in reversed(PROGRAMS) if name in wanted}
+        parts: dict[bool, list[Future[Path]]] = {}
+        for sanitized in {is_sanitized(name) for name in wanted}:
+            flags, kind = (SANITIZERS, "sanitized") if sanitized else ([], "plain")
+            parts[sanitized] = [
+                pool.submit(compile_object, path, flags, folder / f"{path.stem}-{kind}.o") for path in PARTS
+            ]
+        # The longest first; what a program waits for was begun before it.
+        names = [name for name in reversed(PROGRAMS) if name in wanted]
+        yield {name: pool.submit(run_program, name, parts[is_sanitized(name)], folder) for name in names}
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

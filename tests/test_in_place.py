@@ -171,18 +171,22 @@ def test_results_may_be_changed_in_a_compiled_function(name: str, options: dict[
         assert_equal(problem.gradients(compiled()), expected)
 
 
-def gradients_after(problem: Problem, argument: Tensor, *, compiled: bool, within: bool) -> tuple[Tensor, ...] | None:
-    """Those of a call after which an argument is overwritten, by the function itself or outside; None for an error."""
+def loss_before(problem: Problem, argument: Tensor | None) -> Callable[[], Tensor]:
+    """A loss that is taken after a call; the function then overwrites the argument itself."""
 
     def loss() -> Tensor:
         results = problem.call()
-        if within:
+        if argument is not None:
             overwrite(argument)
         return torch.stack([result.square().sum() for result in results]).sum()
 
-    torch._dynamo.reset()
-    found = (torch.compile(loss, backend="aot_eager") if compiled else loss)()
-    if not within:
+    return loss
+
+
+def gradients_after(problem: Problem, loss: Callable[[], Tensor], argument: Tensor | None) -> tuple[Tensor, ...] | None:
+    """Those of a loss after which an argument is overwritten; None for an error."""
+    found = loss()
+    if argument is not None:
         overwrite(argument)
     try:
         return problem.gradients(found)
@@ -207,10 +211,19 @@ def test_an_overwritten_argument_is_seen(name: str, options: dict[str, Any], com
     weights = [p for p in problem.module.parameters() if p.dim() == 2][:2]
     if options.get("recompute") and compiled and within:
         weights = []  # torch.utils.checkpoint, compiled, takes them as they are later, around any module (torch 2.13)
+    torch._dynamo.reset()
+    unchanging = loss_before(problem, None)
+    if compiled:  # once for all arguments that are overwritten outside
+        unchanging = torch.compile(unchanging, backend="aot_eager")
     for argument in (problem.x, *problem.states, *ragged.values(), *weights):
         before = argument.detach().clone()
         try:
-            found = gradients_after(problem, argument, compiled=compiled, within=within)
+            if within:
+                torch._dynamo.reset()
+                loss = loss_before(problem, argument)
+                found = gradients_after(problem, torch.compile(loss, backend="aot_eager") if compiled else loss, None)
+            else:
+                found = gradients_after(problem, unchanging, argument)
         except torch._dynamo.exc.BackendCompilerFailed as error:  # what autograd says while it traces
             if "modified by an inplace operation" not in str(error):
                 raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,25 +14,25 @@ from build_support import native
 
 NATIVE = native.ROOT / "tests" / "native"
 SOURCES = sorted(path.stem for path in NATIVE.glob("test_*.cpp"))
-# Parts of the library that are not headers, for the tests that need them.
-USING_TEAMS = (
-    *(
-        "test_not_finite",
-        "test_pairs",
-        "test_rows",
-        "test_sharing",
-        "test_single_steps",
-        "test_sweep",
-        "test_team",
-        "test_workspace",
-    ),
-)
-LINKED = {source: ["csrc/cpu/runtime/team.cpp"] for source in USING_TEAMS}
-LINKED["test_workspace"].append("csrc/cpu/runtime/workspace.cpp")
+TEAM = "csrc/cpu/runtime/team.cpp"
+# What a program is linked with, compiled once for all: parts of the library, and the schedules that the programs run.
+LINKED = {
+    "test_not_finite": ["sweeps", "pairs", "rows", TEAM],
+    "test_pairs": ["pairs", TEAM],
+    "test_rows": ["rows", "sweeps", TEAM],
+    "test_sharing": ["sweeps", "rows", TEAM],
+    "test_single_steps": [TEAM],
+    "test_sweep": ["sweeps", TEAM],
+    "test_team": [TEAM],
+    "test_workspace": ["sweeps", TEAM, "csrc/cpu/runtime/workspace.cpp"],
+}
+SCHEDULES = {"sweeps", "pairs", "rows"}
+# What the programs themselves have of the library is more than an oracle that calls schedules.
+AS_SHIPPED = {"test_cells", "test_pairs", "test_single_steps", "test_storage", "test_vec_math", "test_workspace"}
 INSTRUCTION_SETS = native.runnable_instruction_sets()
 FLAVOURS = [*INSTRUCTION_SETS, "sanitized"]
 THREADED = ["test_sharing", "test_team"]  # what these share is watched by ThreadSanitizer too
-# What takes a minute to compile runs on the widest set, and sanitized where it is the only one to run its code;
+# What takes long to compile runs on the widest set, and sanitized where it is the only one to run its code;
 # tests/test_parity.py runs the library's own on each set.
 FEWER_FLAVOURS = {
     "test_plain_recurrence": INSTRUCTION_SETS[-1:],
@@ -61,31 +61,42 @@ def flavour_flags(flavour: str) -> list[str]:
         return [*native.openmp_flags(), *native.isa_flags()[flavour]]
     sanitized_isa = "avx2" if "avx2" in INSTRUCTION_SETS else "baseline"
     flags = [*native.isa_flags()[sanitized_isa], "-fno-omit-frame-pointer"]
-    if flavour == "threads":  # without OpenMP, whose synchronisation ThreadSanitizer does not see
-        return [*flags, "-O1", "-pthread", "-fsanitize=thread"]
     # Not optimised: compiling takes longer than running.
+    if flavour == "threads":  # without OpenMP, whose synchronisation ThreadSanitizer does not see
+        return [*flags, "-O0", "-pthread", "-fsanitize=thread"]
     return [*flags, "-O0", *native.openmp_flags(), *native.SANITIZERS]
 
 
-def build_program(source: str, flavour: str, folder: Path) -> Path:
-    """Compiles one test program."""
-    sources = [str(NATIVE / f"{source}.cpp"), *(str(native.ROOT / name) for name in LINKED.get(source, []))]
-    flags = [*native.common_flags(), *flavour_flags(flavour), "-I", str(NATIVE)]
-    return native.compile_cpp([*flags, *sources], folder / f"{source}-{flavour}")
+def compile_object(name: str, flavour: str, folder: Path) -> Path:
+    """Compiles a source of tests/native, or the file of the library at this path."""
+    source = native.ROOT / name if "/" in name else NATIVE / f"{name}.cpp"
+    optimised = name in SCHEDULES or name in AS_SHIPPED or "/" in name or flavour not in INSTRUCTION_SETS
+    flags = [*native.common_flags(), *flavour_flags(flavour), "-I", str(NATIVE), *([] if optimised else ["-O1"])]
+    return native.compile_cpp([*flags, "-c", str(source)], folder / f"{source.stem}-{flavour}.o")
 
 
 @pytest.fixture(scope="module")
 def build(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Build]:
-    """Gives the program of a case; all programs that this run needs compile side by side from the start."""
+    """Gives the program of a case; all objects that this run needs compile side by side from the start."""
     folder = tmp_path_factory.mktemp("native")
-    futures: dict[tuple[str, str], Future[Path]] = {}
+    cases = [
+        (case["source"], case["flavour"])
+        for item in request.session.items
+        if getattr(item, "module", None) is request.module
+        and {"source", "flavour"} <= (case := getattr(getattr(item, "callspec", None), "params", {})).keys()
+    ]
+    parts = {(name, flavour): None for source, flavour in cases for name in (source, *LINKED.get(source, []))}
     with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)) as pool:
-        for item in request.session.items:
-            case = getattr(getattr(item, "callspec", None), "params", {})
-            if getattr(item, "module", None) is request.module and {"source", "flavour"} <= case.keys():
-                key = (case["source"], case["flavour"])
-                futures[key] = pool.submit(build_program, *key, folder)
-        yield lambda source, flavour: futures[source, flavour].result()
+        # The longest first.
+        order = sorted(parts, key=lambda part: part[0] not in SCHEDULES)
+        objects = {part: pool.submit(compile_object, *part, folder) for part in order}
+
+        def link(source: str, flavour: str) -> Path:
+            names = [source, *LINKED.get(source, [])]
+            linked = [str(objects[name, flavour].result()) for name in names]
+            return native.compile_cpp([*flavour_flags(flavour), *linked], folder / f"{source}-{flavour}")
+
+        yield link
 
 
 @pytest.mark.parametrize(("source", "flavour"), CASES)
@@ -112,4 +123,5 @@ def test_every_native_source_is_listed() -> None:
         "test_vec_math",
         "test_workspace",
     }
-    assert {path.stem for path in NATIVE.glob("*.cpp")} == set(SOURCES)
+    assert {path.stem for path in NATIVE.glob("*.cpp")} == {*SOURCES, *SCHEDULES}
+    assert LINKED.keys() | AS_SHIPPED <= set(SOURCES)

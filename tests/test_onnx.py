@@ -120,19 +120,14 @@ def test_lengths_are_those_of_the_operator(name: str) -> None:
     module = WithLengths(ours)
     model = export(module, (torch.randn(4, 2, 3), torch.tensor([3, 4])), (STEPS, {0: BATCH}))
     assert recurrent(model) == [name] * 2
+    x, lengths = torch.randn(4, 2, 3), torch.tensor([0, 3])
+    assert_same(run(model, x, lengths), module(x, lengths))  # a row without steps keeps its state; not in torch.nn
     for lengths in (torch.tensor([6, 1, 4]), torch.tensor([2, 2])):
         x = torch.randn(6, len(lengths), 3)
         for row, length in enumerate(lengths):
             x[length:, row] = torch.nan
         output, states = theirs(pack_padded_sequence(x, lengths, enforce_sorted=False))
         assert_same(run(model, x, lengths), (pad_packed_sequence(output, total_length=6)[0], states))
-
-
-@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
-def test_a_row_without_steps_keeps_its_state(name: str) -> None:
-    ours, _ = pair(name, {"bidirectional": True})
-    module, x, lengths = WithLengths(ours), torch.randn(4, 2, 3), torch.tensor([0, 3])
-    assert_same(run(export(module, (x, lengths)), x, lengths), module(x, lengths))
 
 
 @pytest.mark.parametrize("name", ["LSTMCell", "GRUCell", "RNNCell"])

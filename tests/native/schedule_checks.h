@@ -6,7 +6,6 @@
 // (first: what follows needs its names)
 #include "cpu/runtime/arena.h"
 #include "cpu/runtime/plan.h"
-#include "cpu/runtime/team.h"
 #include "cpu/simd/terms.h"
 
 #include <algorithm>
@@ -16,12 +15,33 @@
 #include <initializer_list>
 #include <memory>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "recurrence_checks.h"
 
+namespace fused_rnn {
+inline namespace FUSED_RNN_ISA {
+template <class Cell, class T, bool kVariants>
+class ForwardSweep;
+template <class Cell, class T, bool kVariants>
+class BackwardSweep;
+template <class Cell, class T>
+  requires(Cell::kNormGroups > 0)
+class RowForward;
+template <class Cell, class T>
+  requires(Cell::kNormGroups > 0)
+class RowBackward;
+}  // namespace FUSED_RNN_ISA
+}  // namespace fused_rnn
+
 namespace fused_rnn::test {
+
+// The type of an identity cell's sweeps: under sanitizers, which compile several times as long, each cell has one type.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+using IdentityType = BFloat16;
+#else
+using IdentityType = float;
+#endif
 
 template <>
 struct Number<BFloat16> {
@@ -79,31 +99,22 @@ std::vector<Shape> variants_of(Shape s) {
   return shapes;
 }
 
-// OpenMP's team; under ThreadSanitizer, which does not see how OpenMP synchronises, threads of the test's own.
-inline bool run_threads(int threads, void (*body)(void* context, int thread), void* context) {
-#if defined(__SANITIZE_THREAD__)
-  std::vector<std::thread> members;
-  for (int thread = 0; thread < threads; ++thread) members.emplace_back(body, context, thread);
-  for (std::thread& member : members) member.join();
-  return true;
-#else
-  return run_team(threads, body, context);
-#endif
-}
+// One schedule as the units run it. Compiled once for all programs: schedules.h defines it, sweeps.cpp, rows.cpp and
+// pairs.cpp instantiate it for what the tests run.
+template <class Schedule, class Views>
+struct Compiled {
+  static size_t workspace_bytes(const Problem& problem, const Views& views, const Plan& plan);
+  // `workspace` has workspace_bytes and is aligned to Arena::kAlignment.
+  static void run(const Problem& problem, const Views& views, const Plan& plan, void* workspace);
+};
 
-// Runs one schedule as the units do, in a workspace of exactly the size asked for that begins as NaN.
+// Runs one schedule in a workspace of exactly the size asked for that begins as NaN.
 template <class Schedule, class Views>
 void run_schedule(const Problem& problem, const Views& views, const Plan& plan) {
-  Arena counting(nullptr);
-  Schedule(problem, views, plan, counting);
-  const std::unique_ptr<void, void (*)(void*)> workspace(std::aligned_alloc(Arena::kAlignment, counting.used()),
-                                                         std::free);
-  std::memset(workspace.get(), 0xFF, counting.used());
-  Arena arena(workspace.get());
-  Schedule schedule(problem, views, plan, arena);
-  schedule.before_team();
-  const auto body = [](void* context, int thread) { static_cast<const Schedule*>(context)->run(thread); };
-  check(run_threads(plan.threads(), body, &schedule), "a team of " + std::to_string(plan.threads()) + " threads");
+  const size_t bytes = Compiled<Schedule, Views>::workspace_bytes(problem, views, plan);
+  const std::unique_ptr<void, void (*)(void*)> workspace(std::aligned_alloc(Arena::kAlignment, bytes), std::free);
+  std::memset(workspace.get(), 0xFF, bytes);
+  Compiled<Schedule, Views>::run(problem, views, plan, workspace.get());
 }
 
 template <template <class, class> class Forward, template <class, class> class Backward>
@@ -176,5 +187,17 @@ struct ScheduleChecks {
     }
   }
 };
+
+template <class Cell, class T>
+using PlainForward = ForwardSweep<Cell, T, false>;
+template <class Cell, class T>
+using PlainBackward = BackwardSweep<Cell, T, false>;
+using Sweeps = ScheduleChecks<PlainForward, PlainBackward>;
+template <class Cell, class T>
+using VariedForward = ForwardSweep<Cell, T, true>;
+template <class Cell, class T>
+using VariedBackward = BackwardSweep<Cell, T, true>;
+using Variants = ScheduleChecks<VariedForward, VariedBackward>;
+using Rows = ScheduleChecks<RowForward, RowBackward>;
 
 }  // namespace fused_rnn::test

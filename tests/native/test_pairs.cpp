@@ -3,9 +3,9 @@
 #include "schedule_checks.h"
 // (first: what follows needs its names)
 #include "pairs.h"
-// (before any schedule)
-#include "cpu/schedules/sweep_backward.h"
-#include "cpu/schedules/sweep_forward.h"
+// (before any product)
+#include "cpu/gemm/micro_kernel.h"
+#include "cpu/gemm/pack_weights.h"
 
 #include <cmath>
 #include <utility>
@@ -16,8 +16,6 @@ namespace {
 
 using namespace fused_rnn;
 using namespace fused_rnn::test;
-
-using Sweeps = ScheduleChecks<ForwardSweep, BackwardSweep>;
 
 // An odd size leaves the last pair half empty; 32 pairs are one chunk of a sum.
 void every_size_around_a_pair_and_a_chunk_is_right() {

@@ -1,31 +1,24 @@
 // Tests the CPU schedules of the variants, sweeps or with layer norms those of whole rows: each variant alone and all
 // together, with cells of nearly exact answers, at every edge of a vector, a block and a tile.
-#include "schedule_checks.h"
-// (first: what follows needs its names)
-#include "cpu/schedules/rows_backward.h"
-#include "cpu/schedules/rows_forward.h"
-#include "cpu/schedules/sweep_backward.h"
-#include "cpu/schedules/sweep_forward.h"
-
 #include <algorithm>
 #include <utility>
 
-#include "cells/table.h"
+#include "cells/peephole_lstm.h"
 #include "linear_cells.h"
+#include "schedule_checks.h"
 
 namespace {
 
 using namespace fused_rnn;
 using namespace fused_rnn::test;
-using Sweeps = ScheduleChecks<ForwardSweep, BackwardSweep>;
 
 // Calls visit with the schedules of a shape's variants.
 template <class Cell, class Visit>
 void with_schedules(const Shape& shape, const Visit& visit) {
   if constexpr (Cell::kNormGroups > 0) {
-    if (shape.normalized) return visit(ScheduleChecks<RowForward, RowBackward>{});
+    if (shape.normalized) return visit(Rows{});
   }
-  visit(ScheduleChecks<VariantForward, VariantBackward>{});
+  visit(Variants{});
 }
 
 template <class Cell, class T>
@@ -161,8 +154,7 @@ void check_against_the_sweep(Shape s) {
   for (const bool ragged : {false, true}) {
     s.lengths = s.resets = ragged;
     const Inputs<T> inputs = random_inputs<Cell, T>(s, 10);
-    check_identical(ScheduleChecks<VariantForward, VariantBackward>::run<Cell, T>(s, inputs),
-                    Sweeps::run<Cell, T>(s, inputs),
+    check_identical(Variants::run<Cell, T>(s, inputs), Sweeps::run<Cell, T>(s, inputs),
                     Sweeps::name_of_case<Cell, T>() + to_string(s) + " against the sweep");
   }
 }

@@ -2,10 +2,7 @@
 // there is work too; under ThreadSanitizer, also that the threads wait for all that they share.
 #include "schedule_checks.h"
 // (first: what follows needs its names)
-#include "cpu/schedules/rows_backward.h"
-#include "cpu/schedules/rows_forward.h"
-#include "cpu/schedules/sweep_backward.h"
-#include "cpu/schedules/sweep_forward.h"
+#include "cpu/schedules/partition.h"
 
 #include "linear_cells.h"
 
@@ -16,13 +13,12 @@ using namespace fused_rnn::test;
 
 template <class Cell, class T>
 void check_sweep(const Shape& s) {
-  ScheduleChecks<ForwardSweep, BackwardSweep>::check_plans<Cell, T>(
-      s, {Plan{2, 1, 1}, Plan{1, 2, 1}, Plan{1, 1, 2}, Plan{1, 1, 3}, Plan{2, 1, 2}, Plan{1, 2, 2}, Plan{1, 3, 1},
-          Plan{2, 2, 1}});
+  Sweeps::check_plans<Cell, T>(s, {Plan{2, 1, 1}, Plan{1, 2, 1}, Plan{1, 1, 2}, Plan{1, 1, 3}, Plan{2, 1, 2},
+                                   Plan{1, 2, 2}, Plan{1, 3, 1}, Plan{2, 2, 1}});
 }
 
 void sweeps_do_not_depend_on_how_threads_share_the_work() {
-  check_sweep<IdentityCell, float>({20, 5, 2, 70, 70});
+  check_sweep<IdentityCell, IdentityType>({20, 5, 2, 70, 70});
   check_sweep<BilinearCell, float>({20, 5, 2, 37, 37});
   check_sweep<TwoStateCell, double>({20, 3, 2, 37, 37});
   check_sweep<TwoStateCell, double>({20, 5, 2, 70, 33});
@@ -44,7 +40,7 @@ template <class Cell, class T>
 void check_variants(const Shape& s) {
   for (const Shape& shape : variants_of<Cell>(s)) {
     if (shape.normalized) continue;
-    ScheduleChecks<VariantForward, VariantBackward>::check_plans<Cell, T>(
+    Variants::check_plans<Cell, T>(
         shape, {Plan{2, 1, 1}, Plan{1, 2, 1}, Plan{1, 1, 2}, Plan{1, 1, 3}, Plan{2, 1, 2}, Plan{1, 2, 2}});
   }
 }
@@ -59,7 +55,7 @@ template <class Cell, class T>
 void check_row_schedule(const Shape& s) {
   for (const Shape& shape : variants_of<Cell>(s)) {
     if (!shape.normalized) continue;
-    ScheduleChecks<RowForward, RowBackward>::check_plans<Cell, T>(
+    Rows::check_plans<Cell, T>(
         shape, {Plan{2, 1, 1}, Plan{1, 2, 1}, Plan{1, 3, 1}, Plan{2, 2, 1}, Plan{1, 6, 1}, Plan{2, 3, 1}});
   }
 }

@@ -1,22 +1,17 @@
 // Tests the CPU sweeps with cells of nearly exact answers: index, carry and order over long sequences, every tile edge,
 // gaps between rows, and that a row is the same bits in any batch.
-#include "schedule_checks.h"
-// (first: what follows needs its names)
-#include "cpu/schedules/sweep_backward.h"
-#include "cpu/schedules/sweep_forward.h"
-
 #include <utility>
 
 #include "linear_cells.h"
+#include "schedule_checks.h"
 
 namespace {
 
 using namespace fused_rnn;
 using namespace fused_rnn::test;
-using Sweeps = ScheduleChecks<ForwardSweep, BackwardSweep>;
 
 void long_sequences_keep_index_carry_and_order() {
-  Sweeps::check_shape<IdentityCell, float>({2000, 2, 2, 19, 19});
+  Sweeps::check_shape<IdentityCell, IdentityType>({2000, 2, 2, 19, 19});
   Sweeps::check_shape<BilinearCell, float>({2000, 2, 2, 7, 7});
   Sweeps::check_shape<TwoStateCell, double>({2000, 2, 2, 7, 7});
   Sweeps::check_shape<TwoStateCell, double>({2000, 2, 2, 7, 5});
@@ -24,7 +19,7 @@ void long_sequences_keep_index_carry_and_order() {
 
 void every_size_around_a_vector_and_a_block_is_right() {
   for (const int64_t hidden_size : {1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 64, 65}) {
-    Sweeps::check_shape<IdentityCell, float>({3, 2, 2, hidden_size, hidden_size});
+    Sweeps::check_shape<IdentityCell, IdentityType>({3, 2, 2, hidden_size, hidden_size});
     Sweeps::check_shape<BilinearCell, float>({3, 2, 1, hidden_size, hidden_size});
     Sweeps::check_shape<TwoStateCell, double>({3, 2, 1, hidden_size, hidden_size});
     Sweeps::check_shape<IdentityCell, BFloat16>({3, 2, 1, hidden_size, hidden_size});
@@ -33,7 +28,7 @@ void every_size_around_a_vector_and_a_block_is_right() {
 
 void every_batch_around_a_tile_is_right() {
   for (int64_t batch = 0; batch <= 18; ++batch) {
-    Sweeps::check_shape<IdentityCell, float>({3, batch, 1, 9, 9});
+    Sweeps::check_shape<IdentityCell, IdentityType>({3, batch, 1, 9, 9});
     Sweeps::check_shape<BilinearCell, float>({3, batch, 2, 9, 9});
     Sweeps::check_shape<TwoStateCell, double>({3, batch, 1, 9, 4});
   }
@@ -49,7 +44,7 @@ void sums_of_every_length_around_a_chunk_are_right() {
 
 void sequences_of_zero_and_one_step_pass_the_states_through() {
   for (const int64_t time_steps : {0, 1, 2}) {
-    Sweeps::check_shape<IdentityCell, float>({time_steps, 2, 2, 5, 5});
+    Sweeps::check_shape<IdentityCell, IdentityType>({time_steps, 2, 2, 5, 5});
     Sweeps::check_shape<BilinearCell, float>({time_steps, 2, 2, 5, 5});
     Sweeps::check_shape<TwoStateCell, double>({time_steps, 2, 2, 5, 5});
     Sweeps::check_shape<TwoStateCell, double>({time_steps, 2, 2, 5, 3});
@@ -75,7 +70,7 @@ void rows_end_and_start_anew_anywhere() {
         const auto shape = [&](int64_t batch, int64_t hidden_size, int64_t output_size) {
           return Shape{time_steps, batch, 2, hidden_size, output_size, initial, initial, false, lengths, resets};
         };
-        Sweeps::check_shape<IdentityCell, float>(shape(9, 33, 33));
+        Sweeps::check_shape<IdentityCell, IdentityType>(shape(9, 33, 33));
         Sweeps::check_shape<BilinearCell, float>(shape(7, 19, 19));
         Sweeps::check_shape<TwoStateCell, double>(shape(7, 17, 17));
         Sweeps::check_shape<TwoStateCell, double>(shape(7, 17, 6));
@@ -93,7 +88,7 @@ Shape with_input(Shape s, int64_t input_size) {
 // Long sequences and wide inputs take several rounds, one step wide and single steps a few blocks at a time.
 void gates_are_made_of_the_input() {
   for (const int64_t input_size : {1, 15, 16, 17, 65}) {
-    Sweeps::check_shape<IdentityCell, float>(with_input({3, 2, 2, 33, 33}, input_size));
+    Sweeps::check_shape<IdentityCell, IdentityType>(with_input({3, 2, 2, 33, 33}, input_size));
     Sweeps::check_shape<BilinearCell, float>(with_input({1, 7, 2, 65, 65}, input_size));
     Sweeps::check_shape<TwoStateCell, double>(with_input({1, 1, 1, 70, 70, false, false}, input_size));
     Sweeps::check_shape<TwoStateCell, double>(with_input({4, 3, 2, 17, 6, true, true, true}, input_size));
@@ -111,7 +106,7 @@ void gates_are_made_of_the_input() {
 }
 
 void a_row_does_not_depend_on_its_batch() {
-  Sweeps::check_rows<IdentityCell, float>({6, 11, 2, 35, 35});
+  Sweeps::check_rows<IdentityCell, IdentityType>({6, 11, 2, 35, 35});
   Sweeps::check_rows<BilinearCell, float>({6, 11, 2, 13, 13});
   Sweeps::check_rows<TwoStateCell, double>({6, 11, 1, 70, 33});
   Sweeps::check_rows<BilinearCell, float>({6, 11, 2, 33, 33, true, true, false, true, true});

@@ -4,8 +4,7 @@
 // (first: what follows needs its names)
 #include "cpu/runtime/workspace.h"
 
-#include "cpu/schedules/sweep_backward.h"
-#include "cpu/schedules/sweep_forward.h"
+#include "cpu/gemm/kept_weights.h"
 
 #include <atomic>
 #include <cstring>
@@ -225,17 +224,10 @@ class Passes {
     problem.keeps_weights = true;
     Results<T> out = empty_results<Cell, T>(s);
     const ForwardViews views = forward_views(in, out);
-    Arena counting(nullptr);
-    ForwardSweep<Cell, T>(problem, views, plan, counting);
-    const size_t used = (counting.used() + sizeof(Line) - 1) / sizeof(Line);
+    using Sweep = Compiled<PlainForward<Cell, T>, ForwardViews>;
+    const size_t used = (Sweep::workspace_bytes(problem, views, plan) + sizeof(Line) - 1) / sizeof(Line);
     if (memory_.size() < used) memory_.resize(used);
-    Arena arena(memory_.data());
-    const ForwardSweep<Cell, T> sweep(problem, views, plan, arena);
-    sweep.before_team();
-    const auto body = [](void* context, int thread) {
-      static_cast<const ForwardSweep<Cell, T>*>(context)->run(thread);
-    };
-    check(run_threads(plan.threads(), body, const_cast<ForwardSweep<Cell, T>*>(&sweep)), "a team");
+    Sweep::run(problem, views, plan, memory_.data());
     return out;
   }
 
