@@ -24,6 +24,7 @@ LINKED = {
     "test_single_steps": [TEAM],
     "test_sweep": ["sweeps", TEAM],
     "test_team": [TEAM],
+    "test_weight_gradients": ["csrc/cpu/schedules/weight_gradients.cpp", TEAM],
     "test_workspace": ["sweeps", TEAM, "csrc/cpu/runtime/workspace.cpp"],
 }
 SCHEDULES = {"sweeps", "pairs", "rows"}
@@ -31,7 +32,7 @@ SCHEDULES = {"sweeps", "pairs", "rows"}
 AS_SHIPPED = {"test_cells", "test_pairs", "test_single_steps", "test_storage", "test_vec_math", "test_workspace"}
 INSTRUCTION_SETS = native.runnable_instruction_sets()
 FLAVOURS = [*INSTRUCTION_SETS, "sanitized"]
-THREADED = ["test_sharing", "test_team"]  # what these share is watched by ThreadSanitizer too
+THREADED = ["test_sharing", "test_team", "test_weight_gradients"]  # what these share is watched by ThreadSanitizer too
 # What takes long to compile runs on the widest set, and sanitized where it is the only one to run its code;
 # tests/test_parity.py runs the library's own on each set.
 FEWER_FLAVOURS = {
@@ -40,6 +41,7 @@ FEWER_FLAVOURS = {
     "test_single_steps": [INSTRUCTION_SETS[-1], "sanitized"],
     "test_sharing": INSTRUCTION_SETS[-1:],
     "test_sweep": [INSTRUCTION_SETS[-1], "sanitized"],
+    "test_weight_gradients": [INSTRUCTION_SETS[-1], "sanitized"],
     "test_workspace": [INSTRUCTION_SETS[-1], "sanitized"],
     "test_not_finite": INSTRUCTION_SETS[-1:],
     # With a stand-in for the instruction; with the instruction itself below.
@@ -121,6 +123,7 @@ def test_every_native_source_is_listed() -> None:
         "test_sweep",
         "test_team",
         "test_vec_math",
+        "test_weight_gradients",
         "test_workspace",
     }
     assert {path.stem for path in NATIVE.glob("*.cpp")} == {*SOURCES, *SCHEDULES}

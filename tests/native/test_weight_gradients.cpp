@@ -1,6 +1,6 @@
 // Tests the gradients of a layer's input and weights that a backward sweep makes on the way: against plain sums over
 // its gate gradients, and for the same bits however many threads there are.
-#include "schedule_checks.h"
+#include "schedules.h"
 // (first: what follows needs its names)
 #include "cpu/schedules/sweep_forward.h"
 #include "cpu/schedules/sweep_with_gradients.h"
