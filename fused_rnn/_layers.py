@@ -83,7 +83,8 @@ def layer_arguments(
     """Those of a layer, with the weights of its directions one after the other."""
     w = weights[0]
     if len(weights) == 2:
-        w = DirectionWeights._make(None if pair[0] is None else torch.cat(pair) for pair in zip(*weights, strict=True))
+        pairs = zip(*(each[:5] for each in weights), strict=True)  # without the variants'
+        w = DirectionWeights(*[None if pair[0] is None else torch.cat(pair) for pair in pairs])
     return LayerArguments(x, w.w_ih, w.b_ih, w.w_hh, w.b_hh, w.w_hr, h_0, c_0, ragged.lengths, ragged.resets)
 
 

@@ -109,13 +109,13 @@ def of_layer(arguments: LayerArguments, variants: Variants = PLAIN) -> Route:
         return of_recurrence(on_gpu=x.is_cuda, normalized=variants.layer_norm, otherwise=_AUTOCAST)
     if variants.layer_norm:
         return _NO_NORMS if x.is_cuda else _NORMS
-    if type(x) not in _PLAIN_TYPES:
-        return _NOT_PLAIN
+    if type(x) not in _PLAIN_TYPES or not x.is_cpu:
+        return ON_GPU if x.is_cuda else _NOT_PLAIN
     dtype = x.dtype
-    given = (x, w_ih, b_ih, w_hh, b_hh, w_hr, h_0, c_0, unit_weights, zoneout, mask)
+    given = (w_ih, b_ih, w_hh, b_hh, w_hr, h_0, c_0, unit_weights, zoneout, mask)
     for t in given:  # a loop, since short calls feel a generator
         if t is not None and (type(t) not in _PLAIN_TYPES or t.dtype != dtype or not t.is_cpu):
-            return ON_GPU if x.is_cuda else _NOT_PLAIN
+            return _NOT_PLAIN
     return WHOLE if x.dim() == 3 and not x.is_nested and x.shape[2] > 0 else _NOT_PLAIN
 
 
