@@ -84,7 +84,8 @@ def layer_arguments(
     w = weights[0]
     if len(weights) == 2:
         pairs = zip(*(each[:5] for each in weights), strict=True)  # without the variants'
-        w = DirectionWeights(*[None if pair[0] is None else torch.cat(pair) for pair in pairs])
+        joined: Any = [None if pair[0] is None else torch.cat(pair) for pair in pairs]
+        w = DirectionWeights(*joined)
     return LayerArguments(x, w.w_ih, w.b_ih, w.w_hh, w.b_hh, w.w_hr, h_0, c_0, ragged.lengths, ragged.resets)
 
 

@@ -249,7 +249,8 @@ class RecurrentLayer(Unscriptable, Traceable, FlatWeights):
         if self._sizes_changed or self.num_layers != 1 or self.bidirectional or type(x) is not Tensor or x.dim() != 3:
             return None
         tensors = (4 if self.bias else 2) + (1 if self.proj_size else 0)
-        if [*map(len, self._all_weights)] != [tensors] or self._variants() is not PLAIN:
+        names = self._all_weights
+        if len(names) != 1 or len(names[0]) != tensors or self._variants() is not PLAIN:
             return None
         h_0, c_0 = hx, None
         if self.mode == "LSTM" and hx is not None:
@@ -258,7 +259,7 @@ class RecurrentLayer(Unscriptable, Traceable, FlatWeights):
             h_0, c_0 = hx
             if h_0 is None or c_0 is None:
                 return None
-        weights = self._direction(self._weights(self._all_weights[0]))
+        weights = self._direction(self._weights(names[0]))
         steps = x.transpose(0, 1) if self.batch_first else x
         found = run_unchecked(_CELL_OF_MODE[self.mode], steps, weights, h_0, c_0)
         if found is None:
