@@ -116,7 +116,7 @@ def test_opcheck_of_the_backward_operator_passes(cell: str, proj: int, direction
         (operators.layer_backward_over_saved if over else operators.layer_backward).default,
         (cell, torch.randn_like(result.output), None, None, None, given.x, given.w_ih, given.w_hh, given.w_hr,
          result.output, result.cells, result.saved, result.hidden if proj else None, given.h_0, given.c_0, *ends,
-         True, False, True, True, proj > 0),
+         None, None, None, True, False, True, True, proj > 0),
     )  # fmt: skip
 
 
@@ -128,7 +128,7 @@ def test_the_backward_operator_names_what_is_wrong() -> None:
         torch.ops.fused_rnn.layer_backward(
             "lstm", result.output, None, None, None, arguments.x, arguments.w_ih, arguments.w_hh, arguments.w_hr,
             result.output, result.cells, saved, hidden, arguments.h_0, arguments.c_0, arguments.lengths,
-            arguments.resets, True, True, True, True, True,
+            arguments.resets, None, None, None, True, True, True, True, True,
         )  # fmt: skip
 
     call(given, result.saved)

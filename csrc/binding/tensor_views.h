@@ -53,6 +53,7 @@ inline WeightView weight_view(const Tensor& tensor) {  // [D, rows] or [D, rows,
 
 // Whether the dimensions from `first` on are contiguous.
 inline bool has_dense_tail(const Tensor& tensor, int64_t first) {
+  if (tensor.numel() == 0) return true;
   int64_t expected = 1;
   for (int64_t dim = tensor.dim() - 1; dim >= first; --dim) {
     if (tensor.size(dim) != 1 && tensor.stride(dim) != expected) return false;
