@@ -2,7 +2,7 @@
 //
 // Usage: schedule_counts SCHEDULE runs one of kSchedules and prints its problem; without an argument it lists them.
 // What is to be counted is all within the function `counted_pass`: the workspace, the packing of weights and the steps.
-#include "schedule_checks.h"
+#include "schedules.h"
 // (first: what follows needs its names)
 #include "cpu/schedules/rows_backward.h"
 #include "cpu/schedules/rows_forward.h"

@@ -12,6 +12,9 @@ inline namespace FUSED_RNN_ISA {
 // of 9.4.
 inline constexpr int kUpdateParts = 2;
 
+// What for_each_vector joins. Each kind of pair is one more form of the update to compile.
+enum class Pairs { kNone, kRows, kRowsAndUnits };
+
 // For for_each_vector: no row is special.
 inline constexpr auto kNoRow = [](int64_t /*row*/) { return false; };
 
@@ -33,37 +36,40 @@ struct TileVector {
 
 // Calls visit(TileVector) for everything a tile holds of `units` units. Rows of the batch for which `alone(row)` holds
 // are visited one by one, so that the updates of two parts need not know of what is special about them.
-template <int Vectors, class TileOf, class Alone, class Visit>
+template <int Vectors, Pairs kPairs = Pairs::kRowsAndUnits, class TileOf, class Alone, class Visit>
 FUSED_RNN_INLINE void for_each_vector(const TileOf& tile, int64_t units, const Alone& alone, const Visit& visit) {
   using Real = typename TileOf::Scalar;
   constexpr int64_t kLanes = Vec<Real>::kLanes;
   const int vectors = tile.blocks * Vectors;
   for (int vector = 0; vector < vectors; ++vector) {
     const int64_t unit = (tile.block * Vectors + vector) * kLanes;
+    if (unit + kLanes > units) {  // partial vectors are too rare to have two forms
+      const int count = static_cast<int>(units - unit);
+      for (int r = 0; r < tile.rows && count > 0; ++r) visit(TileVector<1, int>{r, vector, tile.row + r, unit, count});
+      continue;
+    }
+    using Whole = WholeVector<Real>;
     // Two vectors of a row without a partner, from an even one on.
     const int64_t pair_end = unit + (vector % 2 == 0 ? 2 : 1) * kLanes;
     const bool paired = vector / 2 * 2 + 1 < vectors && pair_end <= units;
-    visit_lanes<Real>(units - unit, [&](auto count) FUSED_RNN_INLINE_LAMBDA {
-      for (int r = 0; r < tile.rows;) {
-        const int64_t row = tile.row + r;
-        if constexpr (!std::is_same_v<decltype(count), int>) {  // partial vectors are too rare to have two forms
-          if (!alone(row)) {
-            if (r + 1 < tile.rows && !alone(row + 1)) {
-              visit(TileVector<kUpdateParts, decltype(count)>{r, vector, row, unit, count});
-              r += 2;
-              continue;
-            }
-            if (paired) {
-              if (vector % 2 == 0) visit(TileVector<kUpdateParts, decltype(count), true>{r, vector, row, unit, count});
-              ++r;
-              continue;
-            }
-          }
+    for (int r = 0; r < tile.rows; ++r) {
+      const int64_t row = tile.row + r;
+      const bool is_alone = kPairs == Pairs::kNone || alone(row);
+      if constexpr (kPairs != Pairs::kNone) {
+        if (!is_alone && r + 1 < tile.rows && !alone(row + 1)) {
+          visit(TileVector<kUpdateParts, Whole>{r, vector, row, unit, {}});
+          ++r;
+          continue;
         }
-        visit(TileVector<1, decltype(count)>{r, vector, row, unit, count});
-        ++r;
       }
-    });
+      if constexpr (kPairs == Pairs::kRowsAndUnits) {
+        if (!is_alone && paired) {
+          if (vector % 2 == 0) visit(TileVector<kUpdateParts, Whole, true>{r, vector, row, unit, {}});
+          continue;
+        }
+      }
+      visit(TileVector<1, Whole>{r, vector, row, unit, {}});
+    }
   }
 }
 

@@ -38,6 +38,10 @@ class BackwardSweep {
   using V = Vec<Real>;
   using Units = typename BackwardWeights<Cell, T>::Units;
   static constexpr int kLanes = V::kLanes;
+  // Variants of half types are too rare to be worth the time to compile pairs.
+  static constexpr Pairs kPairs = !kVariants                  ? Pairs::kRowsAndUnits
+                                  : sizeof(T) == sizeof(Real) ? Pairs::kRows
+                                                              : Pairs::kNone;
 
  public:
   using Views = BackwardViews;
@@ -205,9 +209,10 @@ class BackwardSweep {
       };
       const auto special = [&](int64_t row) { return is_special(d, s, step.t, row); };
       const auto update_tile = [&](const auto& tile) {
-        for_each_vector<Units::kVectors>(tile, p_.hidden_size, special, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
-          update(where, step, output_gradient(tile, where, step));
-        });
+        for_each_vector<Units::kVectors, kPairs>(tile, p_.hidden_size, special,
+                                                 [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
+                                                   update(where, step, output_gradient(tile, where, step));
+                                                 });
       };
       for_each_tile<Units::kColumns>(product, part.rows, output_blocks, announce, update_tile, s % 2 != 0);
       part.wait();
@@ -237,9 +242,9 @@ class BackwardSweep {
       return active;
     };
     const auto update_tile = [&](const auto& tile) {
-      for_each_vector<Units::kVectors>(tile, p_.hidden_size, special, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
-        update(where, step, column_of(tile, where));
-      });
+      for_each_vector<Units::kVectors, kPairs>(
+          tile, p_.hidden_size, special,
+          [&](const auto& where) FUSED_RNN_INLINE_LAMBDA { update(where, step, column_of(tile, where)); });
     };
     for_each_tile<Units::kColumns>(projection, part.rows, part.blocks_of(weights_.hidden_blocks()), announce,
                                    update_tile);

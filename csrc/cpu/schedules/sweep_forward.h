@@ -37,6 +37,10 @@ class ForwardSweep {
   using Units = typename ForwardWeights<Cell, T>::Units;
   using Outputs = typename ForwardWeights<Cell, T>::Outputs;
   static constexpr int kLanes = V::kLanes;
+  // Variants of half types are too rare to be worth the time to compile pairs.
+  static constexpr Pairs kPairs = !kVariants                  ? Pairs::kRowsAndUnits
+                                  : sizeof(T) == sizeof(Real) ? Pairs::kRows
+                                                              : Pairs::kNone;
 
  public:
   using Views = ForwardViews;
@@ -167,10 +171,11 @@ class ForwardSweep {
       return true;
     };
     const auto update_tile = [&](const auto& tile) {
-      for_each_vector<Units::kVectors>(tile, p_.hidden_size, special, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
-        const RowStep kind = where.kParts == 1 ? row_step_at(t, where.row) : RowStep::kPlain;
-        at_t.pass(where, kind, Access{*this, tile, at_t});
-      });
+      for_each_vector<Units::kVectors, kPairs>(
+          tile, p_.hidden_size, special, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
+            const RowStep kind = where.kParts == 1 ? row_step_at(t, where.row) : RowStep::kPlain;
+            at_t.pass(where, kind, Access{*this, tile, at_t});
+          });
     };
     for_each_tile<Units::kColumns>(recurrent, part.rows, blocks, announce, update_tile, s % 2 != 0);
     part.wait();
