@@ -21,9 +21,9 @@
 
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {
-template <class Cell, class T, bool kVariants>
+template <class Cell, class T, bool HasVariants>
 class ForwardSweep;
-template <class Cell, class T, bool kVariants>
+template <class Cell, class T, bool HasVariants>
 class BackwardSweep;
 template <class Cell, class T>
   requires(Cell::kNormGroups > 0)

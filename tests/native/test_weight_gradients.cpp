@@ -169,10 +169,10 @@ struct Layer {
   }
 };
 
-template <class Cell, class T, bool kVariants = false>
+template <class Cell, class T, bool HasVariants = false>
 void check_layer(const Shape& s) {
-  Layer<Cell, T> layer(s, Tag<ForwardSweep<Cell, T, kVariants>>{});
-  using Sweep = BackwardSweep<Cell, T, kVariants>;
+  Layer<Cell, T> layer(s, Tag<ForwardSweep<Cell, T, HasVariants>>{});
+  using Sweep = BackwardSweep<Cell, T, HasVariants>;
   const std::string what = std::string(Cell::kName) + " " + name_of(kTypeOf<T>) + to_string(s) + ": ";
   const Gradients<T> made = layer.template run<Sweep>({});
   for (const auto& [name, sums] : layer.expected()) {

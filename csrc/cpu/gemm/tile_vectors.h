@@ -36,7 +36,7 @@ struct TileVector {
 
 // Calls visit(TileVector) for everything a tile holds of `units` units. Rows of the batch for which `alone(row)` holds
 // are visited one by one, so that the updates of two parts need not know of what is special about them.
-template <int Vectors, Pairs kPairs = Pairs::kRowsAndUnits, class TileOf, class Alone, class Visit>
+template <int Vectors, Pairs Joined = Pairs::kRowsAndUnits, class TileOf, class Alone, class Visit>
 FUSED_RNN_INLINE void for_each_vector(const TileOf& tile, int64_t units, const Alone& alone, const Visit& visit) {
   using Real = typename TileOf::Scalar;
   constexpr int64_t kLanes = Vec<Real>::kLanes;
@@ -54,15 +54,15 @@ FUSED_RNN_INLINE void for_each_vector(const TileOf& tile, int64_t units, const A
     const bool paired = vector / 2 * 2 + 1 < vectors && pair_end <= units;
     for (int r = 0; r < tile.rows; ++r) {
       const int64_t row = tile.row + r;
-      const bool is_alone = kPairs == Pairs::kNone || alone(row);
-      if constexpr (kPairs != Pairs::kNone) {
+      const bool is_alone = Joined == Pairs::kNone || alone(row);
+      if constexpr (Joined != Pairs::kNone) {
         if (!is_alone && r + 1 < tile.rows && !alone(row + 1)) {
           visit(TileVector<kUpdateParts, Whole>{r, vector, row, unit, {}});
           ++r;
           continue;
         }
       }
-      if constexpr (kPairs == Pairs::kRowsAndUnits) {
+      if constexpr (Joined == Pairs::kRowsAndUnits) {
         if (!is_alone && paired) {
           if (vector % 2 == 0) visit(TileVector<kUpdateParts, Whole, true>{r, vector, row, unit, {}});
           continue;

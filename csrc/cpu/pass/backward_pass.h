@@ -24,7 +24,7 @@ namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {
 
 // One step of one direction. The plain recurrence leaves zoneout out at compile time.
-template <class Cell, class T, bool kVariants>
+template <class Cell, class T, bool HasVariants>
 class BackwardPass {
   using Real = RealOf<T>;
   static constexpr int kLast = Cell::kStates - 1;
@@ -56,7 +56,7 @@ class BackwardPass {
       output_before = rows_at<T>(views.output, time_before(t, d), d);
       cells_before = rows_at<T>(views.cells, time_before(t, d), d);
     }
-    if constexpr (kVariants) {
+    if constexpr (HasVariants) {
       zoneout = {rows_at<T>(views.variant.zoneout, t, d), hidden_size};
       if (zoneout) made = saved.from(Cell::kSaved * hidden_size);
     }
@@ -96,14 +96,14 @@ class BackwardPass {
       if (d_cells) d_after[1] = d_after[1] + load_rows(where, d_cells);
     }
     if constexpr (Cell::kReadsHidden || Cell::kStates == 2) after[kLast] = load_rows(where, made);
-    if constexpr (kVariants) {
+    if constexpr (HasVariants) {
       if (zoneout) {
         for (int k = 0; k < Cell::kStates; ++k) zoneout.split(where, k, d_after[k], d_stayed[k]);
       }
     }
     const CellBackward<Rows, Cell> result = cell(saved_of(where), before, after, d_after);
     for (int k = 0; k < Cell::kStates; ++k)
-      at.carry(where, k, kVariants ? result.d_state[k] + d_stayed[k] : result.d_state[k]);
+      at.carry(where, k, HasVariants ? result.d_state[k] + d_stayed[k] : result.d_state[k]);
     return result;
   }
 

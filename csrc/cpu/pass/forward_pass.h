@@ -62,7 +62,7 @@ struct StepResults {
 };
 
 // One step of one direction. The plain recurrence leaves zoneout out at compile time.
-template <class Cell, class T, bool kVariants>
+template <class Cell, class T, bool HasVariants>
 class ForwardPass {
   using Real = RealOf<T>;
   static constexpr int kLast = Cell::kStates - 1;
@@ -71,7 +71,7 @@ class ForwardPass {
   ForwardPass(const Problem& problem, const ForwardViews& views, const UnitWeights<Cell, Real>& weights, int64_t d,
               int64_t t)
       : results_(problem, views, d, t), weights_(weights) {
-    if constexpr (kVariants) zoneout_ = {rows_at<T>(views.variant.zoneout, t, d), problem.hidden_size};
+    if constexpr (HasVariants) zoneout_ = {rows_at<T>(views.variant.zoneout, t, d), problem.hidden_size};
   }
 
   // Without results.
@@ -112,7 +112,7 @@ class ForwardPass {
   FUSED_RNN_INLINE auto state_before(const Where& where, RowStep kind, const At& at) const {
     Pack<Vec<Real, Where::kParts>, Cell::kStates> before{};
     if (Where::kParts == 1 && kind == RowStep::kReset) return before;
-    if (Cell::kReadsHidden || (kVariants && zoneout_)) before[0] = at.before(where, 0);
+    if (Cell::kReadsHidden || (HasVariants && zoneout_)) before[0] = at.before(where, 0);
     if constexpr (Cell::kStates == 2) before[1] = at.before(where, 1);
     return before;
   }
@@ -122,7 +122,7 @@ class ForwardPass {
   FUSED_RNN_INLINE void complete(const Where& where, const At& at, const Pack<Rows, Cell::kStates>& before,
                                  CellForward<Rows, Cell>& result) const {
     const Rows made = result.state[kLast];
-    if constexpr (kVariants) {
+    if constexpr (HasVariants) {
       if (zoneout_) {
         for (int k = 0; k < Cell::kStates; ++k) result.state[k] = zoneout_.mix(where, k, result.state[k], before[k]);
       }
@@ -130,7 +130,7 @@ class ForwardPass {
     result.state[0] = round_to<T>(result.state[0]);
     at.keep(where, result.state);
     results_.store(where, result);
-    if constexpr (kVariants) {
+    if constexpr (HasVariants) {
       if (zoneout_ && results_.saved) results_.save(where, Cell::kSaved, made);
     }
   }
@@ -140,7 +140,7 @@ class ForwardPass {
   [[gnu::noinline]] void pass_through(const Where& where, const At& at) const {
     at.stay(where);
     results_.store(where, CellForward<Vec<Real>, Cell>{});
-    if constexpr (kVariants) {
+    if constexpr (HasVariants) {
       if (zoneout_ && results_.saved) results_.save(where, Cell::kSaved, Vec<Real>(0));
     }
   }

@@ -139,7 +139,7 @@ class PackedStep final : public StepLayer {
     const ForwardPass<Cell, Real, false> pass(UnitWeights<Cell, Real>{unit_weights_, c_stride_});
     for_each_tile<Units::kColumns>(from_h_.times(h.data, h.stride), rows, blocks, always, [&](const auto& tile) {
       for_each_vector<Units::kVectors>(tile, p_.hidden_size, kNoRow, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
-        pass(where, RowStep::kPlain, Access{*this, tile, h, next});
+        pass(where, RowStep::kPlain, Access<std::remove_cvref_t<decltype(tile)>>{*this, tile, h, next});
       });
     });
   }

@@ -31,7 +31,7 @@
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {
 
-template <class Cell, class T, bool kVariants = false>
+template <class Cell, class T, bool HasVariants = false>
 class BackwardSweep {
   using Real = RealOf<T>;
   using Row = RowOf<T>;  // of what the products multiply
@@ -39,7 +39,7 @@ class BackwardSweep {
   using Units = typename BackwardWeights<Cell, T>::Units;
   static constexpr int kLanes = V::kLanes;
   // Variants of half types are too rare to be worth the time to compile pairs.
-  static constexpr Pairs kPairs = !kVariants                  ? Pairs::kRowsAndUnits
+  static constexpr Pairs kPairs = !HasVariants                ? Pairs::kRowsAndUnits
                                   : sizeof(T) == sizeof(Real) ? Pairs::kRows
                                                               : Pairs::kNone;
 
@@ -87,7 +87,7 @@ class BackwardSweep {
   void run(int thread, const Between& between) const {
     const Part part = barriers_.part_of_thread(thread, p_, v_);
     weights_.pack(thread, threads_);
-    if (kVariants && thread == 0) parameters_.load();
+    if (HasVariants && thread == 0) parameters_.load();
     for (int64_t d = part.directions.begin; d < part.directions.end; ++d) initialize(part, d);
     barriers_.wait_for_team();  // packed weights, parameters, zeroed padding and initial carries are complete
     for (int64_t end = p_.time_steps; end > 0;) {
@@ -169,7 +169,7 @@ class BackwardSweep {
     BatchRows<T> d_projected;
     BatchRows<Row> d_gates_kept, d_projected_kept;  // for the products
     BatchRows<Real> carry_h, carry_c, d_unit_weights;
-    BackwardPass<Cell, T, kVariants> pass;
+    BackwardPass<Cell, T, HasVariants> pass;
   };
 
   Step at_position(int64_t d, int64_t s) const {
@@ -184,7 +184,7 @@ class BackwardSweep {
             .carry_h = carry_h_.rows(d),
             .carry_c = Cell::kStates == 2 ? carry_c_.rows(d) : BatchRows<Real>{},
             .d_unit_weights = Cell::kUnitWeights > 0 ? d_unit_weights_.rows(d) : BatchRows<Real>{},
-            .pass = BackwardPass<Cell, T, kVariants>(p_, v_, parameters_.unit_weights(d), d, s, t)};
+            .pass = BackwardPass<Cell, T, HasVariants>(p_, v_, parameters_.unit_weights(d), d, s, t)};
   }
 
   void step(const Part& part, int64_t d, int64_t s) const {
@@ -194,14 +194,14 @@ class BackwardSweep {
       auto product = recurrent(d, s);
       StepPrefetch prefetch(part, chunk_count<Units::kColumns>(product, part.rows, output_blocks), p_.time_steps);
       const int64_t next = time_before(step.t, d);
-      prefetch.add<T>(v_.saved, next, d, (kVariants ? saved_values(p_) : Cell::kSaved) * p_.hidden_size);
+      prefetch.add<T>(v_.saved, next, d, (HasVariants ? saved_values(p_) : Cell::kSaved) * p_.hidden_size);
       prefetch.add<T>(v_.d_output, next, d, p_.output_size);
       // The state before the next step; the one after it is at hand.
       const int64_t before = time_before(next, d);
       if (Cell::kStates == 2) prefetch.add<T>(v_.cells, before, d, p_.hidden_size);
       if (Cell::kReadsHidden) prefetch.add<T>(v_.output, before, d, p_.output_size);
       if (v_.d_gates.data != v_.saved.data) prefetch.add<T>(v_.d_gates, next, d, Cell::kGates * p_.hidden_size);
-      if (kVariants) prefetch.add<T>(v_.variant.zoneout, next, d, Cell::kStates * p_.hidden_size);
+      if (HasVariants) prefetch.add<T>(v_.variant.zoneout, next, d, Cell::kStates * p_.hidden_size);
       product.prefetch = prefetch.of_step();
       const auto announce = [&](const auto& tile) {
         if (is_active(tile, step.t)) prefetch_update(tile, step);
@@ -262,7 +262,7 @@ class BackwardSweep {
   template <class TileOf, class Where>
   FUSED_RNN_INLINE auto handed_gradient(const TileOf& tile, const Where& where, int64_t d) const {
     auto d_h = column_of(tile, where);
-    if (kVariants && p_.recurrent_mask) d_h = d_h * load_rows(where, rows_at<T>(v_.variant.recurrent_mask, d));
+    if (HasVariants && p_.recurrent_mask) d_h = d_h * load_rows(where, rows_at<T>(v_.variant.recurrent_mask, d));
     return d_h + load_padded(where, carry_h_.rows(d));
   }
 

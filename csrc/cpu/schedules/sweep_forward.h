@@ -14,6 +14,8 @@
 // the tile skips it.
 #pragma once
 
+#include <type_traits>
+
 #include "cells/cell.h"
 #include "core/time.h"
 #include "cpu/gemm/packed_weights.h"
@@ -29,7 +31,7 @@
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {
 
-template <class Cell, class T, bool kVariants = false>
+template <class Cell, class T, bool HasVariants = false>
 class ForwardSweep {
   using Real = RealOf<T>;
   using Row = RowOf<T>;  // of h
@@ -38,7 +40,7 @@ class ForwardSweep {
   using Outputs = typename ForwardWeights<Cell, T>::Outputs;
   static constexpr int kLanes = V::kLanes;
   // Variants of half types are too rare to be worth the time to compile pairs.
-  static constexpr Pairs kPairs = !kVariants                  ? Pairs::kRowsAndUnits
+  static constexpr Pairs kPairs = !HasVariants                ? Pairs::kRowsAndUnits
                                   : sizeof(T) == sizeof(Real) ? Pairs::kRows
                                                               : Pairs::kNone;
 
@@ -73,7 +75,7 @@ class ForwardSweep {
   void run(int thread) const {
     const Part part = barriers_.part_of_thread(thread, p_, v_);
     weights_.pack(thread, threads_);
-    if (kVariants && thread == 0) parameters_.load();
+    if (HasVariants && thread == 0) parameters_.load();
     for (int64_t d = part.directions.begin; d < part.directions.end; ++d) load_initial(part, d);
     barriers_.wait_for_team();  // packed weights, parameters and initial states are complete
     for (int64_t d = part.directions.begin; d < part.directions.end; ++d) {
@@ -93,7 +95,7 @@ class ForwardSweep {
     return p_.projected;
   }
 
-  bool masked() const { return kVariants && p_.recurrent_mask; }
+  bool masked() const { return HasVariants && p_.recurrent_mask; }
 
   RowStep row_step_at(int64_t t, int64_t row) const { return ragged_ ? row_step(v_, t, row) : RowStep::kPlain; }
 
@@ -132,7 +134,7 @@ class ForwardSweep {
     BatchRows<Row> h_before, h, hidden;
     BatchRows<Real> c, h_unmasked;
     BatchRows<const T> mask;  // null: the h buffers hold h itself
-    ForwardPass<Cell, T, kVariants> pass;
+    ForwardPass<Cell, T, HasVariants> pass;
   };
 
   Step at_position(int64_t d, int64_t s, const GatesMade& made) const {
@@ -147,7 +149,7 @@ class ForwardSweep {
             .c = Cell::kStates == 2 ? c_.rows(d) : BatchRows<Real>{},
             .h_unmasked = masked() ? h_unmasked_.rows(d) : BatchRows<Real>{},
             .mask = masked() ? rows_at<T>(v_.variant.recurrent_mask, d) : BatchRows<const T>{},
-            .pass = ForwardPass<Cell, T, kVariants>(p_, v_, parameters_.unit_weights(d), d, t)};
+            .pass = ForwardPass<Cell, T, HasVariants>(p_, v_, parameters_.unit_weights(d), d, t)};
   }
 
   void step(const Part& part, int64_t d, int64_t s, const GatesMade& made) const {
@@ -159,10 +161,10 @@ class ForwardSweep {
     StepPrefetch prefetch(part, chunk_count<Units::kColumns>(recurrent, part.rows, blocks), p_.time_steps);
     const int64_t next = time_after(t, d);
     prefetch.add<T>(v_.gates, next, d, Cell::kGates * p_.hidden_size);
-    prefetch.add<T>(v_.saved, next, d, (kVariants ? saved_values(p_) : Cell::kSaved) * p_.hidden_size);
+    prefetch.add<T>(v_.saved, next, d, (HasVariants ? saved_values(p_) : Cell::kSaved) * p_.hidden_size);
     prefetch.add<T>(v_.cells, next, d, p_.hidden_size);
     prefetch.add<T>(projected() ? v_.hidden : v_.output, next, d, p_.hidden_size);
-    if (kVariants) prefetch.add<T>(v_.variant.zoneout, next, d, Cell::kStates * p_.hidden_size);
+    if (HasVariants) prefetch.add<T>(v_.variant.zoneout, next, d, Cell::kStates * p_.hidden_size);
     recurrent.prefetch = prefetch.of_step();
     const auto special = [&](int64_t row) { return row_step_at(t, row) != RowStep::kPlain; };
     const auto announce = [&](const auto& tile) {
@@ -174,7 +176,7 @@ class ForwardSweep {
       for_each_vector<Units::kVectors, kPairs>(
           tile, p_.hidden_size, special, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
             const RowStep kind = where.kParts == 1 ? row_step_at(t, where.row) : RowStep::kPlain;
-            at_t.pass(where, kind, Access{*this, tile, at_t});
+            at_t.pass(where, kind, Access<std::remove_cvref_t<decltype(tile)>>{*this, tile, at_t});
           });
     };
     for_each_tile<Units::kColumns>(recurrent, part.rows, blocks, announce, update_tile, s % 2 != 0);
@@ -215,14 +217,14 @@ class ForwardSweep {
 
   template <class Where>
   FUSED_RNN_INLINE static Vec<Real, Where::kParts> h_before(const Where& where, const Step& step) {
-    if (kVariants && step.mask) return load_padded(where, step.h_unmasked);
+    if (HasVariants && step.mask) return load_padded(where, step.h_unmasked);
     return load_padded(where, step.h_before);
   }
 
   // h after the step, for the next product.
   template <class Where, class Rows>
   FUSED_RNN_INLINE static void keep_h(const Where& where, const Step& step, Rows h) {
-    if (kVariants && step.mask) {
+    if (HasVariants && step.mask) {
       store_padded(where, h, step.h_unmasked);
       h = h * load_rows(where, step.mask);
     }
