@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.problems import Problem
+from bench.regimes import REGIMES, Regime
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from matplotlib.axes import Axes
 
@@ -44,21 +45,7 @@ class Row(NamedTuple):
     ratio: float
 
 
-class Regime(NamedTuple):
-    """Some of the rows, by the words of the project's aims."""
-
-    name: str
-    holds: Callable[[Problem], bool]
-
-
-REGIMES = (
-    Regime("H <= 64", lambda p: p.hidden_size <= 64),
-    Regime("H 128..256, B <= 4", lambda p: 64 < p.hidden_size <= 256 and p.batch <= 4),
-    Regime("H 128..256, B >= 8", lambda p: 64 < p.hidden_size <= 256 and p.batch >= 8),
-    Regime("H >= 512, B <= 2", lambda p: p.hidden_size >= 512 and p.batch <= 2),
-    Regime("H >= 512, B >= 4", lambda p: p.hidden_size >= 512 and p.batch >= 4),
-    Regime("all", lambda p: p.batch > 0),
-)
+ROWS_OF_A_TABLE = (*REGIMES, Regime("all", lambda _: True))
 
 
 def rounded(value: Any) -> Any:
@@ -139,7 +126,7 @@ def table(columns: Sequence[str], cells: Iterable[Sequence[str]], text_columns: 
 def regime_table(rows: Sequence[Row]) -> str:
     """Geometric means."""
     cells = []
-    for regime in REGIMES:
+    for regime in ROWS_OF_A_TABLE:
         line = [regime.name]
         for training in (False, True):
             some = [row.ratio for row in rows if regime.holds(row.problem) and row.problem.training is training]
