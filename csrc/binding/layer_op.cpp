@@ -179,8 +179,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fused_rnn, m) {
   m.def(
       "layer(str cell, Tensor x, Tensor w_ih, Tensor? b_ih, Tensor w_hh, Tensor? b_hh, Tensor? w_hr, Tensor? h_0,"
       " Tensor? c_0, Tensor? lengths, Tensor? resets, Tensor? unit_weights, Tensor? zoneout, Tensor? recurrent_mask,"
-      " int directions, bool save,"
-      " bool hand_out)"
+      " int directions, bool save, bool hand_out)"
       " -> (Tensor output, Tensor h_n, Tensor c_n, Tensor cells, Tensor saved, Tensor hidden, Tensor handed_out)");
   m.def(
       "step(str cell, Tensor x, Tensor w_ih, Tensor? b_ih, Tensor w_hh, Tensor? b_hh, Tensor? h, Tensor? c)"

@@ -20,13 +20,6 @@ Void* data_of(const Tensor& tensor) {
   }
 }
 
-// The address so many elements further.
-template <class Void>
-Void* shifted(Void* data, int64_t elements, DataType type) {
-  using Byte = std::conditional_t<std::is_const_v<Void>, const char, char>;
-  return static_cast<Byte*>(data) + elements * element_size(type);
-}
-
 // [T, B, D, ...] with contiguous trailing dimensions. An absent or empty tensor gives the null view.
 template <class Void>
 SequenceView<Void> sequence_view(const Tensor& tensor) {

@@ -6,10 +6,19 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "core/platform.h"
+#include "core/problem.h"
 
 namespace fused_rnn {
+
+// The address so many elements further.
+template <class Void>
+Void* shifted(Void* data, int64_t elements, DataType type) {
+  using Byte = std::conditional_t<std::is_const_v<Void>, const char, char>;
+  return static_cast<Byte*>(data) + elements * element_size(type);
+}
 
 template <class Void>
 struct SequenceView {  // [T, B, D, ...], trailing dimensions contiguous

@@ -173,14 +173,9 @@ void multiply(const MatrixWork& work, int threads, void* workspace) {
 
 template <class Types, class Visitor>
 void visit_gradients(const Problem& problem, const Visitor& visitor) {
-  visit_type(Cells{}, problem.cell.index, [&](auto tag) {
-    using Cell = typename decltype(tag)::type;
-    visit_type(Types{}, static_cast<int>(problem.type), [&](auto type) {
-      using T = typename decltype(type)::type;
-      using U = Unpaired<T>;
-      if (is_variant(problem)) return visitor(Tag<SweepWithGradients<VariantBackward<Cell, U>, U>>{});
-      if constexpr (Cell::kUnitWeights == 0) visitor(Tag<SweepWithGradients<BackwardSweep<Cell, T>, T>>{});
-    });
+  visit_sweep<BackwardSchedules<Types>>(problem, [&](auto tag) {
+    using Sweep = typename decltype(tag)::type;
+    if constexpr (requires { typename Sweep::Between; }) visitor(Tag<SweepWithGradients<Sweep>>{});
   });
 }
 

@@ -97,8 +97,8 @@ struct Layer {
     const WeightGradients gradients(p, given, layer, arena);
     gradients.prepare();
     const GradientWork work = gradients.work();
-    run_made<SweepWithGradients<Sweep, T>>(
-        plan, [&](Arena& own) { return SweepWithGradients<Sweep, T>(p, given, plan, work, own); });
+    run_made<SweepWithGradients<Sweep>>(
+        plan, [&](Arena& own) { return SweepWithGradients<Sweep>(p, given, plan, work, own); });
     return made;
   }
 

@@ -15,6 +15,12 @@ inline constexpr int kUpdateParts = 2;
 // What for_each_vector joins. Each kind of pair is one more form of the update to compile.
 enum class Pairs { kNone, kRows, kRowsAndUnits };
 
+// Those of a sweep's updates. Variants of half types are too rare to be worth the time to compile pairs.
+template <class T, bool HasVariants>
+inline constexpr Pairs kPairsOf = !HasVariants                     ? Pairs::kRowsAndUnits
+                                  : sizeof(T) == sizeof(RealOf<T>) ? Pairs::kRows
+                                                                   : Pairs::kNone;
+
 // For for_each_vector: no row is special.
 inline constexpr auto kNoRow = [](int64_t /*row*/) { return false; };
 

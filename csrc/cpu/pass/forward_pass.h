@@ -129,19 +129,22 @@ class ForwardPass {
     }
     result.state[0] = round_to<T>(result.state[0]);
     at.keep(where, result.state);
-    results_.store(where, result);
-    if constexpr (HasVariants) {
-      if (zoneout_ && results_.saved) results_.save(where, Cell::kSaved, made);
-    }
+    store(where, result, made);
   }
 
  private:
   template <class Where, class At>
   [[gnu::noinline]] void pass_through(const Where& where, const At& at) const {
     at.stay(where);
-    results_.store(where, CellForward<Vec<Real>, Cell>{});
+    store(where, CellForward<Vec<Real>, Cell>{}, Vec<Real>(0));
+  }
+
+  // With zoneout also the last state as the cell made it.
+  template <class Where, class Rows>
+  FUSED_RNN_INLINE void store(const Where& where, const CellForward<Rows, Cell>& result, const Rows& made) const {
+    results_.store(where, result);
     if constexpr (HasVariants) {
-      if (zoneout_ && results_.saved) results_.save(where, Cell::kSaved, Vec<Real>(0));
+      if (zoneout_ && results_.saved) results_.save(where, Cell::kSaved, made);
     }
   }
 

@@ -16,10 +16,11 @@ FUSED_RNN_INLINE void for_each_vector_of_row(int64_t units, const Visit& visit) 
 }
 
 // Zeros a row of a buffer with its padding, or nothing where the problem has no such buffer.
-template <class Real>
-void clear_row(const StateBuffer<Real>& buffer, int64_t d, int64_t row) {
+template <class Kept>
+void clear_row(const StateBuffer<Kept>& buffer, int64_t d, int64_t row) {
+  using V = Vec<RealOf<Kept>>;
   if (buffer.data == nullptr) return;
-  for (int64_t i = 0; i < buffer.stride; i += Vec<Real>::kLanes) Vec<Real>(0).store(buffer.row(d, row) + i);
+  for (int64_t i = 0; i < buffer.stride; i += V::kLanes) Storage<Kept>::store(buffer.row(d, row) + i, V(0));
 }
 
 // Zeros the `size` trailing elements of a result that was asked for.

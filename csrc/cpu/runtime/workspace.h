@@ -22,7 +22,7 @@ class Workspace {
   static constexpr size_t kMostBlocks = 1024;
 
   // What a forward pass packs, and from where. It says where weights may lie packed, and not that they are unchanged:
-  // that is for the pass to find out (weight_copy.h). The default: nothing that a later call would look for.
+  // that is for the pass to find out (kept_weights.h). The default: nothing that a later call would look for.
   struct Key {
     const void *w_hh = nullptr, *w_ih = nullptr, *w_hr = nullptr;
     int cell = 0;

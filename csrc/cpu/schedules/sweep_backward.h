@@ -2,8 +2,7 @@
 //
 // One step of a thread, for its rows and blocks of units:
 //   product   d_h = W_hh^T d_from_h of the step after, tile by tile (nothing after the last step)
-//   update    adds d_output and the direct part the step after left in `carry_h`, then the pass (backward_pass.h),
-//   which
+//   update    adds d_output and the direct part the step after left in `carry_h`, then the pass (backward_pass.h); it
 //             writes the gate gradients, for the weight gradients and, in the compute type, for the next product
 //   barrier   only where threads share units
 // One product more gives d_h_0. With a projection the first product makes the gradient of the projected h, and a second
@@ -38,13 +37,10 @@ class BackwardSweep {
   using V = Vec<Real>;
   using Units = typename BackwardWeights<Cell, T>::Units;
   static constexpr int kLanes = V::kLanes;
-  // Variants of half types are too rare to be worth the time to compile pairs.
-  static constexpr Pairs kPairs = !HasVariants                ? Pairs::kRowsAndUnits
-                                  : sizeof(T) == sizeof(Real) ? Pairs::kRows
-                                                              : Pairs::kNone;
 
  public:
   using Views = BackwardViews;
+  using Element = T;
 
   static Tiling tiling(const Problem& problem) {
     return {kLanes,          Units::kUnits,
@@ -134,14 +130,10 @@ class BackwardSweep {
     load_state<T>(v_.d_h_n, p_.output_size, carry_h_, d, rows);
     if (Cell::kStates == 2) load_state<T>(v_.d_c_n, p_.hidden_size, carry_c_, d, rows);
     for (int64_t row = rows.begin; row < rows.end; ++row) {
-      for (const StateBuffer<Row>& d_gates : d_gates_) clear(d_gates.row(d, row), gates_stride_);
-      if (projected()) clear(d_projected_.row(d, row), output_stride_);
+      for (const StateBuffer<Row>& d_gates : d_gates_) clear_row(d_gates, d, row);
+      clear_row(d_projected_, d, row);
       clear_row(d_unit_weights_, d, row);
     }
-  }
-
-  static void clear(Row* row, int64_t size) {
-    for (int64_t i = 0; i < size; i += kLanes) Storage<Row>::store(row + i, V(0));
   }
 
   // W_hh^T times the gate gradients of the step after position s.
@@ -209,10 +201,10 @@ class BackwardSweep {
       };
       const auto special = [&](int64_t row) { return is_special(d, s, step.t, row); };
       const auto update_tile = [&](const auto& tile) {
-        for_each_vector<Units::kVectors, kPairs>(tile, p_.hidden_size, special,
-                                                 [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
-                                                   update(where, step, output_gradient(tile, where, step));
-                                                 });
+        for_each_vector<Units::kVectors, kPairsOf<T, HasVariants>>(
+            tile, p_.hidden_size, special, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
+              update(where, step, output_gradient(tile, where, step));
+            });
       };
       for_each_tile<Units::kColumns>(product, part.rows, output_blocks, announce, update_tile, s % 2 != 0);
       part.wait();
@@ -242,7 +234,7 @@ class BackwardSweep {
       return active;
     };
     const auto update_tile = [&](const auto& tile) {
-      for_each_vector<Units::kVectors, kPairs>(
+      for_each_vector<Units::kVectors, kPairsOf<T, HasVariants>>(
           tile, p_.hidden_size, special,
           [&](const auto& where) FUSED_RNN_INLINE_LAMBDA { update(where, step, column_of(tile, where)); });
     };

@@ -39,10 +39,6 @@ class ForwardSweep {
   using Units = typename ForwardWeights<Cell, T>::Units;
   using Outputs = typename ForwardWeights<Cell, T>::Outputs;
   static constexpr int kLanes = V::kLanes;
-  // Variants of half types are too rare to be worth the time to compile pairs.
-  static constexpr Pairs kPairs = !HasVariants                ? Pairs::kRowsAndUnits
-                                  : sizeof(T) == sizeof(Real) ? Pairs::kRows
-                                                              : Pairs::kNone;
 
  public:
   using Views = ForwardViews;
@@ -101,9 +97,8 @@ class ForwardSweep {
 
   void load_initial(const Part& part, int64_t d) const {
     const Range rows = part.own_rows();
-    load_state<T>(v_.h_0, p_.output_size, h_[0], d, rows);
     if (Cell::kStates == 2) load_state<T>(v_.c_0, p_.hidden_size, c_, d, rows);
-    if (!masked()) return;
+    if (!masked()) return load_state<T>(v_.h_0, p_.output_size, h_[0], d, rows);
     load_state<T>(v_.h_0, p_.output_size, h_unmasked_, d, rows);
     const BatchRows<const T> mask = rows_at<T>(v_.variant.recurrent_mask, d);
     for (int64_t row = rows.begin; row < rows.end; ++row) {
@@ -173,7 +168,7 @@ class ForwardSweep {
       return true;
     };
     const auto update_tile = [&](const auto& tile) {
-      for_each_vector<Units::kVectors, kPairs>(
+      for_each_vector<Units::kVectors, kPairsOf<T, HasVariants>>(
           tile, p_.hidden_size, special, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
             const RowStep kind = where.kParts == 1 ? row_step_at(t, where.row) : RowStep::kPlain;
             at_t.pass(where, kind, Access<std::remove_cvref_t<decltype(tile)>>{*this, tile, at_t});

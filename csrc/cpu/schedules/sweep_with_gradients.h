@@ -28,7 +28,7 @@ class Multiplier {
 };
 
 // A backward sweep and the work on its gate gradients, which the threads divide in another way.
-template <class Sweep, class T>
+template <class Sweep>
 class SweepWithGradients {
  public:
   SweepWithGradients(const Problem& problem, const BackwardViews& views, const Plan& plan, const GradientWork& work,
@@ -63,7 +63,7 @@ class SweepWithGradients {
 
   Sweep sweep_;
   int64_t steps_;
-  std::vector<Multiplier<T>> works_;  // of the steps together, the first ones first, and of all
+  std::vector<Multiplier<typename Sweep::Element>> works_;  // of the steps together, the first ones first, and of all
 };
 
 }  // namespace FUSED_RNN_ISA

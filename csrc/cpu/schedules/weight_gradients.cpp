@@ -2,23 +2,11 @@
 #include "cpu/schedules/weight_gradients.h"
 
 #include <algorithm>
-#include <type_traits>
 #include <utility>
 
 #include "core/time.h"
 
 namespace fused_rnn {
-
-namespace {
-
-// The address so many elements further.
-template <class Void>
-Void* shifted(Void* data, int64_t elements, DataType type) {
-  using Byte = std::conditional_t<std::is_const_v<Void>, const char, char>;
-  return static_cast<Byte*>(data) + elements * element_size(type);
-}
-
-}  // namespace
 
 SummedUp::Place SummedUp::at(int64_t row, bool complete) const {
   const int64_t element = row * columns_;
