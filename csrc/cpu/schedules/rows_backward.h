@@ -238,7 +238,7 @@ class RowBackward {
     const Pack<Moments<Real>, Cell::kNormGroups> moments = restore_hats(pass, row);
     Pack<NormGradient<Real>, Cell::kNormGroups> gradients{};
     row.for_each_unit([&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
-      const auto cell = [&](const auto& saved, const auto& before, const auto& after,
+      const auto cell = [&](const auto& saved, const auto& before, [[maybe_unused]] const auto& after,
                             const auto& d_after) FUSED_RNN_INLINE_LAMBDA {
         if constexpr (kHasNormalizedC<Cell>) {
           return Cell::gates_backward(saved, before, V::load(row.scratch.tanh_c + where.unit), d_after[0],
