@@ -67,11 +67,11 @@ $(VENV)/.torch: FORCE
 	@if [ "$$(cat $@ 2>/dev/null)" != '$(TORCH)' ]; then \
 	  set -ex; \
 	  test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); \
-	  $(PIP) install $(BUILD_REQUIREMENTS) $(TORCH); \
+	  $(PIP) install --no-compile $(BUILD_REQUIREMENTS) $(TORCH); \
 	  printf '%s\n' '$(TORCH)' > $@; \
 	fi
 
 # The package, editable, with the extras of the goal.
 $(VENV)/.installed-%: $(VENV)/.torch pyproject.toml setup.py $(wildcard build_support/*.py)
-	$(PIP) install --no-build-isolation --editable ".[$*]"
+	$(PIP) install --no-compile --no-build-isolation --editable ".[$*]"
 	@touch $@

@@ -289,7 +289,7 @@ def recurrence_gradients(
     """
     output, cells, saved, hidden = results
     if in_place:
-        result = _ops.backward_over_saved(cell, incoming, arguments, output, cells, saved)._replace(d_gates=saved)
+        result = _ops.backward_in_place(cell, incoming, arguments, output, cells, saved)._replace(d_gates=saved)
     else:
         result = _ops.backward(cell, incoming, arguments, output, cells, saved)
     d_gates_h = result.d_gates_h if result.d_gates_h.dim() == 5 else result.d_gates

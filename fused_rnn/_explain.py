@@ -37,7 +37,7 @@ class PassPlan:
     why: str
     """Why this one, and why the work is shared like this."""
     details: dict[str, Any]
-    """Everything else the planner said, by name: threads or blocks, the parts the work is cut into, the workspace."""
+    """Everything else the planner said, by name: threads or blocks, how the work is divided, the workspace."""
     others: dict[str, str]
     """The other schedules, or on CPU ways to share the work: why each cannot run, or what was expected of it."""
     route: str = ""

@@ -59,13 +59,13 @@ def _step(given: Any) -> int:
 
 
 @_formula("backward")
-@_formula("backward_over_saved")
+@_formula("backward_in_place")
 def _backward(given: Any) -> int:
     return _flops(given.output[0] * given.output[1], given.w_hh, given.w_hr)
 
 
 @_formula("layer_backward")
-@_formula("layer_backward_over_saved")
+@_formula("layer_backward_in_place")
 def _layer_backward(given: Any) -> int:
     """The recurrence, and the gradients that are asked for: of x, W_ih, W_hh, the biases (no product) and W_hr."""
     asked = (

@@ -55,8 +55,8 @@ _layer = torch.ops.fused_rnn.layer.default
 _step = torch.ops.fused_rnn.step.default
 _backward = torch.ops.fused_rnn.backward.default
 _layer_backward = torch.ops.fused_rnn.layer_backward.default
-_layer_backward_over_saved = torch.ops.fused_rnn.layer_backward_over_saved.default
-_backward_over_saved = torch.ops.fused_rnn.backward_over_saved.default
+_layer_backward_in_place = torch.ops.fused_rnn.layer_backward_in_place.default
+_backward_in_place = torch.ops.fused_rnn.backward_in_place.default
 _product = torch.ops.fused_rnn.product.default
 
 
@@ -168,7 +168,7 @@ def can_run_in_place(cell: str) -> bool:
     return spec.saved == spec.gradients
 
 
-def backward_over_saved(
+def backward_in_place(
     cell: str, incoming: Sequence[Tensor | None], arguments: Arguments, output: Tensor, cells: Tensor, saved: Tensor
 ) -> BackwardResult:
     """The same on CPU without variants, for a cell that is not split.
@@ -177,7 +177,7 @@ def backward_over_saved(
     """
     _, w_hh, _, w_hr, h_0, c_0, _, _, lengths, resets, _, _ = arguments
     return BackwardResult._make(
-        _backward_over_saved(cell, *incoming, w_hh, w_hr, output, cells, saved, h_0, c_0, lengths, resets)
+        _backward_in_place(cell, *incoming, w_hh, w_hr, output, cells, saved, h_0, c_0, lengths, resets)
     )
 
 
@@ -207,7 +207,7 @@ def layer_backward(
     results = (output, cells, saved, None if w_hr is None else hidden)
     given = (*incoming, x, w_ih, w_hh, w_hr, *results, *others)
     needed = (need.x, need.w_ih, need.w_hh, need.b_ih or need.b_hh, need.w_hr)
-    run = _layer_backward_over_saved if in_place else _layer_backward
+    run = _layer_backward_in_place if in_place else _layer_backward
     found = LayerBackwardResult._make(run(cell, *given, *needed))
     if arguments.unit_weights is None:
         return found
@@ -240,7 +240,7 @@ class Problem(NamedTuple):
 def cpu_plan(problem: Problem, training: bool, threads: int) -> dict[str, Any]:
     """What would run: "schedule", "instruction_set", and a dict for "forward" and, when training, "backward".
 
-    Each dict has "threads", "why", how the work is cut into parts, and "others": the ways that seemed slower.
+    Each dict has "threads", "why", how the work is divided, and "others": the ways that seemed slower.
     """
     chosen: dict[str, Any] = _C.plan(problem, training, threads)
     return chosen

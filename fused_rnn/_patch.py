@@ -26,7 +26,7 @@ def patch() -> Iterator[None]:
     ends, also by an error. It may be nested, and is a decorator too. Build inside of the block, run and compile
     outside: what is made stays what it is.
 
-    Out of reach, as with any name that is bound anew, is what holds torch.nn's class already: a `from torch.nn import
+    Out of reach, as with any name that is bound again, is what holds torch.nn's class already: a `from torch.nn import
     LSTM` made before, a class derived from it before, a default argument. `fused_rnn.convert` reaches layers of the
     first kind in a finished model. Inside of the block a new class that derives from torch.nn.LSTM derives from ours;
     isinstance(x, torch.nn.LSTM) asks for ours and is false for torch.nn's; a pickled torch.nn.LSTM loads as ours, and

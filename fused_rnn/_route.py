@@ -140,7 +140,7 @@ def of_gradients(incoming: Sequence[Tensor | None], layer: LayerArguments | None
         return _SEPARATE
     if _modes.are_batched(incoming):
         return _BATCHED
-    # This line alone leads to LIBRARY_GEMMS, and so to `_ops.backward_over_saved`. On Intel processors torch's GEMMs
+    # This line alone leads to LIBRARY_GEMMS, and so to `_ops.backward_in_place`. On Intel processors torch's GEMMs
     # were faster than ours for weight gradients; none was at hand to measure that again.
     return ONE_CALL if uses_own_gemms(layer) else LIBRARY_GEMMS
 

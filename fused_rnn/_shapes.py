@@ -101,8 +101,8 @@ def _backward_shapes(given: Any) -> tuple[Tensor, ...]:
     return _gradients(given, given.unit_weights, given.norm)
 
 
-@_rule("backward_over_saved")
-def _backward_over_saved_shapes(given: Any) -> tuple[Tensor, ...]:
+@_rule("backward_in_place")
+def _backward_in_place_shapes(given: Any) -> tuple[Tensor, ...]:
     d_gates, *others = _gradients(given)
     return (d_gates.new_empty(0), *others)
 
@@ -129,7 +129,7 @@ def _gradients(given: Any, unit_weights: Tensor | None = None, norm: Tensor | No
     )
 
 
-@_rule("layer_backward_over_saved")
+@_rule("layer_backward_in_place")
 @_rule("layer_backward")
 def _layer_backward_shapes(given: Any) -> tuple[Tensor, ...]:
     x, w_ih, w_hh, w_hr, output = given.x, given.w_ih, given.w_hh, given.w_hr, given.output

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
 _strict: ContextVar[bool] = ContextVar("fused_rnn_strict", default=False)
-# The blocks that are open anywhere. Dynamo reads no context variable, but compiles anew when a global is another.
+# The blocks that are open anywhere. Dynamo reads no context variable, but recompiles when a global changes.
 _open_blocks = 0
 _open_blocks_lock = threading.Lock()
 
@@ -35,7 +35,7 @@ def strict() -> Iterator[None]:
     Such are second derivatives, forward-mode derivatives, and layer norms on a GPU; all else runs in the kernels or
     raises by itself. The block holds for the thread or asyncio task that it is in, and for the derivatives of calls
     made in it, wherever and whenever they are taken. It may be nested, and is a decorator too. Around a compiled
-    function it counts when the function is compiled, which happens anew inside of a block; in one, torch.compile does
+    function it counts when the function is compiled, which happens again inside of a block; in one, torch.compile does
     not take it.
 
     Raises:

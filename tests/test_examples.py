@@ -11,7 +11,7 @@ from examples import forecast, gradient_flow, number_words, text, vowels
 if TYPE_CHECKING:
     from pathlib import Path
 
-SEEDS = ["0", "1", "2"]
+SEEDS = ["0", "1"]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -26,7 +26,7 @@ def test_every_cell_continues_the_cycle_from_its_first_two_letters(
     assert "100.0%" in last
 
 
-@pytest.mark.parametrize("seed", SEEDS[:2])
+@pytest.mark.parametrize("seed", SEEDS)
 def test_characters_of_real_text_cost_less_than_by_pairs(seed: str) -> None:
     bits, by_pairs = text.main(["--cell", "gru", "--seed", seed, "--steps", "50", "--length", "20"])
     assert bits < by_pairs - 0.1
@@ -46,7 +46,7 @@ def test_a_season_is_forecast_better_than_by_the_one_before(options: list[str], 
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("options", [["--seed", seed] for seed in SEEDS[:2]] + [["--impl", "torch", "--cell", "lstm"]])
+@pytest.mark.parametrize("options", [["--seed", seed] for seed in SEEDS] + [["--impl", "torch", "--cell", "lstm"]])
 def test_numbers_never_seen_are_written_in_words(options: list[str]) -> None:
     right, by_nearest = number_words.main(["--limit", "1000", "--numbers", "700", "--steps", "150", *options])
     assert right > 0.5 > by_nearest

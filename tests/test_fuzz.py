@@ -19,7 +19,7 @@ from tools.fuzz.run import run
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-CASES = 1000  # half a minute of one core
+CASES = 600  # a quarter of a minute of one core
 
 
 @pytest.mark.parametrize("isa", native.runnable_instruction_sets()[-2:])

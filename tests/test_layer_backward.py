@@ -113,7 +113,7 @@ def test_opcheck_of_the_backward_operator_passes(cell: str, proj: int, direction
     operators = torch.ops.fused_rnn
     ends = (torch.tensor([3, 1]), torch.zeros(3, 2, dtype=torch.bool)) if proj else (None, None)
     torch.library.opcheck(
-        (operators.layer_backward_over_saved if over else operators.layer_backward).default,
+        (operators.layer_backward_in_place if over else operators.layer_backward).default,
         (cell, torch.randn_like(result.output), None, None, None, given.x, given.w_ih, given.w_hh, given.w_hr,
          result.output, result.cells, result.saved, result.hidden if proj else None, given.h_0, given.c_0, *ends,
          None, None, None, True, False, True, True, proj > 0),

@@ -341,10 +341,10 @@ def test_gradients_can_take_the_place_of_what_is_saved(directions: int, proj: in
     given = arguments.given(), result.output, result.cells
     gradients = _ops.backward("lstm", (d_output, None, None, d_cells), *given, result.saved)
     saved = result.saved.clone()
-    over = _ops.backward_over_saved("lstm", (d_output, None, None, d_cells), *given, saved)
+    over = _ops.backward_in_place("lstm", (d_output, None, None, d_cells), *given, saved)
     assert_same_bits(over._replace(d_gates=saved), gradients)
     torch.library.opcheck(
-        torch.ops.fused_rnn.backward_over_saved.default,
+        torch.ops.fused_rnn.backward_in_place.default,
         ("lstm", d_output, None, None, d_cells, arguments.w_hh, arguments.w_hr, result.output, result.cells,
          result.saved, *arguments.given()[4:6], arguments.lengths, arguments.resets),
     )  # fmt: skip
@@ -357,7 +357,7 @@ def test_saved_values_that_cannot_be_written_over_are_refused() -> None:
         saved = result.saved if cell == "gru" else result.saved.transpose(3, 4).contiguous().transpose(3, 4)
         incoming = (torch.ones_like(result.output), None, None, None)
         with pytest.raises(RuntimeError, match="saved cannot be written over"):
-            _ops.backward_over_saved(cell, incoming, arguments.given(), result.output, result.cells, saved)
+            _ops.backward_in_place(cell, incoming, arguments.given(), result.output, result.cells, saved)
 
 
 def test_errors_name_the_argument() -> None:

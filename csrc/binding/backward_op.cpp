@@ -1,4 +1,4 @@
-// The ops torch.ops.fused_rnn.backward and backward_over_saved: the gradients of a recurrence.
+// The ops torch.ops.fused_rnn.backward and backward_in_place: the gradients of a recurrence.
 #include <torch/csrc/stable/library.h>
 
 #include "binding/cell_name.h"
@@ -8,7 +8,7 @@
 
 namespace fused_rnn {
 
-BackwardResult run_backward(const std::string& cell, const BackwardTensors& given, bool over_saved, bool allow_tf32,
+BackwardResult run_backward(const std::string& cell, const BackwardTensors& given, bool in_place, bool allow_tf32,
                             const LayerGradientViews* layer) {
   Reader read(given.output, "output");
   const auto& [w_hh, w_hr, rows, variant] = given.recurrence;
@@ -31,8 +31,8 @@ BackwardResult run_backward(const std::string& cell, const BackwardTensors& give
   read_recurrence(views, read, p, given.recurrence);
   // The gate gradients may take the place of what was saved, since an update loads all that it needs of a unit before
   // it stores: d_gates first, then what of d_gates_h differs.
-  if (over_saved && (!given.saved.is_cpu() || p.normalized || p.cell.saved != p.cell.gradients() ||
-                     !has_dense_tail(given.saved, layer != nullptr ? 0 : 3))) {
+  if (in_place && (!given.saved.is_cpu() || p.normalized || p.cell.saved != p.cell.gradients() ||
+                   !has_dense_tail(given.saved, layer != nullptr ? 0 : 3))) {
     fail(
         "saved cannot be written over: that takes a recurrence on CPU without norms, whose cell saves one value for "
         "each gradient, "
@@ -40,8 +40,8 @@ BackwardResult run_backward(const std::string& cell, const BackwardTensors& give
   }
 
   const Allocator allocate(given.output);
-  const Tensor d_gates = over_saved ? given.saved : allocate(true, gates);
-  const Tensor d_gates_h = allocate((p.cell.split && !over_saved) || p.normalized, gates);
+  const Tensor d_gates = in_place ? given.saved : allocate(true, gates);
+  const Tensor d_gates_h = allocate((p.cell.split && !in_place) || p.normalized, gates);
   const Tensor d_h_0 = allocate(true, {p.directions, p.batch, p.output_size});
   const Tensor d_c_0 = allocate(has_c, {p.directions, p.batch, p.hidden_size});
   const Tensor d_projected = allocate(p.projected, outputs);
@@ -50,8 +50,8 @@ BackwardResult run_backward(const std::string& cell, const BackwardTensors& give
   const Tensor d_norm = allocate(p.normalized, {p.directions, p.batch, norm_rows(p.cell), p.hidden_size});
   views.d_gates = sequence_view<void>(d_gates);
   views.d_gates_h = sequence_view<void>(d_gates_h);
-  if (over_saved && p.cell.split) {
-    views.first_apart = p.cell.joint_gates;
+  if (in_place && p.cell.split) {
+    views.first_split_gate = p.cell.joint_gates;
     views.d_gates_h = views.d_gates;
     views.d_gates_h.data = shifted(views.d_gates.data, (p.cell.gates - p.cell.joint_gates) * p.hidden_size, p.type);
   }
@@ -67,7 +67,7 @@ BackwardResult run_backward(const std::string& cell, const BackwardTensors& give
   } else {
     run_backward(p, views, max_threads());
   }
-  return {over_saved ? allocate(false, {}) : d_gates, d_gates_h, d_h_0, d_c_0, d_projected, d_unit_weights, d_norm};
+  return {in_place ? allocate(false, {}) : d_gates, d_gates_h, d_h_0, d_c_0, d_projected, d_unit_weights, d_norm};
 }
 
 namespace {
@@ -86,11 +86,11 @@ BackwardResult backward(CellName cell, const OptionalTensor& d_output, const Opt
 }
 
 // NOLINTNEXTLINE(readability-function-size): the schema's arguments
-BackwardResult backward_over_saved(CellName name, const OptionalTensor& d_output, const OptionalTensor& d_h_n,
-                                   const OptionalTensor& d_c_n, const OptionalTensor& d_cells, const Tensor& w_hh,
-                                   const OptionalTensor& w_hr, const Tensor& output, const Tensor& cells,
-                                   const Tensor& saved, const OptionalTensor& h_0, const OptionalTensor& c_0,
-                                   const OptionalTensor& lengths, const OptionalTensor& resets) {
+BackwardResult backward_in_place(CellName name, const OptionalTensor& d_output, const OptionalTensor& d_h_n,
+                                 const OptionalTensor& d_c_n, const OptionalTensor& d_cells, const Tensor& w_hh,
+                                 const OptionalTensor& w_hr, const Tensor& output, const Tensor& cells,
+                                 const Tensor& saved, const OptionalTensor& h_0, const OptionalTensor& c_0,
+                                 const OptionalTensor& lengths, const OptionalTensor& resets) {
   const std::string cell = name.take();
   if (cell_spec(known_cell(cell)).split) fail("saved cannot be written over: cell \"" + cell + "\" is split");
   const RecurrenceTensors recurrence{w_hh, w_hr, {h_0, c_0, lengths, resets}};
@@ -109,7 +109,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fused_rnn, m) {
       " -> (Tensor d_gates, Tensor d_gates_h, Tensor d_h_0, Tensor d_c_0, Tensor d_projected,"
       " Tensor d_unit_weights, Tensor d_norm)");
   m.def(
-      "backward_over_saved(str cell, Tensor? d_output, Tensor? d_h_n, Tensor? d_c_n, Tensor? d_cells, Tensor w_hh,"
+      "backward_in_place(str cell, Tensor? d_output, Tensor? d_h_n, Tensor? d_c_n, Tensor? d_cells, Tensor w_hh,"
       " Tensor? w_hr, Tensor output, Tensor cells, Tensor(a!) saved, Tensor? h_0, Tensor? c_0, Tensor? lengths,"
       " Tensor? resets)"
       " -> (Tensor d_gates, Tensor d_gates_h, Tensor d_h_0, Tensor d_c_0, Tensor d_projected,"
@@ -118,6 +118,6 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fused_rnn, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(fused_rnn, CPU, m) {
   m.impl("backward", TORCH_BOX(&fused_rnn::backward));
-  m.impl("backward_over_saved", TORCH_BOX(&fused_rnn::backward_over_saved));
+  m.impl("backward_in_place", TORCH_BOX(&fused_rnn::backward_in_place));
 }
 STABLE_TORCH_LIBRARY_IMPL(fused_rnn, CUDA, m) { m.impl("backward", TORCH_BOX(&fused_rnn::backward)); }

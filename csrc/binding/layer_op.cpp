@@ -197,12 +197,12 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fused_rnn, m) {
            " Tensor d_c_0, Tensor d_unit_weights)";
   };
   m.def(backward_schema("layer_backward", "Tensor").c_str());
-  m.def(backward_schema("layer_backward_over_saved", "Tensor(a!)").c_str());
+  m.def(backward_schema("layer_backward_in_place", "Tensor(a!)").c_str());
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fused_rnn, CPU, m) {
   m.impl("layer", TORCH_BOX(&fused_rnn::layer));
   m.impl("step", TORCH_BOX(&fused_rnn::step));
   m.impl("layer_backward", TORCH_BOX(&fused_rnn::layer_backward<false>));
-  m.impl("layer_backward_over_saved", TORCH_BOX(&fused_rnn::layer_backward<true>));
+  m.impl("layer_backward_in_place", TORCH_BOX(&fused_rnn::layer_backward<true>));
 }

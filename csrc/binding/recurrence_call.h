@@ -94,9 +94,9 @@ struct ForwardBuffers {
 
 using BackwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-// The backward pass of a recurrence; with `over_saved` the gate gradients take the place of what was saved. On CPU with
+// The backward pass of a recurrence; with `in_place` the gate gradients take the place of what was saved. On CPU with
 // the gradients of a layer around it, if any.
-BackwardResult run_backward(const std::string& cell, const BackwardTensors& given, bool over_saved, bool allow_tf32,
+BackwardResult run_backward(const std::string& cell, const BackwardTensors& given, bool in_place, bool allow_tf32,
                             const LayerGradientViews* layer = nullptr);
 
 }  // namespace fused_rnn

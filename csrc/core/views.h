@@ -104,7 +104,7 @@ struct BackwardViews {
   StateView<const void> c_0;
   SequenceView<void> d_gates;        // [T, B, D, G, H]
   SequenceView<void> d_gates_h;      // [T, B, D, G, H] of W_hh h_{t-1}, only for split cells and with norms
-  int first_apart = 0;               // the gate that d_gates_h begins with: those before it are to be had in d_gates
+  int first_split_gate = 0;          // the gate that d_gates_h begins with: those before it are to be had in d_gates
   StateView<void> d_h_0;             // [D, B, P]
   StateView<void> d_c_0;             // [D, B, H], cells with two states
   SequenceView<void> d_projected;    // [T, B, D, P], only when projected

@@ -10,7 +10,7 @@ namespace fused_rnn {
 
 namespace {
 
-// Weights of a thread that stay near its core. With less to read, starting and meeting another thread costs more than
+// Weights of a thread that stay in its L2. With less to read, starting and meeting another thread costs more than
 // it saves.
 constexpr int64_t kBytesPerThread = 1 << 19;
 

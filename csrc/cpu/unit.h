@@ -23,6 +23,10 @@ using PairedDataTypes = TypeList<float, double, PairedBFloat16, Float16>;
 template <class T>
 using Unpaired = std::conditional_t<std::is_same_v<T, PairedBFloat16>, BFloat16, T>;
 
+// float64 and float16 are too rare for an instance of the plain recurrence: that of its variants computes it, too.
+template <class T>
+inline constexpr bool kOneInstance = std::is_same_v<T, double> || std::is_same_v<T, Float16>;
+
 // The schedules of one pass, each with a visit to the one for a problem.
 template <class Types>
 struct ForwardSchedules {
@@ -36,7 +40,7 @@ struct ForwardSchedules {
     if (is_variant(problem)) return visitor(Tag<VariantForward<Cell, Unpaired<T>>>{});
     if constexpr (Cell::kUnitWeights == 0) {
       if (is_single_step(problem)) return visitor(Tag<SingleStep<Cell, Unpaired<T>>>{});
-      visitor(Tag<ForwardSweep<Cell, T>>{});
+      visitor(Tag<ForwardSweep<Cell, T, kOneInstance<T>>>{});
     }
   }
 };
@@ -50,7 +54,7 @@ struct BackwardSchedules {
       if (problem.normalized) return visitor(Tag<RowBackward<Cell, Unpaired<T>>>{});
     }
     if (is_variant(problem)) return visitor(Tag<VariantBackward<Cell, Unpaired<T>>>{});
-    if constexpr (Cell::kUnitWeights == 0) visitor(Tag<BackwardSweep<Cell, T>>{});
+    if constexpr (Cell::kUnitWeights == 0) visitor(Tag<BackwardSweep<Cell, T, kOneInstance<T>>>{});
   }
 };
 

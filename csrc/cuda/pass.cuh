@@ -13,10 +13,10 @@
 // State is what a unit keeps for itself between steps, in the compute type: h and c, or their gradients. Backward's has
 // also the sums over time of the gradients of the unit's weights, which 16 bits would not hold.
 //
-// `kRows` says whether rows may end and start anew, and `Zoneout` compiles in zoneout, where a part of the state before
+// `kRows` says whether rows may end and be reset, and `Zoneout` compiles in zoneout, where a part of the state before
 // the step stays: without them neither instructions nor registers are spent on them.
 //
-// Rows end and start anew by predicates (row_step of core/views.h). What a step gives to the next one, state and
+// Rows end and are reset by predicates (row_step of core/views.h). What a step gives to the next one, state and
 // vector, is zero where the next step of the row in forward's order is a reset: forward clears after the step before,
 // backward after the reset itself.
 #pragma once
@@ -56,7 +56,7 @@ FUSED_RNN_DEVICE RowStep step_of(const Views& views, int64_t time, int row) {
 
 // Whether the row's state before this step is zero whatever was before.
 template <Rows kRows, class Views>
-FUSED_RNN_DEVICE bool starts_anew(const Views& views, int64_t time, int row) {
+FUSED_RNN_DEVICE bool is_reset(const Views& views, int64_t time, int row) {
   return kRows == Rows::kRagged && has(views.resets) && row_step(views, time, row) == RowStep::kReset;
 }
 
@@ -100,7 +100,7 @@ struct ForwardPass {
   struct Inputs {
     T gates[Cell::kGates];
     RowStep kind : 8;
-    bool anew_after : 8;  // the step after starts anew
+    bool reset_after : 8;  // the step after is a reset
   };
   struct Made {
     T h, c, saved[Cell::kSaved > 0 ? Cell::kSaved : 1], last_state;  // last_state: the last one as the cell made it
@@ -116,12 +116,12 @@ struct ForwardPass {
     return to_real(weight_at<T>(views.b_hh, direction, static_cast<int64_t>(gate) * size + unit, 0));
   }
   FUSED_RNN_DEVICE static Real first_vector(const Views& views, const Element& e, int64_t time_steps) {
-    if (!has(views.h_0) || is_reset_at_once(views, e, time_steps)) return Real(0);
+    if (!has(views.h_0) || is_reset_first(views, e, time_steps)) return Real(0);
     return to_real(*element_at<T, Index>(views.h_0, e));
   }
   FUSED_RNN_DEVICE static Pack<Real, kStates> first_state(const Views& views, const Element& e, int64_t time_steps) {
     Pack<Real, kStates> state{};
-    if (is_reset_at_once(views, e, time_steps)) return state;
+    if (is_reset_first(views, e, time_steps)) return state;
     if (has(views.h_0)) state[0] = to_real(*element_at<T, Index>(views.h_0, e));
     if constexpr (kStates == 2) state[1] = has(views.c_0) ? to_real(*element_at<T, Index>(views.c_0, e)) : 0;
     return state;
@@ -133,7 +133,7 @@ struct ForwardPass {
     const T* gates = element_at<T, Index>(views.gates, now.time, e);
     for (int g = 0; g < Cell::kGates; ++g) in.gates[g] = gates[static_cast<Index>(g) * size];
     in.kind = step_of<kRows>(views, now.time, e.row);
-    in.anew_after = !now.is_last && starts_anew<kRows>(views, now.time_after, e.row);
+    in.reset_after = !now.is_last && is_reset<kRows>(views, now.time_after, e.row);
     return in;
   }
   FUSED_RNN_DEVICE static void prefetch_inputs(const Views& views, const Element& e, const Moment<Index>& now,
@@ -171,7 +171,7 @@ struct ForwardPass {
       }
       for (int k = 0; k < Cell::kSaved; ++k) made.saved[k] = from_real<T>(raw(result.saved[k]));
     }
-    if (in.anew_after) after = {};
+    if (in.reset_after) after = {};
     made.vector[0] = after[0];
     return after;
   }
@@ -195,8 +195,8 @@ struct ForwardPass {
   }
 
  private:
-  FUSED_RNN_DEVICE static bool is_reset_at_once(const Views& views, const Element& e, int64_t time_steps) {
-    return time_steps > 0 && starts_anew<kRows>(views, time_at<int64_t>(0, e.direction, time_steps), e.row);
+  FUSED_RNN_DEVICE static bool is_reset_first(const Views& views, const Element& e, int64_t time_steps) {
+    return time_steps > 0 && is_reset<kRows>(views, time_at<int64_t>(0, e.direction, time_steps), e.row);
   }
 };
 
@@ -237,16 +237,16 @@ struct BackwardPass {
   FUSED_RNN_DEVICE static Inputs load(const Views& views, const Element& e, const Moment<Index>& now, int size) {
     Inputs in{};
     in.kind = step_of<kRows>(views, now.time, e.row);
-    const bool anew = in.kind == RowStep::kReset;
+    const bool reset = in.kind == RowStep::kReset;
     const bool first =
         kRows == Rows::kWhole ? now.position == 0 : begins(views, now.position, now.time, e.direction, e.row);
     if (has(views.d_output)) in.d_output = *element_at<T, Index>(views.d_output, now.time, e);
     if constexpr (Cell::kReadsHidden) {
-      if (!anew) in.before[0] = stored(first, views.output, views.h_0, e, now);
+      if (!reset) in.before[0] = stored(first, views.output, views.h_0, e, now);
       in.after[0] = *element_at<T, Index>(views.output, now.time, e);
     }
     if constexpr (Cell::kStates == 2) {
-      if (!anew) in.before[1] = stored(first, views.cells, views.c_0, e, now);
+      if (!reset) in.before[1] = stored(first, views.cells, views.c_0, e, now);
       in.after[1] = *element_at<T, Index>(views.cells, now.time, e);
     }
     if constexpr (Cell::kSaved > 0) {

@@ -121,7 +121,7 @@ struct ProjectionKernel {
         *element_at<T, int64_t>(views.h_n, e) = carried[own];
       } else {
         *element_at<T, int64_t>(views.output, now.time, e) = active ? product[own] : T{};
-        if (!now.is_last && starts_anew<Rows::kRagged>(views, now.time_after, e.row)) {
+        if (!now.is_last && is_reset<Rows::kRagged>(views, now.time_after, e.row)) {
           hand_on(T{});
         } else if (active) {
           hand_on(product[own]);

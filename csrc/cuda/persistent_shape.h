@@ -1,4 +1,4 @@
-// The shape of a persistent launch: how the units, the hidden indices and the batch are cut, and what it needs.
+// The shape of a persistent launch: how the units, the hidden indices and the batch are divided, and what it needs.
 #pragma once
 
 #include <cstddef>

@@ -140,9 +140,19 @@ struct ScheduleChecks {
   template <class Cell, class T>
   static void check_shape(const Shape& s, const Plan& plan = {}, double tolerance = kTolerance<T>) {
     const Inputs<T> inputs = random_inputs<Cell, T>(s, 7);
-    const Results<T> actual = run<Cell, T>(s, inputs, plan);
-    const std::string what = name_of_case<Cell, T>() + to_string(s, plan);
-    check_close(actual, PlainRecurrence<Cell, T>(s, inputs).compute(), tolerance, tolerance, what);
+    check_oracle<Cell, T>(run<Cell, T>(s, inputs, plan), s, inputs, to_string(s, plan), tolerance);
+  }
+
+  // What `inputs` should give, which may be others than those that gave `actual`.
+  template <class Cell, class T>
+  static void check_oracle(const Results<T>& actual, const Shape& s, const Inputs<T>& inputs, const std::string& what,
+                           double tolerance = kTolerance<T>) {
+    const std::string name = name_of_case<Cell, T>() + what;
+    if constexpr (kJudgesValues) {
+      check_close(actual, PlainRecurrence<Cell, T>(s, inputs).compute(), tolerance, tolerance, name);
+    } else {
+      check_gaps(actual, name);
+    }
   }
 
   template <class Cell, class T>

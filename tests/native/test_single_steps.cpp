@@ -78,6 +78,8 @@ void check_layer(int64_t batch, int64_t input_size, int64_t hidden_size, int64_t
     const Real* x_now = x.data() + step * batch * input_size;
     for (int part = 0; part < parts; ++part) layer.update(step, x_now, input_size, part, parts);
     for (int part = 0; part < parts; ++part) layer.project(step, part, parts);
+    check(layer.h(step + 1) != nullptr, "there is an h");
+    if (!kJudgesValues) continue;
     std::vector<double> next(batch * output_size);
     for (int64_t row = 0; row < batch; ++row) {
       std::vector<double> hidden(hidden_size);
@@ -172,10 +174,10 @@ void check_products(int64_t rows, const std::vector<int64_t>& columns, int64_t d
   const auto draw = [&](int64_t count) { return stored<T>(numbers<Real>(random, count, -1, 1)); };
   auto a = draw(rows * all);
   const MatrixView a_view{a.data(), a_by_columns ? 1 : all, a_by_columns ? rows : 1};
-  std::vector<uint8_t> filled(rows, 1);
+  std::vector<uint8_t> nonzero(rows, 1);
   for (int64_t row = 0; row < rows && listed; ++row) {
-    filled[row] = row / 8 % 2 == 0 && row % 3 != 1;
-    for (int64_t k = 0; k < all && filled[row] == 0; ++k) a[row * a_view.row_stride + k * a_view.column_stride] = T{};
+    nonzero[row] = row / 8 % 2 == 0 && row % 3 != 1;
+    for (int64_t k = 0; k < all && nonzero[row] == 0; ++k) a[row * a_view.row_stride + k * a_view.column_stride] = T{};
   }
   const bool biased = rows % 2 == 1, add = rows % 3 == 0;
   const bool parts = !rounded || add || depth > kPanelDepth;
@@ -189,7 +191,7 @@ void check_products(int64_t rows, const std::vector<int64_t>& columns, int64_t d
                         .depth = depth,
                         .a = a_view,
                         .terms = listed ? list.data() : nullptr,
-                        .filled = listed ? filled.data() : nullptr,
+                        .nonzero_rows = listed ? nonzero.data() : nullptr,
                         .factors = {},
                         .add_sums = add};
   for (const int64_t count : columns) {
@@ -221,6 +223,8 @@ void check_products(int64_t rows, const std::vector<int64_t>& columns, int64_t d
   Arena arena(memory.get());
   const MatrixMultiplier<T> multiplier(product, threads, arena);
   for (int thread = threads - 1; thread >= 0; --thread) multiplier.run(thread);
+  test::check(counter.used() == arena.used(), "the workspace is the one asked for");
+  if (!kJudgesValues) return;
   const std::string name = "product " + std::to_string(rows) + " x " + std::to_string(columns.size()) + " factors x " +
                            std::to_string(depth) + " on " + std::to_string(threads) + (rounded ? ", rounded" : "");
   const double tolerance = (sizeof(Real) == 8 ? 1e-15 : 1e-6) * double(depth + 1);

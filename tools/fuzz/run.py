@@ -112,7 +112,7 @@ def compare(problem: Problem, draws: list[Draws], outcome: Named) -> Iterator[Fa
 
 
 def _in_other_ways(problem: Problem, draws: list[Draws]) -> Sequence[Named]:
-    """What the case's type can do: the oracle in that type, and in float64 from leaves and activations rounded anew.
+    """What the case's type can do: the oracle in that type, and in float64 from leaves and activations rounded again.
 
     Few draws miss the largest error that a rounding anywhere grows to.
     """

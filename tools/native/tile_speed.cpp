@@ -3,7 +3,7 @@
 // Usage: tile_speed ROUNDS. A line for each tile: type (pairs: bfloat16 in pairs, where the processor can), columns,
 // rows, blocks, GFLOP/s, and its multiplications as a share of those at the peak. A sample of the peak stands before
 // every sample of a tile, and the least time of many rounds counts, so that what else the machine does, and the
-// frequency that it runs at, meet both alike. The operands of a tile fit the second cache.
+// frequency that it runs at, meet both alike. The operands of a tile fit L2.
 #include "isa.h"
 // (first: what follows needs its names)
 #include "cpu/gemm/micro_kernel.h"

@@ -42,7 +42,7 @@ struct MatrixProduct {
   // The columns of A and rows of B that the reduction takes, and no others; null: the first ones. B's rows are then
   // contiguous.
   const int64_t* terms = nullptr;
-  const uint8_t* filled = nullptr;  // [rows]: the others of A are zeros; null: none is
+  const uint8_t* nonzero_rows = nullptr;  // [rows]: the others of A are zeros; null: none is
   std::vector<RightFactor> factors;
   std::vector<RowSums> sums = {};  // of A's rows, which then lie side by side (row_stride 1): the same, here and there
   bool add_sums = false;           // to what is there
@@ -54,7 +54,7 @@ inline constexpr int64_t kPanelDepth = 512;
 using MatrixWork = std::vector<MatrixProduct>;
 
 // Work on the gate gradients of a backward pass. of_steps[i] needs those of steps [i * steps, (i + 1) * steps) and is
-// done as soon as they are there, while they are still near; the last steps come first.
+// done as soon as they are there, while they are still in the caches; the last steps come first.
 struct GradientWork {
   int64_t steps = 1;
   std::vector<MatrixWork> of_steps;

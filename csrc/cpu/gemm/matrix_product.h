@@ -1,10 +1,10 @@
 // The products of a matrix with others, for what surrounds a recurrence: input projections and the gradients of
 // weights.
 //
-// The same packed blocks and register tiles as the recurrent product, over panels that stay in the second cache: a
-// block of B [kPanelDepth, 32 columns] and the rows of A [kRows, kPanelDepth]. A is read where it lies if its rows are
-// contiguous and as the tiles take them, else a panel is transposed and converted, once for all factors; the way to it
-// through the caches takes longer than that. Threads share the longer side of the results and meet nowhere.
+// The same packed blocks and register tiles as the recurrent GEMM, over panels that stay in L2: a block of B
+// [kPanelDepth, 32 columns] and the rows of A [kRows, kPanelDepth]. A is read in place if its rows are contiguous and
+// have the type of the tiles. Else a panel is transposed and converted, once for all factors. The threads partition the
+// longer side of the results; they need no barrier.
 #pragma once
 
 #include <algorithm>
@@ -83,19 +83,19 @@ class MatrixMultiplier {
 
   // A part of the rows: of those that are not zeros, as many as any other.
   Range rows_of(int thread) const {
-    if (p_.filled == nullptr) return part_of({0, p_.rows}, threads_, thread);
-    int64_t filled = 0;
-    for (int64_t row = 0; row < p_.rows; ++row) filled += p_.filled[row];
-    const Range own = part_of({0, filled}, threads_, thread);
+    if (p_.nonzero_rows == nullptr) return part_of({0, p_.rows}, threads_, thread);
+    int64_t nonzero = 0;
+    for (int64_t row = 0; row < p_.rows; ++row) nonzero += p_.nonzero_rows[row];
+    const Range own = part_of({0, nonzero}, threads_, thread);
     const auto row_after = [&](int64_t count) {
       int64_t row = 0;
-      for (; count > 0; ++row) count -= p_.filled[row];
+      for (; count > 0; ++row) count -= p_.nonzero_rows[row];
       return row;
     };
     return {row_after(own.begin), thread == threads_ - 1 ? p_.rows : row_after(own.end)};
   }
 
-  // Terms of the reduction, cut between two multiplications.
+  // A range of K, divided between two multiplications.
   Range panel_of(int64_t panel, int64_t panels) const {
     const Range some = part_of({0, multiplications<Weight>(p_.depth)}, panels, panel);
     return {some.begin * kTerms, std::min(some.end * kTerms, p_.depth)};
@@ -192,10 +192,11 @@ class MatrixMultiplier {
                                  a.stride,
                                  depth,
                                  kLongChunk};
-      const auto announce = [&](const auto& tile) {
+      const auto prepare = [&](const auto& tile) {
         if (c) prefetch_tile<Columns::kVectors, true>(tile, 1, 0, c);
         if (rounded) prefetch_tile<Columns::kVectors, true>(tile, 1, 0, rounded);
-        return p_.filled == nullptr || any_row(tile, [&](int64_t row) { return p_.filled[rows.begin + row] != 0; });
+        return p_.nonzero_rows == nullptr ||
+               any_row(tile, [&](int64_t row) { return p_.nonzero_rows[rows.begin + row] != 0; });
       };
       const auto update = [&](const auto& tile) {
         for_each_vector<Columns::kVectors>(tile, f.columns - column, kNoRow,
@@ -206,7 +207,7 @@ class MatrixMultiplier {
                                              store_rows(where, value, c);
                                            });
       };
-      for_each_tile<Columns::kColumns>(product, {0, rows.size()}, {0, blocks.size()}, announce, update);
+      for_each_tile<Columns::kColumns>(product, {0, rows.size()}, {0, blocks.size()}, prepare, update);
     });
   }
 
@@ -236,7 +237,7 @@ class MatrixMultiplier {
     return {static_cast<Element*>(first) + corner, columns};
   }
 
-  // Of a panel, which comes near on the way.
+  // Of a panel, which this brings into L2.
   void sum_rows(Range rows, Range terms) const {
     int64_t row = rows.begin;
     for (; row + kSums * kLanes <= rows.end; row += kSums * kLanes) {

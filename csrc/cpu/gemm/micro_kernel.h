@@ -126,6 +126,8 @@ struct MicroKernels {
   using Real = typename Terms<W>::Real;
   using Function = void (*)(const TileStrides&, const W*, const typename Terms<W>::Row*, const Real*, Real*);
   static constexpr int kRows = max_tile_rows(Columns), kBlocks = max_tile_blocks(Columns, 1);
+  static constexpr int kMostValues =  // of a tile
+      (kRows * Columns > 8 + Columns ? kRows * Columns : 8 + Columns) * Vec<Real>::kLanes;
 
   static Function select(int rows, int blocks) { return kTable.functions[rows - 1][blocks - 1]; }
 
@@ -177,7 +179,7 @@ struct Tile {
   }
 };
 
-// How a product of `Columns` columns is cut into tiles and these into chunks, for float or double alike.
+// How a product of `Columns` columns is divided into tiles and these into chunks, for float or double alike.
 struct TileShape {
   int rows, blocks;  // the most of a tile
 };
@@ -201,20 +203,19 @@ inline int64_t chunk_count(const Gemm<W>& product, Range rows, Range blocks) {
 inline constexpr auto kNoPlace = [](int64_t /*row*/, int64_t /*block*/, int /*blocks*/) { return nullptr; };
 
 // Computes the product for a rectangle of rows and blocks tile by tile, and hands each tile to `update`. Blocks are the
-// outer loop: a block's weights are read from far once, and its tiles of rows find them near. `announce` is called with
-// each tile before its product, which takes long enough to bring what the update will touch near, and says whether the
-// product is of use; where it is not, the update finds the bias alone. A schedule that repeats a product has every
-// other one `backwards`, from the last block to the first: it begins with the weights that were read last and are still
-// near. `place` may name the memory of a tile's results by its first row, first block and number of blocks.
-template <int Columns, class W, class Announce, class Update, class Place = decltype(kNoPlace)>
-FUSED_RNN_INLINE void for_each_tile(const Gemm<W>& product, Range rows, Range blocks, const Announce& announce,
+// outer loop: a block's weights are read from memory once, and its tiles of rows find them in L1. `prepare` is called
+// with each tile before its GEMM: it prefetches what the update will touch, and says whether the GEMM is of use; where
+// it is not, the update finds the bias alone. A schedule that repeats a GEMM has every other one `backwards`, from the
+// last block to the first: it begins with the weights that were read last and are still in the caches. `place` may name
+// the memory of a tile's results by its first row, first block and number of blocks.
+template <int Columns, class W, class Prepare, class Update, class Place = decltype(kNoPlace)>
+FUSED_RNN_INLINE void for_each_tile(const Gemm<W>& product, Range rows, Range blocks, const Prepare& prepare,
                                     const Update& update, bool backwards = false, const Place& place = kNoPlace) {
   using Real = typename Terms<W>::Real;
   using Tiles = MicroKernels<W, Columns>;
   constexpr int kLanes = Vec<Real>::kLanes;
-  constexpr int kMost = Tiles::kRows * Columns > 8 + Columns ? Tiles::kRows * Columns : 8 + Columns;
-  alignas(64) static constexpr Real kZeros[kMost * kLanes] = {};
-  alignas(64) Real own[kMost * kLanes];
+  alignas(64) static constexpr Real kZeros[Tiles::kMostValues] = {};
+  alignas(64) Real own[Tiles::kMostValues];
   if (rows.size() == 0) return;
   const auto [most_rows, most_blocks] = tile_shape<Columns>(rows);
   const int64_t groups = (blocks.size() + most_blocks - 1) / most_blocks;
@@ -230,7 +231,7 @@ FUSED_RNN_INLINE void for_each_tile(const Gemm<W>& product, Range rows, Range bl
       Real* const values = placed != nullptr ? placed : own;
       const Tile<Real, Columns> tile{values, row, block, row_count, block_count};
       const Real* start = product.bias != nullptr ? product.bias + block * Columns * kLanes : kZeros;
-      if (announce(tile) && strides.length > 0) {
+      if (prepare(tile) && strides.length > 0) {
         Tiles::select(row_count, block_count)(strides, product.weights + block * product.block_stride,
                                               product.rows + row * product.row_stride, start, values);
       } else {

@@ -82,7 +82,7 @@ FUSED_RNN_INLINE void pack_transposed(const LaneAt& lane_at, int count, int64_t 
   }
 }
 
-// The same where the lanes are equally far from each other, which may be side by side.
+// The same where the lanes are at equal distances, such as side by side.
 template <class T, class W>
 void pack_vector(const T* from, int64_t unit_stride, int count, int64_t reduction_stride, int64_t size, W* to,
                  int64_t to_stride) {

@@ -15,11 +15,18 @@ inline constexpr int kUpdateParts = 2;
 // What for_each_vector joins. Each kind of pair is one more form of the update to compile.
 enum class Pairs { kNone, kRows, kRowsAndUnits };
 
-// Those of a sweep's updates. Variants of half types are too rare to be worth the time to compile pairs.
+// Those of a sweep's updates. Variants of bfloat16, and x86 processors without AVX2, are too rare to be worth the time
+// to compile pairs.
+#if defined(__x86_64__) && !defined(__AVX2__)
+inline constexpr bool kJoinsVectors = false;
+#else
+inline constexpr bool kJoinsVectors = true;
+#endif
 template <class T, bool HasVariants>
-inline constexpr Pairs kPairsOf = !HasVariants                     ? Pairs::kRowsAndUnits
-                                  : sizeof(T) == sizeof(RealOf<T>) ? Pairs::kRows
-                                                                   : Pairs::kNone;
+inline constexpr Pairs kPairsOf = !kJoinsVectors                ? Pairs::kNone
+                                  : !HasVariants                ? Pairs::kRowsAndUnits
+                                  : std::is_same_v<T, BFloat16> ? Pairs::kNone
+                                                                : Pairs::kRows;
 
 // For for_each_vector: no row is special.
 inline constexpr auto kNoRow = [](int64_t /*row*/) { return false; };

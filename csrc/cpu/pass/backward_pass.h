@@ -35,7 +35,7 @@ class BackwardPass {
   BatchRows<const T> output_before, cells_before;  // of the step before, in rows that do not begin here
   BatchRows<const T> h_0, c_0;                     // in those that do; null: zeros
   BatchRows<T> d_gates, d_gates_h;
-  int first_apart;  // the gate that d_gates_h begins with
+  int first_split_gate;  // the gate that d_gates_h begins with
   UnitWeights<Cell, Real> weights;
   Zoneout<T> zoneout{};
 
@@ -50,7 +50,7 @@ class BackwardPass {
         c_0(rows_at<T>(views.c_0, d)),
         d_gates(rows_at<T>(views.d_gates, t, d)),
         d_gates_h(rows_at<T>(views.d_gates_h, t, d)),
-        first_apart(views.first_apart),
+        first_split_gate(views.first_split_gate),
         weights(unit_weights) {
     if (s > 0) {
       output_before = rows_at<T>(views.output, time_before(t, d), d);
@@ -133,7 +133,7 @@ class BackwardPass {
   template <class Where, class Rows>
   FUSED_RNN_INLINE void store(const Where& where, int gate, const Rows& d_from_x, const Rows& d_from_h) const {
     store_rows(where, d_from_x, d_gates.from(gate * hidden_size));
-    if (Cell::kSplit && gate >= first_apart) store_rows(where, d_from_h, d_gates_h.from(gate * hidden_size));
+    if (Cell::kSplit && gate >= first_split_gate) store_rows(where, d_from_h, d_gates_h.from(gate * hidden_size));
   }
 
   // Asks the memory for what the pass will read and write.
@@ -143,8 +143,8 @@ class BackwardPass {
     if (cells_before) prefetch_tile<Vectors>(tile, 1, hidden_size, cells_before);
     prefetch_tile<Vectors, true>(tile, Cell::kGates, hidden_size, d_gates);
     if constexpr (Cell::kSplit)
-      prefetch_tile<Vectors, true>(tile, Cell::kGates - first_apart, hidden_size,
-                                   d_gates_h.from(first_apart * hidden_size));
+      prefetch_tile<Vectors, true>(tile, Cell::kGates - first_split_gate, hidden_size,
+                                   d_gates_h.from(first_split_gate * hidden_size));
   }
 
  private:

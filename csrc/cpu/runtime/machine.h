@@ -7,9 +7,9 @@ namespace fused_rnn {
 struct Machine {
   const char* name;
   double fmas_per_cycle;  // of vectors, in a register tile
-  double near_load;       // a vector of weights from the second cache
-  double far_load;        // from the third
-  double near_bytes;      // of weights that stay in the second cache, beside everything else
+  double l2_load;         // a vector of weights from L2
+  double l3_load;         // from L3
+  double l2_bytes;        // of weights that stay in L2, beside everything else
   double tile;            // entering a tile
   double update;          // the cell's arithmetic and memory traffic, per gate, vector of units and row
   double region;          // starting one more thread, once per call

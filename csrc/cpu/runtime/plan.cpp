@@ -20,13 +20,13 @@ double step_cycles(const Problem& problem, const Tiling& tiling, const Plan& pla
   const double vectors = static_cast<double>(problem.output_size * tiling.reduction) * tiling.columns;
   const double element_bytes = problem.type == DataType::kFloat64 ? 8 : 4;
   const double weight_bytes = directions * static_cast<double>(blocks) * vectors * tiling.lanes * element_bytes;
-  const bool far = weight_bytes > m.near_bytes;
-  // A block's first tile brings the weights; the tiles after it are bound by arithmetic or by the near cache.
+  const bool in_l3 = weight_bytes > m.l2_bytes;
+  // A block's first tile brings the weights; the tiles after it are bound by arithmetic or by L2.
   const double per_tile_rows = static_cast<double>(rows) / static_cast<double>(std::max<int64_t>(tiles, 1));
   const double multiplying = per_tile_rows * vectors / m.fmas_per_cycle;
-  const double loading = vectors * (far ? m.far_load : m.near_load);
+  const double loading = vectors * (in_l3 ? m.l3_load : m.l2_load);
   const double first = std::max(multiplying, loading);
-  const double later = std::max(multiplying, vectors * m.near_load);
+  const double later = std::max(multiplying, vectors * m.l2_load);
   const double product =
       first + static_cast<double>(std::max<int64_t>(tiles - 1, 0)) * later + static_cast<double>(tiles) * m.tile;
   const double input = static_cast<double>(rows * problem.input_size) * tiling.columns / m.fmas_per_cycle;

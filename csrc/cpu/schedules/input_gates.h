@@ -45,7 +45,7 @@ class InputGates {
   using Units = typename GateWeights<Cell, T>::Units;
   static constexpr int kLanes = Vec<Real>::kLanes;
   static constexpr int64_t kRow = Units::kColumns * kLanes;
-  static constexpr int64_t kBytes = 256 * 1024;  // of x and gates of one thread: a part of its second cache
+  static constexpr int64_t kBytes = 256 * 1024;  // of x and gates of one thread: a part of its L2
   static constexpr int64_t kLeastRows = 32;      // so many multiplications are worth the loading of a weight
 
  public:
@@ -117,7 +117,7 @@ class InputGates {
     int64_t stride;
   };
 
-  // Where they lie, if they are as the product takes them and equally far from each other; else a copy.
+  // Where they lie, if they are as the product takes them and at equal distances; else a copy.
   Rows rows_of_x(int thread, const Part& part, int64_t d, int64_t begin, int64_t count) const {
     const int64_t rows = part.rows.size();
     if constexpr (std::is_same_v<T, Row>) {

@@ -18,7 +18,7 @@ struct Part {
   Barrier* barrier;  // shared by the threads that differ only in unit_part
 
   Range blocks_of(int64_t blocks) const { return part_of({0, blocks}, unit_parts, unit_part); }
-  // A second cut of the rows, for work that is not bound to units.
+  // A second partition of the rows, for work that is not bound to units.
   Range own_rows() const { return part_of(rows, unit_parts, unit_part); }
   void wait() const { barrier->wait(unit_parts); }
 };
@@ -30,7 +30,7 @@ inline int64_t first_row_of_part(const Problem& p, const int64_t* lengths, int64
   const auto steps_of = [&](int64_t row) { return std::clamp<int64_t>(lengths[row], 0, p.time_steps); };
   int64_t all = 0, before = 0, row = 0;
   for (int64_t each = 0; each < p.batch; ++each) all += steps_of(each);
-  // Half of a row's steps: the nearer cut, before it or behind.
+  // Half of a row's steps: the nearer boundary, before it or behind.
   for (; row < p.batch && 2 * before + steps_of(row) < 2 * all * index / parts; ++row) before += steps_of(row);
   return std::clamp(row, index, p.batch - (parts - index));
 }

@@ -195,18 +195,12 @@ class BackwardSweep {
       if (v_.d_gates.data != v_.saved.data) prefetch.add<T>(v_.d_gates, next, d, Cell::kGates * p_.hidden_size);
       if (HasVariants) prefetch.add<T>(v_.variant.zoneout, next, d, Cell::kStates * p_.hidden_size);
       product.prefetch = prefetch.of_step();
-      const auto announce = [&](const auto& tile) {
+      const auto prepare = [&](const auto& tile) {
         if (is_active(tile, step.t)) prefetch_update(tile, step);
         return recurrent_is_wanted(tile, d, s);
       };
-      const auto special = [&](int64_t row) { return is_special(d, s, step.t, row); };
-      const auto update_tile = [&](const auto& tile) {
-        for_each_vector<Units::kVectors, kPairsOf<T, HasVariants>>(
-            tile, p_.hidden_size, special, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
-              update(where, step, output_gradient(tile, where, step));
-            });
-      };
-      for_each_tile<Units::kColumns>(product, part.rows, output_blocks, announce, update_tile, s % 2 != 0);
+      for_each_tile<Units::kColumns>(
+          product, part.rows, output_blocks, prepare, [&](const auto& tile) { update_tile(tile, step); }, s % 2 != 0);
       part.wait();
       return;
     }
@@ -228,18 +222,13 @@ class BackwardSweep {
     });
     part.wait();
     const auto projection = weights_.projection(step.d, step.d_projected_kept.data);
-    const auto announce = [&](const auto& tile) {
+    const auto prepare = [&](const auto& tile) {
       const bool active = is_active(tile, step.t);
       if (active) prefetch_update(tile, step);
       return active;
     };
-    const auto update_tile = [&](const auto& tile) {
-      for_each_vector<Units::kVectors, kPairsOf<T, HasVariants>>(
-          tile, p_.hidden_size, special,
-          [&](const auto& where) FUSED_RNN_INLINE_LAMBDA { update(where, step, column_of(tile, where)); });
-    };
-    for_each_tile<Units::kColumns>(projection, part.rows, part.blocks_of(weights_.hidden_blocks()), announce,
-                                   update_tile);
+    for_each_tile<Units::kColumns>(projection, part.rows, part.blocks_of(weights_.hidden_blocks()), prepare,
+                                   [&](const auto& tile) { update_tile(tile, step); });
     part.wait();
   }
 
@@ -267,11 +256,17 @@ class BackwardSweep {
     return d_h;
   }
 
-  template <class Where>
-  FUSED_RNN_INLINE void update(const Where& where, const Step& step, const Vec<Real, Where::kParts>& d_h) const {
-    const RowStep kind = Where::kParts == 1 ? row_step_at(step.t, where.row) : RowStep::kPlain;
-    const bool begins = Where::kParts == 1 ? starts(step.d, step.s, step.t, where.row) : step.s == 0;
-    step.pass(where, kind, begins, d_h, Access{*this, step});
+  // The pass of the units of a tile, which holds the gradient of h before its projection or, without one, a part of it.
+  template <class TileOf>
+  void update_tile(const TileOf& tile, const Step& step) const {
+    const auto special = [&](int64_t row) { return is_special(step.d, step.s, step.t, row); };
+    for_each_vector<Units::kVectors, kPairsOf<T, HasVariants>>(
+        tile, p_.hidden_size, special, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
+          const RowStep kind = where.kParts == 1 ? row_step_at(step.t, where.row) : RowStep::kPlain;
+          const bool begins = where.kParts == 1 ? starts(step.d, step.s, step.t, where.row) : step.s == 0;
+          const auto d_h = projected() ? column_of(tile, where) : output_gradient(tile, where, step);
+          step.pass(where, kind, begins, d_h, Access{*this, step});
+        });
   }
 
   // Where the pass finds the values of vectors of units.

@@ -162,7 +162,7 @@ class ForwardSweep {
     if (HasVariants) prefetch.add<T>(v_.variant.zoneout, next, d, Cell::kStates * p_.hidden_size);
     recurrent.prefetch = prefetch.of_step();
     const auto special = [&](int64_t row) { return row_step_at(t, row) != RowStep::kPlain; };
-    const auto announce = [&](const auto& tile) {
+    const auto prepare = [&](const auto& tile) {
       if (ragged_ && !any_row(tile, [&](int64_t row) { return !special(row); })) return false;
       if (recurrent.prefetch == nullptr) prefetch_update(tile, at_t);
       return true;
@@ -174,7 +174,7 @@ class ForwardSweep {
             at_t.pass(where, kind, Access<std::remove_cvref_t<decltype(tile)>>{*this, tile, at_t});
           });
     };
-    for_each_tile<Units::kColumns>(recurrent, part.rows, blocks, announce, update_tile, s % 2 != 0);
+    for_each_tile<Units::kColumns>(recurrent, part.rows, blocks, prepare, update_tile, s % 2 != 0);
     part.wait();
     if constexpr (!Cell::kReadsHidden) {
       if (projected()) project(part, at_t);

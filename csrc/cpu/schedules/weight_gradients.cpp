@@ -176,7 +176,7 @@ void WeightGradients::input(MatrixWork& work) const {
                     .rows = p_.time_steps * p_.batch,
                     .depth = p_.cell.gates * p_.hidden_size,
                     .a = {gates, v_.d_gates.row_stride, 1},
-                    .filled = rows_.active(),
+                    .nonzero_rows = rows_.active(),
                     .factors = {{.columns = layer_.input_size,
                                  .b = {shifted(w.data, d * w.direction_stride, p_.type), w.row_stride, w.column_stride},
                                  .c = sums,

@@ -18,7 +18,7 @@ class Prefetch {
     streams_[count_++] = {row, row, bytes, stride, rows, (bytes / kBytes + 1) * rows / parts + 1};
   }
 
-  // Asks for the next part of each, to be in the second cache.
+  // Asks for the next part of each, to be in L2.
   void issue() {
     for (int i = 0; i < count_; ++i) streams_[i].issue();
   }

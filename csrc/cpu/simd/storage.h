@@ -134,34 +134,47 @@ FUSED_RNN_INLINE void visit_lanes(int64_t left, const Visitor& visitor) {
   }
 }
 
+// The forms for some of a vector's lanes. They are rare and long, and so not copied to where they are needed.
+template <class T>
+[[gnu::noinline]] Vec<RealOf<T>> load_some(const T* from, int count) {
+  T buffer[Vec<RealOf<T>>::kLanes] = {};
+  for (int i = 0; i < count; ++i) buffer[i] = from[i];
+  return Storage<T>::load(buffer);
+}
+template <class T>
+[[gnu::noinline]] void store_some(T* to, Vec<RealOf<T>> x, int count) {
+  T buffer[Vec<RealOf<T>>::kLanes];
+  Storage<T>::store(buffer, x);
+  for (int i = 0; i < count; ++i) to[i] = buffer[i];
+}
+
 // Loads the first `count` elements; the other lanes are 0.
 template <class T, class Count>
 FUSED_RNN_INLINE Vec<RealOf<T>> load(const T* from, Count count) {
-  constexpr int kLanes = Vec<RealOf<T>>::kLanes;
-  if (count >= kLanes) return Storage<T>::load(from);
-  T buffer[kLanes] = {};
-  for (int i = 0; i < count; ++i) buffer[i] = from[i];
-  return Storage<T>::load(buffer);
+  if constexpr (!std::is_same_v<Count, WholeVector<RealOf<T>>>) {
+    if (count < Vec<RealOf<T>>::kLanes) return load_some<T>(from, count);
+  }
+  return Storage<T>::load(from);
 }
 
 // Stores the first `count` lanes.
 template <class T, class Count>
 FUSED_RNN_INLINE void store(T* to, Vec<RealOf<T>> x, Count count) {
-  constexpr int kLanes = Vec<RealOf<T>>::kLanes;
-  if (count >= kLanes) return Storage<T>::store(to, x);
-  T buffer[kLanes];
-  Storage<T>::store(buffer, x);
-  for (int i = 0; i < count; ++i) to[i] = buffer[i];
+  if constexpr (!std::is_same_v<Count, WholeVector<RealOf<T>>>) {
+    if (count < Vec<RealOf<T>>::kLanes) return store_some<T>(to, x, count);
+  }
+  Storage<T>::store(to, x);
 }
 
 // The first `count` lanes, zero in the others.
 template <class Real, class Count>
 FUSED_RNN_INLINE Vec<Real> first_lanes(Vec<Real> x, Count count) {
-  if (count >= Vec<Real>::kLanes) return x;
-  Real buffer[Vec<Real>::kLanes];
-  x.store(buffer);
-  for (int i = count; i < Vec<Real>::kLanes; ++i) buffer[i] = Real(0);
-  return Vec<Real>::load(buffer);
+  if constexpr (!std::is_same_v<Count, WholeVector<Real>>) {
+    Real buffer[Vec<Real>::kLanes];
+    x.store(buffer);
+    return load<Real>(buffer, count);
+  }
+  return x;
 }
 
 // The value that storing x as T and loading it again would give.
