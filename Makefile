@@ -9,12 +9,15 @@
 #
 # Variables: PYTHON (which makes the environment), VENV (where), TORCH (what pip installs as torch, options included, such as
 # TORCH="torch==2.11.0"), CXX (the compiler), MAX_JOBS (parallel compilations), FUSED_RNN_WERROR=1 (warnings are errors).
-# CUDA kernels: FUSED_RNN_CUDA=auto|0|1 (auto: where nvcc is found; no GPU is needed), CUDA_HOME (the toolkit, else the nvcc in
-# PATH), TORCH_CUDA_ARCH_LIST (such as "8.0 9.0a 12.0+PTX", fewer compile faster).
+# CUDA kernels: those of this machine's GPUs, none without one; CUDA=1 compiles for all common ones, CUDA=0 for none, and
+# TORCH_CUDA_ARCH_LIST (such as "8.0 9.0a 12.0+PTX") names them. CUDA_HOME is the toolkit, else the nvcc in PATH.
 
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
+
+CUDA ?= visible
+export FUSED_RNN_CUDA ?= $(CUDA)
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check

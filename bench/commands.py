@@ -1,4 +1,4 @@
-"""The command line: run, features, memory, explain, workload and all.
+"""The command line: run, features, memory, busy, step, explain, workload and all.
 
 Exit codes: 0 when all is well, 1 when a verification failed, 2 for a usage error, which is one line on stderr. A missed
 bar is shown, but the code stays 0: what else the machine does can make one missed.
@@ -6,22 +6,20 @@ bar is shown, but the code stays 0: what else the machine does can make one miss
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 import fused_rnn
 
-from . import memory, report
+from . import busy, memory, report, steps
+from .console import make_console, measure_each, print_lines, print_tables, progress
 from .environment import describe
-from .features import BAD_VERDICTS, FEATURE_NAMES, FEATURES, FeatureRow, run_feature
+from .features import FEATURE_NAMES, FEATURES, FeatureRow, run_feature
 from .options import (
     PROBLEM_HELP,
     RATE,
@@ -42,27 +40,9 @@ from .runner import Row, run_problem, thread_count
 from .workloads import char_lm, corpus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Sequence
 
-Item = TypeVar("Item")
-Found = TypeVar("Found")
-
-_PLAIN_WIDTH = 144  # columns of the tables where there is no terminal to ask
-
-
-def _console() -> Console:
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=_PLAIN_WIDTH)
-
-
-@contextmanager
-def _progress(total: float) -> Iterator[Callable[[float, str], None]]:
-    """A function that shows how much is done and on what; silent where stderr is not a terminal."""
-    console = Console(stderr=True)
-    columns = (BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-        task = progress.add_task("", total=total)
-        yield lambda done, text: progress.update(task, completed=done, description=text)
+    from rich.console import Console
 
 
 @click.group(cls=OneLineErrors, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
@@ -74,36 +54,14 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-def _print(console: Console, *tables: report.Table) -> None:
-    for table in tables:
-        if table.rows:
-            console.print(table.to_rich())
-            if table.note:
-                console.print(Text(table.note + "\n", style="dim"), soft_wrap=True)
-
-
-def _measure(items: Sequence[Item], run: Callable[[Item, float], Found], seconds: float) -> list[Found]:
-    found = []
-    with _progress(len(items)) as show:
-        for done, item in enumerate(items):
-            show(done, str(item))
-            found.append(run(item, seconds))
-    return found
-
-
 def _show_run(console: Console, rows: Sequence[Row]) -> None:
-    _print(console, *report.run_tables(rows))
-    _print_lines(console, report.problem_lines(rows))
+    print_tables(console, *report.run_tables(rows))
+    print_lines(console, report.problem_lines(rows))
 
 
 def _show_features(console: Console, rows: Sequence[FeatureRow]) -> None:
-    _print(console, report.features_table(rows))
-    _print_lines(console, report.feature_lines(rows))
-
-
-def _print_lines(console: Console, lines: Sequence[str]) -> None:
-    for line in lines:
-        console.print(Text(line, style="bold red" if line.startswith(BAD_VERDICTS) else ""), soft_wrap=True)
+    print_tables(console, report.features_table(rows))
+    print_lines(console, report.feature_lines(rows))
 
 
 @cli.command("run", epilog=PROBLEM_HELP)
@@ -130,12 +88,12 @@ def run_command(
     """Verify PROBLEMS against float64, then time fused_rnn and torch.nn, or other peers, in turns."""
     if suite_name or not problems:
         problems += suite(suite_name or "quick")
-    console = _console()
+    console = make_console()
     with thread_count(threads):
         environment = describe()
-        _print(console, report.environment_table(environment))
+        print_tables(console, report.environment_table(environment))
         run = partial(run_problem, peers=chosen(against))
-        rows = _measure(tuple(dict.fromkeys(problems)), run, seconds)
+        rows = measure_each(tuple(dict.fromkeys(problems)), run, seconds)
     _show_run(console, rows)
     if json_path:
         report.write_json(json_path, report.run_json(environment, rows, seconds))
@@ -156,12 +114,12 @@ def features_command(
     names: tuple[str, ...], threads: int | None, seconds: float, json_path: Path | None, folder: Path | None
 ) -> int:
     """Verify and time what torch.nn's kernels refuse (all, or NAMES), each against a bar."""
-    console = _console()
+    console = make_console()
     with thread_count(threads):
         environment = describe()
-        _print(console, report.environment_table(environment))
+        print_tables(console, report.environment_table(environment))
         chosen = [feature for feature in FEATURES if not names or feature.name in names]
-        rows = _measure(chosen, run_feature, seconds)
+        rows = measure_each(chosen, run_feature, seconds)
     _show_features(console, rows)
     if json_path:
         report.write_json(json_path, report.features_json(environment, rows, seconds))
@@ -179,18 +137,74 @@ def memory_command(
     problems: tuple[Problem, ...], against: tuple[str, ...], threads: int | None, json_path: Path | None
 ) -> int:
     """Peak memory of one pass over PROBLEMS (default: training of each cell), each in a process of its own."""
-    console = _console()
+    console = make_console()
     names = [*against, SUBJECT]
     with thread_count(threads) as count:
         environment = describe()
-        _print(console, report.environment_table(environment))
+        print_tables(console, report.environment_table(environment))
         chosen_problems = dict.fromkeys(problems or memory.PROBLEMS)
         rows = [memory.measure(problem, names, count) for problem in chosen_problems]
-    _print(console, report.memory_table(rows, names))
-    _print_lines(console, [f"note {row.problem}: {name}: {why}" for row in rows for name, why in row.notes.items()])
+    print_tables(console, report.memory_table(rows, names))
+    print_lines(console, [f"note {row.problem}: {name}: {why}" for row in rows for name, why in row.notes.items()])
     if json_path:
         report.write_json(json_path, report.memory_json(environment, rows))
     return 0 if all(SUBJECT in row.bytes for row in rows) else 1
+
+
+@cli.command("busy", epilog=PROBLEM_HELP)
+@click.argument("problems", nargs=-1, callback=as_problems)
+@click.option(
+    "--neighbours",
+    type=click.IntRange(0, 1024),
+    multiple=True,
+    default=busy.NEIGHBOURS,
+    show_default=True,
+    help="Busy processes beside the calls; may be repeated.",
+)
+@threads_option
+@seconds_option(1.0, what="contender on a problem")
+@json_option
+def busy_command(
+    problems: tuple[Problem, ...],
+    neighbours: tuple[int, ...],
+    threads: int | None,
+    seconds: float,
+    json_path: Path | None,
+) -> int:
+    """Time PROBLEMS (default: LSTMs of four sizes) beside busy processes, which it starts and ends."""
+    console = make_console()
+    with thread_count(threads):
+        environment = describe()
+        print_tables(console, report.environment_table(environment))
+        situations = [(p, count) for p in dict.fromkeys(problems or busy.PROBLEMS) for count in neighbours]
+        rows = measure_each(situations, lambda situation, budget: busy.measure(*situation, budget), seconds)
+    print_tables(console, busy.table(rows))
+    print_lines(console, [f"FAILED {row.problem}: {why}" for row in rows for why in row.failures])
+    if json_path:
+        report.write_json(json_path, busy.as_json(environment, rows, seconds))
+    return 1 if any(row.failures for row in rows) else 0
+
+
+@cli.command("step", epilog=PROBLEM_HELP)
+@click.argument("problems", nargs=-1, callback=as_problems)
+@threads_option
+@seconds_option(1.0)
+@json_option
+def step_command(problems: tuple[Problem, ...], threads: int | None, seconds: float, json_path: Path | None) -> int:
+    """Time single steps and blocks of PROBLEMS (default: LSTMs and GRUs of six sizes), T of them at a time."""
+    for problem in problems:
+        if why := steps.refuses(problem):
+            raise click.UsageError(f"{problem}: {why}.")
+    console = make_console()
+    with thread_count(threads):
+        environment = describe()
+        print_tables(console, report.environment_table(environment))
+        rows = measure_each(tuple(dict.fromkeys(problems or steps.PROBLEMS)), steps.measure_steps, seconds)
+    print_tables(console, steps.table(rows))
+    print_lines(console, [f"FAILED {row.problem}: {why}" for row in rows for why in row.failures])
+    if json_path:
+        report.write_json(json_path, steps.as_json(environment, rows, seconds))
+    return 1 if any(row.failures for row in rows) else 0
 
 
 def _say_where(path: Path) -> None:
@@ -283,7 +297,7 @@ def char_lm_command(
         raise click.UsageError("--steps and --seconds exclude each other.")
     settings["seconds"] = settings["seconds"] or _defaults.seconds
     sampling = char_lm.Sampling(prompt, temperature, length)
-    console = _console()
+    console = make_console()
     with thread_count(threads):
         environment = describe()
         names = list(char_lm.IMPLEMENTATIONS) if impl == "both" else [impl]
@@ -307,12 +321,12 @@ def _run_char_lm(
     except ValueError as error:
         raise click.UsageError(f"{error}.") from None
     try:
-        with _progress(1.0) as show:
+        with progress(1.0) as show:
             outcome = workload.run(lambda done, step: show(done, f"char_lm, {step} steps"))
     except char_lm.DivergedError as error:
         click.echo(f"error: {error}", err=True)
         return None
-    _print(console, report.workload_table(outcome), report.curve_table(outcome))
+    print_tables(console, report.workload_table(outcome), report.curve_table(outcome))
     if outcome.verdict:
         console.print(Text(outcome.verdict.line, style="" if outcome.verdict.agree else "bold red"), soft_wrap=True)
     for name, written in outcome.texts.items():
@@ -338,14 +352,14 @@ def all_command(
     folder: Path, threads: int | None, seconds: float, feature_seconds: float, workload_seconds: float
 ) -> int:
     """Environment, parity, speed over the quick suite, the features and char_lm: one report, in about five minutes."""
-    console = _console()
+    console = make_console()
     settings = char_lm.Settings(seconds=workload_seconds)
     with thread_count(threads):
         environment = describe()
-        _print(console, report.environment_table(environment))
-        rows = _measure(suite("quick"), run_problem, seconds)
+        print_tables(console, report.environment_table(environment))
+        rows = measure_each(suite("quick"), run_problem, seconds)
         _show_run(console, rows)
-        features = _measure(FEATURES, run_feature, feature_seconds)
+        features = measure_each(FEATURES, run_feature, feature_seconds)
         _show_features(console, features)
         outcome = _run_char_lm(console, list(char_lm.IMPLEMENTATIONS), None, settings, char_lm.Sampling())
     path = report.write_report(folder, environment, rows, seconds, outcome, features, feature_seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import onnx
@@ -135,6 +136,11 @@ class OnnxRuntimeRun(_OnnxRun):
     """The CPU provider of ONNX Runtime."""
 
     def _compile(self, model: onnx.ModelProto) -> Infer:
+        return self.session(model)
+
+    @staticmethod
+    def session(model: onnx.ModelProto) -> Infer:
+        """A model's inference."""
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -169,3 +175,10 @@ class OpenVinoRun(_OnnxRun):
             return {name: request.get_tensor(name).data for name in names}
 
         return infer
+
+
+def step_session(case: Case) -> tuple[Infer, list[str]]:
+    """ONNX Runtime on one step of a one-layer case, from x [1, B, I] and the states; the names of those inputs."""
+    model = recurrent_model(replace(case, problem=replace(case.problem, time_steps=1)), with_state=True)
+    infer = OnnxRuntimeRun.session(model)
+    return infer, [value.name for value in model.graph.input if value.name != "x"]

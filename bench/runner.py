@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 # Workers of other libraries that are idle spin for up to about 16 ms (libgomp: 300,000 pauses) before they sleep.
-_WORKERS_SPIN = 0.02  # seconds
+WORKERS_SPIN = 0.02  # seconds
 
 
 @dataclass
@@ -142,7 +142,7 @@ def _run_problem(problem: Problem, seconds: float, peers: Mapping[str, Peer], se
             _judge(row, peers, name, ready)
     if row.verified:
         tasks = {name: prepared.step for name, prepared in ready.items()}
-        row.timings = measure(tasks, seconds, idle=_WORKERS_SPIN if any(peers[name].packages for name in ready) else 0)
+        row.timings = measure(tasks, seconds, idle=WORKERS_SPIN if any(peers[name].packages for name in ready) else 0)
     return row
 
 

@@ -33,6 +33,10 @@ class Timing:
         """The typical sample."""
         return median(self.samples)
 
+    def quantile(self, q: float) -> float:
+        """The sample that a part `q` of all samples does not exceed."""
+        return sorted(self.samples)[max(math.ceil(q * len(self.samples)) - 1, 0)]
+
 
 @contextmanager
 def gc_paused() -> Iterator[None]:

@@ -1,8 +1,9 @@
 """What the build has to know of CUDA: whether the kernels are built, with which nvcc, and for which GPUs.
 
-Environment: FUSED_RNN_CUDA=auto|0|1 (auto, the default: where nvcc is found; FORCE_CUDA=1 is another spelling of 1),
-CUDA_HOME (the toolkit, else the nvcc in PATH), TORCH_CUDA_ARCH_LIST (such as "8.0 9.0a 12.0+PTX"). No GPU is looked at:
-a machine without one builds the same module. What the user got wrong is a ValueError that says it in one sentence.
+Environment: FUSED_RNN_CUDA=auto|visible|0|1, CUDA_HOME (the toolkit, else the nvcc in PATH), TORCH_CUDA_ARCH_LIST (such
+as "8.0 9.0a 12.0+PTX"). auto, the default, builds where nvcc is found, for all common GPUs whatever the machine has, as
+torch's own extensions do. visible, which the Makefile asks for, builds for the GPUs of this machine alone. FORCE_CUDA=1
+is another spelling of 1. What the user got wrong is a ValueError that says it in one sentence.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 DEFAULT_TARGETS = ["8.0", "9.0a", "10.0", "12.0"]
 OLDEST_TARGET = (8, 0)  # the first that multiplies bfloat16 and TF32 matrices
 UNWANTED = "FUSED_RNN_CUDA=0"
+NO_GPU = "no GPU is visible"
 RUNTIME = "libcudart_static.a"  # looks for the driver when it is first called, so the module loads without one
 
 
@@ -66,10 +68,10 @@ class Cuda:
 
 
 def requested(environment: Mapping[str, str]) -> str:
-    """What the user wants: auto, 0 or 1."""
+    """What the user wants: auto, visible, 0 or 1."""
     value = environment.get("FUSED_RNN_CUDA") or ("1" if environment.get("FORCE_CUDA") == "1" else "auto")
-    if value not in {"auto", "0", "1"}:
-        raise ValueError(f'FUSED_RNN_CUDA must be auto, 0 or 1, got "{value}".')
+    if value not in {"auto", "visible", "0", "1"}:
+        raise ValueError(f'FUSED_RNN_CUDA must be auto, visible, 0 or 1, got "{value}".')
     return value
 
 
@@ -78,6 +80,26 @@ def default_targets(knows: Callable[[str], bool]) -> list[Target]:
     names = [name for name in DEFAULT_TARGETS if knows(name)]
     with_ptx = next((name for name in reversed(names) if name[-1].isdigit()), None)
     return [Target(name, name == with_ptx) for name in names]
+
+
+def visible_capabilities() -> list[str]:
+    """Those of this machine's GPUs that the kernels can run on, such as ["9.0"]."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    listed = run([program, "--query-gpu=compute_cap", "--format=csv,noheader"])
+    found = re.findall(r"^(\d+)\.(\d+)$", listed.stdout, re.MULTILINE) if listed.returncode == 0 else []
+    return sorted({f"{major}.{minor}" for major, minor in found if (int(major), int(minor)) >= OLDEST_TARGET})
+
+
+def targets_of(capabilities: list[str], knows: Callable[[str], bool]) -> list[Target]:
+    """A target for each: its own, such as 9.0a; for one that nvcc lacks, the newest that it knows, as PTX."""
+    newest = next(target for target in default_targets(knows) if target.ptx)
+    targets: dict[str, Target] = {}
+    for capability in capabilities:
+        name = next((one for one in DEFAULT_TARGETS if one.rstrip("af") == capability), capability)
+        targets[name] = Target(name) if knows(name) else newest
+    return list(dict.fromkeys(targets.values()))
 
 
 def parse_targets(arch_list: str, knows: Callable[[str], bool]) -> list[Target]:
@@ -168,15 +190,21 @@ def find_cuda(environment: Mapping[str, str], compiler: list[str]) -> Cuda | str
     wish = requested(environment)
     if wish == "0":
         return UNWANTED
+    arch_list = environment.get("TORCH_CUDA_ARCH_LIST", "").strip(" \t;")
+    capabilities = visible_capabilities() if wish == "visible" and not arch_list else []
+    if wish == "visible" and not arch_list and not capabilities:
+        return NO_GPU
     found = find_toolkit(environment, compiler)
     if isinstance(found, str):
         if wish == "1":
             raise ValueError(f"CUDA kernels are wanted, but {found}: set CUDA_HOME to a toolkit, 12.0 or newer.")
         return found
     nvcc, runtime = found
-    arch_list = environment.get("TORCH_CUDA_ARCH_LIST", "").strip(" \t;")
     knows = partial(nvcc_knows, nvcc)
-    targets = parse_targets(arch_list, knows) if arch_list else default_targets(knows)
+    if arch_list:
+        targets = parse_targets(arch_list, knows)
+    else:
+        targets = targets_of(capabilities, knows) if capabilities else default_targets(knows)
     release = re.search(r"release (\S+),", run([nvcc, "--version"]).stdout)
     return Cuda(nvcc, release[1] if release else "of unknown version", runtime, targets)
 
@@ -187,4 +215,6 @@ def decision(cuda: Cuda | str) -> str | None:
         return f"CUDA {cuda}"
     if cuda == UNWANTED:
         return None
+    if cuda == NO_GPU:
+        return f"no CUDA kernels: {cuda} (make CUDA=1, or FUSED_RNN_CUDA=1, builds them)"
     return f"no CUDA kernels: {cuda} (set CUDA_HOME, or FUSED_RNN_CUDA=0 to silence)"

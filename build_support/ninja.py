@@ -141,6 +141,16 @@ def write_ninja_file(module: Path, toolchain: Toolchain, cuda: Cuda | str, torch
     return file
 
 
+def expected_time(toolchain: Toolchain, cuda: Cuda | str) -> str:
+    """How long compiling everything takes at most: minutes of one core of a server of 2021, by kind of source."""
+    cores = int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)
+    of_unit, of_target, of_others = 4.5, 6.0, 1.5
+    units = of_unit * len(toolchain.instruction_sets)
+    kernels = of_target * len(cuda.targets) if isinstance(cuda, Cuda) else 0.0
+    minutes = max((units + kernels + of_others) / cores, of_unit)
+    return f"at most about {minutes:.0f} minutes on {cores} cores, less where build/native has objects already"
+
+
 def build_module(name: str, version: str) -> Path:
     """The module of that file name, compiled as far as something changed.
 
@@ -157,6 +167,7 @@ def build_module(name: str, version: str) -> Path:
     print(f"fused_rnn: building with {shlex.join(toolchain.compiler)}, CPU units {units}, OpenMP {openmp}", flush=True)
     if line := decision(cuda):
         print(f"fused_rnn: {line}", flush=True)
+    print(f"fused_rnn: {expected_time(toolchain, cuda)}", flush=True)
     jobs = ["-j", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []
     if subprocess.run([program, "-f", str(file), *jobs], cwd=ROOT, check=False).returncode != 0:
         raise fail("the native module did not compile; the compiler's messages are above.")

@@ -146,15 +146,50 @@ class Stepper:
             RuntimeError: a gradient is wanted for x or out.
         """
         if not isinstance(x, Tensor):
-            result: Step = self._step_array(x, out)
+            result: Step = self._with_arrays(self.step, x, out)
             return result
-        if x.requires_grad and torch.is_grad_enabled():
-            raise RuntimeError("x requires grad, but a Stepper has no gradients: call it under torch.no_grad()")
         y_shape: tuple[int, ...] = self._y_shape
         if x.shape != self._x_shape:
             if x.shape != self._x_shape[1:] or self._x_shape[0] != 1:
                 raise ValueError(f"x must have shape (B, input_size) = {self._x_shape}, got {tuple(x.shape)}")
             y_shape = y_shape[1:]
+        y: Step = self._run(x, out, y_shape, 1)
+        return y
+
+    def steps(self, x: Step, out: Any = None) -> Step:
+        """Make the steps of a block, such as a buffer of audio, in one call: the same values as `step` for each.
+
+        Args:
+            x: [T, B, I], a Tensor or a numpy array of the layer's type; [T, I] where the batch size is 1. T may be 0.
+            out: as for `step`; what was there before may be `x` only where P = I.
+
+        Returns:
+            The outputs of the last layer, [T, B, P] or [T, P], of the kind of `x`; `out` where it was given.
+
+        Raises:
+            As `step`.
+
+        Example::
+
+            stepper = fused_rnn.Stepper(fused_rnn.GRU(1, 32))
+            y = stepper.steps(torch.randn(64, 1))  # [64, 32]: 64 samples of one channel
+        """
+        if not isinstance(x, Tensor):
+            result: Step = self._with_arrays(self.steps, x, out)
+            return result
+        y_shape: tuple[int, ...] = (*x.shape[:1], *self._y_shape)
+        if x.shape[1:] != self._x_shape or x.dim() == 0:
+            if x.shape[1:] != self._x_shape[1:] or self._x_shape[0] != 1 or x.dim() == 0:
+                wanted = ", ".join(("T", *map(str, self._x_shape)))
+                raise ValueError(f"x must have shape (T, B, input_size) = ({wanted}), got {tuple(x.shape)}")
+            y_shape = (*x.shape[:1], *self._y_shape[1:])
+        y: Step = self._run(x, out, y_shape, x.shape[0])
+        return y
+
+    def _run(self, x: Tensor, out: Any, y_shape: tuple[int, ...], count: int) -> Any:
+        """`count` steps from x to a result of shape `y_shape`, which `out` is if it is given."""
+        if x.requires_grad and torch.is_grad_enabled():
+            raise RuntimeError("x requires grad, but a Stepper has no gradients: call it under torch.no_grad()")
         if x.dtype != self._dtype or not x.is_cpu:
             raise TypeError(f"x must be a {self._dtype} tensor on the CPU, got {x.dtype} on {x.device}")
         if out is None:
@@ -168,11 +203,11 @@ class Stepper:
                 raise RuntimeError("out requires grad, but a Stepper has no gradients: call it under torch.no_grad()")
             increment_version(out)
         x = x.contiguous().resolve_neg()
-        self._native.step(x.data_ptr(), out.data_ptr())
-        y: Step = out
-        return y
+        self._native.steps(x.data_ptr(), out.data_ptr(), count)
+        return out
 
-    def _step_array(self, x: Any, out: Any) -> Any:
+    def _with_arrays(self, call: Any, x: Any, out: Any) -> Any:
+        """The same call on tensors in the memory of numpy arrays."""
         for name, value in (("x", x), ("out", out)):
             if not (hasattr(value, "__array_interface__") or (name == "out" and value is None)):
                 kind = "a numpy array, as x is" if name == "out" else "a Tensor or a numpy array"
@@ -182,7 +217,7 @@ class Stepper:
         # torch warns of read-only memory, such as numpy.frombuffer makes, and has no negative strides.
         if not x.flags.writeable or min(x.strides, default=0) < 0:
             x = x.copy()
-        y = self.step(torch.from_numpy(x), None if out is None else torch.from_numpy(out))
+        y = call(torch.from_numpy(x), None if out is None else torch.from_numpy(out))
         return y.numpy() if out is None else out
 
     def reset(self, rows: Any = None) -> None:

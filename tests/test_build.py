@@ -113,7 +113,7 @@ def test_a_missing_pybind11_is_one_sentence() -> None:
 
 
 def test_a_wrong_cuda_setting_is_one_sentence() -> None:
-    check_one_sentence(run_setup(*BUILD, FUSED_RNN_CUDA="yes"), "FUSED_RNN_CUDA", "auto, 0 or 1", '"yes"')
+    check_one_sentence(run_setup(*BUILD, FUSED_RNN_CUDA="yes"), "FUSED_RNN_CUDA", "auto, visible, 0 or 1", '"yes"')
 
 
 def test_wanted_kernels_without_nvcc_are_one_sentence() -> None:

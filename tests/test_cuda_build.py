@@ -67,6 +67,7 @@ def test_the_default_is_trimmed_and_its_newest_can_run_on_newer_gpus() -> None:
         ({"FUSED_RNN_CUDA": "auto"}, "auto"),
         ({"FUSED_RNN_CUDA": "0"}, "0"),
         ({"FUSED_RNN_CUDA": "1"}, "1"),
+        ({"FUSED_RNN_CUDA": "visible"}, "visible"),
         ({"FORCE_CUDA": "1"}, "1"),
         ({"FORCE_CUDA": "0"}, "auto"),
         ({"FUSED_RNN_CUDA": "0", "FORCE_CUDA": "1"}, "0"),
@@ -77,7 +78,7 @@ def test_what_the_environment_wishes(environment: dict[str, str], wish: str) -> 
 
 
 def test_another_wish_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r'FUSED_RNN_CUDA must be auto, 0 or 1, got "yes"\.'):
+    with pytest.raises(ValueError, match=r'FUSED_RNN_CUDA must be auto, visible, 0 or 1, got "yes"\.'):
         cuda_build.find_cuda({"FUSED_RNN_CUDA": "yes"}, ["c++"])
 
 
@@ -130,6 +131,39 @@ def test_an_nvcc_that_refuses_the_compiler_is_quoted(tmp_path: Path) -> None:
 
 def test_the_compiler_reaches_nvcc_without_its_launcher_and_with_its_options() -> None:
     assert cuda_build.compiler_flags(["ccache", "g++", "-m64"]) == ["-ccbin", "g++", "-Xcompiler", "-m64"]
+
+
+def nvidia_smi(folder: Path, *lines: str) -> None:
+    script(folder / "nvidia-smi", *(f"echo {line}" for line in lines))
+
+
+def test_the_visible_gpus_are_those_that_the_kernels_can_run_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert cuda_build.visible_capabilities() == []
+    nvidia_smi(tmp_path, "9.0", "8.6", "9.0", "7.5")
+    assert cuda_build.visible_capabilities() == ["8.6", "9.0"]
+    script(tmp_path / "nvidia-smi", "echo 'NVIDIA-SMI has failed because it has no driver.'", "exit 9")
+    assert cuda_build.visible_capabilities() == []
+
+
+def test_a_visible_gpu_gets_its_own_target() -> None:
+    assert codes(cuda_build.targets_of(["8.6", "9.0"], OLD_NVCC.__contains__)) == ["sm_86", "sm_90a"]
+    everything = {*cuda_build.DEFAULT_TARGETS, "8.9"}
+    assert codes(cuda_build.targets_of(["8.9", "10.0"], everything.__contains__)) == ["sm_89", "sm_100"]
+    # An older nvcc has PTX for a newer GPU.
+    assert codes(cuda_build.targets_of(["12.0", "13.0"], OLD_NVCC.__contains__)) == ["sm_80", "compute_80"]
+
+
+def test_without_a_visible_gpu_nothing_is_built_unless_targets_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    wish = {"FUSED_RNN_CUDA": "visible", "PATH": str(tmp_path)}
+    assert cuda_build.find_cuda(wish, ["c++"]) == cuda_build.NO_GPU
+    assert cuda_build.find_cuda(wish | {"TORCH_CUDA_ARCH_LIST": "9.0a"}, ["c++"]) == "nvcc not found"
+    assert "make CUDA=1" in (cuda_build.decision(cuda_build.NO_GPU) or "")
 
 
 def test_one_line_tells_the_decision() -> None:

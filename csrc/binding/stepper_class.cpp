@@ -71,10 +71,10 @@ void define_stepper(py::module_& m) {
       .def_property_readonly("threads", &Stepper::threads)
       .def_property_readonly("weight_bytes", &Stepper::weight_bytes)
       .def(
-          "step",
-          [](Stepper& self, Address x, Address y) {
-            check_memory({x, y});
-            self.step(input_at(x), output_at(y));
+          "steps",
+          [](Stepper& self, Address x, Address y, int64_t count) {
+            if (count > 0) check_memory({x, y});
+            self.steps(input_at(x), output_at(y), count);
           },
           WithoutLock())
       .def(

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "cpu/dispatch.h"
+#include "cpu/runtime/contention.h"
 #include "cpu/runtime/workspace.h"
 #include "cpu/schedules/weight_gradients.h"
 
@@ -35,11 +36,25 @@ bool are_rows(const ForwardViews& views) {
   return views.w_hh && rows(views.w_hh) && rows(views.w_ih) && rows(views.w_hr);
 }
 
+void run_planned(const Problem& problem, const BackwardViews& views, const Plan& plan) {
+  const Schedule<BackwardViews>& schedule = active_cpu_unit().backward;
+  const Workspace workspace({}, schedule.workspace_bytes(problem, plan));
+  schedule.run(problem, views, plan, workspace.data());
+}
+
+void multiply_on(const MatrixWork& work, int threads) {
+  if (work.empty()) return;
+  const int used = threads_for(multiplications(work), threads);
+  const CpuUnit& unit = active_cpu_unit();
+  const Workspace workspace({}, unit.multiply_workspace_bytes(work, used));
+  unit.multiply(work, used, workspace.data());
+}
+
 }  // namespace
 
 void run_forward(const Problem& problem, const ForwardViews& views, int threads) {
   const Schedule<ForwardViews>& schedule = active_cpu_unit().forward;
-  const Plan plan = schedule.plan(problem, threads);
+  const Plan plan = schedule.plan(problem, free_threads(threads));
   if (problem.keeps_weights && are_rows(views)) {
     const Workspace kept(Workspace::key_of(problem, views), schedule.workspace_bytes(problem, plan));
     if (kept.data() != nullptr) return schedule.run(problem, views, plan, kept.data());
@@ -51,13 +66,11 @@ void run_forward(const Problem& problem, const ForwardViews& views, int threads)
 }
 
 void run_backward(const Problem& problem, const BackwardViews& views, int threads) {
-  const Schedule<BackwardViews>& schedule = active_cpu_unit().backward;
-  const Plan plan = schedule.plan(problem, threads);
-  const Workspace workspace({}, schedule.workspace_bytes(problem, plan));
-  schedule.run(problem, views, plan, workspace.data());
+  run_planned(problem, views, active_cpu_unit().backward.plan(problem, free_threads(threads)));
 }
 
-void run_backward(const Problem& problem, const BackwardViews& views, const LayerGradientViews& layer, int threads) {
+void run_backward(const Problem& problem, const BackwardViews& views, const LayerGradientViews& layer, int most) {
+  const int threads = free_threads(most);
   Arena counter(nullptr);
   const WeightGradients counting(problem, views, layer, counter);
   const Workspace memory({}, counter.used());
@@ -74,17 +87,11 @@ void run_backward(const Problem& problem, const BackwardViews& views, const Laye
     return unit.gradients(problem, views, plan, work, workspace.data());
   }
   // The pass and the GEMMs want another number of threads each.
-  run_backward(problem, views, threads);
-  for (auto some = work.of_steps.rbegin(); some != work.of_steps.rend(); ++some) multiply(*some, threads);
-  multiply(work.at_end, threads);
+  run_planned(problem, views, plan);
+  for (auto some = work.of_steps.rbegin(); some != work.of_steps.rend(); ++some) multiply_on(*some, threads);
+  multiply_on(work.at_end, threads);
 }
 
-void multiply(const MatrixWork& work, int threads) {
-  if (work.empty()) return;
-  const int used = threads_for(multiplications(work), threads);
-  const CpuUnit& unit = active_cpu_unit();
-  const Workspace workspace({}, unit.multiply_workspace_bytes(work, used));
-  unit.multiply(work, used, workspace.data());
-}
+void multiply(const MatrixWork& work, int threads) { multiply_on(work, free_threads(threads)); }
 
 }  // namespace fused_rnn

@@ -6,12 +6,13 @@
 
 namespace fused_rnn {
 
-// `threads` is the most that a call takes. With Problem::keeps_weights a later call finds the weights packed.
+// `threads` is the most that a call takes; beside other work it may take fewer. With Problem::keeps_weights a later
+// call finds the weights packed.
 void run_forward(const Problem& problem, const ForwardViews& views, int threads);
 void run_backward(const Problem& problem, const BackwardViews& views, int threads);
 
 // A backward pass with the gradients of the layer's input and weights, which its threads make between their steps.
-void run_backward(const Problem& problem, const BackwardViews& views, const LayerGradientViews& layer, int threads);
+void run_backward(const Problem& problem, const BackwardViews& views, const LayerGradientViews& layer, int most);
 
 void multiply(const MatrixWork& work, int threads);
 

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "cpu/dispatch.h"
+#include "cpu/runtime/contention.h"
 
 namespace fused_rnn {
 
@@ -46,36 +47,51 @@ int64_t Stepper::weight_bytes() const {
   return bytes;
 }
 
-void Stepper::step(const void* x, void* y) {
+void Stepper::steps(const void* x, void* y, int64_t count) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  x_ = x;
+  block_ = {static_cast<const char*>(x), static_cast<char*>(y), count};
+  used_threads_ = free_threads(threads_);
   const auto body = [](void* self, int thread) {
     auto* stepper = static_cast<Stepper*>(self);
-    stepper->run(thread, stepper->threads_);
+    stepper->run(thread, stepper->used_threads_);
   };
-  if (!run_team(threads_, body, this)) run(0, 1);  // the threads did not come
-  ++steps_;
-  const size_t row_bytes = static_cast<size_t>(problems_.back().output_size) * element_bytes_;
-  const auto* from = static_cast<const char*>(layers_.back()->h(steps_));
-  for (int64_t row = 0; row < batch(); ++row) {
-    std::memcpy(static_cast<char*>(y) + static_cast<size_t>(row) * row_bytes,
-                from + static_cast<size_t>(row * layers_.back()->h_stride()) * element_bytes_, row_bytes);
-  }
+  if (!run_team(used_threads_, body, this)) run(0, 1);  // the threads did not come
+  steps_ += count;
 }
 
 void Stepper::run(int thread, int threads) {
-  const void* x = x_;
+  const size_t rows = static_cast<size_t>(batch()) * element_bytes_;
+  const size_t x_bytes = static_cast<size_t>(problems_.front().input_size) * rows;
+  const size_t y_bytes = static_cast<size_t>(problems_.back().output_size) * rows;
+  for (int64_t i = 0; i < block_.count; ++i) {
+    run_step(thread, threads, steps_ + i, block_.x + static_cast<size_t>(i) * x_bytes);
+    // The others go on: this h is written again by the step after the next one.
+    if (thread == 0) copy_output(steps_ + i + 1, block_.y + static_cast<size_t>(i) * y_bytes);
+  }
+}
+
+void Stepper::run_step(int thread, int threads, int64_t step, const void* x) const {
   int64_t x_stride = problems_.front().input_size;
   for (size_t i = 0; i < layers_.size(); ++i) {
     StepLayer& layer = *layers_[i];
-    layer.update(steps_, x, x_stride, thread, threads);
+    layer.update(step, x, x_stride, thread, threads);
     barrier_.wait(threads);
     if (problems_[i].projected) {
-      layer.project(steps_, thread, threads);
+      layer.project(step, thread, threads);
       barrier_.wait(threads);
     }
-    x = layer.h(steps_ + 1);
+    x = layer.h(step + 1);
     x_stride = layer.h_stride();
+  }
+}
+
+void Stepper::copy_output(int64_t step, char* y) const {
+  StepLayer& last = *layers_.back();
+  const size_t row_bytes = static_cast<size_t>(problems_.back().output_size) * element_bytes_;
+  const auto* from = static_cast<const char*>(last.h(step));
+  for (int64_t row = 0; row < batch(); ++row) {
+    std::memcpy(y + static_cast<size_t>(row) * row_bytes,
+                from + static_cast<size_t>(row * last.h_stride()) * element_bytes_, row_bytes);
   }
 }
 

@@ -28,7 +28,7 @@ class Stepper {
   int64_t weight_bytes() const;
   int threads() const { return threads_; }
 
-  void step(const void* x, void* y);  // [B, I] to [B, P]
+  void steps(const void* x, void* y, int64_t count);  // [count, B, I] to [count, B, P]
 
   // h [L, B, P] and c [L, B, H]; c is not looked at where the cell has none.
   void get_state(void* h, void* c);
@@ -41,18 +41,24 @@ class Stepper {
   struct Part;  // one layer's h or c as rows
 
   void run(int thread, int threads);
+  void run_step(int thread, int threads, int64_t step, const void* x) const;
+  void copy_output(int64_t step, char* y) const;
   template <class Visit>
   void for_each_state(const Visit& visit);
 
   std::vector<StepProblem> problems_;
   std::vector<std::shared_ptr<StepLayer>> layers_;
   std::vector<std::shared_ptr<StepLayer>>
-      packed_;  // whose weights they read: themselves, or what they were cloned from
-  int threads_ = 1;
+      packed_;                          // whose weights they read: themselves, or what they were cloned from
+  int threads_ = 1, used_threads_ = 1;  // at most, and of the step that is made
   size_t element_bytes_ = 0;
-  int64_t steps_ = 0;  // made so far
-  const void* x_ = nullptr;
-  Barrier barrier_;
+  int64_t steps_ = 0;  // made before the block
+  struct Block {       // that is made
+    const char* x = nullptr;
+    char* y = nullptr;
+    int64_t count = 0;
+  } block_;
+  mutable Barrier barrier_;
   mutable std::mutex mutex_;
 };
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "check.h"
+#include "cpu/runtime/contention.h"
 
 namespace {
 
@@ -90,6 +91,46 @@ void a_forked_process_has_no_team_if_its_parent_had_one() {
   check(waitpid(child, &status, 0) == child && status == 0, "a child runs alone, status " + std::to_string(status));
 }
 
+constexpr int64_t kMillisecond = 1'000'000;
+
+void calls_that_wait_take_half_of_the_threads_for_a_pause() {
+  ThreadLimit limit;
+  check(!limit.limits() && limit.threads(16, 0) == 16, "all threads at first");
+  limit.report(10 * kMillisecond, 4 * kMillisecond, 0);  // less than half
+  limit.report(kMillisecond / 4, kMillisecond / 4, 0);   // too short to tell
+  check(!limit.limits(), "no limit after calls that waited little");
+  int64_t now = 0;
+  for (const int threads : {8, 4, 2, 1, 1}) {
+    limit.report(10 * kMillisecond, 6 * kMillisecond, now);
+    check(limit.limits() && limit.threads(16, now) == threads, std::to_string(threads) + " threads");
+    now += kMillisecond;
+  }
+  check(limit.threads(1, now) == 1, "one of one");
+}
+
+void a_pause_that_is_over_is_followed_by_a_call_with_more_threads() {
+  ThreadLimit limit;
+  int64_t now = 0, pause = ThreadLimit::kShortestPause;
+  for (int failure = 0; failure < 12; ++failure) {
+    limit.report(4 * kMillisecond, 3 * kMillisecond, now);
+    check(limit.threads(2, now + pause - 1) == 1, "one thread in the pause");
+    now += pause;
+    check(limit.threads(2, now) == 2 && !limit.limits(), "a call with both after it");
+    pause = std::min(2 * pause, ThreadLimit::kLongestPause);  // the next is twice as long
+  }
+}
+
+void time_well_spent_ends_the_pauses() {
+  ThreadLimit limit;
+  for (int failure = 0; failure < 5; ++failure) limit.report(4 * kMillisecond, 3 * kMillisecond, 0);
+  int64_t now = 0;
+  for (int pauses = 0; pauses < 5; ++pauses) limit.threads(2, now += ThreadLimit::kLongestPause);
+  check(!limit.limits(), "no limit");
+  for (int call = 0; call < 40; ++call) limit.report(4 * kMillisecond, 0, now);
+  limit.report(4 * kMillisecond, 3 * kMillisecond, now);
+  check(limit.threads(2, now + ThreadLimit::kShortestPause) == 2, "the shortest pause again");
+}
+
 }  // namespace
 
 int main() {
@@ -98,5 +139,9 @@ int main() {
       {"every member of a team runs once, or none does", every_member_of_a_team_runs_once_or_none_does},
       {"a team inside a parallel region is refused", a_team_inside_a_parallel_region_is_refused},
       {"a forked process has no team if its parent had one", a_forked_process_has_no_team_if_its_parent_had_one},
+      {"calls that wait take half of the threads for a pause", calls_that_wait_take_half_of_the_threads_for_a_pause},
+      {"a pause that is over is followed by a call with more threads",
+       a_pause_that_is_over_is_followed_by_a_call_with_more_threads},
+      {"time well spent ends the pauses", time_well_spent_ends_the_pauses},
   });
 }

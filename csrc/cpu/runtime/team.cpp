@@ -10,6 +10,8 @@
 #include <omp.h>
 #endif
 
+#include "cpu/runtime/contention.h"
+
 namespace fused_rnn {
 
 namespace {
@@ -25,10 +27,45 @@ inline void pause() {
 // A step between two barriers takes 0.5 to 100 us, and to wake who sleeps some 30. Who waits shorter than that is
 // asleep when the one he waited for, himself just woken, arrives, and both go on sleeping in turn. (A pause takes 40 to
 // 140 cycles, by processor, so that time is measured and not pauses.)
-constexpr auto kSpinning = std::chrono::microseconds(40);
+constexpr int64_t kSpinning = 40'000;
 constexpr int kPauses = 32;  // between two looks at the clock
 
 std::atomic<pid_t> first_starter = 0;  // the process that has started a team before any other; 0: none has
+
+int64_t nanoseconds_now() {
+  const auto now = std::chrono::steady_clock::now().time_since_epoch();
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(now).count();
+}
+
+ThreadLimit limit;
+thread_local int64_t slept = 0;  // at barriers, since the team of this thread began
+
+#if defined(_OPENMP)
+// What the members of a team lose by waiting for each other: asleep at barriers, and after their own end.
+class Waiting {
+ public:
+  explicit Waiting(int threads) : threads_(threads) {}
+
+  void member_begins() { slept = 0; }
+  void member_ends() {
+    const int64_t end = nanoseconds_now();
+    asleep_ += slept;
+    ends_ += end - begin_;
+    int64_t last = last_.load();
+    while (end > last && !last_.compare_exchange_weak(last, end)) {
+    }
+  }
+  void report() {
+    const int64_t took = last_ - begin_, after_end = threads_ * took - ends_;
+    limit.report(took, (asleep_ + after_end) / (threads_ - 1), last_);
+  }
+
+ private:
+  int threads_;
+  int64_t begin_ = nanoseconds_now();
+  std::atomic<int64_t> asleep_ = 0, ends_ = 0, last_ = begin_;
+};
+#endif
 
 }  // namespace
 
@@ -58,13 +95,18 @@ void Barrier::wait(int count) {
     return false;
   };
   if (passes_soon()) return;  // mostly, without a look at the clock
-  const auto end = std::chrono::steady_clock::now() + kSpinning;
+  const int64_t begin = nanoseconds_now();
   do {
     if (passes_soon()) return;
-  } while (std::chrono::steady_clock::now() < end);
-  std::unique_lock<std::mutex> lock(mutex_);
-  changed_.wait(lock, passed);
+  } while (nanoseconds_now() < begin + kSpinning);
+  {
+    std::unique_lock<std::mutex> lock(mutex_);
+    changed_.wait(lock, passed);
+  }
+  slept += nanoseconds_now() - begin;
 }
+
+int free_threads(int most) { return limit.limits() ? limit.threads(most, nanoseconds_now()) : most; }
 
 bool threads_are_lost() {
   const pid_t starter = first_starter.load(std::memory_order_relaxed);
@@ -80,15 +122,19 @@ bool run_team(int threads, void (*body)(void*, int), void* context) {
   if (threads_are_lost()) return false;
   first_starter.store(getpid(), std::memory_order_relaxed);
   bool complete = true;
+  Waiting waiting(threads);
 #pragma omp parallel num_threads(threads)
   {
     // Every member sees the same count, so either all run the body or none does.
     if (omp_get_num_threads() == threads) {
+      waiting.member_begins();
       body(context, omp_get_thread_num());
+      waiting.member_ends();
     } else if (omp_get_thread_num() == 0) {
       complete = false;
     }
   }
+  if (complete) waiting.report();
   return complete;
 #else
   return false;
