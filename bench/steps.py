@@ -98,9 +98,12 @@ def contenders(case: Case) -> Iterator[tuple[str, float, Run]]:
     if problem.cell in {"lstm", "gru"}:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch.ao is on its way out of torch
-            quantized = torch.ao.quantization.quantize_dynamic(  # type: ignore[no-untyped-call]
-                _layer(torch.nn, case), {torch.nn.LSTM, torch.nn.GRU}
+            model = torch.ao.quantization.quantize_dynamic(  # type: ignore[no-untyped-call]
+                torch.nn.Sequential(_layer(torch.nn, case)), {torch.nn.LSTM, torch.nn.GRU}
             )
+        quantized = model[0]  # a bare layer would stay as it is
+        if type(quantized) in {torch.nn.LSTM, torch.nn.GRU}:
+            raise RuntimeError("torch.ao left the layer in float32")
         yield "torch.ao int8", _INT8, _layer_loop(quantized, steps)
     if not PEERS["onnxruntime"].missing():
         yield "ONNX Runtime", _EXACT, _onnx_loop(case)
