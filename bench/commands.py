@@ -151,6 +151,10 @@ def memory_command(
     return 0 if all(SUBJECT in row.bytes for row in rows) else 1
 
 
+def _failure_lines(rows: Sequence[busy.BusyRow] | Sequence[steps.StepRow]) -> list[str]:
+    return [f"FAILED {row.problem}: {why}" for row in rows for why in row.failures]
+
+
 @cli.command("busy", epilog=PROBLEM_HELP)
 @click.argument("problems", nargs=-1, callback=as_problems)
 @click.option(
@@ -179,7 +183,7 @@ def busy_command(
         situations = [(p, count) for p in dict.fromkeys(problems or busy.PROBLEMS) for count in neighbours]
         rows = measure_each(situations, lambda situation, budget: busy.measure(*situation, budget), seconds)
     print_tables(console, busy.table(rows))
-    print_lines(console, [f"FAILED {row.problem}: {why}" for row in rows for why in row.failures])
+    print_lines(console, _failure_lines(rows))
     if json_path:
         report.write_json(json_path, busy.as_json(environment, rows, seconds))
     return 1 if any(row.failures for row in rows) else 0
@@ -201,7 +205,7 @@ def step_command(problems: tuple[Problem, ...], threads: int | None, seconds: fl
         print_tables(console, report.environment_table(environment))
         rows = measure_each(tuple(dict.fromkeys(problems or steps.PROBLEMS)), steps.measure_steps, seconds)
     print_tables(console, steps.table(rows))
-    print_lines(console, [f"FAILED {row.problem}: {why}" for row in rows for why in row.failures])
+    print_lines(console, _failure_lines(rows))
     if json_path:
         report.write_json(json_path, steps.as_json(environment, rows, seconds))
     return 1 if any(row.failures for row in rows) else 0

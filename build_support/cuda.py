@@ -191,8 +191,9 @@ def find_cuda(environment: Mapping[str, str], compiler: list[str]) -> Cuda | str
     if wish == "0":
         return UNWANTED
     arch_list = environment.get("TORCH_CUDA_ARCH_LIST", "").strip(" \t;")
-    capabilities = visible_capabilities() if wish == "visible" and not arch_list else []
-    if wish == "visible" and not arch_list and not capabilities:
+    by_gpus = wish == "visible" and not arch_list
+    capabilities = visible_capabilities() if by_gpus else []
+    if by_gpus and not capabilities:
         return NO_GPU
     found = find_toolkit(environment, compiler)
     if isinstance(found, str):

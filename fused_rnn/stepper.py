@@ -178,8 +178,8 @@ class Stepper:
             result: Step = self._with_arrays(self.steps, x, out)
             return result
         y_shape: tuple[int, ...] = (*x.shape[:1], *self._y_shape)
-        if x.shape[1:] != self._x_shape or x.dim() == 0:
-            if x.shape[1:] != self._x_shape[1:] or self._x_shape[0] != 1 or x.dim() == 0:
+        if x.shape[1:] != self._x_shape:
+            if x.shape[1:] != self._x_shape[1:] or self._x_shape[0] != 1:
                 wanted = ", ".join(("T", *map(str, self._x_shape)))
                 raise ValueError(f"x must have shape (T, B, input_size) = ({wanted}), got {tuple(x.shape)}")
             y_shape = (*x.shape[:1], *self._y_shape[1:])

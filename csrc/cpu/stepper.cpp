@@ -49,28 +49,28 @@ int64_t Stepper::weight_bytes() const {
 
 void Stepper::steps(const void* x, void* y, int64_t count) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  block_ = {static_cast<const char*>(x), static_cast<char*>(y), count};
-  used_threads_ = free_threads(threads_);
-  const auto body = [](void* self, int thread) {
-    auto* stepper = static_cast<Stepper*>(self);
-    stepper->run(thread, stepper->used_threads_);
-  };
-  if (!run_team(used_threads_, body, this)) run(0, 1);  // the threads did not come
+  block_ = {static_cast<const char*>(x), static_cast<char*>(y), count, free_threads(threads_)};
+  const auto body = [](void* self, int thread) { static_cast<Stepper*>(self)->run(thread); };
+  if (!run_team(block_.threads, body, this)) {  // the threads did not come
+    block_.threads = 1;
+    run(0);
+  }
   steps_ += count;
 }
 
-void Stepper::run(int thread, int threads) {
+void Stepper::run(int thread) {
   const size_t rows = static_cast<size_t>(batch()) * element_bytes_;
   const size_t x_bytes = static_cast<size_t>(problems_.front().input_size) * rows;
   const size_t y_bytes = static_cast<size_t>(problems_.back().output_size) * rows;
   for (int64_t i = 0; i < block_.count; ++i) {
-    run_step(thread, threads, steps_ + i, block_.x + static_cast<size_t>(i) * x_bytes);
+    run_step(thread, steps_ + i, block_.x + static_cast<size_t>(i) * x_bytes);
     // The others go on: this h is written again by the step after the next one.
     if (thread == 0) copy_output(steps_ + i + 1, block_.y + static_cast<size_t>(i) * y_bytes);
   }
 }
 
-void Stepper::run_step(int thread, int threads, int64_t step, const void* x) const {
+void Stepper::run_step(int thread, int64_t step, const void* x) {
+  const int threads = block_.threads;
   int64_t x_stride = problems_.front().input_size;
   for (size_t i = 0; i < layers_.size(); ++i) {
     StepLayer& layer = *layers_[i];

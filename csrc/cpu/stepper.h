@@ -40,8 +40,8 @@ class Stepper {
 
   struct Part;  // one layer's h or c as rows
 
-  void run(int thread, int threads);
-  void run_step(int thread, int threads, int64_t step, const void* x) const;
+  void run(int thread);
+  void run_step(int thread, int64_t step, const void* x);
   void copy_output(int64_t step, char* y) const;
   template <class Visit>
   void for_each_state(const Visit& visit);
@@ -49,16 +49,17 @@ class Stepper {
   std::vector<StepProblem> problems_;
   std::vector<std::shared_ptr<StepLayer>> layers_;
   std::vector<std::shared_ptr<StepLayer>>
-      packed_;                          // whose weights they read: themselves, or what they were cloned from
-  int threads_ = 1, used_threads_ = 1;  // at most, and of the step that is made
+      packed_;       // whose weights they read: themselves, or what they were cloned from
+  int threads_ = 1;  // at most
   size_t element_bytes_ = 0;
   int64_t steps_ = 0;  // made before the block
   struct Block {       // that is made
     const char* x = nullptr;
     char* y = nullptr;
     int64_t count = 0;
+    int threads = 1;
   } block_;
-  mutable Barrier barrier_;
+  Barrier barrier_;
   mutable std::mutex mutex_;
 };
 
