@@ -266,7 +266,7 @@ def _gradients_of_operator(ctx: Any, *d_outputs: Tensor | None) -> tuple[Tensor 
         need = _Operator._make(ctx.needs_input_grad)
         needed: Any = Arguments(**{name: getattr(need, name) for name in Arguments._fields})
         found = recurrence_gradients(ctx.cell, needed, incoming, take(Arguments, saved), take(Kept, saved))
-    return tuple(_Operator(cell=None, **found._asdict(), save=None, allow_tf32=None))
+    return tuple(_Operator(cell=None, **found._asdict(), save=None, round_factors=None))
 
 
 # What a compiler differentiates: an operator whose saved tensors know when they were changed in place, where those of a

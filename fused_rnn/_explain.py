@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fused_rnn import _ops, _route
+from fused_rnn import _modes, _ops, _route
 from fused_rnn._layers import layer_arguments
 from fused_rnn._route import Forward
 from fused_rnn.modules import RecurrentLayer
@@ -132,6 +132,7 @@ def explain(layer: torch.nn.Module, x: Tensor, hx: Any = None, *, device: CudaDe
         recurrent_mask=bool(variants.recurrent_dropout and layer.training),
     )
     on_gpu = device is not None or sequence.is_cuda
+    sizes = sizes._replace(rounds_factors=_rounds_factors(sequence, device))
     plans = []
     for weights in layer._layers():
         like_x = sequence.new_empty(()).expand(time_steps, batch, width)
@@ -159,6 +160,11 @@ def explain(layer: torch.nn.Module, x: Tensor, hx: Any = None, *, device: CudaDe
     return Explanation(name, tuple(plans))
 
 
+def _rounds_factors(x: Tensor, device: CudaDevice | None) -> bool:
+    """Whether torch's switch for RNNs lets products of x on its device, or on a GPU to be imagined, round it."""
+    return _ops.rounds_factors(x) if device is None else x.dtype == torch.float32 and _modes.rounds_on_cuda()
+
+
 def _cpu_passes(sizes: _ops.Problem, training: bool) -> tuple[str, tuple[PassPlan, ...]]:
     threads = torch.get_num_threads()
     chosen = _ops.cpu_plan(sizes, training, threads)
@@ -178,8 +184,7 @@ def _cuda_passes(
     where = x.device.index if device is None else (device.capability, device.multiprocessors, device.shared_bytes)
     passes = []
     for name in ("forward", "backward") if training else ("forward",):
-        tf32 = sizes.dtype == torch.float32 and _ops.tf32_switch()
-        options = _ops.cuda_options(sizes, name == "backward", tf32, where)
+        options = _ops.cuda_options(sizes, name == "backward", where)
         chosen = {"schedule": "none", "why": "nothing can run it"}
         if not options[0]["refused"]:
             chosen = options.pop(0)

@@ -48,6 +48,22 @@ def is_compiled_for_onnx() -> bool:
     return _flags._is_onnx_exporting
 
 
+def rounds_on_cpu() -> bool:
+    """Whether torch's switch lets RNNs on CPU round the factors of float32 products to bfloat16.
+
+    torch.compile cannot look at the switch: its code keeps to what it was when it was compiled.
+    """
+    return torch._C._get_fp32_precision_getter("mkldnn", "rnn") == "bf16"
+
+
+rounds_on_cpu._dynamo_marked_constant = True  # type: ignore[attr-defined]  # by torch.compiler dynamo would be imported
+
+
+def rounds_on_cuda() -> bool:
+    """Whether it lets those on GPUs round them to TF32."""
+    return bool(torch.backends.cudnn.rnn.fp32_precision == "tf32")  # type: ignore[attr-defined]
+
+
 def in_plain_eager() -> bool:
     """Whether a call on CPU runs without autocast, tangents, transforms, export and trace."""
     return (  # the flags themselves, since short calls ask

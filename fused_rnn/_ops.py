@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch  # before the compiled module, whose symbols it provides
 from torch import Tensor
 
+from fused_rnn import _modes
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -111,14 +113,16 @@ def named_arguments(operator: str) -> Any:
     return namedtuple(operator, [argument.name for argument in schema.arguments])  # noqa: PYI024
 
 
-def tf32_switch() -> bool:
-    """Whether torch lets cuDNN's RNNs round the factors of float32 products to TF32."""
-    return bool(torch.backends.cudnn.rnn.fp32_precision == "tf32")  # type: ignore[attr-defined]
+_ROUNDS_ON_CPU = "avx512_bf16" in _C.instruction_sets()
 
 
-def tf32_allowed(tensor: Tensor) -> bool:
-    """Whether that matters for a tensor, and holds."""
-    return tensor.is_cuda and tensor.dtype == torch.float32 and tf32_switch()
+def rounds_factors(tensor: Tensor) -> bool:
+    """Whether the factors of products of a tensor are rounded: torch lets them, and that is faster."""
+    if tensor.dtype != torch.float32:
+        return False
+    if tensor.is_cpu:
+        return _ROUNDS_ON_CPU and _modes.rounds_on_cpu()
+    return tensor.is_cuda and _modes.rounds_on_cuda()
 
 
 def forward(cell: str, arguments: Arguments, save: bool) -> ForwardResult:
@@ -127,13 +131,13 @@ def forward(cell: str, arguments: Arguments, save: bool) -> ForwardResult:
     In either direction a step t of row b is inactive from t = lengths[b] on: its results are zero and the state passes
     through. The state before step t is zero where resets[t, b].
     """
-    return ForwardResult._make(_forward(cell, *arguments, save, tf32_allowed(arguments.gates)))
+    return ForwardResult._make(_forward(cell, *arguments, save, rounds_factors(arguments.gates)))
 
 
 def layer(cell: str, arguments: LayerArguments, directions: int, *, save: bool, hand_out: bool = False) -> LayerResult:
     """The same on CPU without norms, from the input instead of the gates."""
     try:
-        return LayerResult._make(_layer(cell, *arguments, directions, save, hand_out))
+        return LayerResult._make(_layer(cell, *arguments, directions, save, hand_out, rounds_factors(arguments.x)))
     except RuntimeError as error:
         raise _refusal(error) from None
 
@@ -158,8 +162,8 @@ def backward(
     Incoming are d_output, d_h_n, d_c_n, d_cells; of the arguments gates and b_hh are not looked at.
     """
     _, w_hh, _, w_hr, *others = arguments
-    allowed = tf32_allowed(output)
-    return BackwardResult._make(_backward(cell, *incoming, w_hh, w_hr, output, cells, saved, *others, allowed))
+    rounds = rounds_factors(output)
+    return BackwardResult._make(_backward(cell, *incoming, w_hh, w_hr, output, cells, saved, *others, rounds))
 
 
 def can_run_in_place(cell: str) -> bool:
@@ -208,7 +212,7 @@ def layer_backward(
     given = (*incoming, x, w_ih, w_hh, w_hr, *results, *others)
     needed = (need.x, need.w_ih, need.w_hh, need.b_ih or need.b_hh, need.w_hr)
     run = _layer_backward_in_place if in_place else _layer_backward
-    found = LayerBackwardResult._make(run(cell, *given, *needed))
+    found = LayerBackwardResult._make(run(cell, *given, *needed, rounds_factors(x)))
     if arguments.unit_weights is None:
         return found
     return found._replace(d_unit_weights=found.d_unit_weights.sum(1))  # they are those of each row
@@ -216,7 +220,7 @@ def layer_backward(
 
 def product(left: Tensor, right: Tensor, bias: Tensor | None = None, *, wide: bool = False) -> Tensor:
     """Left [M, K] times right [K, N] + bias [N], on CPU, of any strides; `wide`: half types give float32."""
-    result: Tensor = _product(left, right, bias, wide)
+    result: Tensor = _product(left, right, bias, wide, rounds_factors(left))
     return result
 
 
@@ -235,6 +239,8 @@ class Problem(NamedTuple):
     recurrent_mask: bool = False
     input_size: int = 0
     """Of a forward pass that makes the gates of its input itself; 0: they are given."""
+    rounds_factors: bool = False
+    """Of float32 products, by torch's switch."""
 
 
 def cpu_plan(problem: Problem, training: bool, threads: int) -> dict[str, Any]:
@@ -246,14 +252,12 @@ def cpu_plan(problem: Problem, training: bool, threads: int) -> dict[str, Any]:
     return chosen
 
 
-def cuda_options(
-    problem: Problem, backward: bool, allow_tf32: bool, device: int | tuple[int, int, int]
-) -> list[dict[str, Any]]:
+def cuda_options(problem: Problem, backward: bool, device: int | tuple[int, int, int]) -> list[dict[str, Any]]:
     """The CUDA schedules for one pass, the one that would run first: "schedule", "refused", "why" and more.
 
     `device` is an index, or (capability as 90 for 9.0, multiprocessors, bytes of shared memory of a block).
     """
-    found: list[dict[str, Any]] = _C.cuda_options(problem, backward, allow_tf32, device)
+    found: list[dict[str, Any]] = _C.cuda_options(problem, backward, device)
     return found
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from fused_rnn import _modes
+from fused_rnn import _modes, _ops
 from fused_rnn._products import use_own_gemm
 from fused_rnn._variants import PLAIN, Variants
 
@@ -155,6 +155,8 @@ def of_backward(forward: Route, layer: LayerArguments) -> Route:
 
 def uses_own_gemms(layer: LayerArguments) -> bool:
     """Whether own kernels are to multiply for all weight gradients."""
+    if _ops.rounds_factors(layer.x):
+        return True
     dtype, rows = layer.x.dtype, layer.x.shape[0] * layer.x.shape[1]
     for w in (layer.w_ih, layer.w_hh, layer.w_hr):
         if w is not None and not use_own_gemm(dtype, rows, *w.shape):

@@ -37,7 +37,7 @@ CPU_RULES: dict[str, set[str]] = {
 PACKAGE_RULES: dict[str, set[str]] = {
     "_modes": set(),
     "_tensors": set(),
-    "_ops": {"_tensors"},
+    "_ops": {"_modes", "_tensors"},
     "_shapes": {"_ops", "_tensors"},
     "_fork": {"_ops"},
     "_norm": {"_modes", "_ops", "_saved", "_tensors"},
@@ -47,7 +47,7 @@ PACKAGE_RULES: dict[str, set[str]] = {
     "_saved": {"_modes"},
     "_strict": set(),
     "_weight_gradients": {"_reference", "_products", "_tensors"},
-    "_route": {"_modes", "_products", "_tensors", "_variants"},
+    "_route": {"_modes", "_ops", "_products", "_tensors", "_variants"},
     "_autograd": {
         "_modes",
         "_ops",
@@ -94,7 +94,7 @@ PACKAGE_RULES: dict[str, set[str]] = {
     },
     "convert": {"_variants", "modules"},
     "stepper": {"_ops", "_checks", "_variants", "convert", "modules"},
-    "_explain": {"_layers", "_ops", "_route", "modules"},
+    "_explain": {"_layers", "_modes", "_ops", "_route", "modules"},
     "_patch": {"modules"},
     "__init__": {"modules", "convert", "_explain", "_flops", "_fork", "_patch", "_shapes", "_strict", "stepper"},
 }

@@ -59,7 +59,7 @@ def options(*, backward: bool, **variant: Any) -> list[dict[str, Any]]:
     problem = _ops.Problem(
         cell="lstm", dtype=torch.float32, time_steps=10, batch=8, directions=1, hidden_size=64, proj_size=0
     )
-    return _ops.cuda_options(problem._replace(**variant), backward, False, (90, 132, 232448))
+    return _ops.cuda_options(problem._replace(**variant), backward, (90, 132, 232448))
 
 
 @pytest.mark.parametrize("backward", [False, True])

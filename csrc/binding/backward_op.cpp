@@ -8,13 +8,13 @@
 
 namespace fused_rnn {
 
-BackwardResult run_backward(const std::string& cell, const BackwardTensors& given, bool in_place, bool allow_tf32,
+BackwardResult run_backward(const std::string& cell, const BackwardTensors& given, bool in_place, bool round_factors,
                             const LayerGradientViews* layer) {
   Reader read(given.output, "output");
   const auto& [w_hh, w_hr, rows, variant] = given.recurrence;
   Problem p = describe(cell, read.type(), extent_of(given.output, "output"), w_hh, w_hr, variant);
   p.backward = true;
-  p.tfloat32 = allow_tf32;
+  p.rounds_factors = round_factors;
   const bool has_c = p.cell.states == 2;
   const Shape outputs{p.time_steps, p.batch, p.directions, p.output_size};
   const Shape units{p.time_steps, p.batch, p.directions, p.hidden_size};
@@ -78,11 +78,11 @@ BackwardResult backward(CellName cell, const OptionalTensor& d_output, const Opt
                         const OptionalTensor& w_hr, const Tensor& output, const Tensor& cells, const Tensor& saved,
                         const OptionalTensor& h_0, const OptionalTensor& c_0, const OptionalTensor& unit_weights,
                         const OptionalTensor& norm, const OptionalTensor& lengths, const OptionalTensor& resets,
-                        const OptionalTensor& zoneout, const OptionalTensor& recurrent_mask, bool allow_tf32) {
+                        const OptionalTensor& zoneout, const OptionalTensor& recurrent_mask, bool round_factors) {
   const RecurrenceTensors recurrence{
       w_hh, w_hr, {h_0, c_0, lengths, resets}, {unit_weights, norm, zoneout, recurrent_mask}};
   return run_backward(cell.take(), {{d_output, d_h_n, d_c_n, d_cells}, output, cells, saved, recurrence}, false,
-                      allow_tf32);
+                      round_factors);
 }
 
 // NOLINTNEXTLINE(readability-function-size): the schema's arguments
@@ -105,7 +105,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fused_rnn, m) {
   m.def(
       "backward(str cell, Tensor? d_output, Tensor? d_h_n, Tensor? d_c_n, Tensor? d_cells, Tensor w_hh, Tensor? w_hr,"
       " Tensor output, Tensor cells, Tensor saved, Tensor? h_0, Tensor? c_0, Tensor? unit_weights,"
-      " Tensor? norm, Tensor? lengths, Tensor? resets, Tensor? zoneout, Tensor? recurrent_mask, bool allow_tf32)"
+      " Tensor? norm, Tensor? lengths, Tensor? resets, Tensor? zoneout, Tensor? recurrent_mask, bool round_factors)"
       " -> (Tensor d_gates, Tensor d_gates_h, Tensor d_h_0, Tensor d_c_0, Tensor d_projected,"
       " Tensor d_unit_weights, Tensor d_norm)");
   m.def(

@@ -34,14 +34,21 @@ void read_layer(ForwardViews& views, Reader& read, const Problem& p, const Layer
 
 using LayerResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-// With `hand_out` the output is [T, B, D*P], no view, for the caller to change. The backward pass then reads another
-// one, which is there with `save`.
-LayerResult run_layer(const std::string& cell, const LayerForwardTensors& given, int64_t directions, bool save,
-                      bool hand_out) {
+// What a layer is to do beside its computation.
+struct LayerOptions {
+  bool save;      // for a backward pass
+  bool hand_out;  // an output [T, B, D*P], no view, for the caller to change; with `save` not the one that is saved
+  bool round_factors;  // of float32 products, where that is faster
+};
+
+LayerResult run_layer(const std::string& cell, const LayerForwardTensors& given, int64_t directions,
+                      const LayerOptions& options) {
+  const auto [save, hand_out, round_factors] = options;
   Reader read(given.x, "x");
   const Extent extent = extent_of_layer(shape_of(given.x), directions);
   Problem p = describe(cell, read.type(), extent, given.w_hh, given.w_hr, given.variant);
   p.keeps_weights = keeps_weights(p, save);
+  p.rounds_factors = round_factors;
   ForwardViews views;
   read_layer(views, read, p, given);
   read_rows(views, read, p, given.rows);
@@ -64,10 +71,11 @@ LayerResult layer(CellName cell, const Tensor& x, const Tensor& w_ih, const Opti
                   const OptionalTensor& b_hh, const OptionalTensor& w_hr, const OptionalTensor& h_0,
                   const OptionalTensor& c_0, const OptionalTensor& lengths, const OptionalTensor& resets,
                   const OptionalTensor& unit_weights, const OptionalTensor& zoneout,
-                  const OptionalTensor& recurrent_mask, int64_t directions, bool save, bool hand_out) {
+                  const OptionalTensor& recurrent_mask, int64_t directions, bool save, bool hand_out,
+                  bool round_factors) {
   const VariantTensors variant{unit_weights, kNoTensor, zoneout, recurrent_mask};
   return run_layer(cell.take(), {x, w_ih, b_ih, w_hh, b_hh, w_hr, {h_0, c_0, lengths, resets}, variant}, directions,
-                   save, hand_out);
+                   {save, hand_out, round_factors});
 }
 
 // The same for one step, x [B, I] and states [B, H], of which there are only results.
@@ -109,9 +117,9 @@ struct Needed {
   bool x, w_ih, w_hh, bias, w_hr;
 };
 
-// Over: the gate gradients take the place of what was saved.
+// In place: the gate gradients take the place of what was saved.
 LayerGradientsResult run_layer_backward(const std::string& cell, const LayerBackwardTensors& given,
-                                        const Needed& needed, bool over) {
+                                        const Needed& needed, bool in_place, bool round_factors) {
   const auto& [x, w_ih, b_ih, w_hh, b_hh, w_hr, rows, variant] = given.layer;
   const Tensor& output = given.output;
   Reader read(x, "x");
@@ -149,12 +157,12 @@ LayerGradientsResult run_layer_backward(const std::string& cell, const LayerBack
   const OptionalTensor w_hr_apart = w_hr.has_value() ? OptionalTensor(by_direction(*w_hr)) : std::nullopt;
   const BackwardTensors recurrence{
       given.incoming, output, given.cells, given.saved, {w_hh_apart, w_hr_apart, rows, variant}};
-  const BackwardResult found = run_backward(cell, recurrence, over, false, &layer);
+  const BackwardResult found = run_backward(cell, recurrence, in_place, round_factors, &layer);
   const Tensor other_bias = p.cell.split ? d_b_hh : copied(d_b_ih, shape_of(d_b_ih));
   return {d_x, d_w_ih, d_w_hh, d_b_ih, other_bias, d_w_hr, std::get<2>(found), std::get<3>(found), std::get<5>(found)};
 }
 
-template <bool Over>
+template <bool InPlace>
 // NOLINTNEXTLINE(readability-function-size): the schema's arguments
 LayerGradientsResult layer_backward(CellName cell, const OptionalTensor& d_output, const OptionalTensor& d_h_n,
                                     const OptionalTensor& d_c_n, const OptionalTensor& d_cells, const Tensor& x,
@@ -164,11 +172,11 @@ LayerGradientsResult layer_backward(CellName cell, const OptionalTensor& d_outpu
                                     const OptionalTensor& lengths, const OptionalTensor& resets,
                                     const OptionalTensor& unit_weights, const OptionalTensor& zoneout,
                                     const OptionalTensor& recurrent_mask, bool need_x, bool need_w_ih, bool need_w_hh,
-                                    bool need_bias, bool need_w_hr) {
+                                    bool need_bias, bool need_w_hr, bool round_factors) {
   const VariantTensors variant{unit_weights, kNoTensor, zoneout, recurrent_mask};
   const LayerForwardTensors layer{x, w_ih, kNoTensor, w_hh, kNoTensor, w_hr, {h_0, c_0, lengths, resets}, variant};
   return run_layer_backward(cell.take(), {{d_output, d_h_n, d_c_n, d_cells}, layer, output, cells, saved, hidden},
-                            {need_x, need_w_ih, need_w_hh, need_bias, need_w_hr}, Over);
+                            {need_x, need_w_ih, need_w_hh, need_bias, need_w_hr}, InPlace, round_factors);
 }
 
 }  // namespace
@@ -179,7 +187,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fused_rnn, m) {
   m.def(
       "layer(str cell, Tensor x, Tensor w_ih, Tensor? b_ih, Tensor w_hh, Tensor? b_hh, Tensor? w_hr, Tensor? h_0,"
       " Tensor? c_0, Tensor? lengths, Tensor? resets, Tensor? unit_weights, Tensor? zoneout, Tensor? recurrent_mask,"
-      " int directions, bool save, bool hand_out)"
+      " int directions, bool save, bool hand_out, bool round_factors)"
       " -> (Tensor output, Tensor h_n, Tensor c_n, Tensor cells, Tensor saved, Tensor hidden, Tensor handed_out)");
   m.def(
       "step(str cell, Tensor x, Tensor w_ih, Tensor? b_ih, Tensor w_hh, Tensor? b_hh, Tensor? h, Tensor? c)"
@@ -192,7 +200,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fused_rnn, m) {
            saved +
            " saved, Tensor? hidden, Tensor? h_0, Tensor? c_0, Tensor? lengths, Tensor? resets, Tensor? unit_weights,"
            " Tensor? zoneout, Tensor? recurrent_mask,"
-           " bool need_x, bool need_w_ih, bool need_w_hh, bool need_bias, bool need_w_hr)"
+           " bool need_x, bool need_w_ih, bool need_w_hh, bool need_bias, bool need_w_hr, bool round_factors)"
            " -> (Tensor d_x, Tensor d_w_ih, Tensor d_w_hh, Tensor d_b_ih, Tensor d_b_hh, Tensor d_w_hr, Tensor d_h_0,"
            " Tensor d_c_0, Tensor d_unit_weights)";
   };

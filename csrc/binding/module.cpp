@@ -60,6 +60,7 @@ py::dict plan_dict(const py::object& named, bool training, int threads) {
     part["row_parts"] = plan.row_parts;
     part["unit_parts"] = plan.unit_parts;
     part["workspace_bytes"] = schedule.workspace_bytes(problem, plan);
+    if (problem.rounds_factors) part["factors"] = schedule.rounds_factors(problem) ? "rounded to bfloat16" : "exact";
     part["why"] = describe(plan, problem, threads);
     py::dict others;
     const std::vector<Plan> options = schedule.options(problem, threads);
@@ -96,10 +97,9 @@ std::vector<cuda::Option> options_on(const Problem& problem, const DeviceChoice&
 #endif
 }
 
-py::list cuda_options(const py::object& named, bool backward, bool allow_tf32, const DeviceChoice& device) {
+py::list cuda_options(const py::object& named, bool backward, const DeviceChoice& device) {
   Problem problem = problem_of(named);
   problem.backward = backward;
-  problem.tfloat32 = allow_tf32;
   std::vector<cuda::Option> options = options_on(problem, device);
   if (const char* forced = std::getenv("FUSED_RNN_CUDA_SCHEDULE"); forced != nullptr && *forced != '\0') {
     std::stable_partition(options.begin(), options.end(),
@@ -145,7 +145,6 @@ PYBIND11_MODULE(_C, m) {
   m.def("instruction_sets", &fused_rnn::cpu_instruction_sets);
   m.def("active_instruction_set", &fused_rnn::active_cpu_instruction_set);
   m.def("plan", &fused_rnn::plan_dict, py::arg("problem"), py::arg("training"), py::arg("threads"));
-  m.def("cuda_options", &fused_rnn::cuda_options, py::arg("problem"), py::arg("backward"), py::arg("allow_tf32"),
-        py::arg("device"));
+  m.def("cuda_options", &fused_rnn::cuda_options, py::arg("problem"), py::arg("backward"), py::arg("device"));
   fused_rnn::define_stepper(m);
 }

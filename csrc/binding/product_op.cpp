@@ -13,7 +13,7 @@ namespace fused_rnn {
 namespace {
 
 // `wide`: the result in the type that half types are computed in.
-Tensor product(const Tensor& left, const Tensor& right, const OptionalTensor& bias, bool wide) {
+Tensor product(const Tensor& left, const Tensor& right, const OptionalTensor& bias, bool wide, bool round_factors) {
   const Checker check(left, "left");
   if (left.dim() != 2) fail("left must have shape [M, K], got " + to_string(shape_of(left)));
   if (right.dim() != 2) fail("right must have shape [K, N], got " + to_string(shape_of(right)));
@@ -30,6 +30,7 @@ Tensor product(const Tensor& left, const Tensor& right, const OptionalTensor& bi
     parts.emplace(Workspace::Key{}, static_cast<size_t>(rows * columns) * sizeof(float));
   void* const sums = parts.has_value() ? parts->data() : nullptr;
   multiply({{.type = check.type(),
+             .rounds_factors = round_factors,
              .rows = rows,
              .depth = depth,
              .a = {left.const_data_ptr(), left.stride(0), left.stride(1)},
@@ -47,7 +48,7 @@ Tensor product(const Tensor& left, const Tensor& right, const OptionalTensor& bi
 }  // namespace fused_rnn
 
 STABLE_TORCH_LIBRARY_FRAGMENT(fused_rnn, m) {
-  m.def("product(Tensor left, Tensor right, Tensor? bias, bool wide) -> Tensor");
+  m.def("product(Tensor left, Tensor right, Tensor? bias, bool wide, bool round_factors) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fused_rnn, CPU, m) { m.impl("product", TORCH_BOX(&fused_rnn::product)); }

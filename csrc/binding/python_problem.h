@@ -38,7 +38,8 @@ inline Problem problem_of(const pybind11::object& named) {
           .normalized = flag("normalized"),
           .zoneout = flag("zoneout"),
           .recurrent_mask = flag("recurrent_mask"),
-          .input_size = size("input_size", 0)};
+          .input_size = size("input_size", 0),
+          .rounds_factors = flag("rounds_factors")};
 }
 
 }  // namespace fused_rnn

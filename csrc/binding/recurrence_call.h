@@ -96,7 +96,7 @@ using BackwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor
 
 // The backward pass of a recurrence; with `in_place` the gate gradients take the place of what was saved. On CPU with
 // the gradients of a layer around it, if any.
-BackwardResult run_backward(const std::string& cell, const BackwardTensors& given, bool in_place, bool allow_tf32,
+BackwardResult run_backward(const std::string& cell, const BackwardTensors& given, bool in_place, bool round_factors,
                             const LayerGradientViews* layer = nullptr);
 
 }  // namespace fused_rnn

@@ -62,7 +62,7 @@ struct Problem {
   bool recurrent_mask = false;  // h is multiplied by a mask where it enters W_hh
   int64_t input_size = 0;       // I, of a forward pass that makes the gates of x itself; 0: the gates are given
   bool keeps_weights = false;   // the workspace is as a pass of these weights' key left it, or zeros
-  bool tfloat32 = false;        // factors of float32 products may be rounded to TF32, on CUDA
+  bool rounds_factors = false;  // of float32 products: to TF32 on CUDA, on CPU to bfloat16 where it multiplies that
 };
 
 // Whether the problem has something that the plain schedules do not know.
@@ -96,7 +96,7 @@ inline std::string to_string(const Problem& problem) {
   if (problem.normalized) text += " layer_norm";
   if (problem.zoneout) text += " zoneout";
   if (problem.recurrent_mask) text += " recurrent_dropout";
-  if (problem.tfloat32) text += " tf32";
+  if (problem.rounds_factors) text += " rounded_factors";
   return text + " " + name_of(problem.type) + (problem.backward ? " backward" : " forward");
 }
 

@@ -19,6 +19,7 @@ struct Schedule {
   Plan (*plan)(const Problem&, int threads);
   std::vector<Plan> (*options)(const Problem&, int threads);  // that were compared, the plan first
   size_t (*workspace_bytes)(const Problem&, const Plan&);
+  bool (*rounds_factors)(const Problem&);  // whether it does what the problem allows
   // `workspace` has workspace_bytes and is aligned to Arena::kAlignment.
   void (*run)(const Problem&, const Views&, const Plan&, void* workspace);
 };
@@ -27,7 +28,7 @@ struct CpuUnit {
   Schedule<ForwardViews> forward;
   Schedule<BackwardViews> backward;
   std::unique_ptr<StepLayer> (*make_step_layer)(const StepProblem&, const StepParameters&);
-  // Of work that is not empty and has one type.
+  // Of work that is not empty, of one type, whose factors are all rounded or none.
   size_t (*multiply_workspace_bytes)(const MatrixWork&, int threads);
   void (*multiply)(const MatrixWork&, int threads, void* workspace);
   // A sweep whose threads do the work on its gate gradients between their steps.

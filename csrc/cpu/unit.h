@@ -17,11 +17,18 @@
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {
 
-// In the order of DataType. What is not a sweep takes bfloat16 by single terms on every processor.
-using DataTypes = TypeList<float, double, BFloat16, Float16>;
-using PairedDataTypes = TypeList<float, double, PairedBFloat16, Float16>;
+// In the order of DataType; then what stands for float32 where its factors may be rounded. What is not a sweep of the
+// plain recurrence takes single terms on every processor.
+using DataTypes = TypeList<float, double, BFloat16, Float16, float>;
+using PairedDataTypes = TypeList<float, double, PairedBFloat16, Float16, PairedFloat>;
 template <class T>
-using Unpaired = std::conditional_t<std::is_same_v<T, PairedBFloat16>, BFloat16, T>;
+using Unpaired = std::conditional_t<std::is_same_v<T, PairedBFloat16>, BFloat16,
+                                    std::conditional_t<std::is_same_v<T, PairedFloat>, float, T>>;
+
+// The place of a problem's type in these lists.
+inline int index_of(DataType type, bool rounds_factors) {
+  return rounds_factors && type == DataType::kFloat32 ? DataTypes::kSize - 1 : static_cast<int>(type);
+}
 
 // float64 and float16 are too rare for an instance of the plain recurrence: that of its variants computes it, too.
 template <class T>
@@ -61,7 +68,7 @@ struct BackwardSchedules {
 template <class Schedules, class Visitor>
 void visit_sweep(const Problem& problem, Visitor&& visitor) {
   visit_type(Cells{}, problem.cell.index, [&](auto cell) {
-    visit_type(typename Schedules::DataTypes{}, static_cast<int>(problem.type), [&](auto type) {
+    visit_type(typename Schedules::DataTypes{}, index_of(problem.type, problem.rounds_factors), [&](auto type) {
       Schedules::template visit<typename decltype(cell)::type, typename decltype(type)::type>(problem, visitor);
     });
   });
@@ -118,6 +125,15 @@ struct Runner {
     return arena.used();
   }
 
+  static bool rounds_factors(const Problem& problem) {
+    bool result = false;
+    visit_sweep<Schedules>(problem, [&](auto sweep) {
+      using SweepOf = typename decltype(sweep)::type;
+      if constexpr (requires { SweepOf::kRounds; }) result = SweepOf::kRounds;
+    });
+    return result;
+  }
+
   static void run(const Problem& problem, const Views& views, const Plan& plan, void* workspace) {
     visit_sweep<Schedules>(problem, [&](auto tag) {
       using SweepOf = typename decltype(tag)::type;
@@ -126,7 +142,7 @@ struct Runner {
     });
   }
 
-  static constexpr Schedule<Views> schedule() { return {plan, options, workspace_bytes, run}; }
+  static constexpr Schedule<Views> schedule() { return {plan, options, workspace_bytes, rounds_factors, run}; }
 };
 
 template <class Cell>
@@ -152,7 +168,7 @@ inline std::unique_ptr<StepLayer> make_step_layer(const StepProblem& problem, co
 
 template <class Types, class Visitor>
 void visit_multiplier(const MatrixWork& work, int threads, void* workspace, const Visitor& visitor) {
-  visit_type(Types{}, static_cast<int>(work.at(0).type), [&](auto type) {
+  visit_type(Types{}, index_of(work.at(0).type, work.at(0).rounds_factors), [&](auto type) {
     Arena arena(workspace);
     visitor(Multiplier<typename decltype(type)::type>(work, threads, arena), arena);
   });

@@ -53,7 +53,7 @@ void visit_persistent(const Problem& problem, Visitor&& visitor) {
       visit_element(problem.type, [&](auto element) {
         using T = typename decltype(element)::type;
         if constexpr (std::is_same_v<T, float>) {
-          if (problem.tfloat32) return visitor(Tag<PersistentKernels<Cell, TFloat32>>{});
+          if (problem.rounds_factors) return visitor(Tag<PersistentKernels<Cell, TFloat32>>{});
         }
         if constexpr (!std::is_same_v<T, double>) visitor(Tag<PersistentKernels<Cell, T>>{});
       });

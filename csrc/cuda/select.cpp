@@ -26,7 +26,7 @@ constexpr Rules kRules[] = {
     {Schedule::kGrid, "grid", 80, 1, 0, 1, 0, [](const StepCosts& c, double kb) { return c.grid + c.grid_kb * kb; }},
 };
 
-bool is_exact(const Problem& problem) { return problem.type == DataType::kFloat32 && !problem.tfloat32; }
+bool is_exact(const Problem& problem) { return problem.type == DataType::kFloat32 && !problem.rounds_factors; }
 
 double model_step_us(const Rules& rules, const Problem& problem, const Option& option, const StepCosts& costs) {
   const PersistentShape& s = option.shape;

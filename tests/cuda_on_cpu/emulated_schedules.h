@@ -43,7 +43,7 @@ inline constexpr bool kIsTFloat32 = std::is_same_v<T, cuda::TFloat32>;
 template <class Cell, class T>
 Problem cuda_problem_of(const Shape& s) {
   Problem problem = problem_of<Cell>(s, kTypeOf<T>);
-  problem.tfloat32 = kIsTFloat32<T>;
+  problem.rounds_factors = kIsTFloat32<T>;
   return problem;
 }
 

@@ -186,7 +186,7 @@ template <class Cell, class T>
 void time_problem(int64_t size, int64_t batch, Pool& pool) {
   const CellSpec cell = cell_spec(find_cell(Cell::kName));
   Problem problem{cell, kTypeOf<T>, kTimeSteps, batch, 1, size, size, false, false};
-  problem.tfloat32 = std::is_same_v<T, TFloat32>;
+  problem.rounds_factors = std::is_same_v<T, TFloat32>;
   Buffers<T> buffers{kTimeSteps, batch, size, cell.gates, cell.saved, cell.states, pool};
   pool.reset();
   ForwardViews forward{};

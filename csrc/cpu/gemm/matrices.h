@@ -36,6 +36,7 @@ struct RowSums {
 
 struct MatrixProduct {
   DataType type = DataType::kFloat32;
+  bool rounds_factors = false;  // as of a Problem
   int64_t rows;
   int64_t depth;  // of the reduction
   MatrixView a;   // [rows, depth]

@@ -88,7 +88,7 @@ Workspace::Store& Workspace::store() {
 }
 
 Workspace::Key Workspace::key_of(const Problem& p, const ForwardViews& views) {
-  return {views.w_hh.data, views.w_ih.data, views.w_hr.data, p.cell.index,  p.type,
+  return {views.w_hh.data, views.w_ih.data, views.w_hr.data, p.cell.index,  p.type,      p.rounds_factors,
           is_variant(p),   p.directions,    p.hidden_size,   p.output_size, p.input_size};
 }
 

@@ -41,6 +41,7 @@ class BackwardSweep {
  public:
   using Views = BackwardViews;
   using Element = T;
+  static constexpr bool kRounds = kRoundsFactors<T>;
 
   static Tiling tiling(const Problem& problem) {
     return {kLanes,          Units::kUnits,

@@ -2,13 +2,16 @@
 //
 // Where the gates are not given, a thread makes those of a few steps (input_gates.h), then walks through these steps.
 // One step of a thread, for its rows and blocks of units:
-//   product   from_h = b_hh + W_hh h_{t-1}    tile by tile, h from a buffer in the compute type
-//   update    the pass (forward_pass.h); h_t goes into the other h buffer
+//   product   from_h = b_hh + W_hh h_{t-1}    tile by tile, h from a buffer in the type of the product
+//   update    the pass (forward_pass.h); h_t goes into the other buffer
 //   barrier   only where threads share units: h_t is complete, and h_{t-1} may be overwritten
 // With a projection the update writes the unprojected h into `hidden`, and a second product makes h_t from it.
 //
 // The variants of the plain recurrence are a second instance of the schedule: zoneout, weights of single units, and a
-// recurrent mask (Gal and Ghahramani 2016). With a mask the h buffers hold the masked h, and `h_unmasked_` the state.
+// recurrent mask (Gal and Ghahramani 2016).
+//
+// The h buffers hold the factors of the product. Where these are not h itself, but masked or rounded, `h_` is the
+// state.
 //
 // Lengths and resets are questions about a row at its update (row_step). If no row of a tile needs the recurrent GEMM,
 // the tile skips it.
@@ -42,6 +45,7 @@ class ForwardSweep {
 
  public:
   using Views = ForwardViews;
+  static constexpr bool kRounds = kRoundsFactors<T>;
 
   static Tiling tiling(const Problem& problem) {
     return {
@@ -60,9 +64,10 @@ class ForwardSweep {
     hidden_stride_ = Units::padded(p_.hidden_size);
     output_stride_ = projected() ? Outputs::padded(p_.output_size) : hidden_stride_;
     const int64_t rows = p_.directions * p_.batch;
-    for (StateBuffer<Row>& h : h_) h = {arena.take<Row>(rows * output_stride_), p_.batch, output_stride_};
+    for (StateBuffer<Row>& factors : factors_)
+      factors = {arena.take<Row>(rows * output_stride_), p_.batch, output_stride_};
     if (Cell::kStates == 2) c_ = {arena.take<Real>(rows * hidden_stride_), p_.batch, hidden_stride_};
-    if (masked()) h_unmasked_ = {arena.take<Real>(rows * output_stride_), p_.batch, output_stride_};
+    if (keeps_h()) h_ = {arena.take<Real>(rows * output_stride_), p_.batch, output_stride_};
     if (projected()) hidden_ = {arena.take<Row>(rows * hidden_stride_), p_.batch, hidden_stride_};
   }
 
@@ -92,29 +97,31 @@ class ForwardSweep {
   }
 
   bool masked() const { return HasVariants && p_.recurrent_mask; }
+  bool keeps_h() const { return kRoundsFactors<T> || masked(); }
 
   RowStep row_step_at(int64_t t, int64_t row) const { return ragged_ ? row_step(v_, t, row) : RowStep::kPlain; }
 
   void load_initial(const Part& part, int64_t d) const {
     const Range rows = part.own_rows();
     if (Cell::kStates == 2) load_state<T>(v_.c_0, p_.hidden_size, c_, d, rows);
-    if (!masked()) return load_state<T>(v_.h_0, p_.output_size, h_[0], d, rows);
-    load_state<T>(v_.h_0, p_.output_size, h_unmasked_, d, rows);
+    if (!masked()) load_state<T>(v_.h_0, p_.output_size, factors_[0], d, rows);
+    if (keeps_h()) load_state<T>(v_.h_0, p_.output_size, h_, d, rows);
+    if (!masked()) return;
     const BatchRows<const T> mask = rows_at<T>(v_.variant.recurrent_mask, d);
     for (int64_t row = rows.begin; row < rows.end; ++row) {
       for_each_vector_of_row<Real>(p_.output_size, [&](int64_t unit, auto count) FUSED_RNN_INLINE_LAMBDA {
         const TileVector<1, decltype(count)> where{0, 0, row, unit, count};
-        store_factors(where, load_padded(where, h_unmasked_.rows(d)) * load_rows(where, mask), h_[0].rows(d));
+        store_factors(where, load_padded(where, h_.rows(d)) * load_rows(where, mask), factors_[0].rows(d));
       });
     }
   }
 
   void store_final(const Part& part, int64_t d) const {
     const Range rows = part.own_rows();
-    if (masked()) {
-      store_state<T>(h_unmasked_, v_.h_n, p_.output_size, d, rows);
+    if (keeps_h()) {
+      store_state<T>(h_, v_.h_n, p_.output_size, d, rows);
     } else {
-      store_state<T>(h_[p_.time_steps & 1], v_.h_n, p_.output_size, d, rows);
+      store_state<T>(factors_[p_.time_steps & 1], v_.h_n, p_.output_size, d, rows);
     }
     if (Cell::kStates == 2) store_state<T>(c_, v_.c_n, p_.hidden_size, d, rows);
   }
@@ -126,9 +133,9 @@ class ForwardSweep {
     int64_t d, t;
     GatesMade made;
     BatchRows<const T> gates;  // null where they are made
-    BatchRows<Row> h_before, h, hidden;
-    BatchRows<Real> c, h_unmasked;
-    BatchRows<const T> mask;  // null: the h buffers hold h itself
+    BatchRows<Row> factors_before, factors, hidden;
+    BatchRows<Real> c, h;     // h: null where the factors are h itself
+    BatchRows<const T> mask;  // may be null
     ForwardPass<Cell, T, HasVariants> pass;
   };
 
@@ -138,11 +145,11 @@ class ForwardSweep {
             .t = t,
             .made = made,
             .gates = rows_at<T>(v_.gates, t, d),
-            .h_before = h_[s & 1].rows(d),
-            .h = h_[(s + 1) & 1].rows(d),
+            .factors_before = factors_[s & 1].rows(d),
+            .factors = factors_[(s + 1) & 1].rows(d),
             .hidden = projected() ? hidden_.rows(d) : BatchRows<Row>{},
             .c = Cell::kStates == 2 ? c_.rows(d) : BatchRows<Real>{},
-            .h_unmasked = masked() ? h_unmasked_.rows(d) : BatchRows<Real>{},
+            .h = keeps_h() ? h_.rows(d) : BatchRows<Real>{},
             .mask = masked() ? rows_at<T>(v_.variant.recurrent_mask, d) : BatchRows<const T>{},
             .pass = ForwardPass<Cell, T, HasVariants>(p_, v_, parameters_.unit_weights(d), d, t)};
   }
@@ -152,7 +159,8 @@ class ForwardSweep {
     const int64_t t = at_t.t;
     const bool from_zero = s == 0 && !v_.h_0;
     const Range blocks = part.blocks_of(weights_.unit_blocks());
-    auto recurrent = weights_.recurrent().times(d, at_t.h_before.data, output_stride_, from_zero ? 0 : p_.output_size);
+    auto recurrent =
+        weights_.recurrent().times(d, at_t.factors_before.data, output_stride_, from_zero ? 0 : p_.output_size);
     StepPrefetch prefetch(part, chunk_count<Units::kColumns>(recurrent, part.rows, blocks), p_.time_steps);
     const int64_t next = time_after(t, d);
     prefetch.add<T>(v_.gates, next, d, Cell::kGates * p_.hidden_size);
@@ -212,18 +220,16 @@ class ForwardSweep {
 
   template <class Where>
   FUSED_RNN_INLINE static Vec<Real, Where::kParts> h_before(const Where& where, const Step& step) {
-    if (HasVariants && step.mask) return load_padded(where, step.h_unmasked);
-    return load_padded(where, step.h_before);
+    if (kRoundsFactors<T> || (HasVariants && step.h)) return load_padded(where, step.h);
+    return load_padded(where, step.factors_before);
   }
 
   // h after the step, for the next product.
   template <class Where, class Rows>
   FUSED_RNN_INLINE static void keep_h(const Where& where, const Step& step, Rows h) {
-    if (HasVariants && step.mask) {
-      store_padded(where, h, step.h_unmasked);
-      h = h * load_rows(where, step.mask);
-    }
-    store_factors(where, h, step.h);
+    if (kRoundsFactors<T> || (HasVariants && step.h)) store_padded(where, h, step.h);
+    if (HasVariants && step.mask) h = h * load_rows(where, step.mask);
+    store_factors(where, h, step.factors);
   }
 
   // Where the pass finds the values of the vectors of a tile.
@@ -265,7 +271,7 @@ class ForwardSweep {
       if (sweep.projected()) {
         store_padded(where, V(0), step.hidden);
       } else {
-        store_padded(where, load_padded(where, step.h_before), step.h);
+        store_padded(where, load_padded(where, step.factors_before), step.factors);
       }
     }
   };
@@ -279,8 +285,8 @@ class ForwardSweep {
   InputGates<Cell, T> input_;
   UnitParameters<Cell, T> parameters_;
   int64_t hidden_stride_, output_stride_;  // padded sizes of one row of c and hidden, and of h
-  StateBuffer<Row> h_[2];                  // before and after the step, alternating
-  StateBuffer<Real> c_{}, h_unmasked_{};
+  StateBuffer<Row> factors_[2];            // before and after the step, alternating
+  StateBuffer<Real> c_{}, h_{};
   StateBuffer<Row> hidden_{};
 };
 

@@ -119,6 +119,7 @@ MatrixProduct WeightGradients::sum_of(const Steps& steps, int64_t rows, const Se
                                       int64_t d) const {
   const int64_t first = rows_.first(steps) * left.row_stride + d * left.direction_stride + element;
   return {.type = p_.type,
+          .rounds_factors = p_.rounds_factors,
           .rows = rows,
           .depth = rows_.count(steps),
           .a = {shifted(left.data, first, p_.type), 1, left.row_stride},
@@ -173,6 +174,7 @@ void WeightGradients::input(MatrixWork& work) const {
     const auto [sums, rounded] = d_x_.at(0, d == p_.directions - 1);
     const void* gates = shifted(v_.d_gates.data, d * v_.d_gates.direction_stride, p_.type);
     work.push_back({.type = p_.type,
+                    .rounds_factors = p_.rounds_factors,
                     .rows = p_.time_steps * p_.batch,
                     .depth = p_.cell.gates * p_.hidden_size,
                     .a = {gates, v_.d_gates.row_stride, 1},

@@ -34,15 +34,31 @@ struct BFloat16Pair {
 // The numbers of BFloat16, which the products of a layer take in pairs.
 struct PairedBFloat16 : BFloat16 {};
 
+// Those of float, which products round to bfloat16 and take in pairs.
+struct PairedFloat {
+  float value;
+};
+
+template <>
+struct Storage<PairedFloat> {
+  using Real = float;
+  FUSED_RNN_INLINE static Vec<float> load(const PairedFloat* from) { return Vec<float>::load(&from->value); }
+  FUSED_RNN_INLINE static void store(PairedFloat* to, Vec<float> x) { x.store(&to->value); }
+};
+
 #if defined(__AVX512F__)
 // Only for processors with AVX-512 BF16, which the caller has to ask for: the unit is compiled for all with AVX-512.
 // The instructions take denormal numbers, those below 1.2e-38, for zeros.
 template <>
 struct Storage<PairedBFloat16> : Storage<BFloat16> {
   FUSED_RNN_INLINE static void store(PairedBFloat16* to, Vec<float> x) {
+    const UInt16HalfLanes raw = rounded(x);
+    std::memcpy(to, &raw, sizeof(raw));
+  }
+  FUSED_RNN_INLINE static UInt16HalfLanes rounded(Vec<float> x) {
     UInt16HalfLanes raw;
     asm("vcvtneps2bf16 %1, %0" : "=v"(raw) : "v"(x.parts[0]));
-    std::memcpy(to, &raw, sizeof(raw));
+    return raw;
   }
 };
 
@@ -64,7 +80,10 @@ struct Terms<BFloat16Pair> {
     return sum;
   }
   FUSED_RNN_INLINE static void pack(const V (&terms)[kCount], BFloat16Pair* to) {
-    const UInt32Lanes pairs = (bits_of(terms[0]) >> 16) | (bits_of(terms[1]) & 0xFFFF0000u);
+    const auto bits = [](V x) FUSED_RNN_INLINE_LAMBDA {
+      return __builtin_convertvector(Storage<PairedBFloat16>::rounded(x), UInt32Lanes);
+    };
+    const UInt32Lanes pairs = bits(terms[0]) | (bits(terms[1]) << 16);
     std::memcpy(to, &pairs, sizeof(pairs));
   }
 
@@ -92,10 +111,18 @@ template <>
 struct Packed<PairedBFloat16> {
   using Weight = BFloat16Pair;
 };
+template <>
+struct Packed<PairedFloat> {
+  using Weight = BFloat16Pair;
+};
 template <class T>
 using WeightOf = typename Packed<T>::Weight;
 template <class T>
 using RowOf = typename Terms<WeightOf<T>>::Row;
+
+// Whether what a product reads of numbers of T is less than these.
+template <class T>
+inline constexpr bool kRoundsFactors = sizeof(RowOf<T>) < sizeof(T);
 
 }  // namespace FUSED_RNN_ISA
 }  // namespace fused_rnn
