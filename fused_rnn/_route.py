@@ -155,12 +155,10 @@ def of_backward(forward: Route, layer: LayerArguments) -> Route:
 
 def uses_own_gemms(layer: LayerArguments) -> bool:
     """Whether own kernels are to multiply for all weight gradients."""
-    if _ops.rounds_factors(layer.x):
-        return True
     dtype, rows = layer.x.dtype, layer.x.shape[0] * layer.x.shape[1]
     for w in (layer.w_ih, layer.w_hh, layer.w_hr):
         if w is not None and not use_own_gemm(dtype, rows, *w.shape):
-            return False
+            return _ops.rounds_factors(layer.x)  # which a library's products would not
     return True
 
 
