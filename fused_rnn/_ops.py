@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch  # before the compiled module, whose symbols it provides
 from torch import Tensor
 
-from fused_rnn import _modes
+from fused_rnn._modes import rounds_on_cpu, rounds_on_cuda
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -121,8 +121,8 @@ def rounds_factors(tensor: Tensor) -> bool:
     if tensor.dtype != torch.float32:
         return False
     if tensor.is_cpu:
-        return _ROUNDS_ON_CPU and _modes.rounds_on_cpu()
-    return tensor.is_cuda and _modes.rounds_on_cuda()
+        return _ROUNDS_ON_CPU and rounds_on_cpu()
+    return tensor.is_cuda and rounds_on_cuda()
 
 
 def forward(cell: str, arguments: Arguments, save: bool) -> ForwardResult:
@@ -136,8 +136,9 @@ def forward(cell: str, arguments: Arguments, save: bool) -> ForwardResult:
 
 def layer(cell: str, arguments: LayerArguments, directions: int, *, save: bool, hand_out: bool = False) -> LayerResult:
     """The same on CPU without norms, from the input instead of the gates."""
+    rounds = _ROUNDS_ON_CPU and rounds_on_cpu()
     try:
-        return LayerResult._make(_layer(cell, *arguments, directions, save, hand_out, rounds_factors(arguments.x)))
+        return LayerResult._make(_layer(cell, *arguments, directions, save, hand_out, rounds))
     except RuntimeError as error:
         raise _refusal(error) from None
 
@@ -212,7 +213,7 @@ def layer_backward(
     given = (*incoming, x, w_ih, w_hh, w_hr, *results, *others)
     needed = (need.x, need.w_ih, need.w_hh, need.b_ih or need.b_hh, need.w_hr)
     run = _layer_backward_in_place if in_place else _layer_backward
-    found = LayerBackwardResult._make(run(cell, *given, *needed, rounds_factors(x)))
+    found = LayerBackwardResult._make(run(cell, *given, *needed, _ROUNDS_ON_CPU and rounds_on_cpu()))
     if arguments.unit_weights is None:
         return found
     return found._replace(d_unit_weights=found.d_unit_weights.sum(1))  # they are those of each row
