@@ -303,7 +303,8 @@ def run_stack(
         h_0, c_0 = (None if state is None else state.to(product) for state in (h_0, c_0))
     if len(layers) == 1:
         output, h_n, c_n, cells = run_layer(spec, x, layers[0], h_0, c_0, keep_cells=keep_cells, handed_out=True)
-        return RecurrenceResult(_handed_out(output), h_n, c_n, _handed_out(cells) if keep_cells else cells)
+        output = output if output.dim() == 3 else _handed_out(output)
+        return RecurrenceResult(output, h_n, c_n, _handed_out(cells) if keep_cells else cells)
     h_last, c_last = [], []
     for index, weights in enumerate(layers):
         own = slice(index * len(weights), (index + 1) * len(weights))
@@ -313,7 +314,10 @@ def run_stack(
         output, h_n, c_n, cells = run_layer(
             spec, x, weights, h_own, c_own, keep_cells=keep_cells and last, handed_out=last
         )
-        x = _handed_out(output) if last else output.flatten(2)
+        if not last:
+            x = output.flatten(2)
+        else:
+            x = output if output.dim() == 3 else _handed_out(output)
         if dropout > 0.0 and not last:
             x = _drop(x, dropout, spec.ragged.places)
         h_last.append(h_n)
@@ -322,8 +326,11 @@ def run_stack(
 
 
 def _handed_out(steps: Tensor) -> Tensor:
-    """Steps [T, B, D, N] as [T, B, D*N] that their owner may change in place: no view, and read by no backward pass."""
-    if steps.dim() == 3:  # a node of the graph has seen to it
+    """Steps [T, B, D, N] as [T, B, D*N] that their owner may change in place: no view, and read by no backward pass.
+
+    Three dimensions say that the layer itself has seen to it.
+    """
+    if steps.dim() == 3:
         return steps
     if steps.requires_grad or hides_derivatives():
         return steps.flatten(2).clone()
