@@ -314,10 +314,9 @@ def run_stack(
         output, h_n, c_n, cells = run_layer(
             spec, x, weights, h_own, c_own, keep_cells=keep_cells and last, handed_out=last
         )
-        if not last:
-            x = output.flatten(2)
-        else:
-            x = output if output.dim() == 3 else _handed_out(output)
+        if not last or output.dim() == 4:
+            output = _handed_out(output) if last else output.flatten(2)
+        x = output
         if dropout > 0.0 and not last:
             x = _drop(x, dropout, spec.ragged.places)
         h_last.append(h_n)
