@@ -281,6 +281,7 @@ def make_stepper(cell: str, layers: Sequence[Sequence[Tensor | None]], *, storag
         hidden_size=sizes["hidden_size"],
         proj_size=sizes["proj_size"],
         input_size=sizes["input_size"],
+        rounds_factors=_ROUNDS_ON_CPU and rounds_on_cpu(),
     )
     addresses = [[0 if t is None else t.data_ptr() for t in layer] for layer in dense]
     return _C.Stepper(problem, storage, addresses, torch.get_num_threads())

@@ -78,8 +78,8 @@ class Checker {
   }
 
   // A tensor of a type of its own.
-  void indices(const OptionalTensor& tensor, const char* name, const char* dimensions, const Shape& expected,
-               torch::headeronly::ScalarType type, const char* type_name) const {
+  void typed(const OptionalTensor& tensor, const char* name, const char* dimensions, const Shape& expected,
+             torch::headeronly::ScalarType type, const char* type_name) const {
     if (!tensor.has_value()) return;
     check_device(*tensor, name);
     if (tensor->scalar_type() != type) fail(std::string(name) + " must have type " + type_name);

@@ -10,14 +10,6 @@ namespace fused_rnn {
 
 namespace {
 
-// [D*rows, columns] or [D*rows] as [D, rows, columns].
-WeightView stacked_view(const Tensor* tensor, int64_t directions) {
-  if (tensor == nullptr || tensor->numel() == 0) return {};
-  const int64_t row_stride = tensor->stride(0);
-  return {tensor->const_data_ptr(), tensor->size(0) / directions * row_stride, row_stride,
-          tensor->dim() > 1 ? tensor->stride(1) : 0};
-}
-
 void read_layer(ForwardViews& views, Reader& read, const Problem& p, const LayerForwardTensors& given) {
   const int64_t rows = p.directions * p.cell.gates * p.hidden_size;
   // A single step takes contiguous columns.

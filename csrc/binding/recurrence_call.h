@@ -30,8 +30,8 @@ template <class Views>
 void read_rows(Views& views, Reader& read, const Problem& p, const RowTensors& given) {
   using torch::headeronly::ScalarType;
   read_states(read, p, given.h_0, "h_0", views.h_0, given.c_0, "c_0", views.c_0);
-  read.indices(given.lengths, "lengths", "[B]", {p.batch}, ScalarType::Long, "int64");
-  read.indices(given.resets, "resets", "[T, B]", {p.time_steps, p.batch}, ScalarType::Bool, "bool");
+  read.typed(given.lengths, "lengths", "[B]", {p.batch}, ScalarType::Long, "int64");
+  read.typed(given.resets, "resets", "[T, B]", {p.time_steps, p.batch}, ScalarType::Bool, "bool");
   if (const Tensor* const lengths = read.dense(given.lengths, 0)) {
     views.lengths = static_cast<const int64_t*>(lengths->const_data_ptr());
   }

@@ -50,6 +50,8 @@ std::unique_ptr<Stepper> make_stepper(const py::object& named, const std::string
     const StepProblem problem{.cell = p.cell,
                               .type = p.type,
                               .storage = storage_by_name(storage),
+                              .rounds_factors = p.rounds_factors,
+                              .threads = std::max(threads, 1),
                               .batch = p.batch,
                               .input_size = made.empty() ? p.input_size : p.output_size,
                               .hidden_size = p.hidden_size,

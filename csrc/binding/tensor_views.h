@@ -44,6 +44,14 @@ inline WeightView weight_view(const Tensor& tensor) {  // [D, rows] or [D, rows,
   return {tensor.const_data_ptr(), tensor.stride(0), tensor.stride(1), tensor.dim() > 2 ? tensor.stride(2) : 0};
 }
 
+// [D*rows, columns] or [D*rows] as [D, rows, columns].
+inline WeightView stacked_view(const Tensor* tensor, int64_t directions) {
+  if (tensor == nullptr || tensor->numel() == 0) return {};
+  const int64_t row_stride = tensor->stride(0);
+  return {tensor->const_data_ptr(), tensor->size(0) / directions * row_stride, row_stride,
+          tensor->dim() > 1 ? tensor->stride(1) : 0};
+}
+
 // Whether the dimensions from `first` on are contiguous.
 inline bool has_dense_tail(const Tensor& tensor, int64_t first) {
   if (tensor.numel() == 0) return true;

@@ -62,6 +62,7 @@ struct Problem {
   bool recurrent_mask = false;  // h is multiplied by a mask where it enters W_hh
   int64_t input_size = 0;       // I, of a forward pass that makes the gates of x itself; 0: the gates are given
   bool keeps_weights = false;   // the workspace is as a pass of these weights' key left it, or zeros
+  bool quantized = false;       // weights are int8, and what they multiply is made int8 on the way
   bool rounds_factors = false;  // of float32 products: to TF32 on CUDA, on CPU to bfloat16 where it multiplies that
 };
 
@@ -73,7 +74,7 @@ constexpr bool is_variant(const Problem& p) {
 // A step from x that is alone. The weights' columns are contiguous then. (Inlined, so that the units of the instruction
 // sets leave no copy to share.)
 [[gnu::always_inline]] constexpr bool is_single_step(const Problem& p) {
-  return p.time_steps == 1 && p.input_size > 0 && !p.projected && !is_variant(p);
+  return p.time_steps == 1 && p.input_size > 0 && !p.projected && !p.quantized && !is_variant(p);
 }
 
 // What the forward pass saves per unit and step, in this order: the cell's own values; with zoneout the last state as
@@ -96,6 +97,7 @@ inline std::string to_string(const Problem& problem) {
   if (problem.normalized) text += " layer_norm";
   if (problem.zoneout) text += " zoneout";
   if (problem.recurrent_mask) text += " recurrent_dropout";
+  if (problem.quantized) text += " int8";
   if (problem.rounds_factors) text += " rounded_factors";
   return text + " " + name_of(problem.type) + (problem.backward ? " backward" : " forward");
 }

@@ -69,6 +69,12 @@ struct VariantViews {
   StateView<const void> recurrent_mask;  // [D, B, P]
 };
 
+// What int8 weights are multiplied with, one number for each row.
+struct ScaleViews {
+  WeightView w_ih, w_hh;  // [D, G*H, 1]
+  WeightView w_hr;        // [D, P, 1]
+};
+
 struct ForwardViews {
   SequenceView<const void> gates;    // [T, B, D, G, H] input projection, b_ih included; or the next three instead
   SequenceView<const void> x;        // [T, B, I], the same for all directions
@@ -88,6 +94,7 @@ struct ForwardViews {
   const int64_t* lengths = nullptr;  // [B], optional: T; what lies outside [0, T] means the nearer end
   ResetView resets;                  // [T, B], optional: nowhere
   VariantViews variant;
+  ScaleViews scales;  // only when quantized
 };
 
 struct BackwardViews {

@@ -17,6 +17,7 @@ const CpuUnit& unit();
 #if defined(FUSED_RNN_HAVE_AVX512)
 namespace avx512 {
 const CpuUnit& unit();
+const CpuUnit& unit_with_vnni();
 const CpuUnit& unit_with_bf16();
 }  // namespace avx512
 #endif
@@ -34,6 +35,7 @@ bool has_avx512() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
+bool has_vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
 #endif
 
 // A new instruction set is a line here, a file under isa/ and its flags in build_support/toolchain.py.
@@ -44,7 +46,8 @@ constexpr Entry kEntries[] = {
 #endif
 #if defined(FUSED_RNN_HAVE_AVX512)
     {"avx512", has_avx512, avx512::unit},
-    {"avx512_bf16", [] { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }, avx512::unit_with_bf16},
+    {"avx512_vnni", has_vnni, avx512::unit_with_vnni},
+    {"avx512_bf16", [] { return has_vnni() && __builtin_cpu_supports("avx512bf16"); }, avx512::unit_with_bf16},
 #endif
 };
 

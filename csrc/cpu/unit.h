@@ -17,17 +17,24 @@
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {
 
-// In the order of DataType; then what stands for float32 where its factors may be rounded. What is not a sweep of the
-// plain recurrence takes single terms on every processor.
-using DataTypes = TypeList<float, double, BFloat16, Float16, float>;
-using PairedDataTypes = TypeList<float, double, PairedBFloat16, Float16, PairedFloat>;
+// The types that a unit computes in: of numbers as they are given, in the order of DataType, then what stands for
+// float32 where its factors may be rounded; and of a quantized layer.
+template <class BFloat16Type, class RoundedFloat, class Quantized_>
+struct UnitTypes {
+  using Given = TypeList<float, double, BFloat16Type, Float16, RoundedFloat>;
+  using Rounded = RoundedFloat;
+  using Quantized = Quantized_;
+};
+using AnyProcessor = UnitTypes<BFloat16, float, QuantizedFloat>;
+
+// What is not a sweep of the plain recurrence takes single terms on every processor.
 template <class T>
 using Unpaired = std::conditional_t<std::is_same_v<T, PairedBFloat16>, BFloat16,
                                     std::conditional_t<std::is_same_v<T, PairedFloat>, float, T>>;
 
-// The place of a problem's type in these lists.
+// The place of a problem's type among those that are given.
 inline int index_of(DataType type, bool rounds_factors) {
-  return rounds_factors && type == DataType::kFloat32 ? DataTypes::kSize - 1 : static_cast<int>(type);
+  return rounds_factors && type == DataType::kFloat32 ? AnyProcessor::Given::kSize - 1 : static_cast<int>(type);
 }
 
 // float64 and float16 are too rare for an instance of the plain recurrence: that of its variants computes it, too.
@@ -37,8 +44,12 @@ inline constexpr bool kOneInstance = std::is_same_v<T, double> || std::is_same_v
 // The schedules of one pass, each with a visit to the one for a problem.
 template <class Types>
 struct ForwardSchedules {
-  using DataTypes = Types;
+  using DataTypes = typename Types::Given;
   using Views = ForwardViews;
+  template <class Cell, class Visitor>
+  static void visit_quantized(const Visitor& visitor) {
+    if constexpr (Cell::kUnitWeights == 0) visitor(Tag<ForwardSweep<Cell, typename Types::Quantized>>{});
+  }
   template <class Cell, class T, class Visitor>
   static void visit(const Problem& problem, const Visitor& visitor) {
     if constexpr (Cell::kNormGroups > 0) {
@@ -53,7 +64,7 @@ struct ForwardSchedules {
 };
 template <class Types>
 struct BackwardSchedules {
-  using DataTypes = Types;
+  using DataTypes = typename Types::Given;
   using Views = BackwardViews;
   template <class Cell, class T, class Visitor>
   static void visit(const Problem& problem, const Visitor& visitor) {
@@ -68,9 +79,12 @@ struct BackwardSchedules {
 template <class Schedules, class Visitor>
 void visit_sweep(const Problem& problem, Visitor&& visitor) {
   visit_type(Cells{}, problem.cell.index, [&](auto cell) {
-    visit_type(typename Schedules::DataTypes{}, index_of(problem.type, problem.rounds_factors), [&](auto type) {
-      Schedules::template visit<typename decltype(cell)::type, typename decltype(type)::type>(problem, visitor);
-    });
+    using Cell = typename decltype(cell)::type;
+    if constexpr (requires { Schedules::template visit_quantized<Cell>(visitor); }) {
+      if (problem.quantized) return Schedules::template visit_quantized<Cell>(visitor);
+    }
+    visit_type(typename Schedules::DataTypes{}, index_of(problem.type, problem.rounds_factors),
+               [&](auto type) { Schedules::template visit<Cell, typename decltype(type)::type>(problem, visitor); });
   });
 }
 
@@ -145,30 +159,34 @@ struct Runner {
   static constexpr Schedule<Views> schedule() { return {plan, options, workspace_bytes, rounds_factors, run}; }
 };
 
-template <class Cell>
+template <class Types, class Cell>
 std::unique_ptr<StepLayer> make_step_layer_of(const StepProblem& problem, const StepParameters& parameters) {
   if (problem.type == DataType::kFloat64) return std::make_unique<PackedStep<Cell, double>>(problem, parameters);
   switch (problem.storage) {
     case StepStorage::kExact:
+      if (problem.rounds_factors) {
+        return std::make_unique<PackedStep<Cell, typename Types::Rounded>>(problem, parameters);
+      }
       return std::make_unique<PackedStep<Cell, float>>(problem, parameters);
     case StepStorage::kBFloat16:
-      return std::make_unique<PackedStep<Cell, BFloat16>>(problem, parameters);
+      return std::make_unique<PackedStep<Cell, HalfKeptFloat>>(problem, parameters);
     case StepStorage::kInt8:
-      return std::make_unique<PackedStep<Cell, Int8>>(problem, parameters);
+      return std::make_unique<PackedStep<Cell, typename Types::Quantized>>(problem, parameters);
   }
   return nullptr;
 }
 
-inline std::unique_ptr<StepLayer> make_step_layer(const StepProblem& problem, const StepParameters& parameters) {
+template <class Types>
+std::unique_ptr<StepLayer> make_step_layer(const StepProblem& problem, const StepParameters& parameters) {
   std::unique_ptr<StepLayer> layer;
   visit_type(Cells{}, problem.cell.index,
-             [&](auto cell) { layer = make_step_layer_of<typename decltype(cell)::type>(problem, parameters); });
+             [&](auto cell) { layer = make_step_layer_of<Types, typename decltype(cell)::type>(problem, parameters); });
   return layer;
 }
 
 template <class Types, class Visitor>
 void visit_multiplier(const MatrixWork& work, int threads, void* workspace, const Visitor& visitor) {
-  visit_type(Types{}, index_of(work.at(0).type, work.at(0).rounds_factors), [&](auto type) {
+  visit_type(typename Types::Given{}, index_of(work.at(0).type, work.at(0).rounds_factors), [&](auto type) {
     Arena arena(workspace);
     visitor(Multiplier<typename decltype(type)::type>(work, threads, arena), arena);
   });
@@ -221,7 +239,7 @@ template <class Types>
 const CpuUnit& unit_for() {
   static constexpr CpuUnit kUnit{Runner<ForwardSchedules<Types>>::schedule(),
                                  Runner<BackwardSchedules<Types>>::schedule(),
-                                 make_step_layer,
+                                 make_step_layer<Types>,
                                  multiply_workspace_bytes<Types>,
                                  multiply<Types>,
                                  gradients_workspace_bytes<Types>,
@@ -231,7 +249,7 @@ const CpuUnit& unit_for() {
 
 // Named by dispatch.cpp.
 const CpuUnit& unit();
-const CpuUnit& unit() { return unit_for<DataTypes>(); }
+const CpuUnit& unit() { return unit_for<AnyProcessor>(); }
 
 }  // namespace FUSED_RNN_ISA
 }  // namespace fused_rnn

@@ -4,6 +4,8 @@
 #include "cpu/gemm/matrix_product.h"
 #include "cpu/schedules/packed_step.h"
 
+#include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <memory>
 #include <string>
@@ -48,9 +50,22 @@ std::vector<Real> numbers(Random& random, int64_t count, double from, double to)
   return values;
 }
 
-template <class Cell, class W>
+// A row as the products of a layer of T see it: quantized, or as it is.
+template <class T>
+std::vector<double> factors(const double* row, int64_t size) {
+  std::vector<double> seen(row, row + size);
+  if constexpr (kQuantized<T>) {
+    float largest = 0;
+    for (const double v : seen) largest = std::max(largest, std::abs(static_cast<float>(v)));
+    const float inverse = largest > 0 ? 127 / largest : 0;
+    for (double& v : seen) v = double(largest / 127) * std::nearbyint(static_cast<float>(v) * inverse);
+  }
+  return seen;
+}
+
+template <class Cell, class T>
 void check_layer(int64_t batch, int64_t input_size, int64_t hidden_size, int64_t output_size, bool bias, int parts) {
-  using Real = RealOf<W>;
+  using Real = RealOf<T>;
   constexpr int kGates = Cell::kGates, kWeights = Cell::kUnitWeights;
   constexpr int kSteps = 3;
   Random random(5);
@@ -66,12 +81,14 @@ void check_layer(int64_t batch, int64_t input_size, int64_t hidden_size, int64_t
   const StepProblem problem{.cell = spec_of<Cell>(0),
                             .type = sizeof(Real) == 8 ? DataType::kFloat64 : DataType::kFloat32,
                             .storage = StepStorage::kExact,
+                            .rounds_factors = false,
+                            .threads = parts,
                             .batch = batch,
                             .input_size = input_size,
                             .hidden_size = hidden_size,
                             .output_size = output_size,
                             .projected = projected};
-  PackedStep<Cell, W> layer(problem,
+  PackedStep<Cell, T> layer(problem,
                             {given(w_ih), given(w_hh), given(b_ih), given(b_hh), given(w_hr), given(unit_weights)});
   std::vector<double> h(batch * output_size), c(batch * hidden_size);
   for (int step = 0; step < kSteps; ++step) {
@@ -83,15 +100,17 @@ void check_layer(int64_t batch, int64_t input_size, int64_t hidden_size, int64_t
     std::vector<double> next(batch * output_size);
     for (int64_t row = 0; row < batch; ++row) {
       std::vector<double> hidden(hidden_size);
+      const std::vector<double> x_row(x_now + row * input_size, x_now + (row + 1) * input_size);
+      const auto x_seen = factors<T>(x_row.data(), input_size), h_seen = factors<T>(&h[row * output_size], output_size);
       for (int64_t u = 0; u < hidden_size; ++u) {
         Pack<double, kGates> from_x{}, from_h{};
         for (int g = 0; g < kGates; ++g) {
           const int64_t at = g * hidden_size + u;
           from_x[g] = bias ? b_ih[at] : 0.0, from_h[g] = bias ? b_hh[at] : 0.0;
           for (int64_t i = 0; i < input_size; ++i) {
-            from_x[g] += double(w_ih[at * input_size + i]) * double(x_now[row * input_size + i]);
+            from_x[g] += double(w_ih[at * input_size + i]) * x_seen[i];
           }
-          for (int64_t p = 0; p < output_size; ++p) from_h[g] += w_hh[at * output_size + p] * h[row * output_size + p];
+          for (int64_t p = 0; p < output_size; ++p) from_h[g] += w_hh[at * output_size + p] * h_seen[p];
         }
         Pack<double, Cell::kStates> state{};
         if (!projected) state[0] = h[row * output_size + u];
@@ -102,10 +121,11 @@ void check_layer(int64_t batch, int64_t input_size, int64_t hidden_size, int64_t
         hidden[u] = result.state[0];
         if (Cell::kStates == 2) c[row * hidden_size + u] = result.state[Cell::kStates - 1];
       }
+      const auto hidden_seen = factors<T>(hidden.data(), hidden_size);
       for (int64_t p = 0; p < output_size; ++p) {
         double& to = next[row * output_size + p];
         if (!projected) to = hidden[p];
-        for (int64_t u = 0; projected && u < hidden_size; ++u) to += w_hr[p * hidden_size + u] * hidden[u];
+        for (int64_t u = 0; projected && u < hidden_size; ++u) to += w_hr[p * hidden_size + u] * hidden_seen[u];
       }
     }
     h = next;
@@ -120,13 +140,13 @@ void check_layer(int64_t batch, int64_t input_size, int64_t hidden_size, int64_t
   }
 }
 
-template <class Cell, class W>
+template <class Cell, class T>
 void check_sizes() {
   for (const int64_t batch : {1, 2, 9}) {
     for (const int64_t hidden_size : {1, 5, 16, 37}) {
       for (const int parts : {1, 3}) {
-        check_layer<Cell, W>(batch, 3, hidden_size, hidden_size, true, parts);
-        if (!Cell::kReadsHidden && hidden_size > 1) check_layer<Cell, W>(batch, 70, hidden_size, 4, false, parts);
+        check_layer<Cell, T>(batch, 3, hidden_size, hidden_size, true, parts);
+        if (!Cell::kReadsHidden && hidden_size > 1) check_layer<Cell, T>(batch, 70, hidden_size, 4, false, parts);
       }
     }
   }
@@ -138,8 +158,8 @@ void layers_make_the_steps_of_their_cell() {
 }
 
 void layers_take_weights_of_less_memory() {
-  check_sizes<LstmCell, Int8>();
-  check_sizes<GruCell, BFloat16>();
+  check_sizes<LstmCell, QuantizedFloat>();
+  check_sizes<GruCell, HalfKeptFloat>();
 }
 
 // Numbers of a type that may be smaller than the one it is computed in.

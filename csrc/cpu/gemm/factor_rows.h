@@ -1,4 +1,4 @@
-// The rows that a product multiplies: where they lie if it takes them as they are, else quantized copies.
+// The rows that a product multiplies: where they lie if it takes them as they are, else rounded or quantized copies.
 //
 // A quantized row has int8 values q, filled up with zeros to whole multiplications, and behind them its scale:
 //   scale = max |v| / 127     q = v / scale, rounded to nearest (even)
@@ -44,47 +44,63 @@ void quantize_row(const float* from, int64_t size, Int8* to) {
   for (int64_t k = 0; k < filled; k += kLanes) {
     V value(0);
     visit_lanes<float>(size - k, [&](auto lanes) { value = load<float>(from + k, lanes); });
-    Terms<W>::store_factors(to + k, bits_of(value * V(inverse) + V(kRound)));
+    Terms<W>::store_low_bytes(to + k, bits_of(value * V(inverse) + V(kRound)) ^ Terms<W>::kOffset);
   }
   std::memcpy(to + filled, &scale, sizeof(scale));
 }
 
-// Rows as a product takes them.
+// Rows to multiply.
 template <class Row>
 struct Factors {
-  const Row* data;  // of row 0 of the batch
+  const Row* data;  // of row 0
   int64_t stride;
 };
 
-// The rows of a product that a schedule repeats each step. `State` is the type in which the schedule has them.
-template <class T>
+// The rows of the products that a schedule repeats each step, which it has as rows of State.
+template <class T, class State = StateOf<T>>
 class FactorRows {
-  using W = WeightOf<T>;
+  using Row = RowOf<T>;
+  static constexpr bool kCopies = !std::is_same_v<State, Row>;
 
  public:
-  FactorRows(int64_t rows, int64_t size, int threads, Arena& arena) : rows_(rows), size_(size) {
-    if constexpr (!Terms<W>::kScaled) return;
-    stride_ = quantized_stride(size);
-    copies_ = arena.take<RowOf<T>>(threads * rows * stride_);
+  FactorRows() = default;
+  FactorRows(int64_t rows, int64_t longest, int threads, Arena& arena) : rows_(rows) {
+    if constexpr (!kCopies) return;
+    stride_ = kQuantized<T> ? quantized_stride(longest) : padded(longest);
+    copies_ = arena.take<Row>(threads * rows * stride_);
   }
 
-  // Of some rows of the batch, for one thread; `from` are all.
-  Factors<RowOf<T>> of(int thread, Range rows, const BatchRows<StateOf<T>>& from) const {
-    if constexpr (Terms<W>::kScaled) {
-      RowOf<T>* copies = copies_ + thread * rows_ * stride_;
+  // Some of all rows, for one thread until it asks again.
+  Factors<Row> of(int thread, Range rows, const Factors<State>& from, int64_t size) const {
+    if constexpr (kCopies) {
+      Row* copies = copies_ + thread * rows_ * stride_;
       for (int64_t row = rows.begin; row < rows.end; ++row) {
-        quantize_row<W>(from.row(row), size_, copies + row * stride_);
+        const State* given = from.data + row * from.stride;
+        Row* to = copies + row * stride_;
+        if constexpr (kQuantized<T>) {
+          quantize_row<WeightOf<T>>(given, size, to);
+        } else {
+          convert_row(given, size, to);
+        }
       }
       return {copies, stride_};
     } else {
-      return {from.data, from.stride};
+      return from;
     }
   }
 
  private:
-  int64_t rows_, size_;
-  int64_t stride_ = 0;
-  RowOf<T>* copies_ = nullptr;  // [threads][rows][stride], where they are quantized
+  static constexpr int kLanes = Vec<RealOf<T>>::kLanes;
+  static int64_t padded(int64_t size) { return (size + kLanes - 1) / kLanes * kLanes; }
+
+  static void convert_row(const State* from, int64_t size, Row* to) {
+    for (int64_t k = 0; k < size; k += kLanes) {
+      visit_lanes<RealOf<T>>(size - k, [&](auto lanes) { Storage<Row>::store(to + k, load<State>(from + k, lanes)); });
+    }
+  }
+
+  int64_t rows_ = 0, stride_ = 0;
+  Row* copies_ = nullptr;  // [threads][rows][stride]
 };
 
 }  // namespace FUSED_RNN_ISA

@@ -32,12 +32,15 @@ bool for_each_part(const PackSource<T>& source, int64_t block, T* copy, const Ac
 
 // pack_block of rows with contiguous columns, left out where `to` has the block already. `copy`, [Groups * units,
 // columns], and `to` are as the last pass left them, or zeros. With a null copy nothing is known of `to`, and any
-// strides will do.
+// strides will do. Returns whether it has packed.
 template <int Groups, int Vectors, class T, class W>
-void pack_changed_block(const PackSource<T>& source, int64_t block, W* to, T* copy) {
-  if (copy == nullptr) return pack_block<Groups, Vectors>(source, block, to);
+bool pack_changed_block(const PackSource<T>& source, int64_t block, W* to, T* copy) {
+  if (copy == nullptr) {
+    pack_block<Groups, Vectors>(source, block, to);
+    return true;
+  }
   const auto same = [](const T* from, T* kept, size_t bytes) { return std::memcmp(from, kept, bytes) == 0; };
-  if (for_each_part<Groups, Vectors>(source, block, copy, same)) return;
+  if (for_each_part<Groups, Vectors>(source, block, copy, same)) return false;
   for_each_part<Groups, Vectors>(source, block, copy, [](const T* from, T* kept, size_t bytes) {
     std::memcpy(static_cast<void*>(kept), from, bytes);
     return true;
@@ -48,6 +51,7 @@ void pack_changed_block(const PackSource<T>& source, int64_t block, W* to, T* co
   copied.unit_stride = source.reduction_size;
   copied.group_stride = source.units * source.reduction_size;
   pack_block<Groups, Vectors>(copied, block, to);
+  return true;
 }
 
 }  // namespace FUSED_RNN_ISA

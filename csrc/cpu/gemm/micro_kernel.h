@@ -54,6 +54,7 @@ FUSED_RNN_INLINE V in_register(V x) {
 struct TileStrides {
   int64_t blocks, rows;   // elements between blocks of weights, and between rows of the left operand
   int64_t length, chunk;  // in multiplications, which may take several terms each; the length is not 0
+  int64_t planes;         // as in Gemm
   Prefetch* prefetch;     // each chunk issues a part of it; may be null
 };
 
@@ -66,7 +67,7 @@ template <class W, int Columns, int Rows, int Blocks>
   using V = Vec<Real>;
   constexpr int kLanes = V::kLanes, kSums = Blocks * Columns;
   const int64_t block_stride = strides.blocks, row_stride = strides.rows, length = strides.length;
-  const int64_t chunk = strides.chunk;
+  const int64_t chunk = Multiplied::kScaled ? length : strides.chunk;
   const Real* total = start;  // of the chunks before
   int64_t total_stride = 0;
   for (int64_t begin = 0; begin < length; begin += chunk) {
@@ -76,7 +77,9 @@ template <class W, int Columns, int Rows, int Blocks>
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 16
-      for (int s = 0; s < kSums; ++s) sums[r][s] = V(0);
+      for (int s = 0; s < kSums; ++s) {
+        sums[r][s] = Multiplied::kScaled ? V::load(start + 2 * strides.planes + s * kLanes) : V(0);
+      }
     }
     for (int64_t k = begin; k < end; ++k) {
       const auto weight = [&](int s) FUSED_RNN_INLINE_LAMBDA {
@@ -113,7 +116,16 @@ template <class W, int Columns, int Rows, int Blocks>
     for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 16
       for (int s = 0; s < kSums; ++s) {
-        (V::load(total + r * total_stride + s * kLanes) + sums[r][s]).store(tile + (r * kSums + s) * kLanes);
+        const V before = V::load(total + r * total_stride + s * kLanes);
+        V after;
+        if constexpr (Multiplied::kScaled) {
+          Real of_row;
+          std::memcpy(&of_row, rows + r * row_stride + length * Multiplied::kCount, sizeof(of_row));
+          after = Multiplied::scaled(sums[r][s], V::load(start + strides.planes + s * kLanes) * V(of_row), before);
+        } else {
+          after = before + sums[r][s];
+        }
+        after.store(tile + (r * kSums + s) * kLanes);
       }
     }
     total = tile, total_stride = kSums * kLanes;
@@ -156,13 +168,17 @@ template <class W>
 struct Gemm {
   using Real = typename Terms<W>::Real;
   const W* weights;                    // [blocks][reduction][columns][lanes]
-  const Real* bias;                    // [blocks][columns][lanes], or null: zeros
+  const Real* bias;                    // [blocks][columns][lanes], or null: zeros, but where weights are scaled
   int64_t block_stride;                // elements between blocks of weights
   const typename Terms<W>::Row* rows;  // [rows][row_stride], the left operand; filled up to whole multiplications
   int64_t row_stride;
   int64_t length;                // terms of the reduction, filled up to whole multiplications; 0 leaves the bias alone
   int64_t chunk = kChunk;        // terms that are summed from zero
   Prefetch* prefetch = nullptr;  // what to ask the memory for meanwhile, a part for each chunk
+  int64_t planes = 0;            // from each bias to the scale of its weights, and from there to their correction
+
+  // Of the sums; those that are scaled are exact, and so a single one.
+  int64_t chunks() const { return Terms<W>::kScaled ? 1 : (length + chunk - 1) / chunk; }
 };
 
 // Where an update finds its results.
@@ -196,7 +212,7 @@ inline int64_t chunk_count(const Gemm<W>& product, Range rows, Range blocks) {
   const TileShape shape = tile_shape<Columns>(rows);
   const int64_t tiles =
       (rows.size() + shape.rows - 1) / shape.rows * ((blocks.size() + shape.blocks - 1) / shape.blocks);
-  return tiles * ((product.length + product.chunk - 1) / product.chunk);
+  return product.length > 0 ? tiles * product.chunks() : 0;
 }
 
 // For for_each_tile: its results lie in memory of its own, until the next tile.
@@ -219,8 +235,9 @@ FUSED_RNN_INLINE void for_each_tile(const Gemm<W>& product, Range rows, Range bl
   if (rows.size() == 0) return;
   const auto [most_rows, most_blocks] = tile_shape<Columns>(rows);
   const int64_t groups = (blocks.size() + most_blocks - 1) / most_blocks;
-  const TileStrides strides{product.block_stride, product.row_stride, multiplications<W>(product.length),
-                            multiplications<W>(product.chunk), product.prefetch};
+  const TileStrides strides{
+      product.block_stride, product.row_stride, multiplications<W>(product.length), multiplications<W>(product.chunk),
+      product.planes,       product.prefetch};
   for (int64_t group = 0; group < groups; ++group) {
     const int64_t block = blocks.begin + (backwards ? groups - 1 - group : group) * most_blocks;
     const int block_count = static_cast<int>(blocks.end - block < most_blocks ? blocks.end - block : most_blocks);

@@ -3,63 +3,89 @@
 
 #include "core/views.h"
 #include "cpu/gemm/block.h"
+#include "cpu/gemm/factor_rows.h"
 #include "cpu/gemm/kept_weights.h"
 #include "cpu/runtime/arena.h"
 
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {
 
-// A matrix of gates, W [D, G*H, columns] with b [D, G*H], in blocks of hidden units with all their gates.
-template <class Cell, class T>
-class GateWeights {
+// A matrix with an optional bias, W [D, Groups * units, columns] with b [D, Groups * units], in blocks of units. The
+// weights of a quantized layer have scales, [D, Groups * units], and corrections of their sums (terms.h).
+template <int Groups, class T>
+class PackedMatrix {
   using Real = RealOf<T>;
   using Weight = WeightOf<T>;
+  using Element = MatrixElement<T>;
 
  public:
-  using Units = Block<Cell::kGates, Real>;
+  using Units = Block<Groups, Real>;
 
-  GateWeights(const WeightView& w, const WeightView& b, const Problem& problem, int64_t columns, Arena& arena)
-      : w_(w),
-        b_(b),
-        hidden_size_(problem.hidden_size),
-        columns_(columns),
-        unit_blocks_(Units::count(hidden_size_)),
-        block_stride_(multiplications<Weight>(columns) * kRow) {
-    if (columns == 0) return;
-    packed_ = arena.take<Weight>(problem.directions * unit_blocks_ * block_stride_);
-    bias_ = arena.take<Real>(problem.directions * unit_blocks_ * kRow);
-    if (problem.keeps_weights) copy_ = arena.take<T>(problem.directions * copy_stride());
+  struct Given {
+    const WeightView &w, &b, &scales;
+    int64_t directions, units, columns;
+    bool kept;  // where a later pass finds them
+  };
+
+  PackedMatrix() = default;
+  PackedMatrix(const Given& given, Arena& arena)
+      : w_(given.w),
+        b_(given.b),
+        scales_(given.scales),
+        units_(given.units),
+        columns_(given.columns),
+        blocks_(Units::count(given.units)),
+        block_stride_(multiplications<Weight>(given.columns) * kRow),
+        plane_(given.directions * blocks_ * kRow) {
+    if (columns_ == 0) return;
+    packed_ = arena.take<Weight>(given.directions * blocks_ * block_stride_);
+    bias_ = arena.take<Real>((kQuantized<T> ? 3 : 1) * plane_);
+    if (given.kept) copy_ = arena.take<Element>(given.directions * copy_stride());
   }
+
+  int64_t blocks() const { return blocks_; }
+  int64_t bytes() const { return blocks_ * block_stride_ * static_cast<int64_t>(sizeof(Weight)); }  // of a direction
 
   void pack(int64_t d, int64_t block) const {
     if (columns_ == 0) return;
-    const int64_t at = d * unit_blocks_ + block;
-    T* copy = copy_ == nullptr ? nullptr : copy_ + d * copy_stride();
-    pack_changed_block<Cell::kGates, Units::kVectors>(source(w_, d, columns_), block, packed_ + at * block_stride_,
-                                                      copy);
+    const int64_t at = d * blocks_ + block;
+    Weight* packed = packed_ + at * block_stride_;
+    Element* copy = copy_ == nullptr ? nullptr : copy_ + d * copy_stride();
+    const bool changed =
+        pack_changed_block<Groups, Units::kVectors>(source<Element>(w_, d, columns_), block, packed, copy);
     Real* bias = bias_ + at * kRow;
-    if (b_) return pack_block<Cell::kGates, Units::kVectors>(source(b_, d, 1), block, bias);
-    for (int column = 0; column < Units::kColumns; ++column) Vec<Real>(0).store(bias + column * kLanes);
+    pack_vectors(b_, d, block, bias);
+    if constexpr (kQuantized<T>) {
+      pack_vectors(scales_, d, block, bias + plane_);
+      if (changed) correct(packed, bias + 2 * plane_);
+    }
   }
 
   // b + W rows; `length` is that of the rows, or 0 where they are zeros.
-  Gemm<Weight> times(int64_t d, const RowOf<T>* rows, int64_t row_stride, int64_t length) const {
-    return {packed_ + d * unit_blocks_ * block_stride_, bias(d, 0), block_stride_, rows, row_stride, length};
+  Gemm<Weight> times(int64_t d, const Factors<RowOf<T>>& rows, int64_t length) const {
+    return {.weights = packed_ + d * blocks_ * block_stride_,
+            .bias = bias(d, 0),
+            .block_stride = block_stride_,
+            .rows = rows.data,
+            .row_stride = rows.stride,
+            .length = length,
+            .planes = plane_};
   }
 
   // b of a block, [columns][lanes].
-  const Real* bias(int64_t d, int64_t block) const { return bias_ + (d * unit_blocks_ + block) * kRow; }
+  const Real* bias(int64_t d, int64_t block) const { return bias_ + (d * blocks_ + block) * kRow; }
 
  private:
   static constexpr int kLanes = Vec<Real>::kLanes;
   static constexpr int64_t kRow = Units::kColumns * kLanes;
 
-  int64_t copy_stride() const { return Cell::kGates * hidden_size_ * columns_; }
+  int64_t copy_stride() const { return Groups * units_ * columns_; }
 
-  PackSource<T> source(const WeightView& w, int64_t d, int64_t columns) const {
-    return {static_cast<const T*>(w.data) + d * w.direction_stride,
-            hidden_size_,
-            hidden_size_ * w.row_stride,
+  template <class Of>
+  PackSource<Of> source(const WeightView& w, int64_t d, int64_t columns) const {
+    return {static_cast<const Of*>(w.data) + d * w.direction_stride,
+            units_,
+            units_ * w.row_stride,
             w.row_stride,
             1,
             0,
@@ -68,92 +94,80 @@ class GateWeights {
             columns};
   }
 
-  const WeightView &w_, &b_;
-  int64_t hidden_size_, columns_, unit_blocks_;
-  int64_t block_stride_;      // packed elements of one block
+  // One number for each row of the matrix; zeros where there are none.
+  void pack_vectors(const WeightView& w, int64_t d, int64_t block, Real* to) const {
+    if (w) return pack_block<Groups, Units::kVectors>(source<T>(w, d, 1), block, to);
+    for (int column = 0; column < Units::kColumns; ++column) Vec<Real>(0).store(to + column * kLanes);
+  }
+
+  // What the offset of the factors adds to sums, negative.
+  void correct(const Weight* packed, Real* to) const {
+    using Multiplied = Terms<Weight>;
+    RowOf<T> offsets[Multiplied::kCount];
+    for (RowOf<T>& offset : offsets) offset.value = static_cast<int8_t>(Multiplied::kOffset);
+    for (int column = 0; column < Units::kColumns; ++column) {
+      Vec<Real> sum(0);
+      for (int64_t k = 0; k < multiplications<Weight>(columns_); ++k) {
+        const Vec<Real> weight = Multiplied::weight(packed + (k * Units::kColumns + column) * kLanes);
+        sum = Multiplied::multiply_add(weight, Multiplied::value(offsets), sum);
+      }
+      Multiplied::negative(sum).store(to + column * kLanes);
+    }
+  }
+
+  WeightView w_, b_, scales_;
+  int64_t units_ = 0, columns_ = 0, blocks_ = 0;
+  int64_t block_stride_ = 0;  // packed elements of one block
+  int64_t plane_ = 0;         // of all biases
   Weight* packed_ = nullptr;  // [D, blocks, columns of W, columns, lanes]
-  Real* bias_ = nullptr;      // [D, blocks, columns, lanes]
-  T* copy_ = nullptr;         // [D, G*H, columns of W] of what is packed; null: nothing outlives the pass
+  Real* bias_ = nullptr;      // [planes, D, blocks, columns, lanes]
+  Element* copy_ = nullptr;   // [D, Groups * units, columns of W] of what is packed; null: nothing outlives the pass
 };
+
+template <class Cell, class T>
+using GateWeights = PackedMatrix<Cell::kGates, T>;
 
 // W_hh with b_hh in blocks of hidden units, W_ih with b_ih likewise where the pass makes the gates, and W_hr in blocks
 // of projected outputs. A schedule makes them the first in its workspace, since those that are kept have to lie where
 // another pass, of another plan and batch, finds them.
 template <class Cell, class T>
 class ForwardWeights {
-  using Real = RealOf<T>;
-  using Weight = WeightOf<T>;
-  using Row = RowOf<T>;
-
  public:
-  using Units = Block<Cell::kGates, Real>;
-  using Outputs = Block<1, Real>;
+  using Units = typename GateWeights<Cell, T>::Units;
+  using Outputs = typename PackedMatrix<1, T>::Units;
 
-  ForwardWeights(const Problem& problem, const ForwardViews& views, Arena& arena)
-      : p_(problem),
-        v_(views),
-        unit_blocks_(Units::count(p_.hidden_size)),
-        recurrent_(v_.w_hh, v_.b_hh, p_, p_.output_size, arena),
-        input_(v_.w_ih, v_.b_ih, p_, p_.input_size, arena) {
-    if (!p_.projected) return;
-    output_blocks_ = Outputs::count(p_.output_size);
-    projection_stride_ = multiplications<Weight>(p_.hidden_size) * Outputs::kColumns * kLanes;
-    projection_ = arena.take<Weight>(p_.directions * output_blocks_ * projection_stride_);
-    if (p_.keeps_weights) copy_ = arena.take<T>(p_.directions * p_.output_size * p_.hidden_size);
+  ForwardWeights(const Problem& p, const ForwardViews& v, Arena& arena)
+      : directions_(p.directions),
+        recurrent_({v.w_hh, v.b_hh, v.scales.w_hh, p.directions, p.hidden_size, p.output_size, p.keeps_weights}, arena),
+        input_({v.w_ih, v.b_ih, v.scales.w_ih, p.directions, p.hidden_size, p.input_size, p.keeps_weights}, arena) {
+    if (!p.projected) return;
+    projection_ = {{v.w_hr, kNone, v.scales.w_hr, p.directions, p.output_size, p.hidden_size, p.keeps_weights}, arena};
   }
-
-  int64_t unit_blocks() const { return unit_blocks_; }
-  int64_t output_blocks() const { return output_blocks_; }
 
   // One thread's part of the packing.
   void pack(int thread, int threads) const {
-    const Range own = part_of({0, p_.directions * unit_blocks_}, threads, thread);
-    for (int64_t i = own.begin; i < own.end; ++i) {
-      recurrent_.pack(i / unit_blocks_, i % unit_blocks_);
-      input_.pack(i / unit_blocks_, i % unit_blocks_);
-    }
-    if (!p_.projected) return;
-    const Range own_outputs = part_of({0, p_.directions * output_blocks_}, threads, thread);
-    for (int64_t i = own_outputs.begin; i < own_outputs.end; ++i) {
-      const WeightView& w = v_.w_hr;
-      const int64_t d = i / output_blocks_;
-      const PackSource<T> source{static_cast<const T*>(w.data) + d * w.direction_stride,
-                                 p_.output_size,
-                                 0,
-                                 w.row_stride,
-                                 1,
-                                 0,
-                                 w.column_stride,
-                                 p_.hidden_size,
-                                 p_.hidden_size};
-      T* copy = copy_ == nullptr ? nullptr : copy_ + d * p_.output_size * p_.hidden_size;
-      pack_changed_block<1, Outputs::kVectors>(source, i % output_blocks_, projection_ + i * projection_stride_, copy);
-    }
+    const auto for_own = [&](int64_t blocks, const auto& pack_one) {
+      if (blocks == 0) return;
+      const Range own = part_of({0, directions_ * blocks}, threads, thread);
+      for (int64_t i = own.begin; i < own.end; ++i) pack_one(i / blocks, i % blocks);
+    };
+    for_own(recurrent_.blocks(), [&](int64_t d, int64_t block) {
+      recurrent_.pack(d, block);
+      input_.pack(d, block);
+    });
+    for_own(projection_.blocks(), [&](int64_t d, int64_t block) { projection_.pack(d, block); });
   }
 
   const GateWeights<Cell, T>& recurrent() const { return recurrent_; }  // b_hh + W_hh h
   const GateWeights<Cell, T>& input() const { return input_; }          // b_ih + W_ih x
-
-  // W_hr rows.
-  Gemm<Weight> projection(int64_t d, const Row* rows, int64_t row_stride) const {
-    return {projection_ + d * output_blocks_ * projection_stride_,
-            nullptr,
-            projection_stride_,
-            rows,
-            row_stride,
-            p_.hidden_size};
-  }
+  const PackedMatrix<1, T>& projection() const { return projection_; }  // W_hr h
 
  private:
-  static constexpr int kLanes = Vec<Real>::kLanes;
+  static constexpr WeightView kNone{};
 
-  const Problem& p_;
-  const ForwardViews& v_;
-  int64_t unit_blocks_, output_blocks_ = 0;
+  int64_t directions_;
   GateWeights<Cell, T> recurrent_, input_;
-  int64_t projection_stride_ = 0;  // packed elements of one block
-  Weight* projection_ = nullptr;   // [D, output blocks, H, columns, lanes]
-  T* copy_ = nullptr;              // [D, P, H] of what is packed there, or null
+  PackedMatrix<1, T> projection_;
 };
 
 // The transposed weights: blocks of outputs (recurrent), and blocks of hidden units (projection).

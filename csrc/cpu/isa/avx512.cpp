@@ -1,4 +1,4 @@
-// The CPU kernels for processors with AVX-512 (F, BW, DQ, VL), and for those of them with BF16 too.
+// The CPU kernels for processors with AVX-512 (F, BW, DQ, VL), and for those of them with VNNI, or with VNNI and BF16.
 #define FUSED_RNN_ISA avx512
 #define FUSED_RNN_VECTOR_BYTES 64
 #define FUSED_RNN_VECTOR_REGISTERS 32
@@ -6,7 +6,10 @@
 
 namespace fused_rnn::avx512 {
 
+const CpuUnit& unit_with_vnni();
+const CpuUnit& unit_with_vnni() { return unit_for<UnitTypes<BFloat16, float, DotQuantizedFloat>>(); }
+
 const CpuUnit& unit_with_bf16();
-const CpuUnit& unit_with_bf16() { return unit_for<PairedDataTypes>(); }
+const CpuUnit& unit_with_bf16() { return unit_for<UnitTypes<PairedBFloat16, PairedFloat, DotQuantizedFloat>>(); }
 
 }  // namespace fused_rnn::avx512

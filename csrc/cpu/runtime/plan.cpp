@@ -17,7 +17,8 @@ double step_cycles(const Problem& problem, const Tiling& tiling, const Plan& pla
   const int64_t rows = ceil_div(problem.batch, plan.row_parts);
   const int64_t blocks = ceil_div(tiling.blocks, plan.unit_parts);
   const int64_t tiles = ceil_div(rows, tiling.tile_rows);
-  const double vectors = static_cast<double>(problem.output_size * tiling.reduction) * tiling.columns;
+  const double vectors =
+      static_cast<double>(ceil_div(problem.output_size * tiling.reduction, tiling.terms)) * tiling.columns;
   const double element_bytes = problem.type == DataType::kFloat64 ? 8 : 4;
   const double weight_bytes = directions * static_cast<double>(blocks) * vectors * tiling.lanes * element_bytes;
   const bool in_l3 = weight_bytes > m.l2_bytes;
@@ -29,7 +30,8 @@ double step_cycles(const Problem& problem, const Tiling& tiling, const Plan& pla
   const double later = std::max(multiplying, vectors * m.l2_load);
   const double product =
       first + static_cast<double>(std::max<int64_t>(tiles - 1, 0)) * later + static_cast<double>(tiles) * m.tile;
-  const double input = static_cast<double>(rows * problem.input_size) * tiling.columns / m.fmas_per_cycle;
+  const double input =
+      static_cast<double>(rows * ceil_div(problem.input_size, tiling.terms)) * tiling.columns / m.fmas_per_cycle;
   const double update = static_cast<double>(rows * tiling.reduction * tiling.columns) * m.update;
   const double stages = problem.projected ? 2 : 1;
   const double from_others = static_cast<double>(rows * problem.output_size * tiling.reduction) * element_bytes / 64 *

@@ -18,6 +18,7 @@ struct Tiling {
   int reduction;            // terms of one sum per hidden unit of the left operand (backward sums over the gates)
   int64_t blocks;           // blocks of one direction
   bool whole_rows = false;  // the threads may not share the units of a row
+  int terms = 1;            // of a sum that one multiplication takes
 };
 
 // threads = direction_parts * row_parts * unit_parts. Threads that differ only in their unit part exchange h at a

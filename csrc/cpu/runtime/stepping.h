@@ -16,6 +16,8 @@ struct StepProblem {
   CellSpec cell;
   DataType type;  // float32 or float64; of x, of the states, and of the parameters as they are given
   StepStorage storage;
+  bool rounds_factors;  // of exact float32 products, as of a Problem
+  int threads;          // that share a step, at most
   int64_t batch;
   int64_t input_size;   // I
   int64_t hidden_size;  // H

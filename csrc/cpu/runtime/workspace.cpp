@@ -88,8 +88,18 @@ Workspace::Store& Workspace::store() {
 }
 
 Workspace::Key Workspace::key_of(const Problem& p, const ForwardViews& views) {
-  return {views.w_hh.data, views.w_ih.data, views.w_hr.data, p.cell.index,  p.type,      p.rounds_factors,
-          is_variant(p),   p.directions,    p.hidden_size,   p.output_size, p.input_size};
+  return {.w_hh = views.w_hh.data,
+          .w_ih = views.w_ih.data,
+          .w_hr = views.w_hr.data,
+          .cell = p.cell.index,
+          .type = p.type,
+          .quantized = p.quantized,
+          .rounds_factors = p.rounds_factors,
+          .variant = is_variant(p),
+          .directions = p.directions,
+          .hidden_size = p.hidden_size,
+          .output_size = p.output_size,
+          .input_size = p.input_size};
 }
 
 Workspace::Workspace(const Key& key, size_t bytes) {

@@ -27,7 +27,7 @@ class Workspace {
     const void *w_hh = nullptr, *w_ih = nullptr, *w_hr = nullptr;
     int cell = 0;
     DataType type = DataType::kFloat32;
-    bool rounds_factors = false;
+    bool quantized = false, rounds_factors = false;
     bool variant = false;  // whose schedule may pack in another way
     int64_t directions = 0, hidden_size = 0, output_size = 0, input_size = 0;
 

@@ -54,7 +54,7 @@ class InputGates {
   InputGates(const Problem& problem, const ForwardViews& views, const Plan& plan, Arena& arena)
       : p_(problem), v_(views), plan_(plan), steps_(problem.time_steps) {
     if (!made()) return;
-    x_stride_ = (p_.input_size + kLanes - 1) / kLanes * kLanes;
+    x_stride_ = kQuantized<T> ? quantized_stride(p_.input_size) : (p_.input_size + kLanes - 1) / kLanes * kLanes;
     const int64_t rows = (p_.batch + plan.row_parts - 1) / plan.row_parts;
     const int64_t blocks = (Units::count(p_.hidden_size) + plan.unit_parts - 1) / plan.unit_parts;
     const int64_t row_bytes = x_stride_ * int64_t{sizeof(Row)} + blocks * kRow * int64_t{sizeof(Real)};
@@ -76,7 +76,7 @@ class InputGates {
     if (!made()) return;
     const Range blocks = blocks_of(part);
     const int64_t rows = part.rows.size();
-    const Rows x = rows_of_x(thread, part, d, begin, count);
+    const Factors<Row> x = rows_of_x(thread, part, d, begin, count);
     Real* gates = gates_ + first_row(thread, part) * gates_size_;
     const auto wanted = [&](const auto& tile) {
       return v_.lengths == nullptr || any_row(tile, [&](int64_t index) {
@@ -99,8 +99,8 @@ class InputGates {
         }
       }
     };
-    for_each_tile<Units::kColumns>(weights.times(d, x.data, x.stride, p_.input_size), {0, count * rows}, blocks, wanted,
-                                   keep, false, place);
+    for_each_tile<Units::kColumns>(weights.times(d, x, p_.input_size), {0, count * rows}, blocks, wanted, keep, false,
+                                   place);
   }
 
   // Those of the index-th of the `count` steps made last.
@@ -112,13 +112,9 @@ class InputGates {
   }
 
  private:
-  struct Rows {  // [count * rows, stride], the steps one after the other
-    const Row* data;
-    int64_t stride;
-  };
-
-  // Where they lie, if they are as the product takes them and at equal distances; else a copy.
-  Rows rows_of_x(int thread, const Part& part, int64_t d, int64_t begin, int64_t count) const {
+  // [count * rows, stride], the steps one after the other: where they lie, if they are as the product takes them and at
+  // equal distances; else a copy.
+  Factors<Row> rows_of_x(int thread, const Part& part, int64_t d, int64_t begin, int64_t count) const {
     const int64_t rows = part.rows.size();
     if constexpr (std::is_same_v<T, Row>) {
       const int64_t step = d == 0 ? v_.x.time_stride : -v_.x.time_stride, row = v_.x.row_stride;
@@ -149,10 +145,14 @@ class InputGates {
   void copy(int64_t t, int64_t row, Row* to) const {
     const bool active = row_step(v_, t, row) != RowStep::kInactive;
     const T* from = at<T>(v_.x, t, row, 0);
-    for (int64_t i = 0; i < p_.input_size; i += kLanes) {
-      Vec<Real> value(0);
-      if (active) visit_lanes<Real>(p_.input_size - i, [&](auto n) { value = load<T>(from + i, n); });
-      Storage<Row>::store(to + i, value);
+    if constexpr (kQuantized<T>) {
+      if (active) quantize_row<WeightOf<T>>(&from->value, p_.input_size, to);
+    } else {
+      for (int64_t i = 0; i < p_.input_size; i += kLanes) {
+        Vec<Real> value(0);
+        if (active) visit_lanes<Real>(p_.input_size - i, [&](auto n) { value = load<T>(from + i, n); });
+        Storage<Row>::store(to + i, value);
+      }
     }
   }
 

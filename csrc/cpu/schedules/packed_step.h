@@ -3,19 +3,18 @@
 //   from_x = b_ih + W_ih x       kept for the block of units, in the layout of the tiles
 //   from_h = b_hh + W_hh h       tile by tile, and then the pass (forward_pass.h), as in the forward sweep
 //
-// Weights may be stored as bfloat16, or as int8 with one scale for each row of the matrix: the sums of a tile are
-// multiplied by it.
+// Weights may be kept as bfloat16, or as int8 with one scale for each row of the matrix. The products take them as
+// those of a layer do: by the same multiplications, from the same quantized or rounded rows.
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <new>
 #include <type_traits>
 #include <vector>
 
 #include "cells/cell.h"
-#include "cpu/gemm/block.h"
-#include "cpu/gemm/pack_weights.h"
+#include "cpu/gemm/factor_rows.h"
+#include "cpu/gemm/packed_weights.h"
 #include "cpu/gemm/tile_vectors.h"
 #include "cpu/pass/forward_pass.h"
 #include "cpu/runtime/arena.h"
@@ -25,88 +24,25 @@
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {
 
-// One matrix [Groups * units, size] with an optional bias, packed in blocks of units.
-template <class W, int Groups>
-class StepMatrix {
-  using Real = RealOf<W>;
-  using V = Vec<Real>;
-  static constexpr int kLanes = V::kLanes;
-  static constexpr bool kScaled = std::is_same_v<W, Int8>;
-
+// The rows of a matrix in int8, with a scale for each, by the rule of factor_rows.h.
+class QuantizedRows {
  public:
-  using Units = Block<Groups, Real>;
-  static constexpr int kBlockValues = Units::kColumns * kLanes;  // of one reduction index
-
-  StepMatrix() = default;
-  StepMatrix(int64_t units, int64_t size, Arena& arena) : units_(units), size_(size), blocks_(Units::count(units)) {
-    weights_ = arena.take<W>(blocks_ * size_ * kBlockValues);
-    bias_ = arena.take<Real>(blocks_ * kBlockValues);
-    if (kScaled) scale_ = arena.take<Real>(blocks_ * kBlockValues);
-  }
-
-  int64_t blocks() const { return blocks_; }
-  int64_t bytes() const { return blocks_ * size_ * kBlockValues * static_cast<int64_t>(sizeof(W)); }
-
-  // `block` is scratch memory for size * kBlockValues values.
-  void pack(const Real* matrix, const Real* bias, Real* block) {
-    for (int64_t i = 0; i < blocks_; ++i) {
-      pack_block<Groups, Units::kVectors>(
-          PackSource<Real>{matrix, units_, units_ * size_, size_, 1, 0, 1, size_, size_}, i, block);
-      store_block(i, block);
-      Real* to = bias_ + i * kBlockValues;
-      for (int v = 0; v < kBlockValues; ++v) to[v] = 0;
-      if (bias == nullptr) continue;
-      pack_block<Groups, Units::kVectors>(PackSource<Real>{bias, units_, units_, 1, 1, 0, 0, 1, 1}, i, to);
+  QuantizedRows(const float* matrix, int64_t rows, int64_t columns)
+      : values_(static_cast<size_t>(rows * columns)), scales_(static_cast<size_t>(rows)) {
+    std::vector<Int8> row(static_cast<size_t>(quantized_stride(columns)));
+    for (int64_t i = 0; i < rows; ++i) {
+      quantize_row<Int8Quad>(matrix + i * columns, columns, row.data());
+      std::copy_n(row.data(), columns, values_.data() + i * columns);
+      std::memcpy(&scales_[static_cast<size_t>(i)], row.data() + multiplications<Int8Quad>(columns) * 4, sizeof(float));
     }
   }
 
-  Gemm<W> times(const Real* rows, int64_t row_stride) const {
-    return {weights_, kScaled ? nullptr : bias_, size_ * kBlockValues, rows, row_stride, size_};
-  }
-
-  // The tile of bias + matrix row from a tile of the GEMM; `scaled` is memory for it.
-  template <class TileOf>
-  TileOf finish(const TileOf& tile, Real* scaled) const {
-    if constexpr (!kScaled) return tile;
-    const int64_t first = tile.block * kBlockValues, values = tile.blocks * kBlockValues;
-    for (int64_t i = 0; i < tile.rows * values; i += kLanes) {
-      const int64_t at = first + i % values;
-      multiply_add(V::load(tile.values + i), V::load(scale_ + at), V::load(bias_ + at)).store(scaled + i);
-    }
-    return {scaled, tile.row, tile.block, tile.rows, tile.blocks};
-  }
-
-  // A tile's memory for `finish`.
-  struct Scaled {
-    alignas(64) Real values[kScaled ? MicroKernels<W, Units::kColumns>::kMostValues : 1];
-  };
+  const Int8* values() const { return values_.data(); }
+  const float* scales() const { return scales_.data(); }
 
  private:
-  void store_block(int64_t index, const Real* block) {
-    W* to = weights_ + index * size_ * kBlockValues;
-    if constexpr (kScaled) {
-      Real* scale = scale_ + index * kBlockValues;
-      for (int v = 0; v < kBlockValues; ++v) {
-        Real largest = 0;
-        for (int64_t k = 0; k < size_; ++k) {
-          const Real size = std::abs(block[k * kBlockValues + v]);
-          if (!(size <= largest)) largest = size;  // so a NaN stays
-        }
-        scale[v] = largest / 127;
-        const Real inverse = largest > 0 && std::isfinite(largest) ? 127 / largest : 0;
-        for (int64_t k = 0; k < size_; ++k) {
-          to[k * kBlockValues + v].value = static_cast<int8_t>(std::lrint(block[k * kBlockValues + v] * inverse));
-        }
-      }
-    } else {
-      for (int64_t at = 0; at < size_ * kBlockValues; at += kLanes) Storage<W>::store(to + at, V::load(block + at));
-    }
-  }
-
-  int64_t units_ = 0, size_ = 0, blocks_ = 0;
-  W* weights_ = nullptr;   // [blocks][size][columns][lanes]
-  Real* bias_ = nullptr;   // [blocks][columns][lanes]
-  Real* scale_ = nullptr;  // likewise
+  std::vector<Int8> values_;
+  std::vector<float> scales_;
 };
 
 // The states of a layer, and what its tiles do to them: the same for every type of the weights.
@@ -256,17 +192,17 @@ class StepStates : public StepLayer {
   Real* hidden_ = nullptr;  // [B, c_stride] h before its projection
 };
 
-template <class Cell, class W>
-class PackedStep final : public StepStates<Cell, RealOf<W>> {
-  using Real = RealOf<W>;
+template <class Cell, class T>
+class PackedStep final : public StepStates<Cell, RealOf<T>> {
+  using Real = RealOf<T>;
   using States = StepStates<Cell, Real>;
-  using Matrix = StepMatrix<W, Cell::kGates>;
-  using Projection = StepMatrix<W, 1>;
+  using Matrix = PackedMatrix<Cell::kGates, T>;
+  using Projection = PackedMatrix<1, T>;
   using States::p_, States::c_stride_, States::h_stride_, States::unit_weights_;
 
  public:
   PackedStep(const StepProblem& problem, const StepParameters& parameters) : States(problem) {
-    weights_ = States::zeroed([&](Arena& arena) { lay_out_weights(arena); });
+    rows_memory_ = States::zeroed([&](Arena& arena) { lay_out_rows(arena); });
     pack(parameters);
   }
 
@@ -280,15 +216,18 @@ class PackedStep final : public StepStates<Cell, RealOf<W>> {
   void update(int64_t step, const void* x, int64_t x_stride, int part, int parts) override {
     const Range blocks = part_of({0, from_x_.blocks()}, parts, part);
     const BatchRows<Real> h = this->h_before(step);
-    multiply(from_x_, static_cast<const Real*>(x), x_stride, blocks, [&](const auto& tile) { this->keep(tile); });
-    multiply(from_h_, h.data, h.stride, blocks, [&](const auto& tile) { this->update_tile(tile, step); });
+    multiply(from_x_, rows_.of(part, all(), {static_cast<const Real*>(x), x_stride}, p_.input_size), p_.input_size,
+             blocks, [&](const auto& tile) { this->keep(tile); });
+    multiply(from_h_, rows_.of(part, all(), {h.data, h.stride}, p_.output_size), p_.output_size, blocks,
+             [&](const auto& tile) { this->update_tile(tile, step); });
   }
 
   void project(int64_t step, int part, int parts) override {
     if constexpr (!Cell::kReadsHidden) {
       if (!p_.projected) return;
       const Range blocks = part_of({0, projection_.blocks()}, parts, part);
-      multiply(projection_, this->hidden().data, c_stride_, blocks,
+      const BatchRows<Real> hidden = this->hidden();
+      multiply(projection_, rows_.of(part, all(), {hidden.data, hidden.stride}, p_.hidden_size), p_.hidden_size, blocks,
                [&](const auto& tile) { this->store_projected(tile, step); });
     }
   }
@@ -297,40 +236,71 @@ class PackedStep final : public StepStates<Cell, RealOf<W>> {
 
  private:
   PackedStep(const PackedStep& other)
-      : States(other), from_x_(other.from_x_), from_h_(other.from_h_), projection_(other.projection_) {}
+      : States(other), from_x_(other.from_x_), from_h_(other.from_h_), projection_(other.projection_) {
+    rows_memory_ = States::zeroed([&](Arena& arena) { lay_out_rows(arena); });
+  }
+
+  Range all() const { return {0, p_.batch}; }
 
   // Hands each tile of bias + matrix rows to `use`.
   template <class MatrixOf, class Use>
-  void multiply(const MatrixOf& matrix, const Real* rows, int64_t stride, Range blocks, const Use& use) const {
-    typename MatrixOf::Scaled scaled;
+  void multiply(const MatrixOf& matrix, const Factors<RowOf<T>>& rows, int64_t size, Range blocks,
+                const Use& use) const {
     for_each_tile<MatrixOf::Units::kColumns>(
-        matrix.times(rows, stride), {0, p_.batch}, blocks, [](const auto& /*tile*/) { return true; },
-        [&](const auto& tile) { use(matrix.finish(tile, scaled.values)); });
+        matrix.times(0, rows, size), all(), blocks, [](const auto& /*tile*/) { return true; }, use);
   }
 
-  void lay_out_weights(Arena& arena) {
-    from_x_ = Matrix(p_.hidden_size, p_.input_size, arena);
-    from_h_ = Matrix(p_.hidden_size, p_.output_size, arena);
-    if (p_.projected) projection_ = Projection(p_.output_size, p_.hidden_size, arena);
-    if (Cell::kUnitWeights > 0) unit_weights_ = arena.take<Real>(Cell::kUnitWeights * c_stride_);
+  void lay_out_rows(Arena& arena) {
+    const int64_t longest = std::max({p_.input_size, p_.output_size, p_.hidden_size});
+    rows_ = FactorRows<T, Real>(p_.batch, longest, p_.threads, arena);
   }
 
   void pack(const StepParameters& given) {
-    const auto real = [](const void* data) { return static_cast<const Real*>(data); };
-    const int64_t longest = std::max({p_.input_size, p_.output_size, p_.hidden_size});
-    std::vector<Real> block(static_cast<size_t>(longest * std::max(Matrix::kBlockValues, Projection::kBlockValues)));
-    from_x_.pack(real(given.w_ih), real(given.b_ih), block.data());
-    from_h_.pack(real(given.w_hh), real(given.b_hh), block.data());
-    if (p_.projected) projection_.pack(real(given.w_hr), nullptr, block.data());
+    const MatrixElement<T>* const none = nullptr;
+    if constexpr (kQuantized<T>) {
+      const auto quantized = [](const void* data, int64_t rows, int64_t columns) {
+        return QuantizedRows(static_cast<const float*>(data), data == nullptr ? 0 : rows, columns);
+      };
+      const int64_t gates = Cell::kGates * p_.hidden_size;
+      const QuantizedRows w_ih = quantized(given.w_ih, gates, p_.input_size);
+      const QuantizedRows w_hh = quantized(given.w_hh, gates, p_.output_size);
+      const QuantizedRows w_hr = quantized(given.w_hr, p_.output_size, p_.hidden_size);
+      pack(given, {w_ih.values(), w_ih.scales()}, {w_hh.values(), w_hh.scales()}, {w_hr.values(), w_hr.scales()});
+    } else {
+      pack(given, {given.w_ih, none}, {given.w_hh, none}, {given.w_hr, none});
+    }
+  }
+
+  struct Given {
+    const void *matrix, *scales;  // scales: null where there are none
+  };
+
+  void pack(const StepParameters& given, const Given& w_ih, const Given& w_hh, const Given& w_hr) {
+    const auto make = [&](auto& matrix, const Given& of, const void* bias, int64_t units, int64_t columns) {
+      using MatrixOf = std::remove_reference_t<decltype(matrix)>;
+      const auto vector = [](const void* data) { return WeightView{data, 0, 1, 0}; };
+      const WeightView w{of.matrix, 0, columns, 1}, b = vector(bias), scales = vector(of.scales);
+      const typename MatrixOf::Given all{w, b, scales, 1, units, columns, false};
+      memory_.push_back(States::zeroed([&](Arena& arena) { matrix = MatrixOf(all, arena); }));
+      for (int64_t block = 0; block < matrix.blocks(); ++block) matrix.pack(0, block);
+    };
+    make(from_x_, w_ih, given.b_ih, p_.hidden_size, p_.input_size);
+    make(from_h_, w_hh, given.b_hh, p_.hidden_size, p_.output_size);
+    if (p_.projected) make(projection_, w_hr, nullptr, p_.output_size, p_.hidden_size);
+    if (Cell::kUnitWeights == 0) return;
+    memory_.push_back(
+        States::zeroed([&](Arena& arena) { unit_weights_ = arena.take<Real>(Cell::kUnitWeights * c_stride_); }));
     for (int k = 0; k < Cell::kUnitWeights; ++k) {
-      std::memcpy(unit_weights_ + k * c_stride_, real(given.unit_weights) + k * p_.hidden_size,
+      std::memcpy(unit_weights_ + k * c_stride_, static_cast<const Real*>(given.unit_weights) + k * p_.hidden_size,
                   static_cast<size_t>(p_.hidden_size) * sizeof(Real));
     }
   }
 
-  typename States::Memory weights_;  // of the matrices and unit_weights_; null in a clone, which reads those of another
+  std::vector<typename States::Memory> memory_;  // of what is packed; none in a clone, which reads that of another
+  typename States::Memory rows_memory_;
   Matrix from_x_, from_h_;
   Projection projection_;
+  FactorRows<T, Real> rows_;
 };
 
 }  // namespace FUSED_RNN_ISA

@@ -112,7 +112,7 @@ class RowForward {
       if (row_step(v_, t, row) != RowStep::kReset) continue;
       for (const StateBuffer<Real>* state : {&h_, &vector_, &c_}) clear_row(*state, d, row);
     }
-    const auto recurrent = weights_.recurrent().times(d, vector_.row(d, 0), output_stride_, p_.output_size);
+    const auto recurrent = weights_.recurrent().times(d, {vector_.row(d, 0), output_stride_}, p_.output_size);
     const auto wanted = [&](const auto& tile) {
       return any_row(tile, [&](int64_t row) { return !is_inactive(t, row); });
     };
@@ -123,7 +123,7 @@ class RowForward {
         }
       });
     };
-    for_each_tile<Units::kColumns>(recurrent, rows, {0, weights_.unit_blocks()}, wanted, store_sums);
+    for_each_tile<Units::kColumns>(recurrent, rows, {0, weights_.recurrent().blocks()}, wanted, store_sums);
     const Pass pass(p_, v_, parameters_.unit_weights(d), d, t);
     for (int64_t row = rows.begin; row < rows.end; ++row) {
       if (is_inactive(t, row)) {
@@ -140,23 +140,24 @@ class RowForward {
 
   // The second stage of a step: h = W_hr hidden.
   void project(Range rows, int64_t d, int64_t t) const {
-    const auto projection = weights_.projection(d, hidden_.row(d, 0), hidden_stride_);
+    const auto projection = weights_.projection().times(d, {hidden_.row(d, 0), hidden_stride_}, p_.hidden_size);
     const auto wanted = [&](const auto& tile) {
       return any_row(tile, [&](int64_t row) { return !is_inactive(t, row); });
     };
-    for_each_tile<Outputs::kColumns>(projection, rows, {0, weights_.output_blocks()}, wanted, [&](const auto& tile) {
-      const auto alone = [](int64_t /*row*/) { return true; };
-      for_each_vector<Outputs::kVectors>(tile, p_.output_size, alone,
-                                         [&]<class Where>(const Where& where) FUSED_RNN_INLINE_LAMBDA {
-                                           if constexpr (Where::kParts == 1) {
-                                             if (is_inactive(t, where.row)) return;
-                                             const V h = round_to<T>(column_of(tile, where));
-                                             store<T>(at<T>(v_.output, t, where.row, d) + where.unit, h, where.count);
-                                             h.store(h_.row(d, where.row) + where.unit);
-                                             store_vector(d, where.row, where.unit, where.count, h);
-                                           }
-                                         });
-    });
+    for_each_tile<Outputs::kColumns>(
+        projection, rows, {0, weights_.projection().blocks()}, wanted, [&](const auto& tile) {
+          const auto alone = [](int64_t /*row*/) { return true; };
+          for_each_vector<Outputs::kVectors>(
+              tile, p_.output_size, alone, [&]<class Where>(const Where& where) FUSED_RNN_INLINE_LAMBDA {
+                if constexpr (Where::kParts == 1) {
+                  if (is_inactive(t, where.row)) return;
+                  const V h = round_to<T>(column_of(tile, where));
+                  store<T>(at<T>(v_.output, t, where.row, d) + where.unit, h, where.count);
+                  h.store(h_.row(d, where.row) + where.unit);
+                  store_vector(d, where.row, where.unit, where.count, h);
+                }
+              });
+        });
   }
 
   using Pass = ForwardPass<Cell, T, true>;

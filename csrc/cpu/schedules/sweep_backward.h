@@ -44,9 +44,13 @@ class BackwardSweep {
   static constexpr bool kRounds = kRoundsFactors<T>;
 
   static Tiling tiling(const Problem& problem) {
-    return {kLanes,          Units::kUnits,
-            Units::kColumns, max_tile_rows(Units::kColumns),
-            Cell::kGates,    Units::count(problem.hidden_size)};
+    return {.lanes = kLanes,
+            .block_units = Units::kUnits,
+            .columns = Units::kColumns,
+            .tile_rows = max_tile_rows(Units::kColumns),
+            .reduction = Cell::kGates,
+            .blocks = Units::count(problem.hidden_size),
+            .terms = Terms<WeightOf<T>>::kCount};
   }
 
   BackwardSweep(const Problem& problem, const Views& views, const Plan& plan, Arena& arena)

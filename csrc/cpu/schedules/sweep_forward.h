@@ -37,7 +37,7 @@ inline namespace FUSED_RNN_ISA {
 template <class Cell, class T, bool HasVariants = false>
 class ForwardSweep {
   using Real = RealOf<T>;
-  using Row = RowOf<T>;  // of h
+  using State = StateOf<T>;  // of h
   using V = Vec<Real>;
   using Units = typename ForwardWeights<Cell, T>::Units;
   using Outputs = typename ForwardWeights<Cell, T>::Outputs;
@@ -48,8 +48,13 @@ class ForwardSweep {
   static constexpr bool kRounds = kRoundsFactors<T>;
 
   static Tiling tiling(const Problem& problem) {
-    return {
-        kLanes, Units::kUnits, Units::kColumns, max_tile_rows(Units::kColumns), 1, Units::count(problem.hidden_size)};
+    return {.lanes = kLanes,
+            .block_units = Units::kUnits,
+            .columns = Units::kColumns,
+            .tile_rows = max_tile_rows(Units::kColumns),
+            .reduction = 1,
+            .blocks = Units::count(problem.hidden_size),
+            .terms = Terms<WeightOf<T>>::kCount};
   }
 
   ForwardSweep(const Problem& problem, const Views& views, const Plan& plan, Arena& arena)
@@ -60,15 +65,17 @@ class ForwardSweep {
         threads_(plan.threads()),
         ragged_(v_.lengths != nullptr || v_.resets),
         input_(problem, views, plan, arena),
+        factor_rows_(problem.batch, std::max(problem.output_size, problem.projected ? problem.hidden_size : 0),
+                     plan.threads(), arena),
         parameters_(problem, views.variant, arena) {
     hidden_stride_ = Units::padded(p_.hidden_size);
     output_stride_ = projected() ? Outputs::padded(p_.output_size) : hidden_stride_;
     const int64_t rows = p_.directions * p_.batch;
-    for (StateBuffer<Row>& factors : factors_)
-      factors = {arena.take<Row>(rows * output_stride_), p_.batch, output_stride_};
+    for (StateBuffer<State>& factors : factors_)
+      factors = {arena.take<State>(rows * output_stride_), p_.batch, output_stride_};
     if (Cell::kStates == 2) c_ = {arena.take<Real>(rows * hidden_stride_), p_.batch, hidden_stride_};
     if (keeps_h()) h_ = {arena.take<Real>(rows * output_stride_), p_.batch, output_stride_};
-    if (projected()) hidden_ = {arena.take<Row>(rows * hidden_stride_), p_.batch, hidden_stride_};
+    if (projected()) hidden_ = {arena.take<State>(rows * hidden_stride_), p_.batch, hidden_stride_};
   }
 
   void before_team() const { barriers_.reset(); }
@@ -83,7 +90,7 @@ class ForwardSweep {
       for (int64_t s = 0; s < p_.time_steps; s += input_.steps()) {
         const int64_t count = std::min(input_.steps(), p_.time_steps - s);
         input_.make(thread, part, d, s, count, weights_.input());
-        for (int64_t i = 0; i < count; ++i) step(part, d, s + i, input_.of_step(thread, part, i, count));
+        for (int64_t i = 0; i < count; ++i) step(thread, part, d, s + i, input_.of_step(thread, part, i, count));
       }
       store_final(part, d);
     }
@@ -133,7 +140,7 @@ class ForwardSweep {
     int64_t d, t;
     GatesMade made;
     BatchRows<const T> gates;  // null where they are made
-    BatchRows<Row> factors_before, factors, hidden;
+    BatchRows<State> factors_before, factors, hidden;
     BatchRows<Real> c, h;     // h: null where the factors are h itself
     BatchRows<const T> mask;  // may be null
     ForwardPass<Cell, T, HasVariants> pass;
@@ -147,20 +154,21 @@ class ForwardSweep {
             .gates = rows_at<T>(v_.gates, t, d),
             .factors_before = factors_[s & 1].rows(d),
             .factors = factors_[(s + 1) & 1].rows(d),
-            .hidden = projected() ? hidden_.rows(d) : BatchRows<Row>{},
+            .hidden = projected() ? hidden_.rows(d) : BatchRows<State>{},
             .c = Cell::kStates == 2 ? c_.rows(d) : BatchRows<Real>{},
             .h = keeps_h() ? h_.rows(d) : BatchRows<Real>{},
             .mask = masked() ? rows_at<T>(v_.variant.recurrent_mask, d) : BatchRows<const T>{},
             .pass = ForwardPass<Cell, T, HasVariants>(p_, v_, parameters_.unit_weights(d), d, t)};
   }
 
-  void step(const Part& part, int64_t d, int64_t s, const GatesMade& made) const {
+  void step(int thread, const Part& part, int64_t d, int64_t s, const GatesMade& made) const {
     const Step at_t = at_position(d, s, made);
     const int64_t t = at_t.t;
     const bool from_zero = s == 0 && !v_.h_0;
-    const Range blocks = part.blocks_of(weights_.unit_blocks());
-    auto recurrent =
-        weights_.recurrent().times(d, at_t.factors_before.data, output_stride_, from_zero ? 0 : p_.output_size);
+    const Range blocks = part.blocks_of(weights_.recurrent().blocks());
+    const Factors<RowOf<T>> h =
+        factor_rows_.of(thread, part.rows, {at_t.factors_before.data, output_stride_}, p_.output_size);
+    auto recurrent = weights_.recurrent().times(d, h, from_zero ? 0 : p_.output_size);
     StepPrefetch prefetch(part, chunk_count<Units::kColumns>(recurrent, part.rows, blocks), p_.time_steps);
     const int64_t next = time_after(t, d);
     prefetch.add<T>(v_.gates, next, d, Cell::kGates * p_.hidden_size);
@@ -185,7 +193,7 @@ class ForwardSweep {
     for_each_tile<Units::kColumns>(recurrent, part.rows, blocks, prepare, update_tile, s % 2 != 0);
     part.wait();
     if constexpr (!Cell::kReadsHidden) {
-      if (projected()) project(part, at_t);
+      if (projected()) project(thread, part, at_t);
     }
   }
 
@@ -196,9 +204,11 @@ class ForwardSweep {
   }
 
   // The second stage of a step: h_t = W_hr hidden.
-  void project(const Part& part, const Step& step) const {
+  void project(int thread, const Part& part, const Step& step) const {
     const auto inactive = [&](int64_t row) { return row_step_at(step.t, row) == RowStep::kInactive; };
-    const auto projection = weights_.projection(step.d, step.hidden.data, hidden_stride_);
+    const Factors<RowOf<T>> hidden =
+        factor_rows_.of(thread, part.rows, {step.hidden.data, hidden_stride_}, p_.hidden_size);
+    const auto projection = weights_.projection().times(step.d, hidden, p_.hidden_size);
     const BatchRows<T> output = rows_at<T>(v_.output, step.t, step.d);
     const auto wanted = [&](const auto& tile) { return any_row(tile, [&](int64_t row) { return !inactive(row); }); };
     const auto update_tile = [&](const auto& tile) {
@@ -213,7 +223,7 @@ class ForwardSweep {
                                            store_rows(where, h, output);
                                          });
     };
-    for_each_tile<Outputs::kColumns>(projection, part.rows, part.blocks_of(weights_.output_blocks()), wanted,
+    for_each_tile<Outputs::kColumns>(projection, part.rows, part.blocks_of(weights_.projection().blocks()), wanted,
                                      update_tile);
     part.wait();
   }
@@ -283,11 +293,12 @@ class ForwardSweep {
   int threads_;
   bool ragged_;  // there are lengths or resets
   InputGates<Cell, T> input_;
+  FactorRows<T> factor_rows_;
   UnitParameters<Cell, T> parameters_;
   int64_t hidden_stride_, output_stride_;  // padded sizes of one row of c and hidden, and of h
-  StateBuffer<Row> factors_[2];            // before and after the step, alternating
+  StateBuffer<State> factors_[2];          // before and after the step, alternating
   StateBuffer<Real> c_{}, h_{};
-  StateBuffer<Row> hidden_{};
+  StateBuffer<State> hidden_{};
 };
 
 template <class Cell, class T>

@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__FMA__)
+#if defined(__x86_64__)
 #include <immintrin.h>
 #elif defined(__aarch64__)
 #include <arm_neon.h>
@@ -36,7 +36,9 @@ using UInt32Lanes [[gnu::vector_size(kVectorBytes)]] = uint32_t;
 using UInt64Lanes [[gnu::vector_size(kVectorBytes)]] = uint64_t;
 using UInt16HalfLanes [[gnu::vector_size(kVectorBytes / 2)]] = uint16_t;
 using Int16HalfLanes [[gnu::vector_size(kVectorBytes / 2)]] = int16_t;
+using Int16Lanes [[gnu::vector_size(kVectorBytes)]] = int16_t;
 using Int8QuarterLanes [[gnu::vector_size(kVectorBytes / 4)]] = int8_t;
+using UInt8QuarterLanes [[gnu::vector_size(kVectorBytes / 4)]] = uint8_t;
 
 // a b + c with one rounding where the instruction set can. Written out, since the units are compiled without
 // contraction: a compiler that fuses what it likes fuses differently in each copy of a formula, and then a result would
