@@ -9,6 +9,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+import tests.quantized_shim  # noqa: F401 - until the compiled library has the operator
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 

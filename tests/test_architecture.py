@@ -73,10 +73,19 @@ PACKAGE_RULES: dict[str, set[str]] = {
     },
     "_swap": {"modules"},
     "convert": {"_swap", "_variants", "modules"},
+    "_int8_layers": {"_layers", "_onnx", "_ops", "_route", "_tensors"},
+    "_quantizable": {"_int8_layers", "_swap", "_variants", "modules"},
+    "quantized": {
+        *("_calls", "_checks", "_int8_layers", "_layers", "_quantizable"),
+        *("_scripting", "_swap", "_tensors", "_tracing", "modules"),
+    },
     "stepper": {"_ops", "_checks", "_variants", "convert", "modules"},
     "_explain": {"_layers", "_ops", "_route", "modules"},
     "_patch": {"modules"},
-    "__init__": {"modules", "convert", "_explain", "_flops", "_fork", "_patch", "_shapes", "_strict", "stepper"},
+    "__init__": {
+        *("modules", "convert", "quantized", "stepper"),
+        *("_explain", "_flops", "_fork", "_patch", "_shapes", "_strict"),
+    },
 }
 # Folder or file with Python outside the package: the top-level names of the project that it may import.
 # `bench` imports itself only by relative imports, since it has another name once installed.
