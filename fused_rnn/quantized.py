@@ -225,6 +225,8 @@ class QuantizedLayer(LayerCalls, QuantizedModule):
 
     def _run(self, x: Any, hx: Any, lengths: Any, resets: Any, return_cells: bool) -> Any:
         """What `forward` returns."""
+        if return_cells and self.mode != "LSTM":
+            raise TypeError(f"{type(self).__name__}: return_cells needs a cell state, which only the LSTM has")
         if return_cells:
             raise NotImplementedError(f"{type(self).__name__}: int8 layers return no cells, only the last ones")
         self._check_kind(x.data if isinstance(x, PackedSequence) else x, ValueError)
