@@ -97,7 +97,7 @@ def refuse_expanded_weights(owner: str, weights: Sequence[Tensor | None]) -> Non
         )
 
 
-def _check_device(x: Tensor, kind: str, name: str, tensor: Tensor) -> None:
+def check_device(x: Tensor, kind: str, name: str, tensor: Tensor) -> None:
     """A tensor, called `name` by users and `kind` by torch.nn, is where the input is."""
     if tensor.device != x.device:
         raise RuntimeError(
@@ -111,7 +111,7 @@ def check_parameter_devices(x: Tensor, directions: Iterable[tuple[Sequence[str],
     for names, parameters in directions:
         for name, parameter in zip(_PARAMETERS, parameters, strict=True):
             if parameter is not None and parameter.device != x.device:
-                _check_device(x, "parameter", name + names[0].removeprefix("weight_ih"), parameter)
+                check_device(x, "parameter", name + names[0].removeprefix("weight_ih"), parameter)
 
 
 def check_layer_input(x: Tensor, weight: Tensor, input_size: int, form: Sequence[str]) -> None:
@@ -254,7 +254,7 @@ def check_state_kind(state: Tensor, name: str, x: Tensor) -> None:
     """The state has the input's type and device."""
     if state.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
         raise RuntimeError(f"{name} has dtype {state.dtype} but input has {x.dtype}: give {name}.to({x.dtype})")
-    _check_device(x, "hidden", name, state)
+    check_device(x, "hidden", name, state)
 
 
 def check_cell_state_dimensions(

@@ -12,6 +12,7 @@ from fused_rnn import _modes, _ops, _route
 from fused_rnn._layers import layer_arguments
 from fused_rnn._route import Forward
 from fused_rnn.modules import RecurrentLayer
+from fused_rnn.quantized import QuantizedModule
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,7 @@ def explain(layer: torch.nn.Module, x: Tensor, hx: Any = None, *, device: CudaDe
     """
     if not isinstance(layer, RecurrentLayer):
         hint = ": fused_rnn.convert makes one of torch.nn's" if isinstance(layer, torch.nn.RNNBase) else ""
+        hint = " with int8 weights, which has one way" if isinstance(layer, QuantizedModule) else hint
         raise TypeError(f"layer must be a fused_rnn LSTM, GRU or RNN, got {type(layer).__name__}{hint}")
     sequence, h_0, c_0, _ = layer._prepare(layer._weights(layer._flat_weights_names)[0], x, hx)
     time_steps, batch, width = sequence.shape

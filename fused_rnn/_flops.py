@@ -48,6 +48,7 @@ def _forward(given: Any) -> int:
     return _flops(given.gates[0] * given.gates[1], given.w_hh, given.w_hr)
 
 
+@_formula("quantized_layer")
 @_formula("layer")
 def _layer(given: Any) -> int:
     return _flops(given.x[0] * given.x[1], given.w_ih, given.w_hh, given.w_hr)

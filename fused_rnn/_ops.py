@@ -18,7 +18,7 @@ from fused_rnn._modes import rounds_on_cpu, rounds_on_cuda
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from fused_rnn._tensors import Arguments, Incoming, Kept, LayerArguments
+    from fused_rnn._tensors import Arguments, Incoming, Kept, LayerArguments, QuantizedWeights
 
 try:
     _C: Any = importlib.import_module("fused_rnn._C")
@@ -59,6 +59,7 @@ _backward = torch.ops.fused_rnn.backward.default
 _layer_backward = torch.ops.fused_rnn.layer_backward.default
 _layer_backward_in_place = torch.ops.fused_rnn.layer_backward_in_place.default
 _backward_in_place = torch.ops.fused_rnn.backward_in_place.default
+_quantized_layer = torch.ops.fused_rnn.quantized_layer.default
 _product = torch.ops.fused_rnn.product.default
 
 
@@ -107,6 +108,14 @@ class BackwardResult(NamedTuple):
     d_norm: Tensor  # [D, B, N, H] of each row; norm
 
 
+class QuantizedResult(NamedTuple):
+    """What `quantized_layer` returns."""
+
+    output: Tensor  # [T, B, D*P]
+    h_n: Tensor  # [D, B, P]
+    c_n: Tensor  # [D, B, H], two-state cells; [0] for others
+
+
 def named_arguments(operator: str) -> Any:
     """The type of an operator's arguments as a tuple with their names, which are those of its schema."""
     schema = getattr(torch.ops.fused_rnn, operator).default._schema
@@ -139,6 +148,20 @@ def layer(cell: str, arguments: LayerArguments, directions: int, *, save: bool, 
     rounds = _ROUNDS_ON_CPU and rounds_on_cpu()
     try:
         return LayerResult._make(_layer(cell, *arguments, directions, save, hand_out, rounds))
+    except RuntimeError as error:
+        raise _refusal(error) from None
+
+
+def quantized_layer(
+    cell: str, x: Tensor, weights: QuantizedWeights, rows: Sequence[Tensor | None], directions: int
+) -> QuantizedResult:
+    """The same on CPU for a plain cell with int8 weights, without gradients.
+
+    Of x [T, B, I] float32 and the rows' h_0, c_0, lengths and resets. Each row of x and of h is rounded to int8 by
+    itself where it enters a product; products are summed exactly, and all else is float32.
+    """
+    try:
+        return QuantizedResult._make(_quantized_layer(cell, x, *weights, *rows, directions))
     except RuntimeError as error:
         raise _refusal(error) from None
 

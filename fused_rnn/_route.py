@@ -28,6 +28,7 @@ class Forward(Enum):
     WHOLE = "whole"  # a layer by one operator call, from its input
     APART = "apart"  # the input projection, then the operator of the recurrence
     REFERENCE = "reference"  # the input projection, then the recurrence in plain torch
+    QUANTIZED = "quantized"  # a layer with int8 weights by one operator call
     ONNX = "onnx"  # a node of an ONNX graph
     STEPPER = "stepper"  # native code that keeps the state; chosen by making a Stepper
 
@@ -59,6 +60,7 @@ class Route(NamedTuple):
 
 STEP = Route(Forward.STEP, "one step of a plain cell on CPU")
 WHOLE = Route(Forward.WHOLE, "a layer on CPU in eager mode: its kernel multiplies the input, too")
+QUANTIZED = Route(Forward.QUANTIZED, "a layer with int8 weights on CPU, without gradients", Graph.NOTHING)
 ONNX = Route(Forward.ONNX, "torch.onnx.export takes the layer for an operator of ONNX")
 _NORMS = Route(Forward.APART, "a norm stands between the input projection and the recurrence")
 _AUTOCAST = Route(Forward.APART, "autocast may give projection and recurrence different types")
@@ -117,6 +119,11 @@ def of_layer(arguments: LayerArguments, variants: Variants = PLAIN) -> Route:
         if t is not None and (type(t) not in _PLAIN_TYPES or t.dtype != dtype or not t.is_cpu):
             return _NOT_PLAIN
     return WHOLE if x.dim() == 3 and not x.is_nested and x.shape[2] > 0 else _NOT_PLAIN
+
+
+def of_quantized_layer() -> Route:
+    """One layer with int8 weights; the operator itself refuses arguments that do not fit."""
+    return ONNX if _exports_to_onnx() else QUANTIZED
 
 
 def of_recurrence(*, on_gpu: bool, normalized: bool, otherwise: Route = _RECURRENCE) -> Route:

@@ -90,6 +90,18 @@ def _layer_shapes(given: Any) -> tuple[Tensor, ...]:
     return (output if given.save else output.new_empty(0), *others, handed_out)
 
 
+@_rule("quantized_layer")
+def _quantized_layer_shapes(given: Any) -> tuple[Tensor, ...]:
+    x, directions, spec = given.x, given.directions, CELLS[given.cell]
+    time_steps, batch, width = x.shape[0], x.shape[1], given.w_hh.shape[1]
+    hidden_size = given.w_hh.shape[0] // (directions * spec.gates)
+    return (
+        x.new_empty((time_steps, batch, directions * width)),
+        x.new_empty((directions, batch, width)),
+        x.new_empty((directions, batch, hidden_size) if spec.states == 2 else (0,)),
+    )
+
+
 @_rule("step")
 def _step_shapes(given: Any) -> tuple[Tensor, Tensor]:
     x, state = given.x, (given.x.shape[0], given.w_hh.shape[1])

@@ -65,6 +65,19 @@ class LayerArguments(NamedTuple):
     recurrent_mask: Tensor | None = None
 
 
+class QuantizedWeights(NamedTuple):
+    """The parameters of one direction of one layer, or of D of them, with int8 matrices and a scale for each row."""
+
+    w_ih: Tensor  # [D*G*H, I] int8
+    w_ih_scale: Tensor  # [D*G*H] float32, as all that is not int8
+    b_ih: Tensor | None  # [D*G*H]
+    w_hh: Tensor  # [D*G*H, P] int8
+    w_hh_scale: Tensor  # [D*G*H]
+    b_hh: Tensor | None = None  # [D*G*H]
+    w_hr: Tensor | None = None  # [D*P, H] int8, projection
+    w_hr_scale: Tensor | None = None  # [D*P]
+
+
 class StepArguments(NamedTuple):
     """The same of one step of a cell; all of it is differentiable."""
 

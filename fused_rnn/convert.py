@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import operator
-import warnings
-import weakref
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import torch
 from torch.nn.utils import parametrize
 
 from fused_rnn import modules
+from fused_rnn._swap import Swap, carry_attributes, given_weights, own_behaviour, swap
 from fused_rnn._variants import NAMES, PLAIN
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _Model = TypeVar("_Model", bound=torch.nn.Module)
 
@@ -26,16 +21,6 @@ _REPLACEMENTS: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
     torch.nn.GRUCell: modules.GRUCell,
     torch.nn.RNNCell: modules.RNNCell,
 }
-# Containers that the replacement owns; the hook dictionaries stay shared, because the handles of hooks point to them.
-_OWN = ("_parameters", "_buffers", "_non_persistent_buffers_set", "_modules")
-# What is bound to the old module: what torch.nn's layers remember about their parameters, and what its compile() made.
-_FORGOTTEN = ("_flat_weights", "_flat_weight_refs", "_flat", "_compiled_call_impl")
-# What a class may have of its own while its instances behave as those of its base: how they are made, and what Python
-# writes into every class.
-_NO_BEHAVIOUR = frozenset(
-    {"__init__", "__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__annotate__",
-     "__annotate_func__", "__annotations_cache__", "__firstlineno__", "__static_attributes__"}
-)  # fmt: skip
 
 
 def convert(model: _Model) -> _Model:
@@ -67,7 +52,10 @@ def convert(model: _Model) -> _Model:
         fused_rnn.convert(model)
         assert isinstance(model["encoder"], fused_rnn.LSTM)
     """
-    return _swap(model, "convert", _REPLACEMENTS, _own_behaviour)
+    rule = Swap(
+        "convert", list(_REPLACEMENTS), _why_not_fused, lambda module, base: _replacement(module, _REPLACEMENTS[base])
+    )
+    return cast("_Model", swap(model, rule).model)
 
 
 def restore(model: _Model) -> _Model:
@@ -99,88 +87,41 @@ def restore(model: _Model) -> _Model:
         plain = fused_rnn.restore(copy.deepcopy(model))
         quantized = torch.ao.quantization.quantize_dynamic(plain, {torch.nn.LSTM})
     """
-    return _swap(model, "restore", {ours: theirs for theirs, ours in _REPLACEMENTS.items()}, _own_options)
+    theirs = {ours: theirs for theirs, ours in _REPLACEMENTS.items()}
+    rule = Swap("restore", list(theirs), _why_not_plain, lambda module, base: _replacement(module, theirs[base]))
+    return cast("_Model", swap(model, rule).model)
 
 
-def _swap(
-    model: _Model,
-    action: str,
-    replacements: dict[type[torch.nn.Module], type[torch.nn.Module]],
-    lost: Callable[[torch.nn.Module, type[torch.nn.Module]], list[str]],
-) -> _Model:
-    """Put replacements in place of modules, but of those that would lose something by it."""
-    if not isinstance(model, torch.nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    replaced: dict[torch.nn.Module, torch.nn.Module] = {}
-    left = []
-    for path, module in model.named_modules():
-        base = next((each for each in replacements if isinstance(module, each)), None)
-        if base is None:
-            continue
-        own = lost(module, base)
-        if own:
-            kind = parametrize.type_before_parametrizations(module)
-            left.append(f"{path or 'the model itself'} ({kind.__name__} has its own {', '.join(own)})")
-        else:
-            replaced[module] = _replacement(module, replacements[base])
-    if left:
-        warnings.warn(
-            f"fused_rnn.{action} left {len(left)} recurrent layer(s) as they are: {'; '.join(left)}", stacklevel=3
-        )
-    for module in list(model.modules()):
-        for name, child in module._modules.items():
-            if child in replaced:
-                module._modules[name] = replaced[child]
-    return cast("_Model", replaced.get(model, model))
+def _why_not_fused(module: torch.nn.Module, base: type[torch.nn.Module]) -> list[str]:
+    """What a layer would lose as one of ours."""
+    return _has_its_own(own_behaviour(module, base))
 
 
-def _own_behaviour(module: torch.nn.Module, base: type[torch.nn.Module]) -> list[str]:
-    """Names that the module's class or the module itself has, and that another class would lose."""
-    classes = [each for each in parametrize.type_before_parametrizations(module).__mro__ if each not in base.__mro__]
-    of_class = {name for each in classes for name in vars(each)} - _NO_BEHAVIOUR
-    of_itself = {name for name in vars(module) if callable(getattr(base, name, None))}  # a method set on the instance
-    return sorted(of_class | of_itself)
-
-
-def _own_options(module: torch.nn.Module, base: type[torch.nn.Module]) -> list[str]:
-    """The same, and the variants of a layer, which torch.nn does not have."""
+def _why_not_plain(module: torch.nn.Module, base: type[torch.nn.Module]) -> list[str]:
+    """What a layer would lose as one of torch.nn, which has no variants."""
     options = []
     if isinstance(module, modules.RecurrentLayer):
         pairs = zip(NAMES, module._variants(), PLAIN, strict=False)
         options = [f"{name}={value}" for name, value, plain in pairs if value != plain and name != "recompute"]
-    return _own_behaviour(module, base) + options
+    return _has_its_own(own_behaviour(module, base) + options)
+
+
+def _has_its_own(names: list[str]) -> list[str]:
+    return [f"has its own {', '.join(names)}"] if names else []
 
 
 def _replacement(module: torch.nn.Module, kind: type[torch.nn.Module]) -> torch.nn.Module:
     """A module of class `kind` with the state of `module`."""
     new = kind.__new__(kind)
-    given = _given_weights(module)
-    new.__dict__.update({name: value for name, value in module.__dict__.items() if name not in _FORGOTTEN})
-    for name in _OWN:
-        new.__dict__[name] = module.__dict__[name].copy()
+    given = given_weights(module)
+    carry_attributes(module, new)
     if parametrize.is_parametrized(module):
         _carry_parametrizations(module, new)
     if isinstance(new, torch.nn.RNNBase):
         new._init_flat_weights()
         if given is not None:
             new._flat_weights = given
-    hooks: dict[int, Any] = new._load_state_dict_pre_hooks
-    for hook in hooks.values():
-        if hook.with_module:
-            hook.module = weakref.ref(new)
     return new
-
-
-def _given_weights(module: torch.nn.Module) -> list[Any] | None:
-    """The tensors that the next call of a layer of torch.nn would use, where some of them are not its parameters."""
-    if not isinstance(module, torch.nn.RNNBase) or parametrize.is_parametrized(module):
-        return None
-    if isinstance(module, modules.RecurrentLayer) and module._flat is None:
-        return None  # nobody has asked for the list, which to ask for would make it
-    module._update_flat_weights()
-    held = [getattr(module, name, None) for name in module._flat_weights_names]
-    flat = module._flat_weights
-    return None if len(flat) == len(held) and all(map(operator.is_, flat, held)) else list(flat)
 
 
 def _carry_parametrizations(module: torch.nn.Module, new: torch.nn.Module) -> None:

@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from fused_rnn import _checks
+from fused_rnn._calls import CellCalls, LayerCalls, state_like_input, two_states
 from fused_rnn._flat_weights import FlatWeights, held
-from fused_rnn._layers import LayerSpec, Ragged, run_cell, run_stack, run_unchecked, step_unchecked, step_without_units
+from fused_rnn._layers import LayerSpec, run_cell, run_stack, run_unchecked, step_unchecked, step_without_units
 from fused_rnn._ops import CELLS
-from fused_rnn._packed import gather_steps, pad, permuted
 from fused_rnn._scripting import Unscriptable
 from fused_rnn._tensors import DirectionWeights
 from fused_rnn._tracing import PROXY_ERRORS, Traceable, leaf
@@ -32,22 +32,12 @@ State: TypeAlias = tuple[Tensor, Tensor]
 
 Steps = TypeVar("Steps", Tensor, PackedSequence)  # the output is packed where the input is
 
-_CELL_OF_MODE = {"LSTM": "lstm", "GRU": "gru", "RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu"}
-_CELL_OF_NONLINEARITY = {"tanh": "rnn_tanh", "relu": "rnn_relu"}
+CELL_OF_MODE = {"LSTM": "lstm", "GRU": "gru", "RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu"}
+CELL_OF_NONLINEARITY = {"tanh": "rnn_tanh", "relu": "rnn_relu"}
 _CELL_WEIGHTS, _CELL_BIASES = ("weight_ih", "weight_hh"), ("bias_ih", "bias_hh")
 
 
-def _one_state(module: torch.nn.Module, hx: Any) -> tuple[Tensor, ...]:
-    """The state in `hx`, which the caller gave."""
-    _checks.check_tensor(f"{type(module).__name__}: hx", hx)
-    return (hx,)
-
-
-def _two_states(module: torch.nn.Module, hx: Any) -> tuple[Tensor, ...]:
-    return _checks.split_state(type(module).__name__, hx)
-
-
-class RecurrentLayer(Unscriptable, Traceable, FlatWeights):
+class RecurrentLayer(Unscriptable, Traceable, LayerCalls, FlatWeights):
     """What LSTM, GRU and RNN share: parameters by name, and the way from arguments to the stack of layers."""
 
     # The class has the defaults, for modules that were pickled before there were variants.
@@ -55,7 +45,6 @@ class RecurrentLayer(Unscriptable, Traceable, FlatWeights):
     zoneout: float | tuple[float, float] = 0.0
     recurrent_dropout = weight_dropout = 0.0
     cell_clip: float | None = None
-    _states = _one_state
     _sizes_changed = False  # whether somebody has changed input_size or hidden_size since the layer was made
 
     def __init__(self, mode: str, *args: Any, **kwargs: Any) -> None:
@@ -94,7 +83,7 @@ class RecurrentLayer(Unscriptable, Traceable, FlatWeights):
         return PLAIN if values == PLAIN[:-1] else Variants(*values, training=self.training)
 
     def _variant_parameters(self) -> dict[str, tuple[str, int]]:
-        gates = CELLS[_CELL_OF_MODE[self.mode]].gates
+        gates = CELLS[CELL_OF_MODE[self.mode]].gates
         return parameters_of(
             self._variants(), gates=gates, hidden_size=self.hidden_size, lstm=self.mode == "LSTM", bias=self.bias
         )
@@ -116,7 +105,7 @@ class RecurrentLayer(Unscriptable, Traceable, FlatWeights):
     @property
     def cell(self) -> str:
         """The name of the cell in the compiled library: lstm, lstm_peephole, gru, rnn_tanh or rnn_relu."""
-        return "lstm_peephole" if self._variants().unit_weights else _CELL_OF_MODE[self.mode]
+        return "lstm_peephole" if self._variants().unit_weights else CELL_OF_MODE[self.mode]
 
     def _direction(self, tensors: list[Any]) -> DirectionWeights:
         """The parameters of one direction, without the variants'."""
@@ -152,7 +141,7 @@ class RecurrentLayer(Unscriptable, Traceable, FlatWeights):
             )
         if not self._sizes_changed:
             return
-        rows = CELLS[_CELL_OF_MODE[self.mode]].gates * self.hidden_size
+        rows = CELLS[CELL_OF_MODE[self.mode]].gates * self.hidden_size
         names, widths = self._all_weights[0], (self.input_size, self.proj_size or self.hidden_size)
         for name, weight, width in zip(names, self._weights(names[:2]), widths, strict=False):
             if weight.shape != (rows, width):
@@ -160,57 +149,6 @@ class RecurrentLayer(Unscriptable, Traceable, FlatWeights):
                     f"{type(self).__name__}: input_size, hidden_size and proj_size ask for {name} of shape "
                     f"{[rows, width]}, but it has {list(weight.shape)}"
                 )
-
-    def _prepare(
-        self, weight: Tensor, x: Tensor | PackedSequence, hx: Any, lengths: Any = None, resets: Any = None
-    ) -> tuple[Tensor, Tensor | None, Tensor | None, Ragged]:
-        """X as [T, B, I], h_0 as [L*D, B, P], c_0 as [L*D, B, H] and where rows end, from checked arguments.
-
-        `weight` is the one that meets the input.
-        """
-        if isinstance(x, PackedSequence):
-            _checks.check_packed(x, lengths, resets)
-            return self._prepare_packed(weight, x, hx)
-        forms = _checks.BATCH_FIRST_FORMS if self.batch_first else _checks.LAYER_FORMS
-        _checks.check_dimensions(type(self).__name__, x, forms)
-        batched = x.dim() == 3
-        states = () if hx is None else self._states(hx)
-        if states:
-            _checks.check_layer_state_dimensions(states, batched=batched)
-        _checks.check_layer_input(x, weight, self.input_size, forms[batched])
-        if not batched:
-            x = x.unsqueeze(1)
-            states = tuple(state.unsqueeze(1) for state in states)
-        elif self.batch_first:
-            x = x.transpose(0, 1)
-        h_0, c_0 = self._checked(x, states, batch_first=self.batch_first) if states else (None, None)
-        if lengths is not None:
-            lengths = _checks.check_lengths(lengths, x, batched=batched, batch_first=self.batch_first)
-        if resets is not None:
-            resets = _checks.check_resets(resets, x, batched=batched, batch_first=self.batch_first)
-        return x, h_0, c_0, Ragged(lengths, resets)
-
-    def _prepare_packed(
-        self, weight: Tensor, packed: PackedSequence, hx: Any
-    ) -> tuple[Tensor, Tensor | None, Tensor | None, Ragged]:
-        """The same for a packed sequence, with its order of rows."""
-        states = () if hx is None else self._states(hx)
-        _checks.check_layer_input(packed.data, weight, self.input_size, _checks.PACKED_FORM)
-        x, lengths, places = pad(packed)
-        h_0, c_0 = self._checked(x, states, batch_first=None) if states else (None, None)
-        h_0, c_0 = (None if state is None else permuted(state, packed.sorted_indices) for state in (h_0, c_0))
-        return x, h_0, c_0, Ragged(lengths, places=places)
-
-    def _checked(
-        self, x: Tensor, states: Sequence[Tensor], *, batch_first: bool | None
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """h_0 and c_0 from one or two states, which fit x [T, B, I]."""
-        rows = self.num_layers * (2 if self.bidirectional else 1)
-        names = ("hx",) if len(states) == 1 else ("hx[0]", "hx[1]")
-        units = ("proj_size", self.proj_size) if self.proj_size else ("hidden_size", self.hidden_size)
-        for state, name, (word, width) in zip(states, names, (units, ("hidden_size", self.hidden_size)), strict=False):
-            _checks.check_layer_state(state, name, (rows, x.shape[1], width), word, x, batch_first=batch_first)
-        return states[0], states[1] if len(states) == 2 else None
 
     def _run(self, x: Any, hx: Any, lengths: Any, resets: Any, return_cells: bool) -> Any:
         """What `forward` returns; for torch.fx a leaf."""
@@ -236,13 +174,13 @@ class RecurrentLayer(Unscriptable, Traceable, FlatWeights):
         variants = self._variants()
         layers = self._layers(variants, tensors)
         _checks.check_parameter_devices(sequence, zip(self._all_weights, chain.from_iterable(layers), strict=True))
-        cell = _CELL_OF_MODE[self.mode] if variants is PLAIN else self.cell
+        cell = CELL_OF_MODE[self.mode] if variants is PLAIN else self.cell
         spec = LayerSpec(cell, self.hidden_size, variants, ragged)
         output, h_n, c_n, cells = run_stack(spec, sequence, layers, h_0, c_0, dropout=dropout, keep_cells=return_cells)
         output = self._like_input(x, output, ragged.places)
         if return_cells:
             cells = self._like_input(x, cells, ragged.places)
-        return output, _state_like_input(x, h_n), _state_like_input(x, c_n), cells
+        return output, state_like_input(x, h_n), state_like_input(x, c_n), cells
 
     def _run_unchecked(self, x: Any, hx: Any) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
         """The same the short way, for single steps are short; None where it has to be the long one."""
@@ -261,28 +199,11 @@ class RecurrentLayer(Unscriptable, Traceable, FlatWeights):
                 return None
         weights = self._direction(self._weights(names[0]))
         steps = x.transpose(0, 1) if self.batch_first else x
-        found = run_unchecked(_CELL_OF_MODE[self.mode], steps, weights, h_0, c_0)
+        found = run_unchecked(CELL_OF_MODE[self.mode], steps, weights, h_0, c_0)
         if found is None:
             return None
         output = found.output
         return output.transpose(0, 1) if self.batch_first else output, found.h_n, found.c_n, found.cells
-
-    def _like_input(self, x: Tensor | PackedSequence, steps: Tensor, places: Any) -> Any:
-        """Steps [T, B, N] in the layout of the input, whose elements have `places` if it is packed."""
-        if isinstance(x, PackedSequence):
-            return PackedSequence(gather_steps(steps, places), x.batch_sizes, x.sorted_indices, x.unsorted_indices)
-        if x.dim() == 2:
-            return steps.squeeze(1)
-        return steps.transpose(0, 1) if self.batch_first else steps
-
-
-def _state_like_input(x: Tensor | PackedSequence, state: Tensor) -> Tensor:
-    """A final state [L*D, B, units] in the layout of the input; [0] stays."""
-    if state.dim() == 1:
-        return state
-    if isinstance(x, PackedSequence):
-        return permuted(state, x.unsorted_indices)
-    return state.squeeze(1) if x.dim() == 2 else state
 
 
 class LSTM(RecurrentLayer):
@@ -374,7 +295,7 @@ class LSTM(RecurrentLayer):
     check_forward_args = torch.nn.LSTM.check_forward_args  # type: ignore[assignment]
     permute_hidden = torch.nn.LSTM.permute_hidden  # type: ignore[assignment]
 
-    _states = _two_states
+    _states = two_states
 
     @overload
     def forward(
@@ -514,7 +435,7 @@ class RNN(RecurrentLayer):
             args = (*args[:3], *args[4:])
         else:
             nonlinearity = kwargs.pop("nonlinearity", "tanh")
-        if nonlinearity not in _CELL_OF_NONLINEARITY:
+        if nonlinearity not in CELL_OF_NONLINEARITY:
             raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'.")
         super().__init__(f"RNN_{nonlinearity.upper()}", *args, **kwargs)
         self.nonlinearity: str = nonlinearity  # not in the class: torch.jit reads annotations there, and stops at them
@@ -533,12 +454,8 @@ def _refuse_projection(arguments: dict[str, Any]) -> None:
         raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
 
 
-class RecurrentCell(Unscriptable, Traceable, torch.nn.RNNCellBase):
+class RecurrentCell(Unscriptable, Traceable, CellCalls, torch.nn.RNNCellBase):
     """What the three cells share: one step of a recurrence of one layer."""
-
-    _names: tuple[str, ...] = ("hx",)  # what errors call the states
-    _labels: tuple[str, ...] = ("hidden",)  # what torch.nn calls them
-    _states = _one_state
 
     def _step(self, cell: str, x: Tensor, hx: Any) -> Any:
         """What `forward` returns; for torch.fx a leaf."""
@@ -561,16 +478,8 @@ class RecurrentCell(Unscriptable, Traceable, torch.nn.RNNCellBase):
         self, cell: str, x: Tensor, weights: DirectionWeights, states: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
         """The next hidden state, and cell state where there is one."""
-        owner = type(self).__name__
-        _checks.refuse_expanded_weights(owner, weights)
-        _checks.check_dimensions(owner, x, _checks.CELL_FORMS)
-        _checks.check_cell_state_dimensions(owner, states, self._names, self._labels, x)
-        batched = x.dim() == 2
-        if not batched:
-            x = x.unsqueeze(0)
-            states = [state.unsqueeze(0) for state in states]
-        _checks.check_cell_sizes(x, states, self._names, self.input_size, self.hidden_size)
-        _checks.check_cell_kinds(x, weights.w_ih, states, self._names)
+        _checks.refuse_expanded_weights(type(self).__name__, weights)
+        x, states, batched = self._prepare(weights.w_ih, x, states)
         _checks.check_parameter_devices(x, [(("weight_ih",), weights)])
         if self.hidden_size == 0:
             made = step_without_units(x, weights, states, states_made=2 if cell == "lstm" else 1)
@@ -612,7 +521,7 @@ class LSTMCell(RecurrentCell):
     """
 
     _names = _labels = ("hx[0]", "hx[1]")
-    _states = _two_states
+    _states = two_states
 
     def __init__(
         self, input_size: int, hidden_size: int, bias: bool = True, device: Device = None, dtype: DType = None,
@@ -700,7 +609,7 @@ class RNNCell(RecurrentCell):
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:  # noqa: A002
         """Make one step; see the class for shapes."""
-        if self.nonlinearity not in _CELL_OF_NONLINEARITY:
+        if self.nonlinearity not in CELL_OF_NONLINEARITY:
             raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
-        found: Tensor = self._step(_CELL_OF_NONLINEARITY[self.nonlinearity], input, hx)
+        found: Tensor = self._step(CELL_OF_NONLINEARITY[self.nonlinearity], input, hx)
         return found

@@ -14,6 +14,7 @@ from fused_rnn._checks import check_batch_size
 from fused_rnn._variants import unit_weights_of
 from fused_rnn.convert import convert
 from fused_rnn.modules import RecurrentLayer
+from fused_rnn.quantized import QuantizedModule
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,7 +79,9 @@ class Stepper:
     def __init__(self, layer: torch.nn.Module, batch_size: int = 1, *, weights: torch.dtype | None = None) -> None:
         layer = convert(layer) if isinstance(layer, torch.nn.RNNBase) else layer
         if not isinstance(layer, RecurrentLayer):
-            raise TypeError(f"layer must be an LSTM, GRU or RNN, got {type(layer).__name__}")
+            hint = " of int8 weights: give the float layer and weights=torch.int8"
+            hint = hint if isinstance(layer, QuantizedModule) else ""
+            raise TypeError(f"layer must be an LSTM, GRU or RNN, got {type(layer).__name__}{hint}")
         if layer.bidirectional:
             raise ValueError("layer must have one direction: the other one would need the end of the sequence first")
         check_batch_size(batch_size)

@@ -29,7 +29,15 @@ LINKED = {
 }
 SCHEDULES = {"sweeps", "pairs", "rows"}
 # What the programs themselves have of the library is more than an oracle that calls schedules.
-AS_SHIPPED = {"test_cells", "test_pairs", "test_quantized", "test_single_steps", "test_storage", "test_vec_math", "test_workspace"}
+AS_SHIPPED = {
+    "test_cells",
+    "test_pairs",
+    "test_quantized",
+    "test_single_steps",
+    "test_storage",
+    "test_vec_math",
+    "test_workspace",
+}
 INSTRUCTION_SETS = native.runnable_instruction_sets()
 FLAVOURS = [*INSTRUCTION_SETS, "sanitized"]
 THREADED = ["test_sharing", "test_team", "test_weight_gradients"]  # what these share is watched by ThreadSanitizer too

@@ -15,7 +15,7 @@ DOCS = ROOT / "docs"
 @pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor, torch.quantize_per_channel:UserWarning")
 @pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.* is deprecated:FutureWarning")
-@pytest.mark.parametrize(("name", "count"), [("tutorial.md", 11), ("with-other-tools.md", 4)])
+@pytest.mark.parametrize(("name", "count"), [("tutorial.md", 11), ("with-other-tools.md", 4), ("quantization.md", 1)])
 def test_every_block_runs_after_those_before_it(
     name: str, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -31,7 +31,7 @@ def test_every_block_runs_after_those_before_it(
         exec(compile("\n" * line + block[1], str(page), "exec"), names)  # noqa: S102
 
 
-@pytest.mark.parametrize("name", ["tutorial.md", "scaling.md", "with-other-tools.md"])
+@pytest.mark.parametrize("name", ["tutorial.md", "scaling.md", "with-other-tools.md", "quantization.md"])
 def test_every_link_leads_to_a_file(name: str) -> None:
     text = (DOCS / name).read_text()
     targets = [target.partition("#")[0] for target in re.findall(r"\]\(([^)]+)\)", text)]

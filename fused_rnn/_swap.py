@@ -1,0 +1,110 @@
+"""Put other modules in the place of modules in a model, with everything that hangs on the old ones."""
+
+from __future__ import annotations
+
+import operator
+import warnings
+import weakref
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import torch
+from torch.nn.utils import parametrize
+
+from fused_rnn import modules
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+# Containers that the replacement owns; the hook dictionaries stay shared, because the handles of hooks point to them.
+_OWN = ("_parameters", "_buffers", "_non_persistent_buffers_set", "_modules")
+# What is bound to the old module: what torch.nn's layers remember about their parameters, and what its compile() made.
+_FORGOTTEN = ("_flat_weights", "_flat_weight_refs", "_flat", "_compiled_call_impl")
+# What a class may have of its own while its instances behave as those of its base: how they are made, and what Python
+# writes into every class.
+_NO_BEHAVIOUR = frozenset(
+    {"__init__", "__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__annotate__",
+     "__annotate_func__", "__annotations_cache__", "__firstlineno__", "__static_attributes__"}
+)  # fmt: skip
+
+
+class Swap(NamedTuple):
+    """What is put in the place of what."""
+
+    action: str
+    """The public function that swaps, for messages."""
+    bases: Sequence[type[torch.nn.Module]]
+    """Classes whose instances are swapped; of several, the first that fits counts."""
+    why_left: Callable[[torch.nn.Module, type[torch.nn.Module]], list[str]]
+    """Why an instance of a base stays, as phrases that follow the name of its class; empty: it does not."""
+    replacement: Callable[[torch.nn.Module, type[torch.nn.Module]], torch.nn.Module]
+    """The module that takes the place of an instance of a base."""
+
+
+class Swapped(NamedTuple):
+    """What came of it."""
+
+    model: torch.nn.Module
+    """The model, or the replacement where the model itself was swapped."""
+    found: int
+    """The instances of the bases, swapped or left."""
+
+
+def swap(model: torch.nn.Module, rule: Swap) -> Swapped:
+    """Put replacements in the place of modules, in place, and name in a warning those that stay; for public functions.
+
+    A module that occurs twice has one replacement.
+    """
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    replaced: dict[torch.nn.Module, torch.nn.Module] = {}
+    left = []
+    for path, module in model.named_modules():
+        base = next((each for each in rule.bases if isinstance(module, each)), None)
+        if base is None:
+            continue
+        reasons = rule.why_left(module, base)
+        if reasons:
+            kind = parametrize.type_before_parametrizations(module)
+            left.append(f"{path or 'the model itself'} ({kind.__name__} {' and '.join(reasons)})")
+        else:
+            replaced[module] = rule.replacement(module, base)
+    if left:
+        warnings.warn(
+            f"fused_rnn.{rule.action} left {len(left)} recurrent layer(s) as they are: {'; '.join(left)}", stacklevel=3
+        )
+    for module in list(model.modules()):
+        for name, child in module._modules.items():
+            if child in replaced:
+                module._modules[name] = replaced[child]
+    return Swapped(replaced.get(model, model), len(replaced) + len(left))
+
+
+def own_behaviour(module: torch.nn.Module, base: type[torch.nn.Module]) -> list[str]:
+    """Names that the module's class or the module itself has, and that another class would lose."""
+    classes = [each for each in parametrize.type_before_parametrizations(module).__mro__ if each not in base.__mro__]
+    of_class = {name for each in classes for name in vars(each)} - _NO_BEHAVIOUR
+    of_itself = {name for name in vars(module) if callable(getattr(base, name, None))}  # a method set on the instance
+    return sorted(of_class | of_itself)
+
+
+def carry_attributes(module: torch.nn.Module, new: torch.nn.Module) -> None:
+    """Give `new` the attributes, containers and hooks of `module`."""
+    new.__dict__.update({name: value for name, value in module.__dict__.items() if name not in _FORGOTTEN})
+    for name in _OWN:
+        new.__dict__[name] = module.__dict__[name].copy()
+    hooks: dict[int, Any] = new._load_state_dict_pre_hooks
+    for hook in hooks.values():
+        if hook.with_module:
+            hook.module = weakref.ref(new)
+
+
+def given_weights(module: torch.nn.Module) -> list[Any] | None:
+    """The tensors that the next call of a layer of torch.nn would use, where some of them are not its parameters."""
+    if not isinstance(module, torch.nn.RNNBase) or parametrize.is_parametrized(module):
+        return None
+    if isinstance(module, modules.RecurrentLayer) and module._flat is None:
+        return None  # nobody has asked for the list, which to ask for would make it
+    module._update_flat_weights()
+    held = [getattr(module, name, None) for name in module._flat_weights_names]
+    flat = cast("list[Any]", module._flat_weights)
+    return None if len(flat) == len(held) and all(map(operator.is_, flat, held)) else list(flat)
