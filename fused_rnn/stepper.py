@@ -14,7 +14,7 @@ from fused_rnn._checks import check_batch_size
 from fused_rnn._variants import unit_weights_of
 from fused_rnn.convert import convert
 from fused_rnn.modules import RecurrentLayer
-from fused_rnn.quantized import QuantizedModule
+from fused_rnn.quantized import QuantizedLayer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,11 +57,14 @@ class Stepper:
     on, and has the same packed weights. A stepper has no pickle, since its weights are packed for this processor.
 
     Args:
-        layer: an LSTM, GRU or RNN of fused_rnn or torch.nn, in one direction, on CPU, of float32 or float64.
+        layer: an LSTM, GRU or RNN of fused_rnn or torch.nn, in one direction, on CPU, of float32 or float64; or one of
+            `fused_rnn.quantized`.
         batch_size: rows B that are stepped together.
-        weights: how the matrices are kept: None, exactly; torch.bfloat16, in half of the memory; torch.int8, in a
-            quarter, with a scale for each row. Both for float32 layers; arithmetic stays in float32. It is memory
-            traffic that they save, so they are for layers that do not fit the caches.
+        weights: how the matrices of a float32 layer are kept. None: exactly, but where torch's switch
+            `torch.backends.mkldnn.rnn.fp32_precision` says "bf16" as the stepper is made, products take factors that
+            are rounded to bfloat16, on processors that multiply it. torch.bfloat16: in half of the memory, which is for
+            layers that do not fit the caches; what they multiply stays float32. torch.int8: in a quarter, with products
+            of int8, as in `fused_rnn.quantize`.
 
     Raises:
         TypeError: `layer` is not a recurrent layer, or `weights` not one of the above.
@@ -78,10 +81,12 @@ class Stepper:
 
     def __init__(self, layer: torch.nn.Module, batch_size: int = 1, *, weights: torch.dtype | None = None) -> None:
         layer = convert(layer) if isinstance(layer, torch.nn.RNNBase) else layer
+        if isinstance(layer, QuantizedLayer):
+            if weights not in {None, torch.int8}:
+                raise TypeError(f"weights must be None or torch.int8 for an int8 layer, got {weights!r}")
+            layer, weights = layer.dequantized(), torch.int8
         if not isinstance(layer, RecurrentLayer):
-            hint = " of int8 weights: give the float layer and weights=torch.int8"
-            hint = hint if isinstance(layer, QuantizedModule) else ""
-            raise TypeError(f"layer must be an LSTM, GRU or RNN, got {type(layer).__name__}{hint}")
+            raise TypeError(f"layer must be an LSTM, GRU or RNN, got {type(layer).__name__}")
         if layer.bidirectional:
             raise ValueError("layer must have one direction: the other one would need the end of the sequence first")
         check_batch_size(batch_size)

@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 

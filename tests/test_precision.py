@@ -172,6 +172,21 @@ def test_what_has_no_such_kernel_stays_exact(options: dict[str, Any]) -> None:
             assert torch.equal(layer(x)[0], exact)
 
 
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_stepper_keeps_to_what_the_switch_says_as_it_is_made(name: str) -> None:
+    layer, x = LAYERS[name](num_layers=2), torch.randn(6, 3, WIDTH)
+    steppers = {}
+    for value in ("none", "bf16"):
+        with precision(value):
+            steppers[value] = fused_rnn.Stepper(layer, 3)
+            expected = layer(x)[0].detach()
+        output = steppers[value].steps(x)
+        assert relative_error(output, expected.double()) < (5e-4 if value == "bf16" else 2e-6)
+        assert torch.equal(steppers[value].steps(x[:0]), output[:0])
+    differ = relative_error(steppers["bf16"].step(x[0]), steppers["none"].step(x[0]).double()) > 2e-6
+    assert differ == ROUNDS
+
+
 def test_cells_and_single_steps_stay_exact() -> None:
     """They read each weight once, where it lies: to round it would take longer than to multiply it."""
     cell, layer, x = fused_rnn.LSTMCell(WIDTH, UNITS), fused_rnn.LSTM(WIDTH, UNITS), torch.randn(3, WIDTH)

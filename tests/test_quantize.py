@@ -370,5 +370,5 @@ def test_only_modules_and_fitting_layers_are_taken() -> None:
     small = fused_rnn.quantize(fused_rnn.GRU(3, 5))
     with pytest.raises(TypeError, match="got GRU with int8 weights"):
         fused_rnn.explain(small, torch.randn(2, 2, 3))
-    with pytest.raises(TypeError, match=r"give the float layer and weights=torch\.int8"):
-        fused_rnn.Stepper(small)
+    with pytest.raises(TypeError, match=r"weights must be None or torch\.int8 for an int8 layer"):
+        fused_rnn.Stepper(small, weights=torch.bfloat16)

@@ -78,14 +78,20 @@ def test_smaller_weights_are_about_the_same(name: str, weights: torch.dtype, err
     assert 1e-6 < difference < error
 
 
-def test_weights_that_int8_can_hold_are_exact() -> None:
-    layer = fused_rnn.LSTM(7, 21, bias=False)
-    for parameter in layer.parameters():
-        parameter.copy_(torch.randint(-127, 128, parameter.shape) / 256)
-        parameter[:, 0] = 127 / 256  # the largest of each row
-    x = torch.randn(4, 1, 7)
-    stepper = fused_rnn.Stepper(layer, weights=torch.int8)
-    assert_same(torch.stack([stepper.step(x_t) for x_t in x]), layer(x)[0])
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize("options", [{}, {"bias": False}, {"num_layers": 2}, {"proj_size": 5}])
+def test_int8_steps_are_those_of_the_int8_layer(name: str, options: dict[str, Any]) -> None:
+    if "proj_size" in options and name != "LSTM":
+        pytest.skip("torch projects an LSTM's state alone")
+    layer = getattr(fused_rnn, name)(7, 21, **options)
+    quantized, x = fused_rnn.quantize(layer), torch.randn(6, 3, 7)
+    expected = quantized(x)[0]
+    for stepper in (
+        fused_rnn.Stepper(layer, 3, weights=torch.int8),
+        fused_rnn.Stepper(quantized, 3),
+        fused_rnn.Stepper(quantized, 3, weights=torch.int8),
+    ):
+        assert torch.equal(stepper.steps(x), expected)
 
 
 def test_threads_share_the_units_of_a_large_layer() -> None:
