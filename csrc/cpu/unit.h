@@ -27,7 +27,7 @@ struct UnitTypes {
 };
 using AnyProcessor = UnitTypes<BFloat16, float, QuantizedFloat>;
 
-// What is not a sweep of the plain recurrence takes single terms on every processor.
+// Variants take single terms on every processor.
 template <class T>
 using Unpaired = std::conditional_t<std::is_same_v<T, PairedBFloat16>, BFloat16,
                                     std::conditional_t<std::is_same_v<T, PairedFloat>, float, T>>;
@@ -57,7 +57,7 @@ struct ForwardSchedules {
     }
     if (is_variant(problem)) return visitor(Tag<VariantForward<Cell, Unpaired<T>>>{});
     if constexpr (Cell::kUnitWeights == 0) {
-      if (is_single_step(problem)) return visitor(Tag<SingleStep<Cell, Unpaired<T>>>{});
+      if (is_single_step(problem)) return visitor(Tag<SingleStep<Cell, T>>{});
       visitor(Tag<ForwardSweep<Cell, T, kOneInstance<T>>>{});
     }
   }

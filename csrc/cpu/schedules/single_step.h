@@ -43,12 +43,69 @@ FUSED_RNN_INLINE V sums_of_lanes(const V (&sums)[Count]) {
   }
 }
 
+// Neighbouring terms of a row of weights, or of what it multiplies, as one multiplication takes them.
+template <class T>
+struct Neighbours {
+  using V = Vec<RealOf<T>>;
+  static constexpr int kTerms = V::kLanes;
+
+  template <class Count>
+  FUSED_RNN_INLINE static V load(const T* from, Count count) {
+    return fused_rnn::load<T>(from, count);
+  }
+  FUSED_RNN_INLINE static V multiply_add(V weight, V value, V sum) {
+    return V(fused_rnn::multiply_add(weight.parts[0], value.parts[0], sum.parts[0]));
+  }
+};
+
+#if defined(__AVX512F__)
+// As pairs of bfloat16. Which terms are neighbours does not matter where both sides have the same.
+template <class T>
+struct NeighbourPairs {
+  using V = Vec<float>;
+  static constexpr int kTerms = 2 * V::kLanes;
+  using Whole = std::integral_constant<int, kTerms>;
+
+  template <class Count>
+  FUSED_RNN_INLINE static V load(const T* from, Count count) {
+    if constexpr (std::is_same_v<Count, Whole>) {
+      return pairs_at(from);
+    } else {
+      return load_some(from, count);
+    }
+  }
+  FUSED_RNN_INLINE static V multiply_add(V weight, V value, V sum) {
+    return Terms<BFloat16Pair>::multiply_add(weight, value, sum);
+  }
+
+ private:
+  FUSED_RNN_INLINE static V pairs_at(const PairedBFloat16* from) { return bits_at(from); }
+  FUSED_RNN_INLINE static V pairs_at(const PairedFloat* from) {
+    FloatLanes pairs;
+    asm("vcvtne2ps2bf16 %1, %2, %0"
+        : "=v"(pairs)
+        : "v"(Vec<float>::load(&from->value).parts[0]), "v"(Vec<float>::load(&from[V::kLanes].value).parts[0]));
+    return V(pairs);
+  }
+  [[gnu::noinline]] static V load_some(const T* from, int count) {
+    T buffer[kTerms] = {};
+    std::copy_n(from, count, buffer);
+    return pairs_at(buffer);
+  }
+};
+template <>
+struct Neighbours<PairedBFloat16> : NeighbourPairs<PairedBFloat16> {};
+template <>
+struct Neighbours<PairedFloat> : NeighbourPairs<PairedFloat> {};
+#endif
+
 // sums[r][i] += matrix row i times vector r, lane by lane, for Count rows of the matrix and Rows vectors. Rows of the
 // matrix from `present` on are taken for the one before.
 template <class T, int Rows, int Count>
 [[gnu::noinline]] void dot_products(const T* matrix, int64_t stride, int64_t present, const T* const* vectors,
                                     int64_t length, Vec<RealOf<T>> (*sums)[Vec<RealOf<T>>::kLanes]) {
   using V = Vec<RealOf<T>>;
+  using Multiplied = Neighbours<T>;
   const T* rows[Count];
   for (int i = 0; i < Count; ++i) rows[i] = matrix + std::min<int64_t>(i, present - 1) * stride;
   V own[Rows][Count];
@@ -57,19 +114,21 @@ template <class T, int Rows, int Count>
 #pragma GCC unroll 16
     for (int i = 0; i < Count; ++i) own[r][i] = sums[r][i];
   }
-  for (int64_t k = 0; k < length; k += V::kLanes) {
-    visit_lanes<RealOf<T>>(length - k, [&](auto lanes) FUSED_RNN_INLINE_LAMBDA {
-      V values[Rows];
+  const auto multiply = [&](int64_t k, auto count) FUSED_RNN_INLINE_LAMBDA {
+    V values[Rows];
 #pragma GCC unroll 16
-      for (int r = 0; r < Rows; ++r) values[r] = load<T>(vectors[r] + k, lanes);
+    for (int r = 0; r < Rows; ++r) values[r] = Multiplied::load(vectors[r] + k, count);
 #pragma GCC unroll 16
-      for (int i = 0; i < Count; ++i) {
-        const V weight = in_register(load<T>(rows[i] + k, lanes));
+    for (int i = 0; i < Count; ++i) {
+      const V weight = in_register(Multiplied::load(rows[i] + k, count));
 #pragma GCC unroll 16
-        for (int r = 0; r < Rows; ++r) own[r][i] = multiply_add(weight, values[r], own[r][i]);
-      }
-    });
-  }
+      for (int r = 0; r < Rows; ++r) own[r][i] = Multiplied::multiply_add(weight, values[r], own[r][i]);
+    }
+  };
+  int64_t k = 0;
+  for (; k + Multiplied::kTerms <= length; k += Multiplied::kTerms)
+    multiply(k, std::integral_constant<int, Multiplied::kTerms>{});
+  if (k < length) multiply(k, static_cast<int>(length - k));
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 16
@@ -89,6 +148,7 @@ class SingleStep {
 
  public:
   using Views = ForwardViews;
+  static constexpr bool kRounds = kRoundsFactors<T>;
 
   static Plan plan(const Problem& p, int threads) {
     const auto size = static_cast<double>(p.input_size + p.output_size);
