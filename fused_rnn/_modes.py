@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+increment_version = torch._C._increment_version
+"""Tell autograd that tensors, a sequence of them, were changed."""
+
 is_transformed = torch._C._are_functorch_transforms_active
 """Whether torch.func runs this call: vmap, grad, jvp, functionalize or several of them."""
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import increment_version
 
 from fused_rnn import _ops
 from fused_rnn._checks import check_batch_size
+from fused_rnn._modes import increment_version
 from fused_rnn._variants import unit_weights_of
 from fused_rnn.convert import convert
 from fused_rnn.modules import RecurrentLayer
@@ -153,6 +153,14 @@ class Stepper:
             ValueError: wrong shape, or an out that is not contiguous or read-only.
             RuntimeError: a gradient is wanted for x or out.
         """
+        if type(x) is Tensor and not x.requires_grad and not x.is_neg():  # native code sees to the rest
+            if out is None:
+                made: Any = torch.empty(self._y_shape[2 - x.dim() :], dtype=self._dtype, device="cpu")
+                if self._native.step_plain(x, made):
+                    return made  # type: ignore[no-any-return]
+            elif type(out) is Tensor and not (out.requires_grad or out.is_neg()) and self._native.step_plain(x, out):
+                increment_version((out,))
+                return out  # type: ignore[return-value]
         if not isinstance(x, Tensor):
             result: Step = self._with_arrays(self.step, x, out)
             return result
@@ -209,7 +217,7 @@ class Stepper:
         else:
             if out.requires_grad and torch.is_grad_enabled():
                 raise RuntimeError("out requires grad, but a Stepper has no gradients: call it under torch.no_grad()")
-            increment_version(out)
+            increment_version((out,))
         x = x.contiguous().resolve_neg()
         self._native.steps(x.data_ptr(), out.data_ptr(), count)
         return out

@@ -79,7 +79,7 @@ PACKAGE_RULES: dict[str, set[str]] = {
         *("_calls", "_checks", "_int8_layers", "_layers", "_quantizable"),
         *("_scripting", "_swap", "_tensors", "_tracing", "modules"),
     },
-    "stepper": {"_ops", "_checks", "_variants", "convert", "modules", "quantized"},
+    "stepper": {"_ops", "_checks", "_modes", "_variants", "convert", "modules", "quantized"},
     "_explain": {"_layers", "_modes", "_ops", "_route", "modules", "quantized"},
     "_patch": {"modules"},
     "__init__": {

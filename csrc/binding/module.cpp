@@ -59,6 +59,7 @@ py::dict plan_dict(const py::object& named, bool training, int threads) {
     part["direction_parts"] = plan.direction_parts;
     part["row_parts"] = plan.row_parts;
     part["unit_parts"] = plan.unit_parts;
+    part["step_cycles"] = plan.step_cycles;
     part["workspace_bytes"] = schedule.workspace_bytes(problem, plan);
     if (problem.rounds_factors) part["factors"] = schedule.rounds_factors(problem) ? "rounded to bfloat16" : "exact";
     part["why"] = describe(plan, problem, threads);

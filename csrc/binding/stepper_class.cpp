@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "binding/python_problem.h"
+#include "binding/tensor_exchange.h"
 #include "cpu/stepper.h"
 
 namespace py = pybind11;
@@ -63,6 +64,49 @@ std::unique_ptr<Stepper> make_stepper(const py::object& named, const std::string
   return std::make_unique<Stepper>(made, threads);
 }
 
+// Null where torch has none of this version.
+const exchange::Api* exchange_api() {
+  static const exchange::Api* const found = []() -> const exchange::Api* {
+    constexpr const char* kName = "dlpack_exchange_api";
+    const py::object tensor_type = py::module_::import("torch").attr("Tensor");
+    const py::object capsule = py::getattr(tensor_type, "__dlpack_c_exchange_api__", py::none());
+    if (PyCapsule_IsValid(capsule.ptr(), kName) == 0) return nullptr;
+    const auto* api = static_cast<const exchange::Api*>(PyCapsule_GetPointer(capsule.ptr(), kName));
+    return api->major_version == exchange::kMajorVersion && api->view != nullptr ? api : nullptr;
+  }();
+  return found;
+}
+
+// The memory of a tensor [B, size], or [size] where B is 1. Null: it is not contiguous memory on the CPU, or of another
+// type or shape.
+void* memory_of_step(const exchange::TensorInMemory& tensor, const Stepper& stepper, int64_t size) {
+  const auto& [code, bits, lanes] = tensor.type;
+  if (code != exchange::kFloatCode || bits != 8 * stepper.element_bytes() || lanes != 1) return nullptr;
+  if (tensor.device.type != exchange::kCpu) return nullptr;
+  const int last = tensor.dimensions - 1;
+  if (last != 1 && !(last == 0 && stepper.batch() == 1)) return nullptr;
+  if (tensor.shape[last] != size || (last == 1 && tensor.shape[0] != stepper.batch())) return nullptr;
+  const bool strided = tensor.strides != nullptr && ((size != 1 && tensor.strides[last] != 1) ||
+                                                     (stepper.batch() != 1 && tensor.strides[0] != size));
+  return strided ? nullptr : static_cast<char*>(tensor.data) + tensor.byte_offset;
+}
+
+// Makes a step where x and out are plain; false says that they are not, or are wrong, and that nothing was done.
+bool step_plain(Stepper& stepper, const py::handle& x, const py::handle& out) {
+  if (exchange_api() == nullptr) return false;
+  exchange::TensorInMemory from, to;
+  if (exchange_api()->view(x.ptr(), &from) != 0 || exchange_api()->view(out.ptr(), &to) != 0) {
+    PyErr_Clear();
+    return false;
+  }
+  const void* const given = memory_of_step(from, stepper, stepper.input_size());
+  void* const result = memory_of_step(to, stepper, stepper.output_size());
+  if (given == nullptr || result == nullptr || from.dimensions != to.dimensions) return false;
+  const py::gil_scoped_release without_lock;
+  stepper.steps(given, result, 1);
+  return true;
+}
+
 }  // namespace
 
 void define_stepper(py::module_& m) {
@@ -79,6 +123,7 @@ void define_stepper(py::module_& m) {
             self.steps(input_at(x), output_at(y), count);
           },
           WithoutLock())
+      .def("step_plain", &step_plain, py::arg("x"), py::arg("out"))
       .def(
           "get_state",
           [](Stepper& self, Address h, Address c) {

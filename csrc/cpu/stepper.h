@@ -25,6 +25,9 @@ class Stepper {
   std::unique_ptr<Stepper> clone() const;
 
   int64_t batch() const { return problems_.front().batch; }
+  int64_t input_size() const { return problems_.front().input_size; }
+  int64_t output_size() const { return problems_.back().output_size; }
+  size_t element_bytes() const { return element_bytes_; }
   int64_t weight_bytes() const;
   int threads() const { return threads_; }
 

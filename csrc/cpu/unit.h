@@ -27,10 +27,11 @@ struct UnitTypes {
 };
 using AnyProcessor = UnitTypes<BFloat16, float, QuantizedFloat>;
 
-// Variants take single terms on every processor.
+// Single steps read weights once, where they lie, and round none. Variants take single terms on every processor.
 template <class T>
-using Unpaired = std::conditional_t<std::is_same_v<T, PairedBFloat16>, BFloat16,
-                                    std::conditional_t<std::is_same_v<T, PairedFloat>, float, T>>;
+using Exact = std::conditional_t<std::is_same_v<T, PairedFloat>, float, T>;
+template <class T>
+using Unpaired = std::conditional_t<std::is_same_v<T, PairedBFloat16>, BFloat16, Exact<T>>;
 
 // The place of a problem's type among those that are given.
 inline int index_of(DataType type, bool rounds_factors) {
@@ -57,7 +58,7 @@ struct ForwardSchedules {
     }
     if (is_variant(problem)) return visitor(Tag<VariantForward<Cell, Unpaired<T>>>{});
     if constexpr (Cell::kUnitWeights == 0) {
-      if (is_single_step(problem)) return visitor(Tag<SingleStep<Cell, T>>{});
+      if (is_single_step(problem)) return visitor(Tag<SingleStep<Cell, Exact<T>>>{});
       visitor(Tag<ForwardSweep<Cell, T, kOneInstance<T>>>{});
     }
   }

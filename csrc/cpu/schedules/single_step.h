@@ -59,44 +59,24 @@ struct Neighbours {
 };
 
 #if defined(__AVX512F__)
-// As pairs of bfloat16. Which terms are neighbours does not matter where both sides have the same.
-template <class T>
-struct NeighbourPairs {
+// bfloat16 in pairs. (Weights of float would be rounded at each step, which takes as long as to multiply them.)
+template <>
+struct Neighbours<PairedBFloat16> {
   using V = Vec<float>;
   static constexpr int kTerms = 2 * V::kLanes;
-  using Whole = std::integral_constant<int, kTerms>;
 
-  template <class Count>
-  FUSED_RNN_INLINE static V load(const T* from, Count count) {
-    if constexpr (std::is_same_v<Count, Whole>) {
-      return pairs_at(from);
-    } else {
-      return load_some(from, count);
-    }
+  FUSED_RNN_INLINE static V load(const PairedBFloat16* from, std::integral_constant<int, kTerms> /*count*/) {
+    return bits_at(from);
+  }
+  [[gnu::noinline]] static V load(const PairedBFloat16* from, int count) {
+    PairedBFloat16 buffer[kTerms] = {};
+    std::copy_n(from, count, buffer);
+    return bits_at(buffer);
   }
   FUSED_RNN_INLINE static V multiply_add(V weight, V value, V sum) {
     return Terms<BFloat16Pair>::multiply_add(weight, value, sum);
   }
-
- private:
-  FUSED_RNN_INLINE static V pairs_at(const PairedBFloat16* from) { return bits_at(from); }
-  FUSED_RNN_INLINE static V pairs_at(const PairedFloat* from) {
-    FloatLanes pairs;
-    asm("vcvtne2ps2bf16 %1, %2, %0"
-        : "=v"(pairs)
-        : "v"(Vec<float>::load(&from->value).parts[0]), "v"(Vec<float>::load(&from[V::kLanes].value).parts[0]));
-    return V(pairs);
-  }
-  [[gnu::noinline]] static V load_some(const T* from, int count) {
-    T buffer[kTerms] = {};
-    std::copy_n(from, count, buffer);
-    return pairs_at(buffer);
-  }
 };
-template <>
-struct Neighbours<PairedBFloat16> : NeighbourPairs<PairedBFloat16> {};
-template <>
-struct Neighbours<PairedFloat> : NeighbourPairs<PairedFloat> {};
 #endif
 
 // sums[r][i] += matrix row i times vector r, lane by lane, for Count rows of the matrix and Rows vectors. Rows of the
@@ -148,7 +128,6 @@ class SingleStep {
 
  public:
   using Views = ForwardViews;
-  static constexpr bool kRounds = kRoundsFactors<T>;
 
   static Plan plan(const Problem& p, int threads) {
     const auto size = static_cast<double>(p.input_size + p.output_size);
