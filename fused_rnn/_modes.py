@@ -1,23 +1,34 @@
-"""What torch does around a call: the only file that reads torch's private flags.
+"""What torch does around a call: the only file that reads or sets torch's private flags.
 
 Functions of torch are named here, not wrapped, since short calls feel every call of Python.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch.autograd import forward_ad
 from torch.nn.utils._expanded_weights.expanded_weights_impl import ExpandedWeight
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
+_Function = TypeVar("_Function", bound="Callable[..., Any]")
+
 is_transformed = torch._C._are_functorch_transforms_active
 """Whether torch.func runs this call: vmap, grad, jvp, functionalize or several of them."""
+
+
+def constant_for_compilers(function: _Function) -> _Function:
+    """Let torch.compile take what `function` returns for a constant.
+
+    torch.compiler.assume_constant_result sets this attribute, too, but imports the compiler, which takes seconds.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 def is_recorded() -> bool:

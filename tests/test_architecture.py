@@ -45,7 +45,7 @@ PACKAGE_RULES: dict[str, set[str]] = {
     "_vmap": {"_ops", "_tensors"},
     "_products": {"_modes", "_ops", "_tensors"},
     "_saved": {"_modes"},
-    "_strict": set(),
+    "_strict": {"_modes"},
     "_weight_gradients": {"_reference", "_products", "_tensors"},
     "_route": {"_modes", "_products", "_tensors", "_variants"},
     "_autograd": {
