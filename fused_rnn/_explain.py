@@ -10,8 +10,8 @@ from torch import Tensor
 
 from fused_rnn import _ops, _route
 from fused_rnn._layers import layer_arguments
+from fused_rnn._recurrent_layer import RecurrentLayer
 from fused_rnn._route import Forward
-from fused_rnn.modules import RecurrentLayer
 
 
 @dataclass(frozen=True)

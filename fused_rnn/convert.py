@@ -11,6 +11,7 @@ import torch
 from torch.nn.utils import parametrize
 
 from fused_rnn import modules
+from fused_rnn._recurrent_layer import RecurrentLayer
 from fused_rnn._variants import NAMES, PLAIN
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def _own_behaviour(module: torch.nn.Module, base: type[torch.nn.Module]) -> list
 def _own_options(module: torch.nn.Module, base: type[torch.nn.Module]) -> list[str]:
     """The same, and the variants of a layer, which torch.nn does not have."""
     options = []
-    if isinstance(module, modules.RecurrentLayer):
+    if isinstance(module, RecurrentLayer):
         pairs = zip(NAMES, module._variants(), PLAIN, strict=False)
         options = [f"{name}={value}" for name, value, plain in pairs if value != plain and name != "recompute"]
     return _own_behaviour(module, base) + options
@@ -175,7 +176,7 @@ def _given_weights(module: torch.nn.Module) -> list[Any] | None:
     """The tensors that the next call of a layer of torch.nn would use, where some of them are not its parameters."""
     if not isinstance(module, torch.nn.RNNBase) or parametrize.is_parametrized(module):
         return None
-    if isinstance(module, modules.RecurrentLayer) and module._flat is None:
+    if isinstance(module, RecurrentLayer) and module._flat is None:
         return None  # nobody has asked for the list, which to ask for would make it
     module._update_flat_weights()
     held = [getattr(module, name, None) for name in module._flat_weights_names]

@@ -11,9 +11,9 @@ from torch.autograd.graph import increment_version
 
 from fused_rnn import _ops
 from fused_rnn._checks import check_batch_size
+from fused_rnn._recurrent_layer import RecurrentLayer
 from fused_rnn._variants import unit_weights_of
 from fused_rnn.convert import convert
-from fused_rnn.modules import RecurrentLayer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
