@@ -68,7 +68,8 @@ PACKAGE_RULES: dict[str, set[str]] = {
         "modules": "_checks _recurrent_cell _recurrent_layer _signatures _variants",
         "convert": "_recurrent_layer _variants modules",
         "stepper": "_checks _ops _recurrent_layer _variants convert",
-        "_explain": "_layers _ops _recurrent_layer _route",
+        "_faster": "_ops",
+        "_explain": "_checks _faster _layers _ops _recurrent_cell _recurrent_layer _route",
         "_patch": "modules",
         "__init__": "_explain _flops _fork _patch _shapes _strict convert modules stepper",
     }.items()
