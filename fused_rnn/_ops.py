@@ -23,9 +23,9 @@ try:
 except ModuleNotFoundError as error:
     if error.name != "fused_rnn._C":
         raise
-    raise ImportError(
-        "fused_rnn is not built: run `pip install --no-build-isolation -e .` in its checkout, where torch is installed"
-    ) from None
+    from fused_rnn import _unbuilt
+
+    raise ImportError(_unbuilt.explanation()) from None
 except ImportError as error:
     raise ImportError(
         f"fused_rnn._C was built for another Python or torch than torch {torch.__version__}: "

@@ -39,7 +39,8 @@ PACKAGE_RULES: dict[str, set[str]] = {
     for module, allowed in {
         "_modes": "",
         "_tensors": "",
-        "_ops": "_tensors",
+        "_unbuilt": "",
+        "_ops": "_tensors _unbuilt",
         "_shapes": "_ops _tensors",
         "_fork": "_ops",
         "_norm": "_modes _ops _saved _tensors",
