@@ -71,6 +71,7 @@ PACKAGE_RULES: dict[str, set[str]] = {
         "stepper": "_checks _ops _recurrent_layer _variants convert",
         "_faster": "_ops",
         "_explain": "_checks _faster _layers _ops _recurrent_cell _recurrent_layer _route",
+        "__main__": "_explain",
         "_patch": "modules",
         "__init__": "_explain _flops _fork _patch _shapes _strict convert modules stepper",
     }.items()

@@ -78,7 +78,10 @@ def test_process_has_one_openmp_runtime() -> None:
 
 # --- What the build requires ---
 
-LOOK = "from build_support import toolchain as t; t.find_ninja(); import ninja; print(t.find_torch(), t.find_pybind11(), ninja)"
+LOOK = (
+    "from build_support import toolchain; toolchain.find_ninja(); import ninja; "
+    "print(toolchain.find_torch(), toolchain.find_pybind11(), ninja)"
+)
 
 
 def build_requirements() -> list[str]:
