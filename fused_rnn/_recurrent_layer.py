@@ -42,17 +42,20 @@ class RecurrentLayer(Unscriptable, Traceable, FlatWeights):
     def __init__(self, mode: str, variants: Variants, *arguments: Any) -> None:
         variants = checked_variants(type(self).__name__, variants, lstm=mode == "LSTM")
         super().__init__(mode, *arguments)
-        if variants == PLAIN:
-            return
+        if variants != PLAIN and self._take_options(variants):  # torch.nn's weights have been drawn without the others
+            self.reset_parameters()
+
+    def _take_options(self, variants: Variants) -> list[str]:
+        """Have the checked options, and their parameters, of which the names are returned; gains are 1, others 0."""
         self._check_projection(variants)
         self.__dict__.update({name: getattr(variants, name) for name in NAMES})
         sizes = {name: size for name, (_, size) in self._variant_parameters().items()}
         weight = held(self, self._all_weights[0][:1])[0]
-        for suffix in self._suffixes():
-            for name, size in sizes.items():
-                self.register_parameter(name + suffix, torch.nn.Parameter(weight.new_empty(size)))
-        if sizes:  # the others have been drawn, and the same seed is to give those of torch.nn
-            self.reset_parameters()
+        names = {name + suffix: size for suffix in self._suffixes() for name, size in sizes.items()}
+        for name, size in names.items():
+            value = weight.detach().new_full((size,), 1.0 if name.startswith("gain_") else 0.0)
+            self.register_parameter(name, torch.nn.Parameter(value))
+        return list(names)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set the attribute; calls compare sizes with the parameters only where somebody has changed them."""

@@ -5,17 +5,15 @@ from __future__ import annotations
 import operator
 import warnings
 import weakref
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from collections.abc import Callable  # noqa: TC003 - typing.get_type_hints looks the name up
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch.nn.utils import parametrize
 
 from fused_rnn import modules
 from fused_rnn._recurrent_layer import RecurrentLayer
-from fused_rnn._variants import NAMES, PLAIN
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from fused_rnn._variants import NAMES, PLAIN, Variants, checked_variants
 
 _Model = TypeVar("_Model", bound=torch.nn.Module)
 
@@ -27,6 +25,7 @@ _REPLACEMENTS: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
     torch.nn.GRUCell: modules.GRUCell,
     torch.nn.RNNCell: modules.RNNCell,
 }
+_RECURRENT = (torch.nn.RNNBase, torch.nn.RNNCellBase)  # torch.nn's and this package's
 # Containers that the replacement owns; the hook dictionaries stay shared, because the handles of hooks point to them.
 _OWN = ("_parameters", "_buffers", "_non_persistent_buffers_set", "_modules")
 # What is bound to the old module: what torch.nn's layers remember about their parameters, and what its compile() made.
@@ -39,7 +38,11 @@ _NO_BEHAVIOUR = frozenset(
 )  # fmt: skip
 
 
-def convert(model: _Model) -> _Model:
+def convert(  # noqa: PLR0913 - the options of the layers
+    model: _Model, *, strict: bool = False, layer_norm: bool = False, zoneout: float | tuple[float, float] = 0.0,
+    recurrent_dropout: float = 0.0, weight_dropout: float = 0.0, peephole: bool = False, cell_clip: float | None = None,
+    recompute: bool = False,
+) -> _Model:  # fmt: skip
     """Swap every torch.nn LSTM, GRU, RNN, LSTMCell, GRUCell and RNNCell in `model` for the fused one, in place.
 
     The new layers hold the very same Parameter objects, so optimizers, tied weights and state dicts go on unchanged.
@@ -52,15 +55,21 @@ def convert(model: _Model) -> _Model:
 
     Args:
         model: any module; a torch.nn recurrent layer itself, too.
+        strict: raise an error, and change nothing, where there would be a warning.
+        layer_norm, zoneout, recurrent_dropout, weight_dropout, peephole, cell_clip, recompute: of the new layers, as of
+            `fused_rnn.LSTM`. Norms and peepholes have new parameters, which no optimizer and no checkpoint has yet:
+            gains of 1, the others 0. Cells have no options.
 
     Returns:
         `model`, or the replacement where `model` itself is a layer to swap.
 
     Raises:
         TypeError: `model` is not a torch.nn.Module.
+        ValueError: an option that one of the layers cannot have; with `strict`, what is a warning otherwise.
 
     Warns:
-        UserWarning: layers with a behaviour of their own were left; it names them and what they have.
+        UserWarning: layers with a behaviour of their own were left; it names them and what they have. Or there is no
+            recurrent layer or cell in `model`. Or cells were swapped, which do not have the options.
 
     Example::
 
@@ -68,7 +77,8 @@ def convert(model: _Model) -> _Model:
         fused_rnn.convert(model)
         assert isinstance(model["encoder"], fused_rnn.LSTM)
     """
-    return _swap(model, "convert", _REPLACEMENTS, _own_behaviour)
+    options = Variants(layer_norm, zoneout, recurrent_dropout, weight_dropout, peephole, cell_clip, recompute=recompute)
+    return _swap(model, _Action("convert", _REPLACEMENTS, _own_behaviour, options, strict))
 
 
 def restore(model: _Model) -> _Model:
@@ -100,39 +110,79 @@ def restore(model: _Model) -> _Model:
         plain = fused_rnn.restore(copy.deepcopy(model))
         quantized = torch.ao.quantization.quantize_dynamic(plain, {torch.nn.LSTM})
     """
-    return _swap(model, "restore", {ours: theirs for theirs, ours in _REPLACEMENTS.items()}, _own_options)
+    return _swap(model, _Action("restore", {ours: theirs for theirs, ours in _REPLACEMENTS.items()}, _own_options))
 
 
-def _swap(
-    model: _Model,
-    action: str,
-    replacements: dict[type[torch.nn.Module], type[torch.nn.Module]],
-    lost: Callable[[torch.nn.Module, type[torch.nn.Module]], list[str]],
-) -> _Model:
+class _Action(NamedTuple):
+    """What `convert` or `restore` is asked to do."""
+
+    name: str
+    replacements: dict[type[torch.nn.Module], type[torch.nn.Module]]
+    lost: Callable[[torch.nn.Module, type[torch.nn.Module]], list[str]]  # what a module would lose by it
+    options: Variants = PLAIN  # of new layers
+    strict: bool = False
+
+
+def _swap(model: _Model, action: _Action) -> _Model:
     """Put replacements in place of modules, but of those that would lose something by it."""
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    replaced: dict[torch.nn.Module, torch.nn.Module] = {}
-    left = []
+    kinds: dict[torch.nn.Module, type[torch.nn.Module]] = {}
+    left, plain = [], []
     for path, module in model.named_modules():
-        base = next((each for each in replacements if isinstance(module, each)), None)
+        base = next((each for each in action.replacements if isinstance(module, each)), None)
         if base is None:
             continue
-        own = lost(module, base)
+        own = action.lost(module, base)
+        name = path or "the model itself"
         if own:
             kind = parametrize.type_before_parametrizations(module)
-            left.append(f"{path or 'the model itself'} ({kind.__name__} has its own {', '.join(own)})")
-        else:
-            replaced[module] = _replacement(module, replacements[base])
-    if left:
-        warnings.warn(
-            f"fused_rnn.{action} left {len(left)} recurrent layer(s) as they are: {'; '.join(left)}", stacklevel=3
-        )
+            left.append(f"{name} ({kind.__name__} has its own {', '.join(own)})")
+            continue
+        kinds[module] = action.replacements[base]
+        if action.options != PLAIN and not _check_options(action.options, module, name):
+            plain.append(name)
+    _tell(action, _complaints(model, action, left, plain))
+    replaced = {module: _replacement(module, kind) for module, kind in kinds.items()}
+    for new in replaced.values():
+        if action.options != PLAIN and isinstance(new, RecurrentLayer):
+            options = action.options._replace(recompute=action.options.recompute or new.recompute)
+            new._take_options(checked_variants(type(new).__name__, options, lstm=new.mode == "LSTM"))
     for module in list(model.modules()):
         for name, child in module._modules.items():
             if child in replaced:
                 module._modules[name] = replaced[child]
     return cast("_Model", replaced.get(model, model))
+
+
+def _check_options(options: Variants, module: torch.nn.Module, name: str) -> bool:
+    """Whether a module of torch.nn is of a kind that has options; an error where it cannot have these."""
+    if not isinstance(module, torch.nn.RNNBase):
+        return False
+    variants = checked_variants(f"{name} ({module.mode})", options, lstm=module.mode == "LSTM")
+    if any(variants.zoneouts) and module.proj_size:
+        raise ValueError(f"{name} ({module.mode}): zoneout and proj_size together are not supported")
+    return True
+
+
+def _complaints(model: torch.nn.Module, action: _Action, left: list[str], plain: list[str]) -> list[str]:
+    """What the caller should know."""
+    found = [f"left {len(left)} recurrent layer(s) as they are: {'; '.join(left)}"] if left else []
+    if plain:
+        names = [name for name, value, usual in zip(NAMES, action.options, PLAIN, strict=False) if value != usual]
+        found.append(f"found cells, which have no {', '.join(names)}: {', '.join(plain)}")
+    if action.name == "convert" and not any(isinstance(each, _RECURRENT) for each in model.modules()):
+        found.append(f"found no recurrent layer or cell of torch.nn in {type(model).__name__}")
+    return found
+
+
+def _tell(action: _Action, complaints: list[str]) -> None:
+    """Raise or warn, in the name of the caller of `convert` or `restore`."""
+    for each in complaints:
+        text = f"fused_rnn.{action.name} {each}"
+        if action.strict:
+            raise ValueError(text)
+        warnings.warn(text, stacklevel=4)
 
 
 def _own_behaviour(module: torch.nn.Module, base: type[torch.nn.Module]) -> list[str]:
