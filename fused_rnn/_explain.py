@@ -283,8 +283,18 @@ def _answer(kind: str, use: str, forward: PassPlan, changes: Sequence[str]) -> s
     shared = f" on {threads} thread{'s' * (threads != 1)}" if threads else ""
     what = "no kernel for this GPU" if forward.schedule == "none" else _WHAT[forward.route]
     way = "" if forward.schedule in {"none", "plain_torch"} else f" ({forward.schedule}{shared})"
-    why = forward.why if forward.schedule == "none" else forward.route_why.partition(":")[0]
-    return f"{kind}, {use}: {what}{way}. Why: {why}. Faster: {', or '.join(changes) or 'nothing known'}."
+    return f"{kind}, {use}: {what}{way}. Why: {_reason(forward)}. Faster: {', or '.join(changes) or 'nothing known'}."
+
+
+def _reason(forward: PassPlan) -> str:
+    """Why a pass runs as it does: on a CPU and in plain torch its route, on a GPU the choice of the schedule."""
+    if forward.schedule == "none":
+        return forward.why
+    if forward.schedule == "plain_torch" or "threads" in forward.details:
+        return forward.route_why.partition(":")[0]
+    refusals = [reason for reason in forward.others.values() if not reason.startswith("about")]
+    chosen = forward.why.partition(":")[0]
+    return f"{chosen}, {refusals[0]}" if forward.schedule == "per_step" and refusals else chosen
 
 
 def _name_of_cpu() -> str:

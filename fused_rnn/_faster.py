@@ -61,6 +61,8 @@ def _on_gpu(situation: Situation) -> list[str]:
     others = {}
     if problem.dtype == torch.float32 and not tf32:
         others['torch.backends.cudnn.rnn.fp32_precision = "tf32"'] = (problem, True)
+    if problem.dtype == torch.float64:
+        others["float32"] = (problem._replace(dtype=torch.float32), tf32)
     if problem.dtype == torch.float32:
         others["bfloat16"] = (problem._replace(dtype=torch.bfloat16), False)
     for name, field in (("layer_norm", "normalized"), ("zoneout", "zoneout"), ("recurrent_dropout", "recurrent_mask")):
