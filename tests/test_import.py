@@ -13,31 +13,28 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch._dynamo", "torch._inductor", "torch.onnx", "onnx", "sympy")  # seconds and tens of MB each
-# Statements after `import torch`, by what they are an example of.
+# Statements, by what they are an example of; each but the first follows the others.
 USES = {
     "import": "import fused_rnn",
-    "training": "import fused_rnn; fused_rnn.LSTM(3, 4)(torch.ones(5, 2, 3))[0].sum().backward()",
-    "lengths": "import fused_rnn; fused_rnn.GRU(3, 4)(torch.ones(5, 2, 3), lengths=torch.tensor([5, 3]))",
-    "variants": "import fused_rnn; fused_rnn.RNN(3, 4, layer_norm=True, zoneout=0.1)(torch.ones(5, 2, 3))",
-    "cells": "import fused_rnn; fused_rnn.LSTMCell(3, 4)(torch.ones(2, 3))",
-    "convert": "import fused_rnn; fused_rnn.restore(fused_rnn.convert(torch.nn.Sequential(torch.nn.GRU(3, 4))))",
-    "explain": "import fused_rnn; fused_rnn.explain(fused_rnn.GRU(3, 4), torch.ones(5, 2, 3))",
-    "stepper": "import fused_rnn; fused_rnn.Stepper(fused_rnn.GRU(3, 4)).step(torch.ones(1, 3))",
-    "strict": "import fused_rnn\nwith fused_rnn.strict(): fused_rnn.GRU(3, 4)(torch.ones(5, 2, 3))[0].sum().backward()",
-    "patch": "import fused_rnn\nwith fused_rnn.patch(): torch.nn.LSTM(3, 4)",
+    "training": "fused_rnn.LSTM(3, 4)(torch.ones(5, 2, 3))[0].sum().backward()",
+    "lengths": "fused_rnn.GRU(3, 4)(torch.ones(5, 2, 3), lengths=[5, 3])",
+    "variants": "fused_rnn.RNN(3, 4, layer_norm=True, zoneout=0.1)(torch.ones(5, 2, 3))",
+    "cells": "fused_rnn.LSTMCell(3, 4)(torch.ones(2, 3))",
+    "convert": "fused_rnn.restore(fused_rnn.convert(torch.nn.Sequential(torch.nn.GRU(3, 4))))",
+    "explain": "fused_rnn.explain(fused_rnn.GRU(3, 4), torch.ones(5, 2, 3))",
+    "stepper": "fused_rnn.Stepper(fused_rnn.GRU(3, 4)).step(torch.ones(1, 3))",
+    "strict": "with fused_rnn.strict(): fused_rnn.GRU(3, 4)(torch.ones(5, 2, 3))[0].sum().backward()",
+    "patch": "with fused_rnn.patch(): torch.nn.LSTM(3, 4)",
 }
 
 
-def modules_after(statements: str) -> set[str]:
-    """What a process has imported after `import torch` and some statements."""
-    script = f"import sys, torch\n{statements}\nprint(*sys.modules)"
-    result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
-    return set(result.stdout.split())
-
-
 @pytest.fixture(scope="module")
-def of_torch() -> set[str]:
-    return modules_after("")
+def imported_by() -> dict[str, set[str]]:
+    """What a process with torch has imported more after each use."""
+    steps = "".join(f"exec({use!r})\nprint(*sys.modules.keys() - before)\n" for use in USES.values())
+    script = f"import sys, torch\nbefore = set(sys.modules)\n{steps}"
+    result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    return dict(zip(USES, map(set, map(str.split, result.stdout.splitlines())), strict=True))
 
 
 def copied(folder: Path, *, built: bool) -> Path:
@@ -115,13 +112,13 @@ def test_a_package_elsewhere_that_is_not_built_either_is_not_offered(tmp_path: P
 
 
 @pytest.mark.parametrize("use", USES)
-def test_plain_use_leaves_the_compiler_and_exporters_alone(use: str, of_torch: set[str]) -> None:
-    imported = modules_after(USES[use]) - of_torch
+def test_plain_use_leaves_the_compiler_and_exporters_alone(use: str, imported_by: dict[str, set[str]]) -> None:
+    imported = imported_by[use]
     assert "fused_rnn" in imported
     assert not [name for name in imported if name.startswith(HEAVY)]
     assert len(imported) < 100  # of 0.08 s; the compiler alone brings 800
 
 
-def test_importing_takes_nothing_but_torch(of_torch: set[str]) -> None:
-    roots = {name.partition(".")[0] for name in modules_after("import fused_rnn") - of_torch}
+def test_importing_takes_nothing_but_torch(imported_by: dict[str, set[str]]) -> None:
+    roots = {name.partition(".")[0] for name in imported_by["import"]}
     assert roots & set(importlib.metadata.packages_distributions()) <= {"fused_rnn", "torch"}
