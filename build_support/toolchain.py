@@ -115,7 +115,10 @@ def find_torch() -> Path:
     wanted = f"torch>={MIN_TORCH[0]}.{MIN_TORCH[1]}"
     spec = importlib.util.find_spec("torch")
     if spec is None or not spec.submodule_search_locations:
-        raise fail(f"{wanted} is needed to build: install it, then run `pip install --no-build-isolation .`")
+        raise fail(
+            f"{wanted} is needed to build: install it, then run `pip install --no-build-isolation .`; or let "
+            "`pip install .` download it for the build."
+        )
     version = importlib.metadata.version("torch")
     numbers = re.match(r"(\d+)\.(\d+)", version)
     if numbers is None or (int(numbers[1]), int(numbers[2])) < MIN_TORCH:

@@ -1,7 +1,7 @@
 """torch.nn's recurrent layers and cells on hand-written fused kernels."""
 
 from fused_rnn import _flops, _fork, _shapes, quantized  # noqa: F401 - for flop counters, forked children and compilers
-from fused_rnn._explain import CudaDevice, build_info, explain
+from fused_rnn._explain import CudaDevice, Explanation, build_info, explain
 from fused_rnn._patch import patch
 from fused_rnn._strict import ReferencePathError, strict
 from fused_rnn.convert import convert, restore
@@ -16,6 +16,7 @@ __all__ = [
     "LSTM",
     "RNN",
     "CudaDevice",
+    "Explanation",
     "GRUCell",
     "LSTMCell",
     "RNNCell",

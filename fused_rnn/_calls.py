@@ -12,18 +12,9 @@ from torch import Tensor  # noqa: TC002 - the same
 from torch.nn.utils.rnn import PackedSequence
 
 from fused_rnn import _checks
+from fused_rnn._checks import one_state
 from fused_rnn._layers import Ragged
 from fused_rnn._packed import gather_steps, pad, permuted
-
-
-def one_state(module: object, hx: Any) -> tuple[Tensor, ...]:
-    """The state in `hx`, which the caller gave."""
-    _checks.check_tensor(f"{type(module).__name__}: hx", hx)
-    return (hx,)
-
-
-def two_states(module: object, hx: Any) -> tuple[Tensor, ...]:
-    return _checks.split_state(type(module).__name__, hx)
 
 
 class LayerCalls:
@@ -54,7 +45,7 @@ class LayerCalls:
         batched = x.dim() == 3
         states = () if hx is None else self._states(hx)
         if states:
-            _checks.check_layer_state_dimensions(states, batched=batched)
+            _checks.check_layer_state_dimensions(states, x)
         _checks.check_layer_input(x, weight, self.input_size, forms[batched])
         if not batched:
             x = x.unsqueeze(1)

@@ -5,7 +5,9 @@ The types of the errors and the beginnings of their messages are those of torch.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from numbers import Integral
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,7 +16,7 @@ from torch.nn.utils.rnn import PackedSequence
 from fused_rnn._modes import are_expanded, is_transformed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from fused_rnn._tensors import DirectionWeights
 
@@ -31,6 +33,16 @@ _PARAMETERS = (
     "bias_c",
 )  # fmt: skip
 _STATE_FORM = ("num_layers * num_directions", "B")  # and the units
+
+
+class Array(Protocol):
+    """A numpy array, or what has the same interface."""
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]: ...
+
+
+Lengths: TypeAlias = Tensor | Array | Sequence[int] | int  # a number where the input has no batch
 
 
 class ArgumentTypeError(TypeError, AttributeError):
@@ -62,8 +74,15 @@ def check_dimensions(owner: str, x: Any, forms: Forms) -> None:
     if x.dim() not in (fewest, most):
         raise ValueError(
             f"{owner}: Expected input to be {fewest}D or {most}D, got {x.dim()}D instead: "
-            f"input must have shape {_shape(forms[0])} or {_shape(forms[1])}, got {list(x.shape)}"
+            f"input must have shape {_shape(forms[0])} or {_shape(forms[1])}, got {list(x.shape)}{_ids_hint(x)}"
         )
+
+
+def _ids_hint(x: Tensor) -> str:
+    """For an input of integers, whose last dimension is not that of features."""
+    if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
+        return ""
+    return f". input has integers ({x.dtype}): are they token ids? torch.nn.Embedding makes features of them"
 
 
 def _shape(names: Sequence[str]) -> str:
@@ -77,11 +96,13 @@ def check_kind(x: Tensor, weight: Tensor, mismatch: type[Exception]) -> None:
     if dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
         raise mismatch(
             f"RNN input dtype ({dtype}) does not match weight dtype ({weight.dtype}). "
-            f"Convert input: input.to({weight.dtype}), or convert model: model.to({dtype})"
+            f"Convert input: input.to({weight.dtype}), or convert model: model.to({dtype}){_ids_hint(x)}"
         )
     if dtype not in DTYPES:
         names = ", ".join(sorted(map(str, DTYPES)))
-        raise NotImplementedError(f"input has dtype {dtype}, which has no kernel; there are those for {names}")
+        raise NotImplementedError(
+            f"input has dtype {dtype}, which has no kernel; there are those for {names}{_ids_hint(x)}"
+        )
     if not (x.is_cpu or x.is_cuda or x.is_meta):
         raise NotImplementedError(
             f"input is on device {x.device}, which has no kernel; there are those for cpu and cuda"
@@ -124,8 +145,14 @@ def check_layer_input(x: Tensor, weight: Tensor, input_size: int, form: Sequence
         )
 
 
-def split_state(owner: str, hx: Any) -> tuple[Tensor, Tensor]:
+def one_state(module: object, hx: Any) -> tuple[Tensor, ...]:
+    """The state in `hx`, which the caller gave."""
+    return (check_tensor(f"{type(module).__name__}: hx", hx),)
+
+
+def two_states(module: object, hx: Any) -> tuple[Tensor, ...]:
     """(h_0, c_0) from what the caller gave as the state of an LSTM."""
+    owner = type(module).__name__
     if not isinstance(hx, (tuple, list)):
         raise ArgumentTypeError(f"{owner}: hx must be a tuple (h_0, c_0) of two Tensors, got {type(hx).__name__}")
     if len(hx) != 2:
@@ -135,9 +162,9 @@ def split_state(owner: str, hx: Any) -> tuple[Tensor, Tensor]:
     return hx[0], hx[1]
 
 
-def check_layer_state_dimensions(states: Sequence[Tensor], *, batched: bool) -> None:
-    """The states have a batch dimension exactly where the input has one."""
-    expected = 3 if batched else 2
+def check_layer_state_dimensions(states: Sequence[Tensor], x: Tensor) -> None:
+    """The states have a batch dimension exactly where the input x has one."""
+    batched, expected = x.dim() == 3, x.dim()
     if all(state.dim() == expected for state in states):
         return
     opening = "For batched 3-D input" if batched else "For unbatched 2-D input"
@@ -145,12 +172,14 @@ def check_layer_state_dimensions(states: Sequence[Tensor], *, batched: bool) -> 
     if len(states) == 1:
         (state,) = states
         raise RuntimeError(
-            f"{opening}, hx should also be {expected}-D but got {state.dim()}-D tensor: {form}, got {list(state.shape)}"
+            f"{opening}, hx should also be {expected}-D but got {state.dim()}-D tensor: {form}, got "
+            f"{list(state.shape)}{_ids_hint(x)}"
         )
     given = ", ".join(f"{state.dim()}-D" for state in states)
     shapes = " and ".join(str(list(state.shape)) for state in states)
     raise RuntimeError(
-        f"{opening}, hx and cx should also be {expected}-D but got ({given}) tensors: {form}, got {shapes}"
+        f"{opening}, hx and cx should also be {expected}-D but got ({given}) tensors: {form}, got "
+        f"{shapes}{_ids_hint(x)}"
     )
 
 
@@ -168,8 +197,14 @@ def check_layer_state(
     """
     if state.shape != expected:
         label = name.replace("hx", "hidden")  # torch.nn's word for it
-        swapped = state.shape == (expected[0], x.shape[0], expected[2])
-        hint = _batch_hint(name, x, batch_first) if swapped and batch_first is not None else ""
+        rows, batch, width = expected
+        hint = ""
+        if batch_first is not None and state.shape == (rows, x.shape[0], width):
+            hint = _batch_hint(name, x, batch_first)
+        elif state.shape == (batch, rows, width):
+            hint = f": batch comes second in states, with batch_first too; give {name}.transpose(0, 1)"
+        elif state.dim() == 3 and (state.shape[0], state.shape[2]) == (rows, width):
+            hint = _rows_hint(name, state.shape[1], batch, leading=":, ")
         raise RuntimeError(
             f"Expected {label} size {expected}, got {list(state.shape)}: "
             f"{name} must have shape {_shape(_state_form(units, batched=True))}{hint}"
@@ -186,16 +221,53 @@ def _batch_hint(name: str, x: Tensor, batch_first: bool) -> str:
     )
 
 
-def check_lengths(lengths: object, x: Tensor, *, batched: bool, batch_first: bool) -> Tensor:
+def _rows_hint(name: str, given: int, batch: int, *, leading: str = "") -> str:
+    """For a state of another number of rows than the input's; `leading` selects all layers where there are some."""
+    opening = f". input has {batch} rows and {name} has {given}"
+    if given == 1:
+        return f"{opening}: give {name}.expand({'-1, ' if leading else ''}{batch}, -1)"
+    if given < batch:
+        return f"{opening}: is it the state of another batch? Give None to start from zero"
+    return (
+        f"{opening}: is this a smaller last batch? Give {name}[{leading}:{batch}] to go on with its first rows, None "
+        "to start from zero, or drop_last=True to the DataLoader"
+    )
+
+
+def _lengths_of(given: Any) -> Tensor:
+    """`given` as a tensor: a number, sequence or array of integers becomes one."""
+    wanted = "a Tensor, a sequence or an array of integers"
+    values = given.tolist() if hasattr(type(given), "__array_interface__") else given
+    if not isinstance(values, (int, list, tuple, range)):
+        raise ArgumentTypeError(f"lengths must be {wanted}, got {type(values).__name__}")
+    for each in () if isinstance(values, int) else values:
+        if not isinstance(each, (Integral, Tensor)):
+            raise TypeError(f"lengths must be {wanted}, got {type(each).__name__} in it: for a mask, give mask.sum(1)")
+    return torch.tensor(values, dtype=torch.int64 if values in ([], ()) else None, device="cpu")
+
+
+def _mask_hint(lengths: Tensor, x: Tensor, *, batched: bool, batch_first: bool) -> str:
+    """For lengths that are a mask of the steps of x [T, B, I]."""
+    if lengths.dim() != 1 + batched:
+        return ""
+    time_steps, batch = x.shape[:2]
+    time_first = lengths.shape == (time_steps, batch) and not (batch_first and time_steps == batch)
+    axis = 0 if time_first or not batched else 1
+    return f". For a mask, give mask.sum({axis}), or (~mask).sum({axis}) where it marks the padding"
+
+
+def check_lengths(lengths: Lengths, x: Tensor, *, batched: bool, batch_first: bool) -> Tensor:
     """`lengths` as int64 [B] on the device of the input x [T, B, I]."""
-    lengths = check_tensor("lengths", lengths, "a Tensor of integers")
+    lengths = check_tensor("lengths", lengths if isinstance(lengths, Tensor) else _lengths_of(lengths))
     if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
-        raise TypeError(f"lengths must have an integer dtype, got {lengths.dtype}")
+        hint = _mask_hint(lengths, x, batched=batched, batch_first=batch_first) if lengths.dtype == torch.bool else ""
+        raise TypeError(f"lengths must have an integer dtype, got {lengths.dtype}{hint}")
     time_steps, batch = x.shape[:2]
     if lengths.shape != ((batch,) if batched else ()):
         wanted = f"(B) = [{batch}]" if batched else "() for an input without a batch"
         swapped = batched and lengths.shape == (time_steps,)
-        hint = _batch_hint("lengths", x, batch_first) if swapped else ""
+        mask = _mask_hint(lengths, x, batched=batched, batch_first=batch_first)
+        hint = _batch_hint("lengths", x, batch_first) if swapped else mask
         raise RuntimeError(f"lengths must have shape {wanted}, got {list(lengths.shape)}{hint}")
     if lengths.is_meta and not x.is_meta:
         raise RuntimeError(f"lengths is on device {lengths.device}, which holds no values, but input is on {x.device}")
@@ -242,7 +314,7 @@ def check_packed(packed: PackedSequence, lengths: Any, resets: Any) -> None:
     if packed.data.dim() != 2:
         raise RuntimeError(
             f"input must have 2 dimensions, got {packed.data.dim()}: "
-            f"input.data must have shape {_shape(PACKED_FORM)}, got {list(packed.data.shape)}"
+            f"input.data must have shape {_shape(PACKED_FORM)}, got {list(packed.data.shape)}{_ids_hint(packed.data)}"
         )
     for name in ("sorted_indices", "unsorted_indices"):
         order = getattr(packed, name)
@@ -270,7 +342,9 @@ def check_cell_state_dimensions(
     for state, name in zip(states, names, strict=False):
         if state.dim() != x.dim():
             form = "(hidden_size)" if x.dim() == 1 else "(B, hidden_size)"
-            raise RuntimeError(f"{name} must have shape {form} for a {x.dim()}D input, got {list(state.shape)}")
+            raise RuntimeError(
+                f"{name} must have shape {form} for a {x.dim()}D input, got {list(state.shape)}{_ids_hint(x)}"
+            )
 
 
 def check_cell_sizes(
@@ -281,7 +355,7 @@ def check_cell_sizes(
     if x.shape[1] != input_size:
         raise RuntimeError(
             f"input has inconsistent input_size: got {x.shape[1]} expected {input_size}: "
-            f"input must have shape {_shape(CELL_FORMS[1])}, got {list(x.shape)}"
+            f"input must have shape {_shape(CELL_FORMS[1])}, got {list(x.shape)}{_ids_hint(x)}"
         )
     for index, state in enumerate(states):
         if state.shape == (batch, hidden_size):
@@ -289,7 +363,10 @@ def check_cell_sizes(
         label = f"hidden{index}"  # torch.nn's word for it
         form = f"{names[index]} must have shape (B, hidden_size) = [{batch}, {hidden_size}], got {list(state.shape)}"
         if state.shape[0] != batch:
-            raise RuntimeError(f"Input batch size {batch} doesn't match {label} batch size {state.shape[0]}: {form}")
+            hint = _rows_hint(names[index], state.shape[0], batch) if state.shape[1] == hidden_size else ""
+            raise RuntimeError(
+                f"Input batch size {batch} doesn't match {label} batch size {state.shape[0]}: {form}{hint}"
+            )
         raise RuntimeError(
             f"{label} has inconsistent hidden_size: got {state.shape[1]}, expected {hidden_size}: {form}"
         )

@@ -1,26 +1,37 @@
-"""What torch does around a call: the only file that reads torch's private flags.
+"""What torch does around a call: the only file that reads or sets torch's private flags.
 
 Functions of torch are named here, not wrapped, since short calls feel every call of Python.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch.autograd import forward_ad
 from torch.nn.utils._expanded_weights.expanded_weights_impl import ExpandedWeight
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
+
+_Function = TypeVar("_Function", bound="Callable[..., Any]")
 
 increment_version = torch._C._increment_version
 """Tell autograd that tensors, a sequence of them, were changed."""
 
 is_transformed = torch._C._are_functorch_transforms_active
 """Whether torch.func runs this call: vmap, grad, jvp, functionalize or several of them."""
+
+
+def constant_for_compilers(function: _Function) -> _Function:
+    """Let torch.compile take what `function` returns for a constant.
+
+    torch.compiler.assume_constant_result sets this attribute, too, but imports the compiler, which takes seconds.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 def is_recorded() -> bool:
@@ -51,15 +62,13 @@ def is_compiled_for_onnx() -> bool:
     return _flags._is_onnx_exporting
 
 
+@constant_for_compilers
 def rounds_on_cpu() -> bool:
     """Whether torch's switch lets RNNs on CPU round the factors of float32 products to bfloat16.
 
     torch.compile cannot look at the switch: its code keeps to what it was when it was compiled.
     """
     return torch._C._get_fp32_precision_getter("mkldnn", "rnn") == "bf16"
-
-
-rounds_on_cpu._dynamo_marked_constant = True  # type: ignore[attr-defined]  # by torch.compiler dynamo would be imported
 
 
 def rounds_on_cuda() -> bool:

@@ -25,9 +25,9 @@ try:
 except ModuleNotFoundError as error:
     if error.name != "fused_rnn._C":
         raise
-    raise ImportError(
-        "fused_rnn is not built: run `pip install --no-build-isolation -e .` in its checkout, where torch is installed"
-    ) from None
+    from fused_rnn import _unbuilt
+
+    raise ImportError(_unbuilt.explanation()) from None
 except ImportError as error:
     raise ImportError(
         f"fused_rnn._C was built for another Python or torch than torch {torch.__version__}: "
@@ -265,6 +265,11 @@ class Problem(NamedTuple):
     """Of a forward pass that makes the gates of its input itself; 0: they are given."""
     rounds_factors: bool = False
     """Of float32 products, by torch's switch."""
+
+
+def is_variant(problem: Problem) -> bool:
+    """Whether the schedules of the plain recurrence cannot run it."""
+    return problem.normalized or problem.zoneout or problem.recurrent_mask or CELLS[problem.cell].unit_weights > 0
 
 
 def cpu_plan(problem: Problem, training: bool, threads: int) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 
 from fused_rnn._int8_layers import LARGEST_SIZE
+from fused_rnn._recurrent_layer import RecurrentLayer
 from fused_rnn._swap import given_weights, own_behaviour
 from fused_rnn._variants import changing
-from fused_rnn.modules import RecurrentLayer
 
 
 def why_not_quantized(module: torch.nn.Module, base: type[torch.nn.Module]) -> list[str]:

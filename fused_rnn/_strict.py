@@ -13,7 +13,7 @@ from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
-import torch
+from fused_rnn._modes import constant_for_compilers
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -47,8 +47,6 @@ def strict() -> Iterator[None]:
             loss = layer(x)[0].sum()
             loss.backward()  # fine; torch.autograd.grad(..., create_graph=True) and a gradient of that is an error
     """
-    # Marks `active` for the compiler. Not where it is defined, since this imports the compiler, which takes seconds.
-    torch.compiler.assume_constant_result(active)  # type: ignore[no-untyped-call]
     before = _strict.set(True)
     _count_blocks(1)
     try:
@@ -63,6 +61,7 @@ def resumed(held: bool) -> AbstractContextManager[None]:
     return strict() if held else nullcontext()
 
 
+@constant_for_compilers
 def active() -> bool:
     """Whether this thread or task is inside of a block: for the compiler a constant, see `strict`."""
     return _strict.get()

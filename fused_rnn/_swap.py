@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import torch
 from torch.nn.utils import parametrize
 
-from fused_rnn import modules
+from fused_rnn._recurrent_layer import RecurrentLayer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 # Containers that the replacement owns; the hook dictionaries stay shared, because the handles of hooks point to them.
 _OWN = ("_parameters", "_buffers", "_non_persistent_buffers_set", "_modules")
@@ -38,6 +38,10 @@ class Swap(NamedTuple):
     """Why an instance of a base stays, as phrases that follow the name of its class; empty: it does not."""
     replacement: Callable[[torch.nn.Module, type[torch.nn.Module]], torch.nn.Module]
     """The module that takes the place of an instance of a base."""
+    objections: Callable[[torch.nn.Module, Mapping[str, torch.nn.Module]], list[str]] = lambda model, swapped: []  # noqa: ARG005
+    """What else the caller should know, of the model and of what is swapped in it by name; it may raise."""
+    strict: bool = False
+    """Whether an error takes the place of warnings, before anything is changed."""
 
 
 class Swapped(NamedTuple):
@@ -56,27 +60,36 @@ def swap(model: torch.nn.Module, rule: Swap) -> Swapped:
     """
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    replaced: dict[torch.nn.Module, torch.nn.Module] = {}
+    chosen: dict[torch.nn.Module, type[torch.nn.Module]] = {}
+    names: dict[str, torch.nn.Module] = {}
     left = []
     for path, module in model.named_modules():
         base = next((each for each in rule.bases if isinstance(module, each)), None)
         if base is None:
             continue
-        reasons = rule.why_left(module, base)
+        name, reasons = path or "the model itself", rule.why_left(module, base)
         if reasons:
             kind = parametrize.type_before_parametrizations(module)
-            left.append(f"{path or 'the model itself'} ({kind.__name__} {' and '.join(reasons)})")
+            left.append(f"{name} ({kind.__name__} {' and '.join(reasons)})")
         else:
-            replaced[module] = rule.replacement(module, base)
-    if left:
-        warnings.warn(
-            f"fused_rnn.{rule.action} left {len(left)} recurrent layer(s) as they are: {'; '.join(left)}", stacklevel=3
-        )
+            chosen[module], names[name] = base, module
+    found = [f"left {len(left)} recurrent layer(s) as they are: {'; '.join(left)}"] if left else []
+    _tell(rule, found + rule.objections(model, names))
+    replaced = {module: rule.replacement(module, base) for module, base in chosen.items()}
     for module in list(model.modules()):
         for name, child in module._modules.items():
             if child in replaced:
                 module._modules[name] = replaced[child]
     return Swapped(replaced.get(model, model), len(replaced) + len(left))
+
+
+def _tell(rule: Swap, objections: list[str]) -> None:
+    """Raise or warn, in the name of the caller of the public function."""
+    for each in objections:
+        text = f"fused_rnn.{rule.action} {each}"
+        if rule.strict:
+            raise ValueError(text)
+        warnings.warn(text, stacklevel=4)
 
 
 def own_behaviour(module: torch.nn.Module, base: type[torch.nn.Module]) -> list[str]:
@@ -102,7 +115,7 @@ def given_weights(module: torch.nn.Module) -> list[Any] | None:
     """The tensors that the next call of a layer of torch.nn would use, where some of them are not its parameters."""
     if not isinstance(module, torch.nn.RNNBase) or parametrize.is_parametrized(module):
         return None
-    if isinstance(module, modules.RecurrentLayer) and module._flat is None:
+    if isinstance(module, RecurrentLayer) and module._flat is None:
         return None  # nobody has asked for the list, which to ask for would make it
     module._update_flat_weights()
     held = [getattr(module, name, None) for name in module._flat_weights_names]

@@ -80,19 +80,18 @@ def parameters_of(
     return found
 
 
-def take_variants(owner: str, keywords: dict[str, Any], *, lstm: bool) -> Variants:
-    """The variants among the keywords of a constructor, which are removed from there, checked."""
-    given: Any = {name: keywords.pop(name) for name in NAMES if name in keywords}
-    if isinstance(given.get("zoneout"), list):
-        given["zoneout"] = tuple(given["zoneout"])
-    variants = Variants(**given)
+def checked_variants(owner: str, variants: Variants, *, lstm: bool) -> Variants:
+    """What the caller asked for, where it is possible; a list of probabilities becomes a tuple."""
+    zoneout: Any = variants.zoneout
+    if isinstance(zoneout, list):
+        zoneout = tuple(zoneout)
+        variants = variants._replace(zoneout=zoneout)
     for name in ("layer_norm", "peephole", "recompute"):
         value = getattr(variants, name)
         if not isinstance(value, bool):
             raise TypeError(f"{owner}: {name} should be of type bool, got: {type(value).__name__}")
     for name in ("recurrent_dropout", "weight_dropout"):
         _check_probability(owner, name, getattr(variants, name))
-    zoneout: Any = variants.zoneout
     if isinstance(zoneout, tuple) and (not lstm or len(zoneout) != 2):
         wanted = "a number, or one for h and one for c" if lstm else "a number, since there is no cell state"
         raise ValueError(f"{owner}: zoneout should be {wanted}, got: {zoneout}")

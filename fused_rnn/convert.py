@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping  # noqa: TC003 - typing.get_type_hints looks the name up
+from functools import partial
 from typing import TypeVar, cast
 
 import torch
 from torch.nn.utils import parametrize
 
 from fused_rnn import modules
+from fused_rnn._recurrent_layer import RecurrentLayer
 from fused_rnn._swap import Swap, carry_attributes, given_weights, own_behaviour, swap
-from fused_rnn._variants import NAMES, PLAIN
+from fused_rnn._variants import NAMES, PLAIN, Variants, checked_variants
 
 _Model = TypeVar("_Model", bound=torch.nn.Module)
 
@@ -21,9 +24,14 @@ _REPLACEMENTS: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
     torch.nn.GRUCell: modules.GRUCell,
     torch.nn.RNNCell: modules.RNNCell,
 }
+_RECURRENT = (torch.nn.RNNBase, torch.nn.RNNCellBase)  # torch.nn's and this package's
 
 
-def convert(model: _Model) -> _Model:
+def convert(  # noqa: PLR0913 - the options of the layers
+    model: _Model, *, strict: bool = False, layer_norm: bool = False, zoneout: float | tuple[float, float] = 0.0,
+    recurrent_dropout: float = 0.0, weight_dropout: float = 0.0, peephole: bool = False, cell_clip: float | None = None,
+    recompute: bool = False,
+) -> _Model:  # fmt: skip
     """Swap every torch.nn LSTM, GRU, RNN, LSTMCell, GRUCell and RNNCell in `model` for the fused one, in place.
 
     The new layers hold the very same Parameter objects, so optimizers, tied weights and state dicts go on unchanged.
@@ -36,15 +44,21 @@ def convert(model: _Model) -> _Model:
 
     Args:
         model: any module; a torch.nn recurrent layer itself, too.
+        strict: raise an error, and change nothing, where there would be a warning.
+        layer_norm, zoneout, recurrent_dropout, weight_dropout, peephole, cell_clip, recompute: of the new layers, as of
+            `fused_rnn.LSTM`. Norms and peepholes have new parameters, which no optimizer and no checkpoint has yet:
+            gains of 1, the others 0. Cells have no options.
 
     Returns:
         `model`, or the replacement where `model` itself is a layer to swap.
 
     Raises:
         TypeError: `model` is not a torch.nn.Module.
+        ValueError: an option that one of the layers cannot have; with `strict`, what is a warning otherwise.
 
     Warns:
-        UserWarning: layers with a behaviour of their own were left; it names them and what they have.
+        UserWarning: layers with a behaviour of their own were left; it names them and what they have. Or there is no
+            recurrent layer or cell in `model`. Or cells were swapped, which do not have the options.
 
     Example::
 
@@ -52,8 +66,9 @@ def convert(model: _Model) -> _Model:
         fused_rnn.convert(model)
         assert isinstance(model["encoder"], fused_rnn.LSTM)
     """
+    options = Variants(layer_norm, zoneout, recurrent_dropout, weight_dropout, peephole, cell_clip, recompute=recompute)
     rule = Swap(
-        "convert", list(_REPLACEMENTS), _why_not_fused, lambda module, base: _replacement(module, _REPLACEMENTS[base])
+        "convert", list(_REPLACEMENTS), _why_not_fused, partial(_fused, options), partial(_objections, options), strict
     )
     return cast("_Model", swap(model, rule).model)
 
@@ -92,6 +107,37 @@ def restore(model: _Model) -> _Model:
     return cast("_Model", swap(model, rule).model)
 
 
+def _fused(options: Variants, module: torch.nn.Module, base: type[torch.nn.Module]) -> torch.nn.Module:
+    """A layer or cell of this package in the place of one of torch.nn, with options where it is a layer."""
+    new = _replacement(module, _REPLACEMENTS[base])
+    if options != PLAIN and isinstance(new, RecurrentLayer):
+        options = options._replace(recompute=options.recompute or new.recompute)
+        new._take_options(checked_variants(type(new).__name__, options, lstm=new.mode == "LSTM"))
+    return new
+
+
+def _objections(options: Variants, model: torch.nn.Module, swapped: Mapping[str, torch.nn.Module]) -> list[str]:
+    """What the caller of `convert` should know; an error where a layer cannot have the options."""
+    found = []
+    if options != PLAIN:
+        cells = [name for name, module in swapped.items() if not _check_options(options, module, name)]
+        asked = [name for name, value, usual in zip(NAMES, options, PLAIN, strict=False) if value != usual]
+        found = [f"found cells, which have no {', '.join(asked)}: {', '.join(cells)}"] if cells else []
+    if not any(isinstance(each, _RECURRENT) for each in model.modules()):
+        found.append(f"found no recurrent layer or cell of torch.nn in {type(model).__name__}")
+    return found
+
+
+def _check_options(options: Variants, module: torch.nn.Module, name: str) -> bool:
+    """Whether a module of torch.nn is of a kind that has options; an error where it cannot have these."""
+    if not isinstance(module, torch.nn.RNNBase):
+        return False
+    variants = checked_variants(f"{name} ({module.mode})", options, lstm=module.mode == "LSTM")
+    if any(variants.zoneouts) and module.proj_size:
+        raise ValueError(f"{name} ({module.mode}): zoneout and proj_size together are not supported")
+    return True
+
+
 def _why_not_fused(module: torch.nn.Module, base: type[torch.nn.Module]) -> list[str]:
     """What a layer would lose as one of ours."""
     return _has_its_own(own_behaviour(module, base))
@@ -100,7 +146,7 @@ def _why_not_fused(module: torch.nn.Module, base: type[torch.nn.Module]) -> list
 def _why_not_plain(module: torch.nn.Module, base: type[torch.nn.Module]) -> list[str]:
     """What a layer would lose as one of torch.nn, which has no variants."""
     options = []
-    if isinstance(module, modules.RecurrentLayer):
+    if isinstance(module, RecurrentLayer):
         pairs = zip(NAMES, module._variants(), PLAIN, strict=False)
         options = [f"{name}={value}" for name, value, plain in pairs if value != plain and name != "recompute"]
     return _has_its_own(own_behaviour(module, base) + options)

@@ -12,10 +12,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from fused_rnn import _checks, modules
-from fused_rnn._calls import CellCalls, LayerCalls, state_like_input, two_states
+from fused_rnn._calls import CellCalls, LayerCalls, state_like_input
+from fused_rnn._checks import two_states
 from fused_rnn._int8_layers import Int8Matrix, dequantize_rows, quantize_rows, run_stack
 from fused_rnn._layers import REGULAR
 from fused_rnn._quantizable import float_weights, suffixes_of, why_not_quantized
+from fused_rnn._recurrent_layer import CELL_OF_MODE
 from fused_rnn._scripting import Unscriptable
 from fused_rnn._swap import Swap, carry_attributes, swap
 from fused_rnn._tensors import QuantizedWeights
@@ -210,7 +212,7 @@ class QuantizedLayer(LayerCalls, QuantizedModule):
     @property
     def cell(self) -> str:
         """The name of the cell in the compiled library: lstm, gru, rnn_tanh or rnn_relu."""
-        return modules.CELL_OF_MODE[self.mode]
+        return CELL_OF_MODE[self.mode]
 
     def forward(
         self, input: Any, hx: Any = None, *, lengths: Tensor | None = None, resets: Tensor | None = None,  # noqa: A002

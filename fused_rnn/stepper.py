@@ -11,9 +11,9 @@ from torch import Tensor
 from fused_rnn import _ops
 from fused_rnn._checks import check_batch_size
 from fused_rnn._modes import increment_version
+from fused_rnn._recurrent_layer import RecurrentLayer
 from fused_rnn._variants import unit_weights_of
 from fused_rnn.convert import convert
-from fused_rnn.modules import RecurrentLayer
 from fused_rnn.quantized import QuantizedLayer
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ class Stepper:
                     return made  # type: ignore[no-any-return]
             elif type(out) is Tensor and not (out.requires_grad or out.is_neg()) and self._native.step_plain(x, out):
                 increment_version((out,))
-                return out  # type: ignore[return-value]
+                return out
         if not isinstance(x, Tensor):
             result: Step = self._with_arrays(self.step, x, out)
             return result

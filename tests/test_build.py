@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.metadata
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,9 +15,10 @@ import zipfile
 from typing import TYPE_CHECKING
 
 import pytest
+from packaging.requirements import Requirement
 
 import fused_rnn
-from build_support.toolchain import ROOT
+from build_support.toolchain import MIN_TORCH, ROOT
 from tools import check_abi
 
 if TYPE_CHECKING:
@@ -70,6 +74,69 @@ def test_process_has_one_openmp_runtime() -> None:
     # A process of its own, since packages of other tests bring runtimes of theirs.
     maps = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert len(set(re.findall(r"\S*lib[gi]?omp\S*\.so\S*", maps))) <= 1
+
+
+# --- What the build requires ---
+
+LOOK = (
+    "from build_support import toolchain; toolchain.find_ninja(); import ninja; "
+    "print(toolchain.find_torch(), toolchain.find_pybind11(), ninja)"
+)
+
+
+def build_requirements() -> list[str]:
+    found = re.search(r"^requires = (\[.*\])$", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert found is not None
+    requirements: list[str] = ast.literal_eval(found[1])
+    return requirements
+
+
+def isolated(folder: Path, requirements: list[str]) -> str:
+    """A folder for sys.path that has the requirements and what they require alone, as pip's build environment."""
+    left, found = [Requirement(each) for each in requirements], set[str]()
+    while left:
+        requirement = left.pop()
+        if requirement.name in found or not (requirement.marker is None or requirement.marker.evaluate({"extra": ""})):
+            continue
+        found.add(requirement.name)
+        distribution = importlib.metadata.distribution(requirement.name)
+        assert requirement.specifier.contains(distribution.version, prereleases=True)
+        left += [Requirement(each) for each in distribution.requires or ()]
+        for name in {file.parts[0] for file in distribution.files or ()} - {"..", "__pycache__"}:
+            if not (folder / name).exists():
+                (folder / name).symlink_to(distribution.locate_file(name))  # type: ignore[arg-type]
+    return str(folder)
+
+
+def look_in(path: str) -> subprocess.CompletedProcess[str]:
+    """What the build finds of packages where `path` has all there are."""
+    code = f"import sys; sys.path += [{path!r}, {str(ROOT)!r}]; {LOOK}"
+    return subprocess.run([sys.executable, "-ISc", code], capture_output=True, text=True, check=False)
+
+
+def test_the_build_finds_all_it_looks_for_in_an_isolated_environment(tmp_path: Path) -> None:
+    path = isolated(tmp_path, build_requirements())
+    result = look_in(path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count(path) == 3
+
+
+@pytest.mark.parametrize("name", ["torch", "pybind11"])
+def test_the_isolated_environment_has_nothing_else(name: str, tmp_path: Path) -> None:
+    others = [each for each in build_requirements() if not each.startswith(name)]
+    check_one_sentence(look_in(isolated(tmp_path, others)), f"{name}", "is needed to build")
+
+
+def test_everybody_names_the_same_requirements() -> None:
+    required = build_requirements()
+    oldest = ".".join(map(str, MIN_TORCH))
+    assert f"torch>={oldest}" in required
+    assert f'dependencies = ["torch>={oldest}"]' in (ROOT / "pyproject.toml").read_text()
+    makefile = re.search(r"^BUILD_REQUIREMENTS := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    readme = re.search(r'^pip install ("torch.*)$', (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert makefile is not None
+    assert readme is not None
+    assert {*shlex.split(makefile[1]), f"torch>={oldest}"} == set(shlex.split(readme[1])) == set(required)
 
 
 def test_every_version_is_the_one_in_pyproject() -> None:

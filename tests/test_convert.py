@@ -233,3 +233,96 @@ def test_the_warning_points_at_the_caller() -> None:
 def test_only_modules_are_converted() -> None:
     with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got list"):
         fused_rnn.convert([torch.nn.LSTM(3, 5)])  # type: ignore[type-var]
+
+
+# --- Options ---
+
+LAYERS = ("LSTM", "GRU", "RNN")
+OPTIONS: tuple[dict[str, Any], ...] = (
+    {"zoneout": 0.3},
+    {"recurrent_dropout": 0.2, "weight_dropout": 0.1, "recompute": True},
+    {"layer_norm": True, "zoneout": 0.1},
+    {"peephole": True, "cell_clip": 2.0, "zoneout": (0.1, 0.2)},
+)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_options_are_those_of_the_constructor(name: str, options: dict[str, Any]) -> None:
+    theirs = getattr(torch.nn, name)(3, 5, num_layers=2, bidirectional=True)
+    model, x = torch.nn.ModuleDict({"a": theirs}), torch.randn(4, 2, 3)
+    if "peephole" in options and name != "LSTM":
+        with pytest.raises(ValueError, match=rf"a \({theirs.mode}\): .*cell state|a \({theirs.mode}\): zoneout"):
+            fused_rnn.convert(model, **options)
+        assert model["a"] is theirs
+        return
+    kept = dict(theirs.named_parameters())
+    ours: Any = fused_rnn.convert(model, **options)["a"]
+    made = getattr(fused_rnn, name)(3, 5, num_layers=2, bidirectional=True, **options)
+    assert repr(ours) == repr(made)
+    assert list(ours.state_dict()) == list(made.state_dict())
+    assert all(getattr(ours, each) is parameter for each, parameter in kept.items())
+    made.load_state_dict(ours.state_dict())
+    found = []
+    for layer in (ours, made):
+        torch.manual_seed(1)
+        found.append(layer(x)[0])
+    assert torch.equal(*found)
+
+
+def test_peepholes_of_a_converted_layer_change_nothing_before_they_are_trained() -> None:
+    theirs, x = torch.nn.LSTM(3, 5), torch.randn(4, 2, 3)
+    torch.testing.assert_close(fused_rnn.convert(theirs, peephole=True)(x), theirs(x))
+
+
+def test_an_option_that_one_layer_cannot_have_changes_nothing() -> None:
+    model = torch.nn.ModuleList([torch.nn.LSTM(3, 5), torch.nn.LSTM(3, 5, proj_size=2), torch.nn.LSTMCell(3, 5)])
+    before = list(model)
+    for options in ({"zoneout": 0.1}, {"zoneout": 5.0}):
+        with pytest.raises(ValueError, match=r"[01] \(LSTM\): zoneout"):
+            fused_rnn.convert(model, **options)  # type: ignore[arg-type]
+    assert list(model) == before
+
+
+def test_cells_are_swapped_without_options_and_named() -> None:
+    model = torch.nn.ModuleDict({"layer": torch.nn.GRU(3, 5), "cell": torch.nn.GRUCell(3, 5)})
+    message = "fused_rnn.convert found cells, which have no zoneout, recompute: cell$"
+    with pytest.warns(UserWarning, match=message) as found:
+        fused_rnn.convert(model, zoneout=0.1, recompute=True)
+    assert found[0].filename == __file__
+    assert isinstance(model["cell"], fused_rnn.GRUCell)
+
+
+def test_a_recompute_that_restore_left_is_found_beside_other_options() -> None:
+    plain = fused_rnn.restore(fused_rnn.GRU(3, 5, recompute=True))
+    assert repr(fused_rnn.convert(plain, zoneout=0.1)) == "GRU(3, 5, zoneout=0.1, recompute=True)"
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_model_without_recurrent_layers_is_told_of(strict: bool) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(3, 5))
+    message = "fused_rnn.convert found no recurrent layer or cell of torch.nn in Sequential$"
+    if strict:
+        with pytest.raises(ValueError, match=message):
+            fused_rnn.convert(model, strict=True)
+    else:
+        with pytest.warns(UserWarning, match=message) as found:
+            assert fused_rnn.convert(model) is model
+        assert found[0].filename == __file__
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_that_was_converted_before_is_fine(name: str) -> None:
+    model = torch.nn.Sequential(getattr(torch.nn, name)(3, 5))
+    assert fused_rnn.convert(fused_rnn.convert(model, strict=True), strict=True) is model
+
+
+def test_strict_raises_and_changes_nothing() -> None:
+    model = Model()
+    before = list(model.modules())
+    with pytest.raises(ValueError, match=r"fused_rnn\.convert left 1 .*: own \(Own has its own forward\)$"):
+        fused_rnn.convert(model, strict=True)
+    del model.own
+    with pytest.raises(ValueError, match=r"found cells, which have no zoneout: cell$"):
+        fused_rnn.convert(model, strict=True, zoneout=0.1)
+    assert [module for module in model.modules() if module not in before] == []

@@ -213,6 +213,7 @@ class Difference(NamedTuple):
 
 
 DIFFERENCES = (
+    Difference(("RNN",), "too many", TypeError, "torch.nn looks at the nonlinearity before it counts arguments"),
     Difference(CELLS, "input packed", NotImplementedError, "torch.nn asks the PackedSequence for its dim"),
     Difference(CELLS, "input sparse", NotImplementedError, "torch.nn multiplies sparse matrices here, not in layers"),
     Difference(("RNN", "RNNCell"), "last state sparse", NotImplementedError, "torch.nn can add it; no kernel reads it"),
@@ -340,7 +341,8 @@ def test_a_layer_says_what_shape_it_wants(options: dict[str, Any], arguments: tu
 
 
 def test_an_lstm_says_which_of_its_states_is_wrong() -> None:
-    layer, h_0 = fused_rnn.LSTM(3, 5, proj_size=2), torch.zeros(1, 2, 2)
+    layer: Any = fused_rnn.LSTM(3, 5, proj_size=2)
+    h_0 = torch.zeros(1, 2, 2)
     with pytest.raises(RuntimeError, match=r"Expected hidden\[0\] .*: hx\[0\] must have shape .*, B, proj_size\)$"):
         layer(X, (torch.zeros(1, 2, 5), torch.zeros(1, 2, 5)))
     with pytest.raises(RuntimeError, match=r"Expected hidden\[1\] .*: hx\[1\] must have shape .*, B, hidden_size\)$"):
@@ -361,7 +363,7 @@ CELL_MESSAGES: tuple[tuple[tuple[Any, ...], str], ...] = (
     ((X,), r"input must have shape \(input_size\) or \(B, input_size\), got \[4, 2, 3\]$"),
     ((torch.zeros(2, 7),), r"input must have shape \(B, input_size\), got \[2, 7\]$"),
     (([1.0],), r"GRUCell: input must be a Tensor, got list$"),
-    ((X[0], torch.zeros(3, 5)), r"hx must have shape \(B, hidden_size\) = \[2, 5\], got \[3, 5\]$"),
+    ((X[0], torch.zeros(3, 5)), r"hx must have shape \(B, hidden_size\) = \[2, 5\], got \[3, 5\]\. input has 2 rows"),
     ((X[0], torch.zeros(2, 4)), r"hx must have shape \(B, hidden_size\) = \[2, 5\], got \[2, 4\]$"),
     ((X[0], torch.zeros(5)), r"hx must have shape \(B, hidden_size\) for a 2D input, got \[5\]$"),
     ((X[0, 0], torch.zeros(1, 5)), r"hx must have shape \(hidden_size\) for a 1D input, got \[1, 5\]$"),

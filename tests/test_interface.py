@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import pydoc
+import re
 import typing
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,6 +14,7 @@ import pytest
 import torch
 
 import fused_rnn
+from fused_rnn import _variants
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,16 +45,64 @@ def test_every_public_name_of_torch_is_here(name: str) -> None:
     }
 
 
+def parameters(function: Callable[..., Any]) -> list[tuple[str, Any, Any]]:
+    return [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]
+
+
+def arguments_of_torch(name: str) -> list[tuple[str, Any, Any]]:
+    """Those that torch.nn's constructor takes: layers hand theirs on, RNN after it has taken its own."""
+    if name in CELLS:
+        return parameters(getattr(torch.nn, name))
+    own: list[tuple[str, Any, Any]] = []
+    handed_on = parameters(torch.nn.RNNBase)[1:]
+    if name == "RNN":
+        own = [("nonlinearity", inspect.Parameter.POSITIONAL_OR_KEYWORD, "tanh")]
+    return [*handed_on[:3], *own, *handed_on[3:]]
+
+
+@of_every_module
+def test_the_signature_shows_the_arguments_of_torch_and_then_keywords(name: str) -> None:
+    own, expected = parameters(getattr(fused_rnn, name)), arguments_of_torch(name)
+    assert own[: len(expected)] == expected
+    more = own[len(expected) :]
+    assert all(kind is inspect.Parameter.KEYWORD_ONLY for _, kind, _ in more)
+    layer = getattr(fused_rnn, name)(3, 4)
+    assert {argument: getattr(layer, argument) for argument, *_ in more} == {name: value for name, _, value in more}
+    assert {argument for argument, *_ in more} == {
+        each for each in _variants.NAMES if name in LAYERS and (name == "LSTM" or each not in {"peephole", "cell_clip"})
+    }
+
+
+@of_every_module
+def test_help_shows_the_arguments(name: str) -> None:
+    text = pydoc.render_doc(getattr(fused_rnn, name))
+    for argument, _, default in arguments_of_torch(name):
+        assert re.search(rf"{argument}: .* = {default!r}" if default is not inspect.Parameter.empty else argument, text)
+    assert "*args" not in text.partition("Method resolution order")[0]
+
+
+@of_every_module
+@pytest.mark.parametrize("count", range(2, 12))
+def test_arguments_by_position_mean_what_they_mean_in_torch(name: str, count: int) -> None:
+    values = {"input_size": 3, "hidden_size": 4, "num_layers": 2, "nonlinearity": "relu", "bias": False,
+              "batch_first": True, "dropout": 0.5, "bidirectional": True, "proj_size": 2 if name == "LSTM" else 0,
+              "device": "cpu", "dtype": torch.float64}  # fmt: skip
+    given = [values[argument] for argument, *_ in arguments_of_torch(name)][:count]
+    ours, theirs = (getattr(each, name)(*given) for each in (fused_rnn, torch.nn))
+    assert repr(ours) == repr(theirs)
+    own, expected = ({n: (p.shape, p.dtype) for n, p in each.named_parameters()} for each in (ours, theirs))
+    assert own == expected
+
+
 @of_every_module
 def test_every_method_takes_the_arguments_that_it_takes_in_torch(name: str) -> None:
     ours, theirs = (getattr(each, name) for each in (fused_rnn, torch.nn))
-    for method in ["__init__", *public(theirs)]:
+    for method in public(theirs):
         if not inspect.isfunction(getattr(theirs, method)):
             continue
-        own, expected = (inspect.signature(getattr(each, method)).parameters for each in (ours, theirs))
-        kept = [(p.name, p.kind, p.default) for p in list(own.values())[: len(expected)]]
-        assert kept == [(p.name, p.kind, p.default) for p in expected.values()], method
-        assert all(p.kind is p.KEYWORD_ONLY for p in list(own.values())[len(expected) :]), method
+        own, expected = (parameters(getattr(each, method)) for each in (ours, theirs))
+        assert own[: len(expected)] == expected, method
+        assert all(kind is inspect.Parameter.KEYWORD_ONLY for _, kind, _ in own[len(expected) :]), method
 
 
 def outcome(call: Callable[[], Any]) -> Any:
@@ -227,3 +278,12 @@ def annotated() -> Iterator[tuple[str, Any]]:
 @pytest.mark.parametrize("one", [pytest.param(one, id=name) for name, one in annotated()])
 def test_annotations_can_be_looked_up(one: Any) -> None:
     assert isinstance(typing.get_type_hints(one), dict)
+
+
+@of_every_module
+@pytest.mark.parametrize("method", ["__init__", "forward"])
+def test_every_argument_and_result_has_a_type(name: str, method: str) -> None:
+    function = getattr(getattr(fused_rnn, name), method)
+    hints = typing.get_type_hints(function)
+    assert set(hints) == {argument for argument, *_ in parameters(function)[1:]} | {"return"}
+    assert Any not in hints.values()

@@ -171,7 +171,7 @@ def test_an_optimizer_step_between_two_inferences_is_seen() -> None:
     x = torch.randn(6, 3, UNITS)
     for _ in range(3):
         before = outputs(layer)
-        layer(x)[0].square().sum().backward()
+        layer(x)[0].square().sum().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         assert not torch.equal(outputs(layer), before)
         torch.testing.assert_close(outputs(layer), fresh_outputs(layer), rtol=0, atol=0)

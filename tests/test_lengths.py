@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -244,7 +245,12 @@ def test_cells_of_a_layer_without_them_are_refused(name: str) -> None:
 
 X = torch.zeros(6, 4, 3)
 BAD_CALLS: tuple[tuple[dict[str, Any], type[Exception], str], ...] = (
-    ({"lengths": [3, 0, 6, 1]}, TypeError, "lengths must be a Tensor of integers, got list"),
+    ({"lengths": "3061"}, TypeError, "lengths must be a Tensor, a sequence or an array of integers, got str"),
+    ({"lengths": [3.0, 0, 6, 1]}, TypeError, "lengths must be .* of integers, got float in it"),
+    ({"lengths": [[True] * 4] * 6}, TypeError, "lengths must be .* got list in it: for a mask, give mask.sum"),
+    ({"lengths": np.ones(4)}, TypeError, "lengths must be .* of integers, got float in it"),
+    ({"lengths": [3, 0, 6]}, RuntimeError, r"lengths must have shape \(B\) = \[4\], got \[3\]$"),
+    ({"lengths": [3, 0, 7, 1]}, ValueError, "lengths must be from 0 to T = 6, got 7"),
     ({"lengths": LENGTHS.float()}, TypeError, "lengths must have an integer dtype, got torch.float32"),
     ({"lengths": LENGTHS.bool()}, TypeError, "lengths must have an integer dtype, got torch.bool"),
     ({"lengths": LENGTHS[:3]}, RuntimeError, r"lengths must have shape \(B\) = \[4\], got \[3\]$"),
@@ -273,6 +279,43 @@ BAD_CALLS: tuple[tuple[dict[str, Any], type[Exception], str], ...] = (
 def test_errors_of_the_layers_name_the_argument(given: dict[str, Any], kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
         fused_rnn.GRU(3, 5)(X, **given)
+
+
+# Other forms of the lengths 4, 3, 2, 1.
+FORMS: dict[str, Any] = {
+    "list": [4, 3, 2, 1],
+    "tuple": (4, 3, 2, 1),
+    "range": range(4, 0, -1),
+    "array": np.array([4, 3, 2, 1]),
+    "array of bytes": np.array([4, 3, 2, 1], np.uint8),
+    "reversed array": np.array([1, 2, 3, 4])[::-1],
+    "read-only array": np.frombuffer(bytes([4, 3, 2, 1]), np.uint8),
+    "numbers of numpy": list(np.array([4, 3, 2, 1])),
+    "tensors": [torch.tensor(each) for each in (4, 3, 2, 1)],
+    "int32": torch.tensor([4, 3, 2, 1]).int(),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("form", FORMS)
+def test_lengths_may_be_any_integers(name: str, form: str) -> None:
+    layer, x = make(fused_rnn, name, 3, 5), torch.randn(6, 4, 3)
+    assert_same(layer(x, lengths=FORMS[form]), layer(x, lengths=torch.tensor([4, 3, 2, 1])))
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_single_length_may_be_a_number_and_none_an_empty_list(name: str) -> None:
+    layer, x = make(fused_rnn, name, 3, 5), torch.randn(6, 4, 3)
+    for one in (4, np.int64(4), np.array(4)):
+        assert_same(layer(x[:, 0], lengths=one), layer(x[:, 0], lengths=torch.tensor(4)))
+    assert_same(layer(x[:, :0], lengths=[]), layer(x[:, :0]))
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's compiler does it
+def test_the_compiler_takes_a_list() -> None:
+    layer, x = fused_rnn.GRU(3, 5), torch.randn(6, 4, 3)
+    compiled: Any = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    assert_same(compiled(x, lengths=[4, 3, 2, 1]), layer(x, lengths=[4, 3, 2, 1]))
 
 
 def test_errors_of_other_layouts_name_their_shapes() -> None:

@@ -45,7 +45,7 @@ def results(layer: torch.nn.Module, rows: int) -> list[Tensor]:
     output, states = layer(x, lengths=lengths, resets=resets)
     finals = states if isinstance(states, tuple) else (states,)
     total = sum(t.float().square().sum() for t in (output, *finals))
-    return [output, *finals, *torch.autograd.grad(total, [x, *layer.parameters()])]  # type: ignore[arg-type]
+    return [output, *finals, *torch.autograd.grad(total, [x, *layer.parameters()])]
 
 
 @pytest.mark.parametrize("rows", [1, 19])

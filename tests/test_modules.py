@@ -180,7 +180,7 @@ def test_a_relu_cell_returns_what_torch_returns() -> None:
     x = torch.randn(2, 3)
     assert_same(ours(x), theirs(x))
     with pytest.raises(RuntimeError, match="Unknown nonlinearity: sin"):
-        fused_rnn.RNNCell(3, 5, nonlinearity="sin")(x)
+        make(fused_rnn, "RNNCell", 3, 5, nonlinearity="sin")(x)
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -201,7 +201,7 @@ def test_strides_of_input_state_and_weights_do_not_matter(name: str) -> None:
 
 
 def test_a_list_is_as_good_as_a_tuple_for_the_state() -> None:
-    layer, x = fused_rnn.LSTM(3, 5), torch.randn(4, 2, 3)
+    layer, x = make(fused_rnn, "LSTM", 3, 5), torch.randn(4, 2, 3)
     hx = state_of("LSTM", 1, 2, 5)
     assert_same(layer(x, list(hx)), layer(x, hx))
 

@@ -177,7 +177,7 @@ def test_gradients_by_several_calls_are_made_by_it(
     layer, x = fused_rnn.GRU(64, 64), torch.randn(32, 16, 64, requires_grad=True)
     expected = torch.nn.GRU(64, 64)
     expected.load_state_dict(layer.state_dict())
-    layer(x, lengths=torch.full((16,), 32))[0].sum().backward()
+    layer(x, lengths=torch.full((16,), 32))[0].sum().backward()  # type: ignore[no-untyped-call]
     expected(x)[0].sum().backward()
     torch.testing.assert_close(layer.weight_ih_l0.grad, expected.weight_ih_l0.grad, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(layer.weight_hh_l0.grad, expected.weight_hh_l0.grad, rtol=1e-4, atol=1e-4)

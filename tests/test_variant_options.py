@@ -143,7 +143,10 @@ def test_gains_start_from_one_and_the_biases_beside_them_from_zero() -> None:
 
 
 def test_state_dicts_of_other_variants_are_refused() -> None:
-    plain, normalized, peephole = (fused_rnn.LSTM(3, 5, **o) for o in ({}, {"layer_norm": True}, {"peephole": True}))
+    plain, normalized, peephole = (
+        fused_rnn.LSTM(3, 5, layer_norm=norm, peephole=own)
+        for norm, own in ((False, False), (True, False), (False, True))
+    )
     for layer in (plain, torch.nn.LSTM(3, 5)):
         with pytest.raises(RuntimeError, match=r'Missing key.* "gain_ih_l0", "gain_hh_l0", "gain_c_l0", "bias_c_l0"'):
             normalized.load_state_dict(layer.state_dict())
@@ -184,7 +187,8 @@ BAD: tuple[tuple[str, dict[str, Any], type[Exception], str], ...] = (
       for value, text in ((-0.1, "-0.1"), (1.5, "1.5"), (float("nan"), "nan"), (True, "True"), ("0.1", "'0.1'"),
                           (None, "None"))),
     *((name, {option: 1}, TypeError, f"{name}: {option} should be of type bool, got: int")
-      for name in ("LSTM", "GRU", "RNN") for option in ("layer_norm", "peephole", "recompute")),
+      for name in ("LSTM", "GRU", "RNN") for option in ("layer_norm", "recompute")),
+    ("LSTM", {"peephole": 1}, TypeError, "LSTM: peephole should be of type bool, got: int"),
     ("LSTM", {"zoneout": (0.1,)}, ValueError, r"zoneout should be a number, or one for h and one for c, got: \(0.1,\)"),
     ("LSTM", {"zoneout": (0.1, 0.1, 0.1)}, ValueError, "zoneout should be a number, or one for h and one for c"),
     ("LSTM", {"zoneout": (0.1, 2)}, ValueError, r"zoneout should be a number in range \[0, 1\].*got: 2"),
