@@ -198,6 +198,7 @@ def test_what_the_tests_lack_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage_tests, "find_spec", lambda name: None if name == "hypothesis" else object())
     assert stage_tests.plan("default")[2] == "needs hypothesis"
     assert stage_tests.plan("cpu_bench")[2] == ""
+    assert stage_tests.plan("cpu_cores")[1] == {"OMP_NUM_THREADS": str(os.cpu_count())}
     monkeypatch.setattr(stage_tests, "processor_flags", set)
     assert stage_tests.plan("avx512")[2] == "the processor has no AVX-512"
 

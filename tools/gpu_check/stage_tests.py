@@ -1,4 +1,6 @@
-"""Stage tests: the repository's own tests of the CPU kernels on this machine's processor, and a short CPU benchmark."""
+"""Stage tests: the repository's own tests of the CPU kernels on this machine's processor, and short CPU benchmarks.
+
+Tests and the first benchmark run on four threads, the second one on all cores."""
 
 from __future__ import annotations
 
@@ -28,13 +30,14 @@ _AVX512 = {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
 def plan(part: str) -> tuple[list[str], dict[str, str], str]:
     """The command of a part, its environment, and why it cannot run or ''."""
     module = [sys.executable, "-m"]
-    if part == "cpu_bench":
+    environment = {"OMP_NUM_THREADS": str(os.cpu_count() or 1) if part == "cpu_cores" else "4"}
+    if part in {"cpu_bench", "cpu_cores"}:
         needed = ("click", "rich", "matplotlib")
-        command, environment = [*module, "bench", "run", *TIMED, "--seconds", "1"], {}
+        command = [*module, "bench", "run", *TIMED, "--seconds", "1"]
     else:
         needed = ("pytest", "numpy", "hypothesis")
         command = [*module, "pytest", "-x", "-q", "-p", "no:cacheprovider", *TESTS]
-        environment = {"FUSED_RNN_CPU_ISA": "avx512"} if part == "avx512" else {}
+        environment |= {"FUSED_RNN_CPU_ISA": "avx512"} if part == "avx512" else {}
     lacking = [name for name in needed if find_spec(name) is None]
     reason = f"needs {', '.join(lacking)}" if lacking else ""
     if part == "avx512" and not processor_flags() >= _AVX512:
@@ -49,12 +52,12 @@ def run(work: Work) -> int:
         work.record(case=work.part, status="skipped", reason=reason)
         return 0
     started = time.monotonic()
-    variables = {**os.environ, **environment, "OMP_NUM_THREADS": "4"}
+    variables = {**os.environ, **environment}
     code, text = run_logged(command, FOLDER / f"{work.part}.log", work.left, variables)
     # Slow: all that ran passed, since the first failure ends it.
     status = {0: "ok", None: "slow"}.get(code, "failed")
     print(text[-4000:])
     lines = text.strip().splitlines()
-    shown = lines[-40:] if work.part == "cpu_bench" else lines[-12 if status == "failed" else -1 :]
+    shown = lines[-40:] if work.part.startswith("cpu_") else lines[-12 if status == "failed" else -1 :]
     work.record(case=work.part, status=status, seconds=time.monotonic() - started, output=shown)
     return int(status == "failed")

@@ -47,7 +47,7 @@ STAGES = (
     Stage("correctness", "every schedule, cell and type against float64", 75, 40, SCHEDULES),
     Stage("sanitizer", "compute-sanitizer on tiny problems", 50, 20, ("memcheck", "racecheck", "synccheck")),
     Stage("graph", "CUDA graphs, another stream, 70,000 steps", 30, 12),
-    Stage("tests", "the CPU tests and a short CPU benchmark", 50, 20, ("default", "avx512", "cpu_bench")),
+    Stage("tests", "the CPU tests and a short CPU benchmark", 50, 20, ("default", "avx512", "cpu_bench", "cpu_cores")),
     Stage("bench", "fused_rnn against torch.nn", 180, 90),
     Stage("shapes", "every shape of every persistent schedule, against the model that chooses one", 60, 5),
     Stage("flashrnn", "fused_rnn against FlashRNN, where it is installed", 30, 5),
