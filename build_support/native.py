@@ -24,8 +24,7 @@ def common_flags() -> list[str]:
 
 def isa_flags() -> dict[str, list[str]]:
     """The flags of each instruction set that the compiler's machine has at all."""
-    names = toolchain.ISA_FLAGS if platform.machine() in {"x86_64", "AMD64"} else ["baseline"]
-    return {name: toolchain.ISA_FLAGS[name] for name in names}
+    return {name: toolchain.ISA_FLAGS[name] for name in toolchain.units_of(platform.machine())}
 
 
 def processor_flags() -> set[str]:
@@ -39,6 +38,7 @@ def runnable_instruction_sets() -> list[str]:
     present = processor_flags()
     needed = {
         "baseline": set(),
+        "neon": set(),
         "avx2": {"avx2", "fma", "f16c"},
         "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl"},
     }
