@@ -58,7 +58,7 @@ struct Neighbours {
   }
 };
 
-#if defined(__AVX512F__)
+#if defined(FUSED_RNN_DOT_INSTRUCTIONS)
 // As pairs of bfloat16. Which terms are neighbours does not matter where both sides have the same.
 template <class T>
 struct NeighbourPairs {
@@ -81,11 +81,7 @@ struct NeighbourPairs {
  private:
   FUSED_RNN_INLINE static V pairs_at(const PairedBFloat16* from) { return bits_at(from); }
   FUSED_RNN_INLINE static V pairs_at(const PairedFloat* from) {
-    FloatLanes pairs;
-    asm("vcvtne2ps2bf16 %1, %2, %0"
-        : "=v"(pairs)
-        : "v"(Vec<float>::load(&from->value).parts[0]), "v"(Vec<float>::load(&from[V::kLanes].value).parts[0]));
-    return V(pairs);
+    return V(rounded_to_bfloat16(V::load(&from->value).parts[0], V::load(&from[V::kLanes].value).parts[0]));
   }
   [[gnu::noinline]] static V load_some(const T* from, int count) {
     T buffer[kTerms] = {};

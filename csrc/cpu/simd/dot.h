@@ -53,6 +53,12 @@ FUSED_RNN_INLINE UInt16HalfLanes rounded_to_bfloat16(FloatLanes x) {
   asm("vcvtneps2bf16 %1, %0" : "=v"(raw) : "v"(x));
   return raw;
 }
+// The first vector in the lower half.
+FUSED_RNN_INLINE FloatLanes rounded_to_bfloat16(FloatLanes low, FloatLanes high) {
+  FloatLanes raw;
+  asm("vcvtne2ps2bf16 %1, %2, %0" : "=v"(raw) : "v"(low), "v"(high));
+  return raw;
+}
 // Two products of bfloat16, each added with a rounding to nearest even; denormal numbers are zeros.
 FUSED_RNN_INLINE FloatLanes add_bfloat16_products(FloatLanes weight, FloatLanes value, FloatLanes sum) {
   asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(weight), "v"(value));
@@ -72,6 +78,12 @@ FUSED_RNN_INLINE FloatLanes dot_int8_products(FloatLanes weight, FloatLanes valu
 FUSED_RNN_INLINE UInt16HalfLanes rounded_to_bfloat16(FloatLanes x) {
   UInt16HalfLanes raw;
   asm(".arch_extension bf16\n\tbfcvtn %0.4h, %1.4s" : "=w"(raw) : "w"(x));
+  return raw;
+}
+// The first vector in the lower half.
+FUSED_RNN_INLINE FloatLanes rounded_to_bfloat16(FloatLanes low, FloatLanes high) {
+  FloatLanes raw;
+  asm(".arch_extension bf16\n\tbfcvtn %0.4h, %1.4s\n\tbfcvtn2 %0.8h, %2.4s" : "=&w"(raw) : "w"(low), "w"(high));
   return raw;
 }
 // Two products of bfloat16, which are added to each other first. That sum and the whole are rounded to odd: what is not
