@@ -53,9 +53,9 @@ def openmp_flags() -> list[str]:
     return toolchain.openmp_flags(compiler())
 
 
-def compile_cpp(arguments: list[str], output: Path) -> Path:
-    """Runs the compiler; its messages are the failure's message."""
-    command = [*compiler(), *arguments, "-o", str(output)]
+def compile_cpp(arguments: list[str], output: Path, using: list[str] | None = None) -> Path:
+    """Runs the compiler, that of the build if no other; its messages are the failure's message."""
+    command = [*(using or compiler()), *arguments, "-o", str(output)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, f"{shlex.join(command)}\n{result.stderr[-8000:]}"
     return output
