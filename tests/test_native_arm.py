@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_native_program_reports_no_failure_with_or_without_the_instructions(name: str, folder: Path) -> None:
-    program = check_arm.compile_program(name, folder)
+    program = check_arm.compile_program(name, folder, quickly=True)
     for processor in check_arm.PROCESSORS:
         check_arm.run_program(program, processor)
 

@@ -49,15 +49,16 @@ def missing() -> list[str]:
     return [program for program in (COMPILER, EMULATOR) if shutil.which(program) is None]
 
 
-def compile_program(name: str, folder: Path) -> Path:
-    """A program of tests/native, optimised as tests/test_native.py does."""
+def compile_program(name: str, folder: Path, *, quickly: bool = False) -> Path:
+    """A program of tests/native, optimised as tests/test_native.py does, or little."""
     objects = []
     for part in [name, *LINKED.get(name, [])]:
         source = ROOT / part if "/" in part else NATIVE / f"{part}.cpp"
         objects.append(folder / f"{source.stem}.o")
         if objects[-1].exists():
             continue
-        level = [] if part in SCHEDULES or part in AS_SHIPPED or "/" in part else ["-O1"]
+        as_shipped = part in SCHEDULES or part in AS_SHIPPED or "/" in part
+        level = [] if as_shipped and not quickly else ["-O1"]
         flags = [*native.common_flags(), *ISA_FLAGS["neon"], "-fopenmp", "-I", str(NATIVE), *level]
         native.compile_cpp([*flags, "-c", str(source)], objects[-1], [COMPILER])
     return native.compile_cpp(["-fopenmp", *map(str, objects)], folder / name, [COMPILER])
