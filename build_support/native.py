@@ -24,8 +24,7 @@ def common_flags() -> list[str]:
 
 def isa_flags() -> dict[str, list[str]]:
     """The flags of each instruction set that the compiler's machine has at all."""
-    names = toolchain.ISA_FLAGS if platform.machine() in {"x86_64", "AMD64"} else ["baseline"]
-    return {name: toolchain.ISA_FLAGS[name] for name in names}
+    return {name: toolchain.ISA_FLAGS[name] for name in toolchain.units_of(platform.machine())}
 
 
 def processor_flags() -> set[str]:
@@ -39,6 +38,7 @@ def runnable_instruction_sets() -> list[str]:
     present = processor_flags()
     needed = {
         "baseline": set(),
+        "neon": set(),
         "avx2": {"avx2", "fma", "f16c"},
         "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl"},
     }
@@ -53,9 +53,9 @@ def openmp_flags() -> list[str]:
     return toolchain.openmp_flags(compiler())
 
 
-def compile_cpp(arguments: list[str], output: Path) -> Path:
-    """Runs the compiler; its messages are the failure's message."""
-    command = [*compiler(), *arguments, "-o", str(output)]
+def compile_cpp(arguments: list[str], output: Path, using: list[str] | None = None) -> Path:
+    """Runs the compiler, that of the build if no other; its messages are the failure's message."""
+    command = [*(using or compiler()), *arguments, "-o", str(output)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, f"{shlex.join(command)}\n{result.stderr[-8000:]}"
     return output

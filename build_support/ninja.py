@@ -112,16 +112,20 @@ def ninja_words(words: list[str]) -> str:
     return shlex.join(words).replace("$", "$$")
 
 
+def common_flags(toolchain: Toolchain) -> list[str]:
+    """Of all C++ sources."""
+    flags = [*COMMON_FLAGS, *werror_flags(), *toolchain.openmp_compile, "-I", str(ROOT / "csrc")]
+    return flags + [f"-DFUSED_RNN_HAVE_{name.upper()}" for name in toolchain.instruction_sets if name != "baseline"]
+
+
 def write_ninja_file(module: Path, toolchain: Toolchain, cuda: Cuda | str, torch: Path, version: str) -> Path:
     """Writes build.ninja beside the `module` it makes; ninja tracks headers by depfiles and flags by its own log."""
     folder = module.parent
-    common = [*COMMON_FLAGS, *werror_flags(), *toolchain.openmp_compile, "-I", str(ROOT / "csrc")]
-    common += [f"-DFUSED_RNN_HAVE_{name.upper()}" for name in toolchain.instruction_sets if name != "baseline"]
     compiler = ninja_words(toolchain.compiler)
     lines = [
         f"builddir = {ninja_path(folder)}",
         "rule compile",
-        f"  command = {compiler} {ninja_words(common)} $flags -MD -MF $out.d -c $in -o $out",
+        f"  command = {compiler} {ninja_words(common_flags(toolchain))} $flags -MD -MF $out.d -c $in -o $out",
         "  depfile = $out.d",
         "  deps = gcc",
         "rule link",

@@ -28,8 +28,15 @@ COMMON_FLAGS += ["-ffp-contract=off", "-Wall", "-Wextra"]
 # Each unit is compiled for exactly its instruction set, so that a binary built on one machine runs on every other.
 ISA_FLAGS = {
     "baseline": [],
+    "neon": [],
     "avx2": ["-mavx2", "-mfma", "-mf16c"],
     "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c", "-mprefer-vector-width=512"],
+}
+# Of each kind of machine, as compilers and Python name them; all others have the baseline alone.
+UNITS_OF_MACHINE = {
+    "x86_64": ["baseline", "avx2", "avx512"],
+    "aarch64": ["neon"],
+    "arm64": ["neon"],
 }
 # Concepts, and the vector shuffle that gcc has from version 12 on.
 CXX20_PROBE = """
@@ -49,6 +56,11 @@ def fail(sentence: str) -> SystemExit:
 def werror_flags() -> list[str]:
     """-Werror where the environment says so."""
     return ["-Werror"] if os.environ.get("FUSED_RNN_WERROR") == "1" else []
+
+
+def units_of(machine: str) -> list[str]:
+    """The instruction sets that are compiled for a machine, the plainest first."""
+    return UNITS_OF_MACHINE.get(machine, ["baseline"])
 
 
 @dataclass(frozen=True)
@@ -96,7 +108,7 @@ def find_toolchain() -> Toolchain:
     compiler = find_compiler()
     if not compiles(compiler, CXX20_PROBE, "-std=c++20"):
         raise fail(f"{shlex.join(compiler)} does not compile C++20: install g++ 12 or newer, or set CXX.")
-    x86_64 = output_of([*compiler, "-dumpmachine"]).startswith("x86_64")
+    machine = output_of([*compiler, "-dumpmachine"]).split("-")[0]
     openmp = openmp_flags(compiler)
     # torch has loaded an OpenMP runtime before this module is imported, under a file name that differs between wheels.
     # Code from gcc takes its OpenMP symbols from there and is linked to no runtime: a second one would have threads of
@@ -104,7 +116,7 @@ def find_toolchain() -> Toolchain:
     brings_runtime = bool(openmp) and (sys.platform == "darwin" or "clang" in output_of([*compiler, "--version"]))
     return Toolchain(
         compiler,
-        list(ISA_FLAGS) if x86_64 else ["baseline"],
+        units_of(machine),
         openmp,
         openmp if brings_runtime else [],
     )

@@ -122,7 +122,8 @@ def named_arguments(operator: str) -> Any:
     return namedtuple(operator, [argument.name for argument in schema.arguments])  # noqa: PYI024
 
 
-_ROUNDS_ON_CPU = "avx512_bf16" in _C.instruction_sets()
+# Whether this processor multiplies bfloat16.
+MULTIPLIES_BFLOAT16 = not {"avx512_bf16", "neon_bf16"}.isdisjoint(_C.instruction_sets())
 
 
 def rounds_factors(tensor: Tensor) -> bool:
@@ -130,7 +131,7 @@ def rounds_factors(tensor: Tensor) -> bool:
     if tensor.dtype != torch.float32:
         return False
     if tensor.is_cpu:
-        return _ROUNDS_ON_CPU and rounds_on_cpu()
+        return MULTIPLIES_BFLOAT16 and rounds_on_cpu()
     return tensor.is_cuda and rounds_on_cuda()
 
 
@@ -145,7 +146,7 @@ def forward(cell: str, arguments: Arguments, save: bool) -> ForwardResult:
 
 def layer(cell: str, arguments: LayerArguments, directions: int, *, save: bool, hand_out: bool = False) -> LayerResult:
     """The same on CPU without norms, from the input instead of the gates."""
-    rounds = _ROUNDS_ON_CPU and rounds_on_cpu()
+    rounds = MULTIPLIES_BFLOAT16 and rounds_on_cpu()
     try:
         return LayerResult._make(_layer(cell, *arguments, directions, save, hand_out, rounds))
     except RuntimeError as error:
@@ -236,7 +237,7 @@ def layer_backward(
     given = (*incoming, x, w_ih, w_hh, w_hr, *results, *others)
     needed = (need.x, need.w_ih, need.w_hh, need.b_ih or need.b_hh, need.w_hr)
     run = _layer_backward_in_place if in_place else _layer_backward
-    found = LayerBackwardResult._make(run(cell, *given, *needed, _ROUNDS_ON_CPU and rounds_on_cpu()))
+    found = LayerBackwardResult._make(run(cell, *given, *needed, MULTIPLIES_BFLOAT16 and rounds_on_cpu()))
     if arguments.unit_weights is None:
         return found
     return found._replace(d_unit_weights=found.d_unit_weights.sum(1))  # they are those of each row
@@ -309,7 +310,7 @@ def make_stepper(cell: str, layers: Sequence[Sequence[Tensor | None]], *, storag
         hidden_size=sizes["hidden_size"],
         proj_size=sizes["proj_size"],
         input_size=sizes["input_size"],
-        rounds_factors=_ROUNDS_ON_CPU and rounds_on_cpu(),
+        rounds_factors=MULTIPLIES_BFLOAT16 and rounds_on_cpu(),
     )
     addresses = [[0 if t is None else t.data_ptr() for t in layer] for layer in dense]
     return _C.Stepper(problem, storage, addresses, torch.get_num_threads())

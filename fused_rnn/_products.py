@@ -29,7 +29,7 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 
 
 _ENABLED = _ops.is_amd_processor()
-_MULTIPLIES_BFLOAT16 = "avx512_bf16" in _ops.instruction_sets()  # this processor, in torch's products
+_MULTIPLIES_BFLOAT16 = _ops.MULTIPLIES_BFLOAT16  # in torch's products, too
 
 
 def _torch_is_slow(dtype: torch.dtype) -> bool:

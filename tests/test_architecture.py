@@ -21,7 +21,10 @@ ROOT = native.ROOT
 CSRC_RULES: dict[str, tuple[set[str], tuple[str, ...]]] = {
     "core": ({"core"}, ()),
     "cells": ({"core", "cells"}, ()),
-    "cpu": ({"core", "cells", "cpu"}, ("omp.h", "pthread.h", "sched.h", "unistd.h", "immintrin.h", "arm_neon.h")),
+    "cpu": (
+        {"core", "cells", "cpu"},
+        ("omp.h", "pthread.h", "sched.h", "unistd.h", "sys/auxv.h", "immintrin.h", "arm_neon.h"),
+    ),
     "cuda": ({"core", "cells", "cuda"}, ("cuda",)),
     "binding": ({"core", "cells", "cpu", "cuda", "binding"}, ("torch/", "pybind11/")),
 }

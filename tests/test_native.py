@@ -66,10 +66,10 @@ Build = Callable[[str, str], Path]
 
 
 def flavour_flags(flavour: str) -> list[str]:
-    """The shipped flags of an instruction set; or those of AVX2, else baseline, with sanitizers."""
+    """The shipped flags of an instruction set; or those of AVX2, else of the plainest, with sanitizers."""
     if flavour in INSTRUCTION_SETS:
         return [*native.openmp_flags(), *native.isa_flags()[flavour]]
-    sanitized_isa = "avx2" if "avx2" in INSTRUCTION_SETS else "baseline"
+    sanitized_isa = "avx2" if "avx2" in INSTRUCTION_SETS else INSTRUCTION_SETS[0]
     flags = [*native.isa_flags()[sanitized_isa], "-fno-omit-frame-pointer"]
     # Not optimised: compiling takes longer than running.
     if flavour == "threads":  # without OpenMP, whose synchronisation ThreadSanitizer does not see

@@ -18,7 +18,7 @@ from tests.tolerances import relative_error
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-ROUNDS = _ops.active_instruction_set() == "avx512_bf16"
+ROUNDS = _ops.active_instruction_set() in {"avx512_bf16", "neon_bf16"}
 WIDTH, UNITS = 33, 72  # of which no vector, pair or tile is a multiple
 LAYERS: dict[str, Callable[..., torch.nn.Module]] = {
     "lstm": lambda **options: fused_rnn.LSTM(WIDTH, UNITS, **options),
@@ -206,7 +206,7 @@ def test_explain_says_whether_factors_are_rounded(value: str) -> None:
         exact = str(fused_rnn.explain(fused_rnn.LSTM(WIDTH, UNITS, zoneout=0.1), x))
     assert text.count("factors rounded to bfloat16") == (2 if ROUNDS and value == "bf16" else 0)
     for each in (single, exact):
-        assert ("factors exact" in each) == (value == "bf16" and "avx512_bf16" in _ops.instruction_sets())
+        assert ("factors exact" in each) == (value == "bf16" and _ops.MULTIPLIES_BFLOAT16)
 
 
 @pytest.mark.filterwarnings("ignore:.*is deprecated")
@@ -234,4 +234,4 @@ def test_a_backward_pass_on_library_gemms_is_not_taken_where_factors_are_rounded
     with precision("bf16"):
         routes = [each.route for each in fused_rnn.explain(layer, x).layers[0].passes]
         run(layer, x)
-    assert routes == ["whole", "one_call" if "avx512_bf16" in _ops.instruction_sets() else "apart"]
+    assert routes == ["whole", "one_call" if _ops.MULTIPLIES_BFLOAT16 else "apart"]

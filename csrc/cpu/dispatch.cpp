@@ -4,11 +4,21 @@
 #include <cstdlib>
 #include <stdexcept>
 
+#include "cpu/runtime/processor.h"
+
 namespace fused_rnn {
 
+#if defined(FUSED_RNN_HAVE_NEON)
+namespace neon {
+const CpuUnit& unit();
+const CpuUnit& unit_with_dot();
+const CpuUnit& unit_with_bf16();
+}  // namespace neon
+#else
 namespace baseline {
 const CpuUnit& unit();
 }
+#endif
 #if defined(FUSED_RNN_HAVE_AVX2)
 namespace avx2 {
 const CpuUnit& unit();
@@ -35,19 +45,25 @@ bool has_avx512() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
-bool has_vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
+bool has_vnni() { return has_avx512() && has_int8_dot(); }
 #endif
 
 // A new instruction set is a line here, a file under isa/ and its flags in build_support/toolchain.py.
 constexpr Entry kEntries[] = {
+#if defined(FUSED_RNN_HAVE_NEON)
+    {"neon", [] { return true; }, neon::unit},
+    {"neon_dot", has_int8_dot, neon::unit_with_dot},
+    {"neon_bf16", [] { return has_int8_dot() && has_bfloat16_dot(); }, neon::unit_with_bf16},
+#else
     {"baseline", [] { return true; }, baseline::unit},
+#endif
 #if defined(FUSED_RNN_HAVE_AVX2)
     {"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }, avx2::unit},
 #endif
 #if defined(FUSED_RNN_HAVE_AVX512)
     {"avx512", has_avx512, avx512::unit},
     {"avx512_vnni", has_vnni, avx512::unit_with_vnni},
-    {"avx512_bf16", [] { return has_vnni() && __builtin_cpu_supports("avx512bf16"); }, avx512::unit_with_bf16},
+    {"avx512_bf16", [] { return has_vnni() && has_bfloat16_dot(); }, avx512::unit_with_bf16},
 #endif
 };
 

@@ -9,6 +9,10 @@
 #define FUSED_RNN_ISA avx2
 #define FUSED_RNN_VECTOR_BYTES 32
 #define FUSED_RNN_VECTOR_REGISTERS 16
+#elif defined(__aarch64__)
+#define FUSED_RNN_ISA neon
+#define FUSED_RNN_VECTOR_BYTES 16
+#define FUSED_RNN_VECTOR_REGISTERS 32
 #else
 #define FUSED_RNN_ISA baseline
 #define FUSED_RNN_VECTOR_BYTES 16

@@ -6,7 +6,7 @@
 // (first: what follows needs its names)
 #include "cpu/simd/terms.h"
 
-#if !defined(__AVX512F__)
+#if !defined(FUSED_RNN_DOT_INSTRUCTIONS)
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {
 
@@ -19,6 +19,7 @@ struct Terms<BFloat16Pair> {
   using Row = PairedBFloat16;
   using V = Vec<float>;  // of which each lane holds a pair
   static constexpr int kCount = 2;
+  static constexpr bool kScaled = false;
 
   FUSED_RNN_INLINE static V weight(const BFloat16Pair* from) { return V::load(reinterpret_cast<const float*>(from)); }
   FUSED_RNN_INLINE static V value(const Row* from) {

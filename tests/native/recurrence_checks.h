@@ -74,7 +74,8 @@ ForwardViews forward_views(const Inputs<T>& in, Results<T>& out) {
           .hidden = out.hidden.sequence(),
           .lengths = lengths_of(in),
           .resets = reset_view(in),
-          .variant = variant_views(in)};
+          .variant = variant_views(in),
+          .scales = {}};
 }
 
 template <class T>

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 
+#include "cpu/runtime/processor.h"
 #include "linear_cells.h"
 #include "schedule_checks.h"
 
@@ -112,8 +113,8 @@ void values_reach_what_they_should_in_the_sweeps() {
 }
 
 void values_reach_what_they_should_where_products_take_pairs() {
-#if defined(__AVX512F__)
-  if (!__builtin_cpu_supports("avx512bf16")) return check(true, "without the instruction");
+#if defined(FUSED_RNN_DOT_INSTRUCTIONS)
+  if (!has_bfloat16_dot()) return check(true, "without the instruction");
 #endif
   check_sweeps<IdentityCell, PairedBFloat16>();
   check_sweeps<TwoStateCell, PairedBFloat16>();

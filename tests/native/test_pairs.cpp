@@ -1,5 +1,5 @@
 // Tests the sweeps whose products take bfloat16 in pairs, and the conversion that goes with them: those of AVX-512
-// BF16, or of a stand-in for its instruction.
+// BF16, of FEAT_BF16, or of a stand-in for their instruction.
 #include "schedule_checks.h"
 // (first: what follows needs its names)
 #include "pairs.h"
@@ -10,6 +10,7 @@
 #include <cmath>
 #include <utility>
 
+#include "cpu/runtime/processor.h"
 #include "linear_cells.h"
 
 namespace {
@@ -72,8 +73,8 @@ void pairs_are_the_sums_of_single_terms() {
   check(by_pairs == by_singles && by_singles != 0, "the sum of pairs");
 }
 
-#if defined(__AVX512F__)
-// The instruction rounds as the portable conversion does, but for denormal numbers, which become zeros.
+#if defined(FUSED_RNN_DOT_INSTRUCTIONS)
+// The instruction rounds as the portable conversion does. AVX-512 BF16 makes zeros of denormal numbers.
 void conversion_rounds_to_nearest_even() {
   for (uint64_t bits = 0; bits < uint64_t{1} << 32; bits += 0x3FFF) {  // beside and on every boundary of a rounding
     for (const uint64_t near : {bits, bits | 0x8000, (bits | 0x8000) + 1, bits & 0xFFFF0000}) {
@@ -82,7 +83,9 @@ void conversion_rounds_to_nearest_even() {
       BFloat16 expected{};
       store<PairedBFloat16>(&actual, Vec<float>(x), 1);
       store<BFloat16>(&expected, Vec<float>(x), 1);
+#if defined(__x86_64__)
       if (std::fpclassify(x) == FP_SUBNORMAL) expected.bits &= 0x8000;
+#endif
       if (actual.bits != expected.bits) check(false, "conversion of " + std::to_string(near));
     }
   }
@@ -90,16 +93,51 @@ void conversion_rounds_to_nearest_even() {
 }
 #endif
 
+#if defined(__aarch64__)
+// The float toward zero from x, with a last bit of 1 unless it is x.
+float rounded_to_odd(double x) {
+  const float nearest = static_cast<float>(x);
+  if (nearest == x) return nearest;
+  const float below = std::abs(nearest) > std::abs(x) ? std::nextafter(nearest, 0.0f) : nearest;
+  return std::bit_cast<float>(std::bit_cast<uint32_t>(below) | 1u);
+}
+
+// Products of bfloat16 are exact in float32, and sums of such numbers in double.
+void two_products_and_then_the_whole_are_rounded_to_odd() {
+  Random random(11);
+  for (int trial = 0; trial < 20000; ++trial) {
+    PairedBFloat16 w[2], v[2];
+    for (int i = 0; i < 2; ++i) {
+      w[i] = Number<PairedBFloat16>::from_double(random(0.5, 2) * (trial % 3 - 1.5));
+      v[i] = Number<PairedBFloat16>::from_double(random(-4, 4));
+    }
+    const auto product = [&](int i) {
+      return Number<PairedBFloat16>::to_double(w[i]) * Number<PairedBFloat16>::to_double(v[i]);
+    };
+    const float sum = static_cast<float>(random(-64, 64));
+    const float expected = rounded_to_odd(double(sum) + double(rounded_to_odd(product(0) + product(1))));
+    const Vec<float> found = Terms<BFloat16Pair>::multiply_add(repeated(w), repeated(v), Vec<float>(sum));
+    check_near(found.parts[0][0], expected, 0.0, "trial " + std::to_string(trial));
+  }
+}
+#endif
+
 }  // namespace
 
 int main() {
+#if defined(FUSED_RNN_DOT_INSTRUCTIONS)
+  if (!has_bfloat16_dot()) return test::run({{"without the instruction", [] { check(true, "nothing to test"); }}});
+#endif
   return test::run({
       {"every size around a pair and a chunk is right", every_size_around_a_pair_and_a_chunk_is_right},
       {"rows end and start anew anywhere", rows_end_and_start_anew_anywhere},
       {"a row does not depend on its batch nor on threads", a_row_does_not_depend_on_its_batch_nor_on_threads},
       {"pairs are the sums of single terms", pairs_are_the_sums_of_single_terms},
-#if defined(__AVX512F__)
+#if defined(FUSED_RNN_DOT_INSTRUCTIONS)
       {"conversion rounds to nearest even", conversion_rounds_to_nearest_even},
+#endif
+#if defined(__aarch64__)
+      {"two products and then the whole are rounded to odd", two_products_and_then_the_whole_are_rounded_to_odd},
 #endif
   });
 }

@@ -11,6 +11,7 @@
 
 #include "check.h"
 #include "core/visit.h"
+#include "cpu/runtime/processor.h"
 
 namespace {
 
@@ -143,8 +144,8 @@ void sums_are_exact() {
 template <class Check>
 void for_each_type(const Check& check_type) {
   check_type(Tag<QuantizedFloat>{});
-#if defined(__AVX512F__)
-  if (__builtin_cpu_supports("avx512vnni")) check_type(Tag<DotQuantizedFloat>{});
+#if defined(FUSED_RNN_DOT_INSTRUCTIONS)
+  if (has_int8_dot()) check_type(Tag<DotQuantizedFloat>{});
 #endif
 }
 

@@ -13,6 +13,7 @@
 
 #include "cells/table.h"
 #include "check.h"
+#include "cpu/runtime/processor.h"
 
 namespace fused_rnn {
 StepLayer::~StepLayer() = default;  // as in stepper.cpp, which needs all units
@@ -332,8 +333,8 @@ void check_half_products() {
 void products_of_half_types_are_right() {
   check_half_products<BFloat16>();
   if constexpr (kEveryType) check_half_products<Float16>();
-#if defined(__AVX512F__)
-  if (__builtin_cpu_supports("avx512bf16")) check_half_products<PairedBFloat16>();
+#if defined(FUSED_RNN_DOT_INSTRUCTIONS)
+  if (has_bfloat16_dot()) check_half_products<PairedBFloat16>();
 #endif
 }
 

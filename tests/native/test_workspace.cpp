@@ -12,6 +12,7 @@
 #include <random>
 #include <thread>
 
+#include "cpu/runtime/processor.h"
 #include "linear_cells.h"
 
 template <>
@@ -154,8 +155,8 @@ void for_each_type(const Check& check_of) {
   check_of.template operator()<double, double>();
   check_of.template operator()<BFloat16, float>();
   check_of.template operator()<Float16, float>();
-#if defined(__AVX512F__)
-  check_of.template operator()<PairedBFloat16, BFloat16Pair>();
+#if defined(FUSED_RNN_DOT_INSTRUCTIONS)
+  if (has_bfloat16_dot()) check_of.template operator()<PairedBFloat16, BFloat16Pair>();
 #endif
 }
 

@@ -7,6 +7,7 @@
 #include "isa.h"
 // (first: what follows needs its names)
 #include "cpu/gemm/micro_kernel.h"
+#include "cpu/runtime/processor.h"
 
 #include <algorithm>
 #include <chrono>
@@ -117,8 +118,8 @@ int main(int count, char** arguments) {
   }
   time_tiles<float>("float", rounds);
   time_tiles<double>("double", rounds);
-#if defined(__AVX512F__)
-  if (__builtin_cpu_supports("avx512bf16")) time_tiles<PairedBFloat16>("pairs", rounds);
+#if defined(FUSED_RNN_DOT_INSTRUCTIONS)
+  if (has_bfloat16_dot()) time_tiles<PairedBFloat16>("pairs", rounds);
 #endif
   return 0;
 }

@@ -1,4 +1,4 @@
-// The CPU kernels for any x86-64 or AArch64 processor: 16-byte vectors.
+// The CPU kernels for any x86-64 processor, and any other without a unit of its own: 16-byte vectors.
 #define FUSED_RNN_ISA baseline
 #define FUSED_RNN_VECTOR_BYTES 16
 #define FUSED_RNN_VECTOR_REGISTERS 16

@@ -58,7 +58,7 @@ struct Neighbours {
   }
 };
 
-#if defined(__AVX512F__)
+#if defined(FUSED_RNN_DOT_INSTRUCTIONS)
 // bfloat16 in pairs. (Weights of float would be rounded at each step, which takes as long as to multiply them.)
 template <>
 struct Neighbours<PairedBFloat16> {

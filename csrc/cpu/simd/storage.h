@@ -34,6 +34,10 @@ FUSED_RNN_INLINE HalfOfBytes to_float16(FloatLanes x) {
 using HalfOfBytes = __m128i;
 FUSED_RNN_INLINE FloatLanes from_float16(HalfOfBytes x) { return _mm256_cvtph_ps(x); }
 FUSED_RNN_INLINE HalfOfBytes to_float16(FloatLanes x) { return _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT); }
+#elif defined(__aarch64__)
+using HalfOfBytes = float16x4_t;
+FUSED_RNN_INLINE FloatLanes from_float16(HalfOfBytes x) { return vcvt_f32_f16(x); }
+FUSED_RNN_INLINE HalfOfBytes to_float16(FloatLanes x) { return vcvt_f16_f32(x); }
 #endif
 
 // Storage<T>: the compute type of T, and conversions of one whole vector.
@@ -65,7 +69,7 @@ struct Storage<BFloat16> {
 template <>
 struct Storage<Float16> {
   using Real = float;
-#if defined(__F16C__)
+#if defined(__F16C__) || defined(__aarch64__)
   FUSED_RNN_INLINE static Vec<float> load(const Float16* from) {
     HalfOfBytes raw;
     std::memcpy(&raw, from, sizeof(raw));

@@ -1,11 +1,12 @@
 // How weights and rows meet in a product: in which types they lie, and what one multiplication takes of each sum.
 //
-// Usually one term. AVX-512 BF16 has an instruction that multiplies two pairs of bfloat16 and adds both products to a
-// float32 sum, as fast as another multiplies and adds one: the weights, the rows and their products are exactly those
-// of the same numbers in float32. AVX-512 VNNI has one for four pairs of int8 and an int32 sum. Such sums are exact,
-// and scaled in the end (kScaled).
+// Usually one term. AVX-512 BF16 and FEAT_BF16 of AArch64 have an instruction that multiplies two pairs of bfloat16 and
+// adds both products to a float32 sum, as fast as another multiplies and adds one: the weights, the rows and their
+// products are exactly those of the same numbers in float32. AVX-512 VNNI and FEAT_DotProd have one for four pairs of
+// int8 and an int32 sum. Such sums are exact, and scaled in the end (kScaled).
 #pragma once
 
+#include "cpu/simd/dot.h"
 #include "cpu/simd/storage.h"
 
 namespace fused_rnn {
@@ -52,7 +53,7 @@ struct PairedBFloat16 : BFloat16 {};
 struct QuantizedFloat {
   float value;
 };
-struct DotQuantizedFloat : QuantizedFloat {};  // on processors with VNNI
+struct DotQuantizedFloat : QuantizedFloat {};  // on processors with instructions for int8
 
 // Those of float, whose matrices are kept as bfloat16.
 struct HalfKeptFloat {
@@ -80,19 +81,13 @@ struct Storage<QuantizedFloat> : FloatStorage<QuantizedFloat> {};
 template <>
 struct Storage<DotQuantizedFloat> : FloatStorage<DotQuantizedFloat> {};
 
-#if defined(__AVX512F__)
-// Only for processors with AVX-512 BF16, which the caller has to ask for: the unit is compiled for all with AVX-512.
-// The instructions take denormal numbers, those below 1.2e-38, for zeros.
+#if defined(FUSED_RNN_DOT_INSTRUCTIONS)
+// Only for processors with the instructions for bfloat16.
 template <>
 struct Storage<PairedBFloat16> : Storage<BFloat16> {
   FUSED_RNN_INLINE static void store(PairedBFloat16* to, Vec<float> x) {
-    const UInt16HalfLanes raw = rounded(x);
+    const UInt16HalfLanes raw = rounded_to_bfloat16(x.parts[0]);
     std::memcpy(to, &raw, sizeof(raw));
-  }
-  FUSED_RNN_INLINE static UInt16HalfLanes rounded(Vec<float> x) {
-    UInt16HalfLanes raw;
-    asm("vcvtneps2bf16 %1, %0" : "=v"(raw) : "v"(x.parts[0]));
-    return raw;
   }
 };
 
@@ -107,12 +102,11 @@ struct Terms<BFloat16Pair> {
   FUSED_RNN_INLINE static V weight(const BFloat16Pair* from) { return bits_at(from); }
   FUSED_RNN_INLINE static V value(const Row* from) { return repeated(from); }
   FUSED_RNN_INLINE static V multiply_add(V weight, V value, V sum) {
-    asm("vdpbf16ps %2, %1, %0" : "+v"(sum.parts[0]) : "v"(weight.parts[0]), "v"(value.parts[0]));
-    return sum;
+    return V(add_bfloat16_products(weight.parts[0], value.parts[0], sum.parts[0]));
   }
   FUSED_RNN_INLINE static void pack(const V (&terms)[kCount], BFloat16Pair* to) {
     const auto bits = [](V x) FUSED_RNN_INLINE_LAMBDA {
-      return __builtin_convertvector(Storage<PairedBFloat16>::rounded(x), UInt32Lanes);
+      return __builtin_convertvector(rounded_to_bfloat16(x.parts[0]), UInt32Lanes);
     };
     const UInt32Lanes pairs = bits(terms[0]) | (bits(terms[1]) << 16);
     std::memcpy(to, &pairs, sizeof(pairs));
@@ -121,7 +115,7 @@ struct Terms<BFloat16Pair> {
 #endif
 
 // Four neighbouring terms of a sum, in int8; what multiplies them depends on the processor. The second is for those
-// with VNNI, which the caller has to ask for.
+// with an instruction, which the caller has to ask for.
 struct Int8Quad {
   int8_t terms[4];
 };
@@ -165,43 +159,20 @@ struct Terms<Int8Quad> : QuadTerms<Int8Quad> {
   static constexpr uint32_t kOffset = 0;  // of stored factors
 
   FUSED_RNN_INLINE static V multiply_add(V weight, V value, V sum) {
-#if defined(__x86_64__)
-    const Int16Lanes w = Int16Lanes(bits_of(weight)), v = Int16Lanes(bits_of(value));
-    const Int32Lanes even = multiply_pairs((w << 8) >> 8, (v << 8) >> 8), odd = multiply_pairs(w >> 8, v >> 8);
-    return float_of(UInt32Lanes(Int32Lanes(bits_of(sum)) + even + odd));
-#else
     const Int32Lanes w = Int32Lanes(bits_of(weight)), v = Int32Lanes(bits_of(value));
-    Int32Lanes total = Int32Lanes(bits_of(sum));
-    for (int i = 0; i < kCount; ++i) total += ((w << (24 - 8 * i)) >> 24) * ((v << (24 - 8 * i)) >> 24);
-    return float_of(UInt32Lanes(total));
-#endif
+    return float_of(UInt32Lanes(add_int8_products(w, v, Int32Lanes(bits_of(sum)))));
   }
-
-#if defined(__x86_64__)
- private:
-  // Sums of two neighbouring products.
-  FUSED_RNN_INLINE static Int32Lanes multiply_pairs(Int16Lanes a, Int16Lanes b) {
-#if defined(__AVX512F__)
-    return Int32Lanes(_mm512_madd_epi16(__m512i(a), __m512i(b)));
-#elif defined(__AVX2__)
-    return Int32Lanes(_mm256_madd_epi16(__m256i(a), __m256i(b)));
-#else
-    return Int32Lanes(_mm_madd_epi16(__m128i(a), __m128i(b)));
-#endif
-  }
-#endif
 };
 
-#if defined(__AVX512F__)
-// The instruction multiplies bytes without a sign by bytes with one. So factors are stored with an offset, and sums
-// begin with its product with the weights, negative (a correction for each column).
+#if defined(FUSED_RNN_DOT_INSTRUCTIONS)
+// Where the instruction takes factors with an offset, sums begin with its product with the weights, negative (a
+// correction for each column).
 template <>
 struct Terms<Int8DotQuad> : QuadTerms<Int8DotQuad> {
-  static constexpr uint32_t kOffset = 128;
+  static constexpr uint32_t kOffset = kDotOffset;
 
   FUSED_RNN_INLINE static V multiply_add(V weight, V value, V sum) {
-    asm("vpdpbusd %1, %2, %0" : "+v"(sum.parts[0]) : "v"(weight.parts[0]), "v"(value.parts[0]));
-    return sum;
+    return V(dot_int8_products(weight.parts[0], value.parts[0], sum.parts[0]));
   }
 };
 #endif

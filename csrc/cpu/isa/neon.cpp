@@ -1,0 +1,15 @@
+// The CPU kernels for any AArch64 processor, and for those of them with FEAT_DotProd, or with that and FEAT_BF16.
+#define FUSED_RNN_ISA neon
+#define FUSED_RNN_VECTOR_BYTES 16
+#define FUSED_RNN_VECTOR_REGISTERS 32
+#include "cpu/unit.h"
+
+namespace fused_rnn::neon {
+
+const CpuUnit& unit_with_dot();
+const CpuUnit& unit_with_dot() { return unit_for<UnitTypes<BFloat16, float, DotQuantizedFloat>>(); }
+
+const CpuUnit& unit_with_bf16();
+const CpuUnit& unit_with_bf16() { return unit_for<UnitTypes<PairedBFloat16, PairedFloat, DotQuantizedFloat>>(); }
+
+}  // namespace fused_rnn::neon

@@ -1,0 +1,34 @@
+// Which instructions of simd/dot.h this processor has beside those that a unit is compiled for.
+#pragma once
+
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
+
+namespace fused_rnn {
+
+// Four products of int8: AVX-512 VNNI, FEAT_DotProd.
+inline bool has_int8_dot() {
+#if defined(__x86_64__)
+  return __builtin_cpu_supports("avx512vnni");
+#elif defined(__aarch64__) && defined(__linux__)
+  constexpr unsigned long kAsimdDp = 1UL << 20;  // of Linux; older headers have no name for it
+  return (getauxval(AT_HWCAP) & kAsimdDp) != 0;
+#else
+  return false;
+#endif
+}
+
+// Two products of bfloat16: AVX-512 BF16, FEAT_BF16.
+inline bool has_bfloat16_dot() {
+#if defined(__x86_64__)
+  return __builtin_cpu_supports("avx512bf16");
+#elif defined(__aarch64__) && defined(__linux__)
+  constexpr unsigned long kBf16 = 1UL << 14;
+  return (getauxval(AT_HWCAP2) & kBf16) != 0;
+#else
+  return false;
+#endif
+}
+
+}  // namespace fused_rnn
