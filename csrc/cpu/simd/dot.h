@@ -13,31 +13,15 @@
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {
 
-// Four products of int8 in each lane, by products of int16, which any processor has.
-#if defined(__x86_64__)
-// Sums of two neighbouring products.
-FUSED_RNN_INLINE Int32Lanes multiply_pairs(Int16Lanes a, Int16Lanes b) {
-#if defined(__AVX512F__)
-  return Int32Lanes(_mm512_madd_epi16(__m512i(a), __m512i(b)));
-#elif defined(__AVX2__)
-  return Int32Lanes(_mm256_madd_epi16(__m256i(a), __m256i(b)));
-#else
-  return Int32Lanes(_mm_madd_epi16(__m128i(a), __m128i(b)));
-#endif
-}
-FUSED_RNN_INLINE Int32Lanes add_int8_products(Int32Lanes weight, Int32Lanes value, Int32Lanes sum) {
-  const Int16Lanes w = Int16Lanes(weight), v = Int16Lanes(value);
-  const Int32Lanes even = multiply_pairs((w << 8) >> 8, (v << 8) >> 8), odd = multiply_pairs(w >> 8, v >> 8);
-  return sum + even + odd;
-}
-#elif defined(__aarch64__)
+// Four products of int8 in each lane, on any processor but those of x86 (terms.h).
+#if defined(__aarch64__)
 FUSED_RNN_INLINE Int32Lanes add_int8_products(Int32Lanes weight, Int32Lanes value, Int32Lanes sum) {
   const int8x16_t w = int8x16_t(weight), v = int8x16_t(value);
   const int32x4_t low = vpaddlq_s16(vmull_s8(vget_low_s8(w), vget_low_s8(v)));
   const int32x4_t high = vpaddlq_s16(vmull_high_s8(w, v));
   return sum + Int32Lanes(vpaddq_s32(low, high));
 }
-#else
+#elif !defined(__x86_64__)
 FUSED_RNN_INLINE Int32Lanes add_int8_products(Int32Lanes weight, Int32Lanes value, Int32Lanes sum) {
   for (int shift = 0; shift < 32; shift += 8) sum += ((weight << shift) >> 24) * ((value << shift) >> 24);
   return sum;

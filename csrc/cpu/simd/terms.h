@@ -159,9 +159,29 @@ struct Terms<Int8Quad> : QuadTerms<Int8Quad> {
   static constexpr uint32_t kOffset = 0;  // of stored factors
 
   FUSED_RNN_INLINE static V multiply_add(V weight, V value, V sum) {
+#if defined(__x86_64__)
+    const Int16Lanes w = Int16Lanes(bits_of(weight)), v = Int16Lanes(bits_of(value));
+    const Int32Lanes even = multiply_pairs((w << 8) >> 8, (v << 8) >> 8), odd = multiply_pairs(w >> 8, v >> 8);
+    return float_of(UInt32Lanes(Int32Lanes(bits_of(sum)) + even + odd));
+#else
     const Int32Lanes w = Int32Lanes(bits_of(weight)), v = Int32Lanes(bits_of(value));
     return float_of(UInt32Lanes(add_int8_products(w, v, Int32Lanes(bits_of(sum)))));
+#endif
   }
+
+#if defined(__x86_64__)
+ private:
+  // Sums of two neighbouring products.
+  FUSED_RNN_INLINE static Int32Lanes multiply_pairs(Int16Lanes a, Int16Lanes b) {
+#if defined(__AVX512F__)
+    return Int32Lanes(_mm512_madd_epi16(__m512i(a), __m512i(b)));
+#elif defined(__AVX2__)
+    return Int32Lanes(_mm256_madd_epi16(__m256i(a), __m256i(b)));
+#else
+    return Int32Lanes(_mm_madd_epi16(__m128i(a), __m128i(b)));
+#endif
+  }
+#endif
 };
 
 #if defined(FUSED_RNN_DOT_INSTRUCTIONS)
