@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-import fused_rnn
-
-from .case import Case, ModuleRun
+from .case import Case
+from .peers import BASELINE, PEERS, SUBJECT
 from .problems import Problem
 from .report import Environment, Table
 from .runner import WORKERS_SPIN, run_problem, thread_count
@@ -34,7 +33,6 @@ PROBLEMS: tuple[Problem, ...] = tuple(
 )
 NEIGHBOURS = (0, 1, 2)
 _BLOCKS, _LEAST_CALLS = 3, 3  # of each contender in a situation; of a block
-_MODULES = {"fused": fused_rnn, "torch": torch.nn}
 CONTENDERS = ("fused", "fused, one thread", "torch", "torch, one thread")
 _OTHERS = CONTENDERS[1:]
 
@@ -84,11 +82,12 @@ def busy_processes(count: int) -> Iterator[None]:
 
 def measure(problem: Problem, neighbours: int, seconds: float) -> BusyRow:
     """Verify, then time every contender for about `seconds` beside the neighbours."""
-    row = BusyRow(problem, neighbours, failures=run_problem(problem, 1e-3).failures)
+    verified = run_problem(problem, 1e-3)
+    row = BusyRow(problem, neighbours, failures=verified.failures + list(verified.refusals.values()))
     if row.failures:
         return row
     case, threads = Case.draw(problem), torch.get_num_threads()
-    runs = {name: ModuleRun(module, case).step for name, module in _MODULES.items()}
+    runs = {name: PEERS[name].prepare(case).step for name in (SUBJECT, BASELINE)}
     samples: dict[str, list[float]] = {name: [] for name in CONTENDERS}
     with busy_processes(neighbours), gc_paused():
         for _ in range(_BLOCKS):

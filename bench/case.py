@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from types import ModuleType
 
     from .problems import Problem
@@ -78,10 +78,26 @@ class Case:
     def double(self) -> Case:
         """The same values in float64."""
         return Case(
-            replace(self.problem, dtype=torch.float64),
+            replace(self.problem, dtype=torch.float64, factors=None),
             {name: weight.double() for name, weight in self.weights.items()},
             *(value.double() for value in (self.x, self.h_0, self.c_0, self.d_output, self.d_h_n, self.d_c_n)),
         )
+
+    def unrounded(self) -> Case:
+        """The same values for a layer that rounds no factors."""
+        return replace(self, problem=replace(self.problem, factors=None))
+
+
+@contextmanager
+def rounding(factors: torch.dtype | None) -> Iterator[None]:
+    """Inside, torch's switch lets RNNs on CPU round the factors of float32 products to bfloat16, if that is asked."""
+    switch: Any = torch.backends.mkldnn.rnn  # type: ignore[attr-defined]
+    before = switch.fp32_precision
+    switch.fp32_precision = "bf16" if factors == torch.bfloat16 else before
+    try:
+        yield
+    finally:
+        switch.fp32_precision = before
 
 
 @contextmanager
@@ -105,8 +121,9 @@ class Prepared(Protocol):
 class ModuleRun:
     """A layer with torch.nn's interface on one case.
 
-    `options` are further arguments of its constructor, `arguments` those of each call. Training differentiates
-    sum(output * d_output) for a fixed random d_output, by handing d_output to the backward pass.
+    `options` are further arguments of its constructor, `arguments` those of each call, and `quantize` makes an int8
+    layer of it. Training differentiates sum(output * d_output) for a fixed random d_output, by handing d_output to the
+    backward pass.
     """
 
     def __init__(
@@ -115,11 +132,16 @@ class ModuleRun:
         case: Case,
         options: Mapping[str, Any] = MappingProxyType({}),
         arguments: Mapping[str, Any] = MappingProxyType({}),
+        quantize: Callable[[torch.nn.Module], torch.nn.Module] | None = None,
     ) -> None:
         self._case = case
         self._training = case.problem.training
         self._layer = case.problem.make_layer(namespace, **options)
         self._layer.load_state_dict(dict(case.weights))
+        if case.problem.factors == torch.int8:
+            if quantize is None:
+                raise NotImplementedError(f"{namespace.__name__} has no int8 layers")
+            self._layer = quantize(self._layer)
         self._arguments = arguments
         self._x = case.x.clone().requires_grad_(self._training)
 
@@ -130,6 +152,13 @@ class ModuleRun:
 
     def step(self) -> None:
         """One timed call."""
+        if self._case.problem.factors != torch.bfloat16:
+            self._step()  # short calls would feel the switch
+            return
+        with rounding(torch.bfloat16):
+            self._step()
+
+    def _step(self) -> None:
         if not self._training:
             with torch.no_grad():
                 self.call()
@@ -151,7 +180,7 @@ class ModuleRun:
             if lstm:
                 leaves["c_0"] = case.c_0.clone().requires_grad_(self._training)
                 state = (leaves["h_0"], leaves["c_0"])
-        with torch.set_grad_enabled(self._training), fixed_seed():
+        with torch.set_grad_enabled(self._training), fixed_seed(), rounding(case.problem.factors):
             output, last = self.call(state)
         found = {"output": output, "h_n": last[0] if lstm else last}
         gradients = {"output": case.d_output, "h_n": case.d_h_n}
@@ -160,9 +189,10 @@ class ModuleRun:
         results = {name: value.detach() for name, value in found.items()}
         if self._training:
             leaves |= dict(self._layer.named_parameters())
-            d_leaves = torch.autograd.grad(
-                list(found.values()), list(leaves.values()), [gradients[name] for name in found]
-            )
+            with rounding(case.problem.factors):
+                d_leaves = torch.autograd.grad(
+                    list(found.values()), list(leaves.values()), [gradients[name] for name in found]
+                )
             results |= {f"d_{name}": value for name, value in zip(leaves, d_leaves, strict=True)}
         return results
 

@@ -17,6 +17,7 @@ from rich.text import Text
 import fused_rnn
 
 from . import busy, memory, report, steps
+from .case import rounding
 from .console import make_console, measure_each, print_lines, print_tables, progress
 from .environment import describe
 from .features import FEATURE_NAMES, FEATURES, FeatureRow, run_feature
@@ -220,7 +221,9 @@ def _say_where(path: Path) -> None:
 @threads_option
 def explain_command(problem: Problem, threads: int | None) -> None:
     """Say how fused_rnn would run PROBLEM, and why."""
-    with thread_count(threads), torch.set_grad_enabled(problem.training):
+    if problem.factors == torch.int8:
+        raise click.UsageError(f"{problem}: layers with int8 weights run in one way.")
+    with thread_count(threads), torch.set_grad_enabled(problem.training), rounding(problem.factors):
         layer = problem.make_layer(fused_rnn)
         click.echo(str(fused_rnn.explain(layer, torch.zeros(problem.input_shape, dtype=problem.dtype))))
 

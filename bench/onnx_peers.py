@@ -1,10 +1,16 @@
-"""A problem as a model of ONNX's own LSTM, GRU or RNN nodes, and its inference by ONNX Runtime and by OpenVINO."""
+"""A problem as a model of ONNX's own LSTM, GRU or RNN nodes, and its inference by ONNX Runtime and by OpenVINO.
+
+Both infer it in float32, and with int8 weights and activations where they have such an LSTM.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+import numpy as np
 import onnx
 import torch
 from onnx import helper, numpy_helper
@@ -13,8 +19,6 @@ from .environment import environment_variable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-    import numpy as np
 
     from .case import Case, Results
     from .problems import Problem
@@ -105,10 +109,14 @@ def _reordered(parameter: torch.Tensor, gates: tuple[int, ...]) -> torch.Tensor:
 class _OnnxRun:
     """A model of one case; a subclass says who infers."""
 
+    needs_state: ClassVar[bool] = False  # whether a call without states is one with zeros
+
     def __init__(self, case: Case) -> None:
         self._case = case
         self._x = {"x": case.x.numpy()}
-        self._infer = self._compile(recurrent_model(case, with_state=False))
+        if self.needs_state:
+            self._x |= _states(replace(case, h_0=torch.zeros_like(case.h_0), c_0=torch.zeros_like(case.c_0)))
+        self._infer = self._compile(recurrent_model(case, with_state=self.needs_state))
 
     def _compile(self, model: onnx.ModelProto) -> Infer:
         """The model on as many threads as torch has now; what it returns may be overwritten by the next call."""
@@ -124,12 +132,17 @@ class _OnnxRun:
         kinds = ("h", "c") if problem.cell == "lstm" else ("h",)
         if with_state:
             infer = self._compile(recurrent_model(self._case, with_state=True))
-            for kind, state in zip(kinds, (self._case.h_0, self._case.c_0), strict=False):
-                layers = state.chunk(problem.layers)
-                inputs |= {f"{kind}_0_l{layer}": part.numpy() for layer, part in enumerate(layers)}
+            inputs |= _states(self._case)
         found = {name: torch.from_numpy(array.copy()) for name, array in infer(inputs).items()}
         last = {f"{k}_n": torch.cat([found[f"{k}_n_l{layer}"] for layer in range(problem.layers)]) for k in kinds}
         return {"output": found["output"], **last}
+
+
+def _states(case: Case) -> dict[str, np.ndarray[Any, Any]]:
+    """The initial states by the names of the model's inputs."""
+    states = {"h": case.h_0, "c": case.c_0} if case.problem.cell == "lstm" else {"h": case.h_0}
+    layers = range(case.problem.layers)
+    return {f"{k}_0_l{n}": states[k].chunk(case.problem.layers)[n].numpy() for k in states for n in layers}
 
 
 class OnnxRuntimeRun(_OnnxRun):
@@ -152,21 +165,51 @@ class OnnxRuntimeRun(_OnnxRun):
         return lambda inputs: dict(zip(names, session.run(names, dict(inputs)), strict=True))
 
 
+class OnnxRuntimeInt8Run(OnnxRuntimeRun):
+    """The same with the nodes that `quantize_dynamic` of ONNX Runtime makes: DynamicQuantizeLSTM."""
+
+    def _compile(self, model: onnx.ModelProto) -> Infer:
+        from onnxruntime.quantization import QuantType, quant_utils, quantize_dynamic
+
+        quant_utils.add_pre_process_metadata(model)  # it is one node: the optimizations that are missed are none
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "int8.onnx"
+            quantize_dynamic(model, path, per_channel=True, weight_type=QuantType.QInt8)
+            quantized = onnx.load(path)
+        if left := {node.op_type for node in quantized.graph.node} & {node.operator for node in _NODES.values()}:
+            raise RuntimeError(f"ONNX Runtime left {', '.join(left)} in float32")
+        return self.session(quantized)
+
+
 class OpenVinoRun(_OnnxRun):
     """The CPU plugin of OpenVINO, in float32, one stream."""
 
     def _compile(self, model: onnx.ModelProto) -> Infer:
+        return self._request(self._read(model), "f32")
+
+    @staticmethod
+    def _read(model: onnx.ModelProto) -> Any:
         with environment_variable("CI", "true"):  # else the import sends word of itself to OpenVINO's maker
             import openvino
 
-        core = openvino.Core()
+        return openvino.Core().read_model(model.SerializeToString())
+
+    @staticmethod
+    def _request(model: Any, precision: str) -> Infer:
+        """The compiled model, whose recurrent layers run in the precision, as the plugin reports it."""
+        import openvino
+
         options = {
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "NUM_STREAMS": 1,
             "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16 where the processor has it
             "ENABLE_CPU_PINNING": False,  # as with the other peers; its workers (TBB) soon sleep where idle
         }
-        compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", options)
+        compiled = openvino.Core().compile_model(model, "CPU", options)
+        for node in compiled.get_runtime_model().get_ordered_ops():
+            found = {key: node.get_rt_info()[key].astype(str) for key in ("layerType", "runtimePrecision")}
+            if found["layerType"] == "RNNSeq" and found["runtimePrecision"] != precision:
+                raise RuntimeError(f"OpenVINO runs it in {found['runtimePrecision']}, not in {precision}")
         request = compiled.create_infer_request()
         names = [output.get_any_name() for output in compiled.outputs]
 
@@ -175,6 +218,45 @@ class OpenVinoRun(_OnnxRun):
             return {name: request.get_tensor(name).data for name in names}
 
         return infer
+
+
+class OpenVinoInt8Run(OpenVinoRun):
+    """The same with FakeQuantize at x, h and the weights of every LSTM, as calibration would leave it.
+
+    The plugin then runs oneDNN's int8 LSTM, if the states are inputs of the model. That has one scale for x and h,
+    which is made for the largest value of either in this very case; weights have a scale for each row.
+    """
+
+    needs_state = True
+
+    def _compile(self, model: onnx.ModelProto) -> Infer:
+        read = self._read(model)
+        from openvino.passes import ConstantFolding, Manager
+
+        folding = Manager()
+        folding.register_pass(ConstantFolding())  # reorders the gates of the weights
+        folding.run_passes(read)
+        case = self._case
+        bound = np.float32(max(case.x.abs().max().item(), case.h_0.abs().max().item(), 1.0))
+        for node in read.get_ordered_ops():
+            if node.get_type_name() != "LSTMSequence":
+                continue
+            *_, w, r, _bias = range(node.get_input_size())
+            for index in (0, 1):
+                _quantize(node.input(index), -bound * np.float32(128 / 127), bound)
+            for index in (w, r):
+                largest = np.abs(node.input_value(index).get_node().data).max(2, keepdims=True)
+                _quantize(node.input(index), -largest, largest)
+        return self._request(read, "u8")
+
+
+def _quantize(port: Any, low: Any, high: Any) -> None:
+    """Round what enters the port of an OpenVINO node to 256 levels from low to high, or 255 that are symmetric."""
+    from openvino import opset13
+
+    ends = [opset13.constant(end) for end in (low, high)]
+    rounded = opset13.fake_quantize(port.get_source_output(), *ends, *ends, 255 if np.all(low == -high) else 256)
+    port.replace_source_output(rounded.output(0))
 
 
 def step_session(case: Case) -> tuple[Infer, list[str]]:

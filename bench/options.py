@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .peers import BASELINE, PEERS, RIVALS
-from .problems import CELLS, Problem
+from .problems import CELLS, TYPES, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 PROBLEM_HELP = (
     "PROBLEM is a string such as lstm:t100,b16,i128,h128,f32,train: CELL:FIELDS, where CELL is "
     f"{', '.join(CELLS)}, and FIELDS are tN bN iN hN (time steps, batch, input and hidden size), one of "
-    "f32 f64 bf16 f16, train or infer, and optionally lN (layers), bi (bidirectional), pN (projection)."
+    f"{' '.join(TYPES)}, train or infer, and optionally lN (layers), bi (bidirectional), pN (projection)."
 )
 
 

@@ -4,11 +4,14 @@ Grammar: `CELL:FIELD,FIELD,...` with the fields in any order.
 
     CELL      lstm, gru, rnn_tanh or rnn_relu
     tN bN iN hN   time steps, batch, input size, hidden size (required)
-    DTYPE     f32, f64, bf16 or f16 (required)
+    DTYPE     f32, f64, bf16, f16, i8 or f32-bf16 (required)
     MODE      train (forward and backward) or infer (forward without grad) (required)
     lN        stacked layers (default 1)
     bi        bidirectional
     pN        projection of the hidden state to N units (LSTM only, N < hidden size)
+
+i8 is a float32 layer with int8 weights, for inference; f32-bf16 is a float32 layer under torch's switch
+`torch.backends.mkldnn.rnn.fp32_precision = "bf16"`. `i8` alone is an input size, beside another input size the type.
 
 The tests and the benchmark share this file, so it needs torch alone.
 """
@@ -17,7 +20,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -33,11 +36,25 @@ DTYPES: Mapping[str, torch.dtype] = {
     "bf16": torch.bfloat16,
     "f16": torch.float16,
 }
+
+
+class Type(NamedTuple):
+    """What a layer is in, and what its products round their factors to where that is another type."""
+
+    dtype: torch.dtype
+    factors: torch.dtype | None = None
+
+
+TYPES: Mapping[str, Type] = {
+    **{name: Type(dtype) for name, dtype in DTYPES.items()},
+    "i8": Type(torch.float32, torch.int8),
+    "f32-bf16": Type(torch.float32, torch.bfloat16),
+}
 MODES: Mapping[str, bool] = {"train": True, "infer": False}
 
 _SIZES = {"t": "time_steps", "b": "batch", "i": "input_size", "h": "hidden_size", "l": "layers", "p": "proj"}
 _LEAST = {"time_steps": 0, "batch": 0, "input_size": 1, "hidden_size": 1, "layers": 1, "proj": 1}
-_ALLOWED = "tN bN iN hN, one of f32 f64 bf16 f16, train or infer, and optionally lN bi pN"
+_ALLOWED = f"tN bN iN hN, one of {' '.join(TYPES)}, train or infer, and optionally lN bi pN"
 
 
 @dataclass(frozen=True)
@@ -61,12 +78,16 @@ class Problem:
     layers: int = 1
     bidirectional: bool = False
     proj: int = 0
+    factors: torch.dtype | None = None  # what products round them to, where not to `dtype`
 
     def __post_init__(self) -> None:
         if self.cell not in GATES:
             raise ValueError(f"unknown cell {self.cell!r}: use {', '.join(CELLS)}")
-        if self.dtype not in DTYPES.values():
-            raise ValueError(f"unknown dtype {self.dtype}: use {', '.join(DTYPES)}")
+        if (self.dtype, self.factors) not in TYPES.values():
+            factors = f" with factors of {self.factors}" if self.factors else ""
+            raise ValueError(f"unknown dtype {self.dtype}{factors}: use {', '.join(TYPES)}")
+        if self.training and self.factors == torch.int8:
+            raise ValueError("i8 is for inference: layers with int8 weights have no gradients")
         for letter, field in _SIZES.items():
             value = getattr(self, field)
             if value < _LEAST[field] and not (field == "proj" and value == 0):
@@ -87,16 +108,19 @@ class Problem:
         if cell not in GATES:
             raise ValueError(f"problem {_quoted(text)}: unknown cell {cell!r}: use {', '.join(CELLS)}")
         fields: dict[str, Any] = {}
-        for part in rest.split(","):
-            name, value = _parse_field(part.strip(), text)
+        parts = [part.strip() for part in rest.split(",")]
+        sized = len([part for part in parts if re.fullmatch("i[0-9]+", part)]) > 1  # then a last i8 is the type
+        for place, part in enumerate(parts):
+            is_type = part in TYPES and (part != "i8" or (sized and "i8" not in parts[place + 1 :]))
+            name, value = ("dtype", TYPES[part]) if is_type else _parse_field(part, text)
             if name in fields:
-                raise ValueError(f"problem {_quoted(text)}: {_quoted(part.strip())} sets {name} a second time")
+                raise ValueError(f"problem {_quoted(text)}: {_quoted(part)} sets {name} a second time")
             fields[name] = value
         missing = [label for name, label in _REQUIRED.items() if name not in fields]
         if missing:
             raise ValueError(f"problem {_quoted(text)} lacks {', '.join(missing)}")
         try:
-            return cls(cell=cell, **fields)
+            return cls(cell=cell, **fields | fields["dtype"]._asdict())
         except ValueError as error:
             raise ValueError(f"problem {_quoted(text)}: {error}") from None
 
@@ -109,8 +133,8 @@ class Problem:
 
     @property
     def dtype_name(self) -> str:
-        """The short name of the type: f32, f64, bf16 or f16."""
-        return next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
+        """The short name of the type: f32, f64, bf16, f16, i8 or f32-bf16."""
+        return next(name for name, kind in TYPES.items() if kind == (self.dtype, self.factors))
 
     @property
     def mode(self) -> str:
@@ -183,7 +207,7 @@ _REQUIRED = {
     "batch": "b (batch)",
     "input_size": "i (input size)",
     "hidden_size": "h (hidden size)",
-    "dtype": "a dtype (f32, f64, bf16 or f16)",
+    "dtype": f"a dtype ({', '.join(TYPES)})",
     "training": "a mode (train or infer)",
 }
 
@@ -194,8 +218,6 @@ def _quoted(text: str) -> str:
 
 
 def _parse_field(part: str, text: str) -> tuple[str, Any]:
-    if part in DTYPES:
-        return "dtype", DTYPES[part]
     if part in MODES:
         return "training", MODES[part]
     if part == "bi":

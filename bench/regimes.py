@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -31,7 +29,7 @@ REGIMES = (
 def regimes(problem: Problem) -> list[str]:
     """The means that a problem enters: cell and mode (and type, where not float32), and for the LSTM its size class."""
     cell = "rnn" if problem.cell.startswith("rnn_") else problem.cell
-    if problem.dtype != torch.float32:
+    if problem.dtype_name != "f32":
         return [f"{cell} {problem.mode} {problem.dtype_name}"]
     sizes = [regime.name for regime in REGIMES if cell == "lstm" and regime.holds(problem)]
     return [f"{cell} {problem.mode}", *(f"{cell} {problem.mode} {size}" for size in sizes)]

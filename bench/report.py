@@ -15,7 +15,7 @@ from .charts import loss_chart, ratio_chart
 from .features import BAD_VERDICTS
 from .peers import BASELINE, PEERS, SUBJECT
 from .runner import Mean, Row, geometric_means
-from .verify import TOLERANCES, Errors
+from .verify import Errors, tolerance_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -90,9 +90,9 @@ def parity_table(rows: Sequence[Row]) -> Table:
         cells.append((*line, worst[0] if worst else "-", "ok" if row.verified else "FAILED"))
     two = (f"outputs: {names[0]}", *names[1:], f"gradients: {names[0]}", *names[1:])
     columns = ("problem", *(two if len(names) == 2 else names))
-    used = {row.problem.dtype: TOLERANCES[row.problem.dtype] for row in rows}
+    used = {row.problem.dtype_name: tolerance_of(row.problem) for row in rows}
     limits = "; ".join(
-        f"{str(dtype)[6:]} {outputs:.0e} and {gradients:.0e}" for dtype, (outputs, gradients) in used.items()
+        f"{name} {' and '.join(f'{limit:.0e}' for limit in tolerance if limit)}" for name, tolerance in used.items()
     )
     return Table(
         "Parity: largest error against float64, relative to the largest value",

@@ -14,7 +14,7 @@ from .case import Case, Prepared
 from .peers import BASELINE, SUBJECT, Peer, chosen
 from .regimes import regimes
 from .timing import Timing, geometric_mean, measure
-from .verify import Errors, failures
+from .verify import Errors, Tolerance, failures, tolerance_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -148,7 +148,9 @@ def _run_problem(problem: Problem, seconds: float, peers: Mapping[str, Peer], se
 
 def _judge(row: Row, peers: Mapping[str, Peer], name: str, ready: dict[str, Prepared]) -> None:
     """Hold a peer to the tolerances: the problem fails where it is ours, another peer is not timed."""
-    lines = failures(row.errors[name], _comparable(row, peers, name), row.problem.dtype)
+    outputs, gradients = tolerance_of(row.problem)
+    tolerance = Tolerance(max(outputs, peers[name].coarse), gradients)
+    lines = failures(row.errors[name], _comparable(row, peers, name), tolerance)
     if name == SUBJECT:
         row.failures += lines
     elif peers[name].own:

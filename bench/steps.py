@@ -6,7 +6,6 @@ one call. Every contender's outputs are first held to torch.nn's in float64.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -16,12 +15,13 @@ from torch import Tensor
 
 import fused_rnn
 
-from .case import Case, oracle
-from .peers import PEERS
+from .case import Case, oracle, rounding
+from .peers import PEERS, quantized_by_torch
 from .problems import Problem
 from .report import Environment, Table
 from .runner import WORKERS_SPIN
 from .timing import Timing, measure
+from .verify import ROUNDED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,7 +35,8 @@ PROBLEMS: tuple[Problem, ...] = tuple(
     for size in (16, 32, 64, 128, 256, 512)
 )
 _CELLS = {"lstm": "LSTMCell", "gru": "GRUCell", "rnn_tanh": "RNNCell", "rnn_relu": "RNNCell"}
-_EXACT, _INT8 = 1e-5, 5e-2  # the largest error of an output, where weights are float32 and where they are int8
+# The largest error of an output, by what products take: float32, int8, bfloat16.
+_EXACT, _INT8, _BF16 = 1e-5, *(ROUNDED[factors].outputs for factors in (torch.int8, torch.bfloat16))
 
 
 @dataclass
@@ -63,7 +64,7 @@ def refuses(problem: Problem) -> str | None:
     """Why a problem has no steps to time."""
     if problem.training or problem.bidirectional or problem.layers > 1 or problem.proj:
         return "steps are of one layer in one direction, without a projection, in inference"
-    return None if problem.dtype == torch.float32 else "steps are compared in float32"
+    return None if problem.dtype_name == "f32" else "steps are compared in float32, int8 and bfloat16 being columns"
 
 
 def contenders(case: Case) -> Iterator[tuple[str, float, Run]]:
@@ -92,19 +93,14 @@ def contenders(case: Case) -> Iterator[tuple[str, float, Run]]:
     yield "Stepper, block", _EXACT, fresh(lambda: stepper.steps(x, outputs))
     small = fused_rnn.Stepper(layer, problem.batch, weights=torch.int8)
     yield "Stepper, int8", _INT8, fresh(lambda: [small.step(x_t) for x_t in steps], small)
+    with rounding(torch.bfloat16):  # which layers do not follow in a single step
+        rounded = fused_rnn.Stepper(layer, problem.batch)
+    yield "Stepper, bf16", _BF16, fresh(lambda: [rounded.step(x_t) for x_t in steps], rounded)
     for name, module in (("fused", fused_rnn), ("torch", torch.nn)):
         yield f"{name} layer", _EXACT, _layer_loop(_layer(module, case), steps)
         yield f"{name} cell", _EXACT, _cell_loop(_cell(module, case), steps)
     if problem.cell in {"lstm", "gru"}:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch.ao is on its way out of torch
-            model = torch.ao.quantization.quantize_dynamic(  # type: ignore[no-untyped-call]
-                torch.nn.Sequential(_layer(torch.nn, case)), {torch.nn.LSTM, torch.nn.GRU}
-            )
-        quantized = model[0]  # a bare layer would stay as it is
-        if type(quantized) in {torch.nn.LSTM, torch.nn.GRU}:
-            raise RuntimeError("torch.ao left the layer in float32")
-        yield "torch.ao int8", _INT8, _layer_loop(quantized, steps)
+        yield "torch.ao int8", _INT8, _layer_loop(quantized_by_torch(_layer(torch.nn, case)), steps)
     if not PEERS["onnxruntime"].missing():
         yield "ONNX Runtime", _EXACT, _onnx_loop(case)
 

@@ -19,7 +19,7 @@ from bench.problems import Problem
 from bench.report import feature_lines, features_table
 from bench.runner import Row
 from bench.timing import Timing
-from bench.verify import Errors, failures
+from bench.verify import TOLERANCES, Errors, failures
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -108,7 +108,7 @@ def test_the_reference_is_torch_nn_where_nothing_is_added(cell: str) -> None:
         exact = ModuleRun(torch.nn, case).results(with_state=with_state)
         errors = Errors()
         errors.add(ModuleRun(reference, case).results(with_state=with_state), exact)
-        assert failures(errors, None, torch.float64) == []
+        assert failures(errors, None, TOLERANCES[torch.float64]) == []
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
@@ -137,7 +137,7 @@ def test_a_layer_norm_of_the_reference_is_that_of_ours(cell: str) -> None:
     errors = Errors()
     errors.add(variant.prepare(case).results(with_state=True), variant.exact(case, with_state=True))
     assert {"d_gain_ih_l0", "d_gain_hh_l0"} <= errors.by_name.keys()
-    assert failures(errors, None, torch.float64) == []
+    assert failures(errors, None, TOLERANCES[torch.float64]) == []
 
 
 def test_lengths_and_resets_are_the_same_for_the_same_problem() -> None:

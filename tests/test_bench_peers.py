@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -18,6 +18,7 @@ from bench.commands import cli
 from bench.peers import PEERS, RIVALS, Peer, chosen
 from bench.problems import CELLS, Problem
 from bench.runner import geometric_means, run_problem
+from bench.verify import TOLERANCES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,6 +48,53 @@ def test_onnx_runtime_computes_every_cell_layer_and_direction() -> None:
     assert_exact(INFER, "onnxruntime")
 
 
+def assert_rounded(texts: Sequence[str], *against: str) -> None:
+    """The peers run the problems within their tolerances, and all but a float32 layer with more than its error."""
+    for text in texts:
+        row = run_problem(Problem.parse(text), 1e-3, chosen(against))
+        assert (row.failures, row.notes, row.refusals) == ([], [], {})
+        assert row.timings.keys() == {*against, "fused"}
+        for name, errors in row.errors.items():
+            worst = errors.worst(gradients=None)
+            assert worst is not None
+            assert (worst[1] > TOLERANCES[torch.float32].gradients) == (name != "float32"), (text, name)
+
+
+def test_int8_layers_of_torch_and_onnx_runtime_compute_the_same_within_int8() -> None:
+    lstms = [f"lstm:t5,b3,i40,h48{further},i8,infer" for further in ("", ",l2,bi")]
+    assert_rounded(lstms, "torch", "float32", "onnxruntime-int8")
+    assert_rounded(["gru:t5,b3,i40,h48,l2,bi,i8,infer"], "torch", "float32")
+    assert_rounded(["rnn_relu:t5,b3,i40,h48,i8,infer", "lstm:t5,b3,i40,h48,p8,i8,infer"], "float32")
+
+
+@pytest.mark.skipif(bool(PEERS["ncnn"].missing()), reason="ncnn is not installed")
+def test_ncnn_computes_the_same_within_int8() -> None:
+    assert_rounded([f"{cell}:t5,b3,i41,h47,i8,infer" for cell in ("lstm", "gru", "rnn_tanh")], "ncnn")
+
+
+def test_float32_layers_round_to_bfloat16_by_the_switch_and_it_is_put_back() -> None:
+    switch: Any = torch.backends.mkldnn.rnn  # type: ignore[attr-defined]
+    before = switch.fp32_precision
+    assert_rounded([f"{cell}:t5,b3,i40,h48,f32-bf16,infer" for cell in CELLS], "float32")
+    assert_rounded(["gru:t5,b3,i40,h48,f32-bf16,train"], "float32")  # relu's derivative jumps where factors are rounded
+    row = run_problem(Problem.parse("lstm:t5,b3,i40,h48,f32-bf16,train"), 1e-3)
+    assert row.verified
+    assert row.timings.keys() == {"torch", "fused"}
+    assert switch.fp32_precision == before
+
+
+@pytest.mark.parametrize(
+    ("text", "refused"),
+    [("rnn_tanh:t3,b2,i4,h5,i8,infer", "no int8 RNN"), ("lstm:t3,b2,i4,h5,p2,i8,infer", "no projection")],
+)
+def test_what_torch_has_no_int8_layer_for_is_refused_and_ours_is_timed(text: str, refused: str) -> None:
+    row = run_problem(Problem.parse(text), 1e-3, chosen(["torch", "loop", "jax"]))
+    assert refused in row.refusals["torch"]
+    assert "float32 alone, not i8" in row.refusals["jax"]
+    assert "which i8 asks" in row.refusals["loop"]
+    assert row.timings.keys() == {"fused"}
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit.script.*` is deprecated:DeprecationWarning")
 def test_the_compiled_loop_is_the_loop_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loops, "UNROLL", 2)
@@ -61,8 +109,9 @@ def test_openvino_and_jax_compute_the_same_in_a_process_of_their_own(tmp_path: P
         "rnn_relu:t5,b2,i3,h6,f32,infer",
         "gru:t5,b2,i3,h6,f32,train",
         TRAIN[-1],
+        "lstm:t5,b3,i40,h48,i8,infer",
     ]
-    options = ["--against", "openvino,jax", "--seconds", "0.001", "--threads", "1", "--json", str(path)]
+    options = ["--against", "openvino,openvino-int8,jax", "--seconds", "0.001", "--threads", "1", "--json", str(path)]
     command = [sys.executable, "-m", "bench", "run", *problems, *options]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -70,8 +119,12 @@ def test_openvino_and_jax_compute_the_same_in_a_process_of_their_own(tmp_path: P
     for problem in found["problems"]:
         assert problem["notes"] == []
         timed = {name for name, peer in problem["peers"].items() if "minimum_s" in peer}
-        assert timed == {"jax", "fused"} | (set() if problem["problem"].endswith("train") else {"openvino"})
-    assert found["peers"].keys() == {"openvino", "jax", "fused"}
+        if problem["problem"].endswith("i8,infer"):
+            assert timed == {"openvino-int8", "fused"}
+            assert all(max(peer["errors"].values()) > 1e-4 for peer in problem["peers"].values())
+        else:
+            assert timed == {"jax", "fused"} | (set() if problem["problem"].endswith("train") else {"openvino"})
+    assert found["peers"].keys() == {"openvino", "openvino-int8", "jax", "fused"}
     assert "jax 0." in found["peers"]["jax"]
 
 
@@ -82,6 +135,12 @@ def test_openvino_and_jax_compute_the_same_in_a_process_of_their_own(tmp_path: P
         ("openvino", "lstm:t3,b2,i4,h5,p2,f32,infer", "no projection"),
         ("openvino", "gru:t3,b2,i4,h5,bf16,infer", "float32 alone, not bf16"),
         ("jax", "gru:t3,b2,i4,h5,f64,train", "float32 alone, not f64"),
+        ("onnxruntime-int8", "gru:t3,b2,i4,h5,f32,infer", "quantizes the LSTM alone"),
+        ("onnxruntime-int8", "lstm:t3,b2,i4,h5,f32,infer", "int8 alone, not f32"),
+        ("openvino-int8", "gru:t3,b2,i4,h5,f32,infer", "no int8 GRU with torch.nn's reset gate"),
+        ("ncnn", "lstm:t3,b2,i4,h5,l2,f32,infer", "one layer in one direction"),
+        ("ncnn", "rnn_relu:t3,b2,i4,h5,f32,infer", "no relu"),
+        ("float32", "lstm:t3,b2,i4,h5,f32,infer", "i8 and f32-bf16 alone, not f32"),
     ],
 )
 def test_what_a_peer_does_not_have_is_refused_with_the_reason(name: str, text: str, reason: str) -> None:
@@ -116,6 +175,14 @@ def test_an_inexact_peer_is_noted_and_not_timed() -> None:
     assert note.startswith("rival is not timed: output: error 1.0e-03")
     assert row.timings.keys() == {"torch", "fused"}
     assert row.ratio("rival") is None
+
+
+def test_a_coarse_peer_is_timed_with_its_error_in_the_table() -> None:
+    rival = Peer("rival", "off", Inexact, coarse=2e-3)
+    row = run_problem(Problem.parse("gru:t3,b2,i4,h5,f32,infer"), 1e-3, {"rival": rival} | chosen())
+    assert row.notes == []
+    assert row.timings.keys() == {"rival", "torch", "fused"}
+    assert report.parity_table([row]).rows[0][1] == "1.0e-03"
 
 
 def test_means_are_of_each_peer_alone() -> None:

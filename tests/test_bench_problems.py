@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.problems import CELLS, DTYPES, SUITE_NAMES, Problem, suite
+from bench.problems import CELLS, SUITE_NAMES, TYPES, Problem, suite
 
 
 @st.composite
@@ -17,17 +17,19 @@ def problems(draw: st.DrawFn) -> Problem:
     cell = draw(st.sampled_from(CELLS))
     hidden_size = draw(st.integers(1, 2000))
     proj = draw(st.integers(0, hidden_size - 1)) if cell == "lstm" else 0
+    dtype, factors = draw(st.sampled_from(list(TYPES.values())))
     return Problem(
         cell,
         draw(st.integers(0, 70_000)),
         draw(st.integers(0, 500)),
-        draw(st.integers(1, 2000)),
+        draw(st.integers(1, 2000) | st.just(8)),  # i8 is a type, too
         hidden_size,
-        draw(st.sampled_from(list(DTYPES.values()))),
-        draw(st.booleans()),
+        dtype,
+        factors != torch.int8 and draw(st.booleans()),
         draw(st.integers(1, 4)),
         draw(st.booleans()),
         proj,
+        factors,
     )
 
 
@@ -52,7 +54,12 @@ def test_any_other_text_is_one_line_of_value_error(text: str) -> None:
 
 
 def test_the_canonical_string_is_kept() -> None:
-    for text in ("lstm:t100,b16,i128,h128,f32,train", "lstm:t7,b1,i3,h9,l2,bi,p4,bf16,infer"):
+    for text in (
+        "lstm:t100,b16,i128,h128,f32,train",
+        "lstm:t7,b1,i3,h9,l2,bi,p4,bf16,infer",
+        "gru:t7,b1,i8,h9,i8,infer",
+        "gru:t7,b1,i8,h9,f32-bf16,train",
+    ):
         assert str(Problem.parse(text)) == text
 
 
@@ -62,7 +69,11 @@ def test_the_canonical_string_is_kept() -> None:
         ("lstm", "has no ':'"),
         ("lstn:t1,b1,i1,h1,f32,train", "unknown cell 'lstn': use lstm, gru, rnn_tanh, rnn_relu"),
         ("lstm:t1,b1,i1,f32,train", "lacks h (hidden size)"),
-        ("lstm:t1,b1,i1,h1", "lacks a dtype (f32, f64, bf16 or f16), a mode (train or infer)"),
+        ("lstm:t1,b1,i1,h1", "lacks a dtype (f32, f64, bf16, f16, i8, f32-bf16), a mode (train or infer)"),
+        ("lstm:t1,b1,i8,h1,infer", "lacks a dtype"),
+        ("lstm:t1,b1,i1,h1,i8,f32,infer", "'f32' sets dtype a second time"),
+        ("lstm:t1,b1,i1,i2,h1,f32,infer", "'i2' sets input_size a second time"),
+        ("gru:t1,b1,i1,h1,i8,train", "i8 is for inference: layers with int8 weights have no gradients"),
         ("lstm:t1,b1,i1,h1,f33,train", "bad field 'f33'"),
         ("lstm:t1,b1,i1,h1,f32,train,", "bad field ''"),
         ("lstm:t-1,b1,i1,h1,f32,train", "bad field 't-1'"),
@@ -81,6 +92,12 @@ def test_an_error_names_the_bad_part(text: str, named: str) -> None:
         Problem.parse(text)
     assert named in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_i8_is_the_type_beside_an_input_size_and_else_the_input_size() -> None:
+    one, other = (Problem.parse(f"lstm:t1,b1,h1,{fields},infer") for fields in ("i8,i4", "i8,f32"))
+    assert (one.input_size, one.dtype, one.factors) == (4, torch.float32, torch.int8)
+    assert (other.input_size, other.dtype, other.factors) == (8, torch.float32, None)
 
 
 def test_a_constructed_problem_is_checked_too() -> None:

@@ -105,16 +105,16 @@ def test_an_error_is_relative_to_the_largest_exact_value() -> None:
 def test_a_missing_result_is_infinitely_wrong() -> None:
     errors = Errors()
     errors.add({}, {"output": torch.zeros(1)})
-    assert failures(errors, None, torch.float32)
+    assert failures(errors, None, TOLERANCES[torch.float32])
 
 
 def test_twice_the_baseline_error_is_allowed_where_it_is_above_the_tolerance() -> None:
     limit = TOLERANCES[torch.float32][1]
     ours, theirs = Errors({"d_x": 6 * limit}), Errors({"d_x": 4 * limit})
-    assert failures(ours, theirs, torch.float32) == []
-    assert failures(ours, Errors({"d_x": 2 * limit}), torch.float32)
-    assert failures(ours, None, torch.float32)
-    assert failures(Errors({"d_x": math.inf}), Errors({"d_x": math.inf}), torch.float32)
+    assert failures(ours, theirs, TOLERANCES[torch.float32]) == []
+    assert failures(ours, Errors({"d_x": 2 * limit}), TOLERANCES[torch.float32])
+    assert failures(ours, None, TOLERANCES[torch.float32])
+    assert failures(Errors({"d_x": math.inf}), Errors({"d_x": math.inf}), TOLERANCES[torch.float32])
 
 
 def test_a_relu_case_keeps_away_from_the_kink() -> None:

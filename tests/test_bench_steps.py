@@ -6,19 +6,21 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from bench import steps
+from bench.case import Case, oracle
 from bench.commands import cli
 from bench.problems import Problem
 from bench.timing import Timing
+from bench.verify import TOLERANCES, relative_error
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bench.case import Case
-
-OURS = {"Stepper", "Stepper, out", "Stepper, block", "Stepper, int8", "fused layer", "fused cell"}
+STEPPERS = {"Stepper", "Stepper, out", "Stepper, block", "Stepper, int8", "Stepper, bf16"}
+OURS = STEPPERS | {"fused layer", "fused cell"}
 OTHERS = {"torch layer", "torch cell", "torch.ao int8", "ONNX Runtime"}
 
 
@@ -33,7 +35,7 @@ def test_the_command_prints_and_writes_every_contender(tmp_path: Path) -> None:
     assert relu["contenders"].keys() == OURS | OTHERS - {"torch.ao int8"}
 
 
-@pytest.mark.parametrize("further", ["l2,f32,infer", "bi,f32,infer", "f32,train", "f64,infer"])
+@pytest.mark.parametrize("further", ["l2,f32,infer", "bi,f32,infer", "f32,train", "f64,infer", "f32-bf16,infer"])
 def test_what_has_no_steps_is_a_usage_error(further: str) -> None:
     result = CliRunner().invoke(cli, ["step", f"gru:t5,b2,i3,h6,{further}"])
     assert result.exit_code == 2
@@ -51,6 +53,19 @@ def test_a_wrong_contender_is_a_failure_and_nothing_is_timed(monkeypatch: pytest
     row = steps.measure_steps(Problem.parse("gru:t3,b2,i4,h5,f32,infer"), 1e-3)
     assert row.timings == {}
     assert row.failures == ["Stepper: error 1.0e-04"]
+
+
+def test_int8_and_bfloat16_steps_round_and_the_others_do_not() -> None:
+    case = Case.draw(Problem.parse("lstm:t6,b2,i40,h48,f32,infer"))
+    expected = oracle(case, with_state=False)["output"]
+    rounded = set()
+    with torch.no_grad():
+        for name, _, run in steps.contenders(case):
+            found = run()
+            output = found if isinstance(found, torch.Tensor) else torch.stack(found)
+            if relative_error(output, expected) > TOLERANCES[torch.float32].outputs:
+                rounded.add(name)
+    assert rounded == {"Stepper, int8", "Stepper, bf16", "torch.ao int8"}
 
 
 def test_a_step_is_a_part_of_the_time() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import fused_rnn
-from bench.verify import Errors, failures
+from bench.verify import TOLERANCES, Errors, failures
 
 from . import grid
 from .events import measure, microseconds
@@ -44,7 +44,7 @@ def verify(asked: GpuProblem, device: str = "cuda") -> tuple[float, list[str]]:
     ours, theirs = Errors(), Errors()
     ours.add(prepare(fused_rnn, case, packed=asked.packed).results(with_state=True), exact)
     theirs.add(prepare(torch.nn, case, packed=asked.packed).results(with_state=True), exact)
-    return max(ours.by_name.values()), failures(ours, theirs, asked.tolerance_type)
+    return max(ours.by_name.values()), failures(ours, theirs, TOLERANCES[asked.tolerance_type])
 
 
 def run_one(asked: GpuProblem) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import torch
 
 import fused_rnn
 from bench.case import Case, oracle
-from bench.verify import Errors, failures
+from bench.verify import TOLERANCES, Errors, failures
 
 from . import grid
 from .problems import GpuProblem, far_from_kinks, moved, prepare, schedule_of
@@ -70,7 +70,7 @@ def check(asked: GpuProblem, case: Case, exact: dict[bool, Results], device: str
                 equal = equal and same_bits(first, found)
             ours.add({name: value.cpu() for name, value in (first or {}).items()}, values)
             theirs.add(torch_results(there, with_state=with_state), values)
-        lines = failures(ours, theirs, asked.tolerance_type)
+        lines = failures(ours, theirs, TOLERANCES[asked.tolerance_type])
         if not equal:
             lines.append(f"{REPEATS} runs differ")
         ran = schedule_of(there)

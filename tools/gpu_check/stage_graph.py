@@ -9,7 +9,7 @@ import torch
 
 import fused_rnn
 from bench.case import Case, oracle
-from bench.verify import Errors, failures
+from bench.verify import TOLERANCES, Errors, failures
 
 from .problems import GpuProblem, moved, prepare, schedule_of
 from .records import STARTED, one_line
@@ -95,7 +95,7 @@ def check_long(asked: GpuProblem, case: Case, exact: Results, device: str = "cud
     theirs = Errors()
     theirs.add(torch_results(case, with_state=True), exact)  # on the CPU: cuDNN refuses more than 65,535 steps
     errors.add({name: value.cpu() for name, value in found.items()}, exact)
-    lines = failures(errors, theirs, asked.tolerance_type)
+    lines = failures(errors, theirs, TOLERANCES[asked.tolerance_type])
     return {
         "status": "failed" if lines else "ok",
         "schedule": ran,
