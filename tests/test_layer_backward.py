@@ -128,7 +128,7 @@ def test_the_backward_operator_names_what_is_wrong() -> None:
         torch.ops.fused_rnn.layer_backward(
             "lstm", result.output, None, None, None, arguments.x, arguments.w_ih, arguments.w_hh, arguments.w_hr,
             result.output, result.cells, saved, hidden, arguments.h_0, arguments.c_0, arguments.lengths,
-            arguments.resets, None, None, None, True, True, True, True, True,
+            arguments.resets, None, None, None, True, True, True, True, True, False,
         )  # fmt: skip
 
     call(given, result.saved)

@@ -58,13 +58,13 @@ def layer_calls(cell, gates):
     c = torch.randn(1, 2, 4) if cell == "lstm" else None
     state_only = (x, w_ih, b_ih, w_hh, b_hh, None, h, c)
     none = (None, None, None)  # of the variants
-    check(f"layer {cell}", lambda: ops.layer(cell, *state_only, lengths, resets, *none, 1, False, True), CALLS)
+    check(f"layer {cell}", lambda: ops.layer(cell, *state_only, lengths, resets, *none, 1, False, True, False), CALLS)
     c_0 = None if c is None else c[0]
     check(f"step {cell}", lambda: ops.step(cell, x[0], w_ih, b_ih, w_hh, b_hh, h[0], c_0), CALLS)
-    output, _, _, cells, saved, *_ = ops.layer(cell, *state_only, lengths, resets, *none, 1, True, False)
+    output, _, _, cells, saved, *_ = ops.layer(cell, *state_only, lengths, resets, *none, 1, True, False, False)
     d = torch.randn_like(output)
     arguments = (x, w_ih, w_hh, None, output, cells)
-    rest = (None, h, c, lengths, resets, *none, True, True, True, True, False)
+    rest = (None, h, c, lengths, resets, *none, True, True, True, True, False, False)
     check(f"layer_backward {cell}",
           lambda: ops.layer_backward(cell, d, None, None, None, *arguments, saved, *rest), CALLS)
     if cell != "rnn_tanh":
@@ -86,7 +86,7 @@ def layer_calls(cell, gates):
 layer_calls("lstm", 4)
 layer_calls("gru", 3)
 layer_calls("rnn_tanh", 1)
-check("product", lambda: ops.product(x[0], x[1].T, None, False), CALLS)
+check("product", lambda: ops.product(x[0], x[1].T, None, False, False), CALLS)
 def refused():
     try:
         ops.step("unknown", x[0], x[0], None, x[0], None, None, None)

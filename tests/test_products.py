@@ -104,7 +104,7 @@ def test_the_operator_is_registered_well() -> None:
     for dtype in ROUNDING:
         arguments = [torch.randn(*shape).to(dtype) for shape in ((3, 4), (4, 5), (5,))]
         for wide in (False, True):
-            torch.library.opcheck(torch.ops.fused_rnn.product.default, (*arguments, wide))
+            torch.library.opcheck(torch.ops.fused_rnn.product.default, (*arguments, wide, False))
 
 
 def test_second_derivatives_are_those_of_torch(calls: list[tuple[Any, ...]]) -> None:

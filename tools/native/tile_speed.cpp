@@ -90,7 +90,8 @@ void time_tiles(const char* type, int rounds) {
     for (Shape<W>& shape : shapes) {
       least_peak_seconds = std::min(least_peak_seconds, seconds_of(peak_operations<Real>));
       const int64_t calls = kOperations / shape.operations();
-      const TileStrides strides{kLength * shape.columns * kLanes, kLength * Terms<W>::kCount, kLength, kChunk, nullptr};
+      const TileStrides strides{
+          kLength * shape.columns * kLanes, kLength * Terms<W>::kCount, kLength, kChunk, 0, nullptr};
       const double seconds = seconds_of([&] {
         for (int64_t call = 0; call < calls; ++call) {
           shape.function(strides, w, r, values(start), values(tile));
