@@ -1,7 +1,7 @@
 // The rows that a product multiplies: where they lie if it takes them as they are, else rounded or quantized copies.
 //
 // A quantized row has int8 values q, filled up with zeros to whole multiplications, and behind them its scale:
-//   scale = max |v| / 127     q = v / scale, rounded to nearest (even)
+//   scale = max |v| / 127     q = v (127 / max |v|), rounded to nearest (even)
 // So an infinite value or NaN makes a NaN of whatever the row is multiplied with.
 #pragma once
 
