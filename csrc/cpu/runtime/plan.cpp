@@ -36,9 +36,7 @@ double step_cycles(const Problem& problem, const Tiling& tiling, const Plan& pla
   const double stages = problem.projected ? 2 : 1;
   const double from_others = static_cast<double>(rows * problem.output_size * tiling.reduction) * element_bytes / 64 *
                              (1 - 1.0 / plan.unit_parts);
-  // All of them write one counter, whose line goes from one to the next.
-  const double barrier = m.barrier * (plan.unit_parts - 1);
-  const double meeting = plan.unit_parts > 1 ? stages * (barrier + from_others * m.exchanged_line) : 0;
+  const double meeting = plan.unit_parts > 1 ? stages * (m.barrier + from_others * m.exchanged_line) : 0;
   return directions * (static_cast<double>(blocks) * (stages * product + input + update) + meeting);
 }
 
