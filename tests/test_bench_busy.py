@@ -13,6 +13,7 @@ from bench import busy
 from bench.busy import CONTENDERS, BusyRow
 from bench.commands import cli
 from bench.problems import Problem
+from bench.runner import Row
 from bench.timing import Timing
 
 if TYPE_CHECKING:
@@ -67,8 +68,8 @@ def test_the_command_prints_and_writes_every_situation(tmp_path: Path) -> None:
 
 
 def test_a_wrong_result_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(problem: Problem, _seconds: float) -> BusyRow:
-        return BusyRow(problem, 0, failures=["output: wrong"])
+    def run(problem: Problem, _seconds: float) -> Row:
+        return Row(problem, 1, failures=["output: wrong"])
 
     monkeypatch.setattr("bench.busy.run_problem", run)
     result = CliRunner().invoke(cli, ["busy", PROBLEM, "--neighbours", "0"])

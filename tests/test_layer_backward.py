@@ -116,7 +116,7 @@ def test_opcheck_of_the_backward_operator_passes(cell: str, proj: int, direction
         (operators.layer_backward_in_place if over else operators.layer_backward).default,
         (cell, torch.randn_like(result.output), None, None, None, given.x, given.w_ih, given.w_hh, given.w_hr,
          result.output, result.cells, result.saved, result.hidden if proj else None, given.h_0, given.c_0, *ends,
-         None, None, None, True, False, True, True, proj > 0),
+         None, None, None, True, False, True, True, proj > 0, False),
     )  # fmt: skip
 
 

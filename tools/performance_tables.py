@@ -266,7 +266,8 @@ def kept_runs() -> dict[str, Json]:
 def digest(runs: Mapping[str, Json], cell: str) -> str:
     """Of what the picture of a cell shows; its file names it."""
     shown = [rows_of(runs[GRIDS.format(threads=threads, cell=cell)]) for threads in THREADS]
-    return hashlib.sha256(repr(shown).encode()).hexdigest()
+    text = repr([[(str(row.problem), row.ratio) for row in rows] for rows in shown])
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def picture(cell: str) -> Path:
