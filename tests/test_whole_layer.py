@@ -136,7 +136,9 @@ def test_opcheck_passes(cell: str, proj: int, directions: int) -> None:
     ends = {"lengths": torch.tensor([1, 3]), "resets": torch.tensor([[False, True], [False, True], [True, False]])}
     for save, arguments in ((False, given), (True, given._replace(**ends, b_ih=None, h_0=None))):
         for hand_out in (False, True):
-            torch.library.opcheck(torch.ops.fused_rnn.layer.default, (cell, *arguments, directions, save, hand_out, False))
+            torch.library.opcheck(
+                torch.ops.fused_rnn.layer.default, (cell, *arguments, directions, save, hand_out, False)
+            )
 
 
 @pytest.mark.parametrize("save", [False, True])
