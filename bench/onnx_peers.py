@@ -15,6 +15,8 @@ import onnx
 import torch
 from onnx import helper, numpy_helper
 
+import fused_rnn
+
 from .environment import environment_variable
 
 if TYPE_CHECKING:
@@ -174,7 +176,9 @@ class OnnxRuntimeInt8Run(OnnxRuntimeRun):
         quant_utils.add_pre_process_metadata(model)  # it is one node: the optimizations that are missed are none
         with TemporaryDirectory() as folder:
             path = Path(folder) / "int8.onnx"
-            quantize_dynamic(model, path, per_channel=True, weight_type=QuantType.QInt8)
+            # Without VNNI its products of bytes saturate, unless weights have one bit less.
+            saturates = "vnni" not in fused_rnn.build_info()["instruction_sets"]
+            quantize_dynamic(model, path, per_channel=True, reduce_range=saturates, weight_type=QuantType.QInt8)
             quantized = onnx.load(path)
         if left := {node.op_type for node in quantized.graph.node} & {node.operator for node in _NODES.values()}:
             raise RuntimeError(f"ONNX Runtime left {', '.join(left)} in float32")

@@ -12,6 +12,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+import fused_rnn
 from bench import loops, peers, report
 from bench.case import Case, ModuleRun, Results
 from bench.commands import cli
@@ -23,6 +24,8 @@ from bench.verify import TOLERANCES
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+ROUNDS = fused_rnn.build_info()["active_instruction_set"].endswith("_bf16")
+VNNI = "vnni" in fused_rnn.build_info()["instruction_sets"]
 ROOT = Path(__file__).resolve().parent.parent
 INFER = [f"{cell}:t5,b2,i3,h6{further},f32,infer" for cell in CELLS for further in ("", ",l2,bi")]
 TRAIN = [text.replace("infer", "train") for text in (*INFER, "lstm:t5,b2,i3,h6,l2,bi,p4,f32,infer")]
@@ -57,7 +60,8 @@ def assert_rounded(texts: Sequence[str], *against: str) -> None:
         for name, errors in row.errors.items():
             worst = errors.worst(gradients=None)
             assert worst is not None
-            assert (worst[1] > TOLERANCES[torch.float32].gradients) == (name != "float32"), (text, name)
+            is_rounded = name != "float32" and (ROUNDS or "f32-bf16" not in text)
+            assert (worst[1] > TOLERANCES[torch.float32].gradients) == is_rounded, (text, name)
 
 
 def test_int8_layers_of_torch_and_onnx_runtime_compute_the_same_within_int8() -> None:
@@ -117,12 +121,14 @@ def test_openvino_and_jax_compute_the_same_in_a_process_of_their_own(tmp_path: P
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(path.read_text(encoding="utf-8"))
     for problem in found["problems"]:
-        assert problem["notes"] == []
         timed = {name for name, peer in problem["peers"].items() if "minimum_s" in peer}
         if problem["problem"].endswith("i8,infer"):
-            assert timed == {"openvino-int8", "fused"}
+            # Without VNNI the plugin may run it in another type, which is told and not timed.
+            assert timed == {"openvino-int8", "fused"} - ({"openvino-int8"} if problem["notes"] else set())
+            assert not (problem["notes"] and VNNI)
             assert all(max(peer["errors"].values()) > 1e-4 for peer in problem["peers"].values())
         else:
+            assert problem["notes"] == []
             assert timed == {"jax", "fused"} | (set() if problem["problem"].endswith("train") else {"openvino"})
     assert found["peers"].keys() == {"openvino", "openvino-int8", "jax", "fused"}
     assert "jax 0." in found["peers"]["jax"]
