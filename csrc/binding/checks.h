@@ -78,12 +78,12 @@ class Checker {
   }
 
   // A tensor of a type of its own.
-  void typed(const OptionalTensor& tensor, const char* name, const char* dimensions, const Shape& expected,
+  void typed(Given given, const char* name, const char* dimensions, const Shape& expected,
              torch::headeronly::ScalarType type, const char* type_name) const {
-    if (!tensor.has_value()) return;
-    check_device(*tensor, name);
-    if (tensor->scalar_type() != type) fail(std::string(name) + " must have type " + type_name);
-    check_shape(*tensor, name, dimensions, expected);
+    if (given.tensor == nullptr) return;
+    check_device(*given.tensor, name);
+    if (given.tensor->scalar_type() != type) fail(std::string(name) + " must have type " + type_name);
+    check_shape(*given.tensor, name, dimensions, expected);
   }
 
  private:

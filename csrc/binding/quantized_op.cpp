@@ -15,16 +15,14 @@ namespace {
 // Terms of a sum of products of bytes that int32 holds.
 constexpr int64_t kMostTerms = int64_t{1} << 16;
 
-// A matrix of a layer in int8, and the factor of each of its rows.
-struct QuantizedMatrix {
-  const OptionalTensor& values;
-  const OptionalTensor& scales;
-};
-
+// Matrices in int8, and the factor of each of their rows.
 struct QuantizedLayerTensors {
-  const Tensor& x;  // [T, B, I]
-  QuantizedMatrix w_ih, w_hh, w_hr;
-  const OptionalTensor &b_ih, &b_hh;
+  const Tensor& x;                          // [T, B, I]
+  const Tensor &w_ih, &w_ih_scale;          // [D*G*H, I], [D*G*H]
+  const OptionalTensor& b_ih;               // [D*G*H]
+  const Tensor &w_hh, &w_hh_scale;          // [D*G*H, P], [D*G*H]
+  const OptionalTensor& b_hh;               // [D*G*H]
+  const OptionalTensor &w_hr, &w_hr_scale;  // [D*P, H], [D*P]
   RowTensors rows;
 };
 
@@ -34,17 +32,16 @@ std::tuple<Tensor, Tensor, Tensor> run_quantized_layer(const std::string& cell, 
   Reader read(given.x, "x");
   if (read.type() != DataType::kFloat32) fail(std::string("x must be float32, got ") + name_of(read.type()));
   const Extent extent = extent_of_layer(shape_of(given.x), directions);
-  Problem p = describe(cell, read.type(), extent, *given.w_hh.values, given.w_hr.values);
+  Problem p = describe(cell, read.type(), extent, given.w_hh, given.w_hr);
   p.quantized = true;
   p.keeps_weights = true;
   if (const int64_t most = std::max({p.input_size, p.hidden_size, p.output_size}); most > kMostTerms) {
     fail("sizes of a quantized layer must be at most " + std::to_string(kMostTerms) + ", got " + std::to_string(most));
   }
   ForwardViews views;
-  const auto matrix = [&](const QuantizedMatrix& m, const std::string& name, const char* dimensions,
-                          const Shape& expected) {
-    read.typed(m.values, name.c_str(), dimensions, expected, ScalarType::Char, "int8");
-    return stacked_view(read.dense(m.values, 0), directions);
+  const auto matrix = [&](Given tensor, const char* name, const char* dimensions, const Shape& expected) {
+    read.typed(tensor, name, dimensions, expected, ScalarType::Char, "int8");
+    return stacked_view(read.dense(tensor, 0), directions);
   };
   const auto vector = [&](Given tensor, const char* name, const char* dimensions, int64_t rows) {
     return stacked_view(read.dense(tensor, name, dimensions, {rows}, 0), directions);
@@ -53,12 +50,12 @@ std::tuple<Tensor, Tensor, Tensor> run_quantized_layer(const std::string& cell, 
   views.w_ih = matrix(given.w_ih, "w_ih", "[D*G*H, I]", {rows, p.input_size});
   views.w_hh = matrix(given.w_hh, "w_hh", "[D*G*H, P]", {rows, p.output_size});
   views.w_hr = matrix(given.w_hr, "w_hr", "[D*P, H]", {outputs, p.hidden_size});
-  views.scales.w_ih = vector(given.w_ih.scales, "w_ih_scale", "[D*G*H]", rows);
-  views.scales.w_hh = vector(given.w_hh.scales, "w_hh_scale", "[D*G*H]", rows);
-  views.scales.w_hr = vector(given.w_hr.scales, "w_hr_scale", "[D*P]", outputs);
+  views.scales.w_ih = vector(given.w_ih_scale, "w_ih_scale", "[D*G*H]", rows);
+  views.scales.w_hh = vector(given.w_hh_scale, "w_hh_scale", "[D*G*H]", rows);
+  views.scales.w_hr = vector(given.w_hr_scale, "w_hr_scale", "[D*P]", outputs);
   views.b_ih = vector(given.b_ih, "b_ih", "[D*G*H]", rows);
   views.b_hh = vector(given.b_hh, "b_hh", "[D*G*H]", rows);
-  if (p.projected != given.w_hr.scales.has_value()) fail("w_hr_scale must be given with w_hr, and not without it");
+  if (p.projected != given.w_hr_scale.has_value()) fail("w_hr_scale must be given with w_hr, and not without it");
   read_rows(views, read, p, given.rows);
   const Tensor& x = *read.dense(given.x, 2);
   if (x.numel() > 0) views.x = {x.const_data_ptr(), x.stride(0), x.stride(1), 0};
@@ -78,10 +75,8 @@ std::tuple<Tensor, Tensor, Tensor> quantized_layer(CellName cell, const Tensor& 
                                                    const OptionalTensor& w_hr_scale, const OptionalTensor& h_0,
                                                    const OptionalTensor& c_0, const OptionalTensor& lengths,
                                                    const OptionalTensor& resets, int64_t directions) {
-  const OptionalTensor values[] = {w_ih, w_hh}, scales[] = {w_ih_scale, w_hh_scale};
   return run_quantized_layer(
-      cell.take(),
-      {x, {values[0], scales[0]}, {values[1], scales[1]}, {w_hr, w_hr_scale}, b_ih, b_hh, {h_0, c_0, lengths, resets}},
+      cell.take(), {x, w_ih, w_ih_scale, b_ih, w_hh, w_hh_scale, b_hh, w_hr, w_hr_scale, {h_0, c_0, lengths, resets}},
       directions);
 }
 

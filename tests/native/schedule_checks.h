@@ -54,6 +54,20 @@ struct Number<BFloat16> {
 };
 
 template <>
+struct Number<Float16> {
+  static double to_double(Float16 x) {
+    float lanes[Vec<float>::kLanes];
+    load<Float16>(&x, 1).store(lanes);
+    return lanes[0];
+  }
+  static Float16 from_double(double x) {
+    Float16 out{};
+    store<Float16>(&out, Vec<float>(static_cast<float>(x)), 1);
+    return out;
+  }
+};
+
+template <>
 struct Number<PairedBFloat16> {
   static double to_double(PairedBFloat16 x) { return Number<BFloat16>::to_double(x); }
   static PairedBFloat16 from_double(double x) { return {Number<BFloat16>::from_double(x)}; }

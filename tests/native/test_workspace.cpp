@@ -15,15 +15,6 @@
 #include "cpu/runtime/processor.h"
 #include "linear_cells.h"
 
-template <>
-struct fused_rnn::test::Number<fused_rnn::Float16> {
-  static Float16 from_double(double x) {
-    Float16 out{};
-    store<Float16>(&out, Vec<float>(static_cast<float>(x)), 1);
-    return out;
-  }
-};
-
 namespace {
 
 using namespace fused_rnn;

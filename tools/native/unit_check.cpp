@@ -11,20 +11,6 @@
 #include "cpu/dispatch.h"
 #include "cpu/run.h"
 
-template <>
-struct fused_rnn::test::Number<fused_rnn::Float16> {
-  static double to_double(Float16 x) {
-    float lanes[Vec<float>::kLanes];
-    load<Float16>(&x, 1).store(lanes);
-    return lanes[0];
-  }
-  static Float16 from_double(double x) {
-    Float16 out{};
-    store<Float16>(&out, Vec<float>(static_cast<float>(x)), 1);
-    return out;
-  }
-};
-
 namespace {
 
 using namespace fused_rnn;

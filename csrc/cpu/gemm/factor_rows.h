@@ -9,6 +9,7 @@
 #include "cpu/runtime/arena.h"
 #include "cpu/simd/storage.h"
 #include "cpu/simd/terms.h"
+#include "cpu/simd/vec_math.h"
 
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {
@@ -20,15 +21,15 @@ inline int64_t quantized_stride(int64_t size) {
 }
 
 // Quantizes a row for weights of W.
-template <class W>
-void quantize_row(const float* from, int64_t size, Int8* to) {
+template <class W, class Element>
+void quantize_row(const Element* from, int64_t size, Int8* to) {
   using V = Vec<float>;
   constexpr int kLanes = V::kLanes;
   // Bits of floats without a sign are ordered as their numbers are, with NaN above infinity.
   Int32Lanes most{};
   for (int64_t k = 0; k < size; k += kLanes) {
     visit_lanes<float>(size - k, [&](auto lanes) FUSED_RNN_INLINE_LAMBDA {
-      const Int32Lanes bits = Int32Lanes(bits_of(load<float>(from + k, lanes)) & 0x7FFFFFFFu);
+      const Int32Lanes bits = Int32Lanes(bits_of(load<Element>(from + k, lanes)) & 0x7FFFFFFFu);
       most = bits > most ? bits : most;
     });
   }
@@ -37,16 +38,36 @@ void quantize_row(const float* from, int64_t size, Int8* to) {
   float largest;
   std::memcpy(&largest, &largest_bits, sizeof(largest));
   const float scale = largest / 127.0f, inverse = largest > 0 ? 127.0f / largest : 0.0f;
-  // Adding 1.5 * 2^23 leaves the nearest integer in the low bits.
-  constexpr float kRound = 12582912.0f;
+  constexpr float kRound = MathConstants<float>::kRound;
   constexpr int64_t kTerms = Terms<W>::kCount;
   const int64_t filled = multiplications<W>(size) * kTerms;
   for (int64_t k = 0; k < filled; k += kLanes) {
     V value(0);
-    visit_lanes<float>(size - k, [&](auto lanes) { value = load<float>(from + k, lanes); });
+    visit_lanes<float>(size - k, [&](auto lanes) { value = load<Element>(from + k, lanes); });
     Terms<W>::store_low_bytes(to + k, bits_of(value * V(inverse) + V(kRound)) ^ Terms<W>::kOffset);
   }
   std::memcpy(to + filled, &scale, sizeof(scale));
+}
+
+// Elements from one row of factors of T to the next.
+template <class T>
+int64_t factor_stride(int64_t size) {
+  constexpr int64_t kLanes = Vec<RealOf<T>>::kLanes;
+  return kQuantized<T> ? quantized_stride(size) : (size + kLanes - 1) / kLanes * kLanes;
+}
+
+// Makes a row of factors of T, filled up with zeros to whole vectors where it is not quantized.
+template <class T, class State>
+void make_factors(const State* from, int64_t size, RowOf<T>* to) {
+  using V = Vec<RealOf<T>>;
+  if constexpr (kQuantized<T>) {
+    quantize_row<WeightOf<T>>(from, size, to);
+  } else {
+    for (int64_t k = 0; k < size; k += V::kLanes) {
+      visit_lanes<RealOf<T>>(size - k,
+                             [&](auto lanes) { Storage<RowOf<T>>::store(to + k, load<State>(from + k, lanes)); });
+    }
+  }
 }
 
 // Rows to multiply.
@@ -66,7 +87,7 @@ class FactorRows {
   FactorRows() = default;
   FactorRows(int64_t rows, int64_t longest, int threads, Arena& arena) : rows_(rows) {
     if constexpr (!kCopies) return;
-    stride_ = kQuantized<T> ? quantized_stride(longest) : padded(longest);
+    stride_ = factor_stride<T>(longest);
     copies_ = arena.take<Row>(threads * rows * stride_);
   }
 
@@ -75,13 +96,7 @@ class FactorRows {
     if constexpr (kCopies) {
       Row* copies = copies_ + thread * rows_ * stride_;
       for (int64_t row = rows.begin; row < rows.end; ++row) {
-        const State* given = from.data + row * from.stride;
-        Row* to = copies + row * stride_;
-        if constexpr (kQuantized<T>) {
-          quantize_row<WeightOf<T>>(given, size, to);
-        } else {
-          convert_row(given, size, to);
-        }
+        make_factors<T>(from.data + row * from.stride, size, copies + row * stride_);
       }
       return {copies, stride_};
     } else {
@@ -90,15 +105,6 @@ class FactorRows {
   }
 
  private:
-  static constexpr int kLanes = Vec<RealOf<T>>::kLanes;
-  static int64_t padded(int64_t size) { return (size + kLanes - 1) / kLanes * kLanes; }
-
-  static void convert_row(const State* from, int64_t size, Row* to) {
-    for (int64_t k = 0; k < size; k += kLanes) {
-      visit_lanes<RealOf<T>>(size - k, [&](auto lanes) { Storage<Row>::store(to + k, load<State>(from + k, lanes)); });
-    }
-  }
-
   int64_t rows_ = 0, stride_ = 0;
   Row* copies_ = nullptr;  // [threads][rows][stride]
 };

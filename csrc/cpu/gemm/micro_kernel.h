@@ -67,7 +67,7 @@ template <class W, int Columns, int Rows, int Blocks>
   using V = Vec<Real>;
   constexpr int kLanes = V::kLanes, kSums = Blocks * Columns;
   const int64_t block_stride = strides.blocks, row_stride = strides.rows, length = strides.length;
-  const int64_t chunk = Multiplied::kScaled ? length : strides.chunk;
+  const int64_t chunk = strides.chunk;
   const Real* total = start;  // of the chunks before
   int64_t total_stride = 0;
   for (int64_t begin = 0; begin < length; begin += chunk) {
@@ -177,8 +177,8 @@ struct Gemm {
   Prefetch* prefetch = nullptr;  // what to ask the memory for meanwhile, a part for each chunk
   int64_t planes = 0;            // from each bias to the scale of its weights, and from there to their correction
 
-  // Of the sums; those that are scaled are exact, and so a single one.
-  int64_t chunks() const { return Terms<W>::kScaled ? 1 : (length + chunk - 1) / chunk; }
+  // The chunk of a product that is not empty: sums that are scaled are exact, and so have a single one.
+  int64_t used_chunk() const { return Terms<W>::kScaled ? length : chunk; }
 };
 
 // Where an update finds its results.
@@ -212,7 +212,8 @@ inline int64_t chunk_count(const Gemm<W>& product, Range rows, Range blocks) {
   const TileShape shape = tile_shape<Columns>(rows);
   const int64_t tiles =
       (rows.size() + shape.rows - 1) / shape.rows * ((blocks.size() + shape.blocks - 1) / shape.blocks);
-  return product.length > 0 ? tiles * product.chunks() : 0;
+  if (product.length == 0) return 0;
+  return tiles * ((product.length + product.used_chunk() - 1) / product.used_chunk());
 }
 
 // For for_each_tile: its results lie in memory of its own, until the next tile.
@@ -235,9 +236,12 @@ FUSED_RNN_INLINE void for_each_tile(const Gemm<W>& product, Range rows, Range bl
   if (rows.size() == 0) return;
   const auto [most_rows, most_blocks] = tile_shape<Columns>(rows);
   const int64_t groups = (blocks.size() + most_blocks - 1) / most_blocks;
-  const TileStrides strides{
-      product.block_stride, product.row_stride, multiplications<W>(product.length), multiplications<W>(product.chunk),
-      product.planes,       product.prefetch};
+  const TileStrides strides{product.block_stride,
+                            product.row_stride,
+                            multiplications<W>(product.length),
+                            multiplications<W>(product.used_chunk()),
+                            product.planes,
+                            product.prefetch};
   for (int64_t group = 0; group < groups; ++group) {
     const int64_t block = blocks.begin + (backwards ? groups - 1 - group : group) * most_blocks;
     const int block_count = static_cast<int>(blocks.end - block < most_blocks ? blocks.end - block : most_blocks);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstring>
 #include <type_traits>
 
 #include "core/time.h"
@@ -54,7 +55,7 @@ class InputGates {
   InputGates(const Problem& problem, const ForwardViews& views, const Plan& plan, Arena& arena)
       : p_(problem), v_(views), plan_(plan), steps_(problem.time_steps) {
     if (!made()) return;
-    x_stride_ = kQuantized<T> ? quantized_stride(p_.input_size) : (p_.input_size + kLanes - 1) / kLanes * kLanes;
+    x_stride_ = factor_stride<T>(p_.input_size);
     const int64_t rows = (p_.batch + plan.row_parts - 1) / plan.row_parts;
     const int64_t blocks = (Units::count(p_.hidden_size) + plan.unit_parts - 1) / plan.unit_parts;
     const int64_t row_bytes = x_stride_ * int64_t{sizeof(Row)} + blocks * kRow * int64_t{sizeof(Real)};
@@ -143,17 +144,10 @@ class InputGates {
 
   // Inactive steps have zeros for x, whatever lies there.
   void copy(int64_t t, int64_t row, Row* to) const {
-    const bool active = row_step(v_, t, row) != RowStep::kInactive;
-    const T* from = at<T>(v_.x, t, row, 0);
-    if constexpr (kQuantized<T>) {
-      if (active) quantize_row<WeightOf<T>>(&from->value, p_.input_size, to);
-    } else {
-      for (int64_t i = 0; i < p_.input_size; i += kLanes) {
-        Vec<Real> value(0);
-        if (active) visit_lanes<Real>(p_.input_size - i, [&](auto n) { value = load<T>(from + i, n); });
-        Storage<Row>::store(to + i, value);
-      }
+    if (row_step(v_, t, row) != RowStep::kInactive) {
+      return make_factors<T>(at<T>(v_.x, t, row, 0), p_.input_size, to);
     }
+    std::memset(static_cast<void*>(to), 0, static_cast<size_t>(x_stride_) * sizeof(Row));
   }
 
   const Problem& p_;

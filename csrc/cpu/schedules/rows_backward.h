@@ -36,13 +36,9 @@ class RowBackward {
   using Views = BackwardViews;
 
   static Tiling tiling(const Problem& problem) {
-    return {.lanes = kLanes,
-            .block_units = Units::kUnits,
-            .columns = Units::kColumns,
-            .tile_rows = max_tile_rows(Units::kColumns),
-            .reduction = Cell::kGates,
-            .blocks = Units::count(problem.hidden_size),
-            .whole_rows = true};
+    Tiling tiling = Units::tiling(problem.hidden_size, Cell::kGates);
+    tiling.whole_rows = true;
+    return tiling;
   }
 
   RowBackward(const Problem& problem, const Views& views, const Plan& plan, Arena& arena)

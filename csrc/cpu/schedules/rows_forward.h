@@ -35,13 +35,9 @@ class RowForward {
   using Views = ForwardViews;
 
   static Tiling tiling(const Problem& problem) {
-    return {.lanes = kLanes,
-            .block_units = Units::kUnits,
-            .columns = Units::kColumns,
-            .tile_rows = max_tile_rows(Units::kColumns),
-            .reduction = 1,
-            .blocks = Units::count(problem.hidden_size),
-            .whole_rows = true};
+    Tiling tiling = Units::tiling(problem.hidden_size, 1);
+    tiling.whole_rows = true;
+    return tiling;
   }
 
   RowForward(const Problem& problem, const Views& views, const Plan& plan, Arena& arena)

@@ -44,13 +44,7 @@ class BackwardSweep {
   static constexpr bool kRounds = kRoundsFactors<T>;
 
   static Tiling tiling(const Problem& problem) {
-    return {.lanes = kLanes,
-            .block_units = Units::kUnits,
-            .columns = Units::kColumns,
-            .tile_rows = max_tile_rows(Units::kColumns),
-            .reduction = Cell::kGates,
-            .blocks = Units::count(problem.hidden_size),
-            .terms = Terms<WeightOf<T>>::kCount};
+    return Units::tiling(problem.hidden_size, Cell::kGates, Terms<WeightOf<T>>::kCount);
   }
 
   BackwardSweep(const Problem& problem, const Views& views, const Plan& plan, Arena& arena)

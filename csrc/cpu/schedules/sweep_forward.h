@@ -48,13 +48,7 @@ class ForwardSweep {
   static constexpr bool kRounds = kRoundsFactors<T>;
 
   static Tiling tiling(const Problem& problem) {
-    return {.lanes = kLanes,
-            .block_units = Units::kUnits,
-            .columns = Units::kColumns,
-            .tile_rows = max_tile_rows(Units::kColumns),
-            .reduction = 1,
-            .blocks = Units::count(problem.hidden_size),
-            .terms = Terms<WeightOf<T>>::kCount};
+    return Units::tiling(problem.hidden_size, 1, Terms<WeightOf<T>>::kCount);
   }
 
   ForwardSweep(const Problem& problem, const Views& views, const Plan& plan, Arena& arena)
