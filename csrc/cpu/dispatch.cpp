@@ -22,7 +22,8 @@ const CpuUnit& unit();
 #if defined(FUSED_RNN_HAVE_AVX2)
 namespace avx2 {
 const CpuUnit& unit();
-}
+const CpuUnit& unit_with_vnni();
+}  // namespace avx2
 #endif
 #if defined(FUSED_RNN_HAVE_AVX512)
 namespace avx512 {
@@ -40,30 +41,34 @@ struct Entry {
   const CpuUnit& (*unit)();
 };
 
+#if defined(FUSED_RNN_HAVE_AVX2)
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+#endif
 #if defined(FUSED_RNN_HAVE_AVX512)
 bool has_avx512() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
-bool has_vnni() { return has_avx512() && has_int8_dot(); }
+bool has_avx512_vnni() { return has_avx512() && has_int8_dot(64); }
 #endif
 
 // A new instruction set is a line here, a file under isa/ and its flags in build_support/toolchain.py.
 constexpr Entry kEntries[] = {
 #if defined(FUSED_RNN_HAVE_NEON)
     {"neon", [] { return true; }, neon::unit},
-    {"neon_dot", has_int8_dot, neon::unit_with_dot},
-    {"neon_bf16", [] { return has_int8_dot() && has_bfloat16_dot(); }, neon::unit_with_bf16},
+    {"neon_dot", [] { return has_int8_dot(16); }, neon::unit_with_dot},
+    {"neon_bf16", [] { return has_int8_dot(16) && has_bfloat16_dot(); }, neon::unit_with_bf16},
 #else
     {"baseline", [] { return true; }, baseline::unit},
 #endif
 #if defined(FUSED_RNN_HAVE_AVX2)
-    {"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }, avx2::unit},
+    {"avx2", has_avx2, avx2::unit},
+    {"avx2_vnni", [] { return has_avx2() && has_int8_dot(32); }, avx2::unit_with_vnni},
 #endif
 #if defined(FUSED_RNN_HAVE_AVX512)
     {"avx512", has_avx512, avx512::unit},
-    {"avx512_vnni", has_vnni, avx512::unit_with_vnni},
-    {"avx512_bf16", [] { return has_vnni() && has_bfloat16_dot(); }, avx512::unit_with_bf16},
+    {"avx512_vnni", has_avx512_vnni, avx512::unit_with_vnni},
+    {"avx512_bf16", [] { return has_avx512_vnni() && has_bfloat16_dot(); }, avx512::unit_with_bf16},
 #endif
 };
 

@@ -6,7 +6,7 @@
 // (first: what follows needs its names)
 #include "cpu/simd/terms.h"
 
-#if !defined(FUSED_RNN_DOT_INSTRUCTIONS)
+#if !defined(FUSED_RNN_BFLOAT16_DOT)
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {
 

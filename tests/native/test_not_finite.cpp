@@ -113,7 +113,7 @@ void values_reach_what_they_should_in_the_sweeps() {
 }
 
 void values_reach_what_they_should_where_products_take_pairs() {
-#if defined(FUSED_RNN_DOT_INSTRUCTIONS)
+#if defined(FUSED_RNN_BFLOAT16_DOT)
   if (!has_bfloat16_dot()) return check(true, "without the instruction");
 #endif
   check_sweeps<IdentityCell, PairedBFloat16>();

@@ -73,7 +73,7 @@ void pairs_are_the_sums_of_single_terms() {
   check(by_pairs == by_singles && by_singles != 0, "the sum of pairs");
 }
 
-#if defined(FUSED_RNN_DOT_INSTRUCTIONS)
+#if defined(FUSED_RNN_BFLOAT16_DOT)
 // The instruction rounds as the portable conversion does. AVX-512 BF16 makes zeros of denormal numbers.
 void conversion_rounds_to_nearest_even() {
   for (uint64_t bits = 0; bits < uint64_t{1} << 32; bits += 0x3FFF) {  // beside and on every boundary of a rounding
@@ -125,7 +125,7 @@ void two_products_and_then_the_whole_are_rounded_to_odd() {
 }  // namespace
 
 int main() {
-#if defined(FUSED_RNN_DOT_INSTRUCTIONS)
+#if defined(FUSED_RNN_BFLOAT16_DOT)
   if (!has_bfloat16_dot()) return test::run({{"without the instruction", [] { check(true, "nothing to test"); }}});
 #endif
   return test::run({
@@ -133,7 +133,7 @@ int main() {
       {"rows end and start anew anywhere", rows_end_and_start_anew_anywhere},
       {"a row does not depend on its batch nor on threads", a_row_does_not_depend_on_its_batch_nor_on_threads},
       {"pairs are the sums of single terms", pairs_are_the_sums_of_single_terms},
-#if defined(FUSED_RNN_DOT_INSTRUCTIONS)
+#if defined(FUSED_RNN_BFLOAT16_DOT)
       {"conversion rounds to nearest even", conversion_rounds_to_nearest_even},
 #endif
 #if defined(__aarch64__)

@@ -144,8 +144,8 @@ void sums_are_exact() {
 template <class Check>
 void for_each_type(const Check& check_type) {
   check_type(Tag<QuantizedFloat>{});
-#if defined(FUSED_RNN_DOT_INSTRUCTIONS)
-  if (has_int8_dot()) check_type(Tag<DotQuantizedFloat>{});
+#if defined(FUSED_RNN_INT8_DOT)
+  if (has_int8_dot(FUSED_RNN_VECTOR_BYTES)) check_type(Tag<DotQuantizedFloat>{});
 #endif
 }
 

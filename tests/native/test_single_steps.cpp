@@ -333,7 +333,7 @@ void check_half_products() {
 void products_of_half_types_are_right() {
   check_half_products<BFloat16>();
   if constexpr (kEveryType) check_half_products<Float16>();
-#if defined(FUSED_RNN_DOT_INSTRUCTIONS)
+#if defined(FUSED_RNN_BFLOAT16_DOT)
   if (has_bfloat16_dot()) check_half_products<PairedBFloat16>();
 #endif
 }

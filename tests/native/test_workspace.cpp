@@ -146,7 +146,7 @@ void for_each_type(const Check& check_of) {
   check_of.template operator()<double, double>();
   check_of.template operator()<BFloat16, float>();
   check_of.template operator()<Float16, float>();
-#if defined(FUSED_RNN_DOT_INSTRUCTIONS)
+#if defined(FUSED_RNN_BFLOAT16_DOT)
   if (has_bfloat16_dot()) check_of.template operator()<PairedBFloat16, BFloat16Pair>();
 #endif
 }

@@ -119,7 +119,7 @@ int main(int count, char** arguments) {
   }
   time_tiles<float>("float", rounds);
   time_tiles<double>("double", rounds);
-#if defined(FUSED_RNN_DOT_INSTRUCTIONS)
+#if defined(FUSED_RNN_BFLOAT16_DOT)
   if (has_bfloat16_dot()) time_tiles<PairedBFloat16>("pairs", rounds);
 #endif
   return 0;

@@ -1,5 +1,12 @@
-// The CPU kernels for processors with AVX2 and FMA.
+// The CPU kernels for processors with AVX2 and FMA, and for those of them with AVX-VNNI.
 #define FUSED_RNN_ISA avx2
 #define FUSED_RNN_VECTOR_BYTES 32
 #define FUSED_RNN_VECTOR_REGISTERS 16
 #include "cpu/unit.h"
+
+namespace fused_rnn::avx2 {
+
+const CpuUnit& unit_with_vnni();
+const CpuUnit& unit_with_vnni() { return unit_for<UnitTypes<BFloat16, float, DotQuantizedFloat>>(); }
+
+}  // namespace fused_rnn::avx2

@@ -7,10 +7,10 @@
 
 namespace fused_rnn {
 
-// Four products of int8: AVX-512 VNNI, FEAT_DotProd.
-inline bool has_int8_dot() {
+// Four products of int8, for a unit with vectors of so many bytes: AVX-512 VNNI (64), AVX-VNNI (32), FEAT_DotProd.
+inline bool has_int8_dot([[maybe_unused]] int vector_bytes) {
 #if defined(__x86_64__)
-  return __builtin_cpu_supports("avx512vnni");
+  return vector_bytes == 64 ? __builtin_cpu_supports("avx512vnni") : __builtin_cpu_supports("avxvnni");
 #elif defined(__aarch64__) && defined(__linux__)
   constexpr unsigned long kAsimdDp = 1UL << 20;  // of Linux; older headers have no name for it
   return (getauxval(AT_HWCAP) & kAsimdDp) != 0;

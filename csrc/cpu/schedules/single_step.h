@@ -58,7 +58,7 @@ struct Neighbours {
   }
 };
 
-#if defined(FUSED_RNN_DOT_INSTRUCTIONS)
+#if defined(FUSED_RNN_BFLOAT16_DOT)
 // bfloat16 in pairs. (Weights of float would be rounded at each step, which takes as long as to multiply them.)
 template <>
 struct Neighbours<PairedBFloat16> {

@@ -1,7 +1,7 @@
 // Sums of a few products of small numbers in each lane of 32 bits, by the instructions of each processor.
 //
-// FUSED_RNN_DOT_INSTRUCTIONS says that this unit may use instructions which not every processor that runs the unit has.
-// Who calls them has to ask first (cpu/runtime/processor.h).
+// FUSED_RNN_BFLOAT16_DOT and FUSED_RNN_INT8_DOT say that this unit may use instructions for products of that type which
+// not every processor that runs the unit has. Who calls them has to ask first (cpu/runtime/processor.h).
 //
 // AArch64 also has instructions for blocks of a matrix, bfmmla and smmla. They add products of two rows with two units
 // to an accumulator of 2 x 2 sums, and need two rows side by side. Here an accumulator is one row of units and a factor
@@ -29,7 +29,7 @@ FUSED_RNN_INLINE Int32Lanes add_int8_products(Int32Lanes weight, Int32Lanes valu
 #endif
 
 #if defined(__AVX512F__)
-#define FUSED_RNN_DOT_INSTRUCTIONS
+#define FUSED_RNN_BFLOAT16_DOT
 
 // AVX-512 BF16: to nearest even, with denormal numbers, those below 1.2e-38, taken for zeros.
 FUSED_RNN_INLINE UInt16HalfLanes rounded_to_bfloat16(FloatLanes x) {
@@ -43,14 +43,8 @@ FUSED_RNN_INLINE FloatLanes add_bfloat16_products(FloatLanes weight, FloatLanes 
   return sum;
 }
 
-// AVX-512 VNNI multiplies bytes without a sign by bytes with one: factors are stored with this offset.
-inline constexpr uint32_t kDotOffset = 128;
-FUSED_RNN_INLINE FloatLanes dot_int8_products(FloatLanes weight, FloatLanes value, FloatLanes sum) {
-  asm("vpdpbusd %1, %2, %0" : "+v"(sum) : "v"(weight), "v"(value));
-  return sum;
-}
 #elif defined(__aarch64__)
-#define FUSED_RNN_DOT_INSTRUCTIONS
+#define FUSED_RNN_BFLOAT16_DOT
 
 // FEAT_BF16: to nearest even, denormal numbers too.
 FUSED_RNN_INLINE UInt16HalfLanes rounded_to_bfloat16(FloatLanes x) {
@@ -66,6 +60,25 @@ FUSED_RNN_INLINE FloatLanes add_bfloat16_products(FloatLanes weight, FloatLanes 
   asm(".arch_extension bf16\n\tbfdot %0.4s, %1.8h, %2.8h" : "+w"(sum) : "w"(weight), "w"(value));
   return sum;
 }
+#endif
+
+#if defined(__AVX2__)
+#define FUSED_RNN_INT8_DOT
+
+// AVX-512 VNNI and AVX-VNNI, each with an encoding of its own, multiply bytes without a sign by bytes with one: factors
+// are stored with this offset.
+#if defined(__AVX512F__)
+#define FUSED_RNN_VNNI_ENCODING "{evex} "
+#else
+#define FUSED_RNN_VNNI_ENCODING "{vex} "
+#endif
+inline constexpr uint32_t kDotOffset = 128;
+FUSED_RNN_INLINE FloatLanes dot_int8_products(FloatLanes weight, FloatLanes value, FloatLanes sum) {
+  asm(FUSED_RNN_VNNI_ENCODING "vpdpbusd %1, %2, %0" : "+v"(sum) : "v"(weight), "v"(value));
+  return sum;
+}
+#elif defined(__aarch64__)
+#define FUSED_RNN_INT8_DOT
 
 // FEAT_DotProd multiplies bytes with signs: no offset. The assembler of binutils up to 2.40 takes no .arch_extension
 // for it below version 8.2 of the architecture, so it is told of a wider one than gcc compiles for.

@@ -81,7 +81,7 @@ struct Storage<QuantizedFloat> : FloatStorage<QuantizedFloat> {};
 template <>
 struct Storage<DotQuantizedFloat> : FloatStorage<DotQuantizedFloat> {};
 
-#if defined(FUSED_RNN_DOT_INSTRUCTIONS)
+#if defined(FUSED_RNN_BFLOAT16_DOT)
 // Only for processors with the instructions for bfloat16.
 template <>
 struct Storage<PairedBFloat16> : Storage<BFloat16> {
@@ -184,7 +184,7 @@ struct Terms<Int8Quad> : QuadTerms<Int8Quad> {
 #endif
 };
 
-#if defined(FUSED_RNN_DOT_INSTRUCTIONS)
+#if defined(FUSED_RNN_INT8_DOT)
 // Where the instruction takes factors with an offset, sums begin with its product with the weights, negative (a
 // correction for each column).
 template <>
