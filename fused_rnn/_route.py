@@ -147,8 +147,8 @@ def of_gradients(incoming: Sequence[Tensor | None], layer: LayerArguments | None
         return _SEPARATE
     if _modes.are_batched(incoming):
         return _BATCHED
-    # This line alone leads to LIBRARY_GEMMS, and so to `_ops.backward_in_place`. On Intel processors torch's GEMMs
-    # were faster than ours for weight gradients; none was at hand to measure that again.
+    # This line alone leads to LIBRARY_GEMMS, and so to `_ops.backward_in_place`: on Intel's processors for the largest
+    # sizes, and in bfloat16 where torch multiplies by AMX.
     return ONE_CALL if uses_own_gemms(layer) else LIBRARY_GEMMS
 
 

@@ -230,6 +230,7 @@ def test_a_backward_pass_on_library_gemms_is_not_taken_where_factors_are_rounded
 ) -> None:
     """It has no products with rounded factors; on processors of AMD it is never taken."""
     monkeypatch.setattr("fused_rnn._products._ENABLED", False)
+    monkeypatch.setattr("fused_rnn._products._LARGE", 1 << 21)
     layer, x = fused_rnn.LSTM(64, 128), torch.randn(200, 8, 64)
     with precision("bf16"):
         routes = [each.route for each in fused_rnn.explain(layer, x).layers[0].passes]
