@@ -133,10 +133,10 @@ def test_everybody_names_the_same_requirements() -> None:
     assert f"torch>={oldest}" in required
     assert f'dependencies = ["torch>={oldest}"]' in (ROOT / "pyproject.toml").read_text()
     makefile = re.search(r"^BUILD_REQUIREMENTS := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    readme = re.search(r'^pip install ("torch.*)$', (ROOT / "README.md").read_text(), re.MULTILINE)
+    page = re.search(r'^pip install ("torch.*)$', (ROOT / "docs/install.md").read_text(), re.MULTILINE)
     assert makefile is not None
-    assert readme is not None
-    assert {*shlex.split(makefile[1]), f"torch>={oldest}"} == set(shlex.split(readme[1])) == set(required)
+    assert page is not None
+    assert {*shlex.split(makefile[1]), f"torch>={oldest}"} == set(shlex.split(page[1])) == set(required)
 
 
 def test_every_version_is_the_one_in_pyproject() -> None:
