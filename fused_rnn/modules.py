@@ -206,8 +206,7 @@ class GRU(RecurrentLayer):
     Returns:
         output [T, B, D*H], h_n [L*D, B, H], in the layout of the arguments.
 
-    Raises:
-        As `LSTM`.
+    Raises the errors of `LSTM`.
 
     Differences from torch.nn.GRU: as those of `LSTM` from torch.nn.LSTM.
 
@@ -275,8 +274,7 @@ class RNN(RecurrentLayer):
     Returns:
         output [T, B, D*H], h_n [L*D, B, H], in the layout of the arguments.
 
-    Raises:
-        As `LSTM`.
+    Raises the errors of `LSTM`.
 
     Differences from torch.nn.RNN: as those of `LSTM` from torch.nn.LSTM.
 
@@ -389,8 +387,7 @@ class GRUCell(RecurrentCell):
     Returns:
         h_1 [B, H], or [H] without a batch.
 
-    Raises:
-        As `LSTMCell`.
+    Raises the errors of `LSTMCell`.
 
     Source: Cho et al., 2014, in the variant of cuDNN and of torch.nn.GRUCell's documentation.
 
@@ -434,8 +431,7 @@ class RNNCell(RecurrentCell):
     Returns:
         h_1 [B, H], or [H] without a batch.
 
-    Raises:
-        As `LSTMCell`; RuntimeError for an unknown nonlinearity, too.
+    Raises the errors of `LSTMCell`, and RuntimeError for an unknown nonlinearity.
 
     Source: Elman, "Finding structure in time", 1990; torch.nn.RNNCell's documentation.
 
