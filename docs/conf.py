@@ -26,6 +26,7 @@ suppress_warnings = ["myst.xref_ambiguous"]
 
 # Docstrings have single backticks for code, and sections of their own.
 default_role = "literal"
+highlight_language = "text"  # of a block that does not say
 smartquotes = False  # a prime is no quote
 napoleon_custom_sections = [("Called with", "params_style"), ("Warns", "params_style")]
 napoleon_use_rtype = False
@@ -50,6 +51,13 @@ def _link_to_runs(_app: Sphinx, name: str, source: list[str]) -> None:
     source[0] = source[0].replace(f"]({up}{TABLES}", f"]({up}runs.md")
 
 
+def _colour_examples(_app: Sphinx, _what: str, _name: str, _object: Any, _options: Any, lines: list[str]) -> None:
+    """Of the indented blocks of docstrings those after `Example` are Python; the others are formulas."""
+    for index in reversed(range(len(lines))):
+        if lines[index] == "Example::":
+            lines[index : index + 1] = ["Example:", "", ".. code-block:: python"]
+
+
 def _keep_colons(_app: Sphinx, what: str, _name: str, _object: Any, _options: Any, lines: list[str]) -> None:
     """An attribute's docstring begins with words, which napoleon takes for a type up to a colon in its first line."""
     if what in {"attribute", "property"}:
@@ -57,6 +65,7 @@ def _keep_colons(_app: Sphinx, what: str, _name: str, _object: Any, _options: An
 
 
 def setup(app: Sphinx) -> None:
-    """Connect the two above."""
+    """Connect the three above."""
     app.connect("source-read", _link_to_runs)
     app.connect("autodoc-process-docstring", _keep_colons, priority=400)
+    app.connect("autodoc-process-docstring", _colour_examples, priority=600)
