@@ -4,6 +4,8 @@
 #   make bench    set up; parity and speed against torch.nn, the features, the character language model; report in build/report
 #   make test     set up; all tests          make native   the torch-free C++ tests alone
 #   make lint     formatters, linters, types make format   rewrite the sources in the project's layout
+#   make docs     the documentation site into build/docs (warnings are errors); make docs-links asks its external links, too
+#   make wheel    a wheel without torch's libraries into build/wheels
 #   make perf-check   register tiles against the processor's peak, instructions of each schedule (UPDATE=1 records them)
 #   make build    compile what changed       make clean    remove what was built (the virtual environment stays)
 #
@@ -22,11 +24,13 @@ export FUSED_RNN_CUDA ?= $(CUDA)
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 BUILD_REQUIREMENTS := "setuptools>=77" wheel "ninja>=1.11" "pybind11>=2.13"
+SPHINX := $(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --nitpicky --doctree-dir build/docs-trees
+TORCH_LIBRARIES := libtorch*.so libc10*.so
 CXX_SOURCES = $(shell find csrc tests/native tests/cuda_on_cpu tools/micro tools/native -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
 NATIVE_TESTS = $(wildcard tests/native/*.cpp)
 
 .DEFAULT_GOAL := help
-.PHONY: help bench test native perf-check build lint format clean FORCE
+.PHONY: help bench test native perf-check build docs docs-links wheel lint format clean FORCE
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -44,6 +48,22 @@ native: $(VENV)/.installed-dev
 # Compiles programs of its own; neither torch nor the environment is needed.
 perf-check:
 	$(PYTHON) -m tools.perf_check $(if $(UPDATE),--update)
+
+# The reference comes from docstrings, so the package is imported.
+docs: $(VENV)/.installed-docs build
+	$(SPHINX) --builder html docs build/docs
+	@echo "The site begins at build/docs/index.html"
+
+docs-links: $(VENV)/.installed-docs build
+	$(SPHINX) --builder linkcheck docs build/docs-links
+
+# The same objects as those of `build`. auditwheel finds patchelf in PATH; pyproject.toml names the libraries for cibuildwheel.
+wheel: $(VENV)/.installed-wheel
+	rm -rf build/wheels
+	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir build/wheels/unrepaired .
+	PATH="$(abspath $(BIN)):$$PATH" auditwheel repair $(TORCH_LIBRARIES:%=--exclude '%') --wheel-dir build/wheels build/wheels/unrepaired/*.whl
+	rm -r build/wheels/unrepaired
+	ls build/wheels
 
 # ninja compiles what changed since the last time; $(VENV)/.torch is what compiling needs.
 build: $(VENV)/.torch

@@ -141,7 +141,8 @@ def explain(
     Raises:
         TypeError: `layer` is no recurrent layer of this package and has none, or its cells alone.
         ValueError: the call of a model reaches none of its recurrent layers.
-        The errors that the layer or the model itself would raise.
+
+    Raises the errors of the layer or the model, too.
 
     Example::
 
@@ -341,7 +342,8 @@ def build_info() -> dict[str, str]:
     """How the compiled library was made, and what of it this machine uses.
 
     Returns:
-        Text by name: version, compiler, cuda, instruction_sets, active_instruction_set, and the torch that runs it.
+        Text by name. The names are version, compiler, cuda, instruction_sets, active_instruction_set, and torch, which
+        is the version that runs it.
 
     Example::
 

@@ -2,7 +2,7 @@
 
 Measured on two cores of an EPYC (Zen 4), 2026-11-29, LSTM, T = 100, B = 16, H = 256, as parts of float32's training
 time: bfloat16 0.60, the precision switch 0.58, autocast 0.63, float64 2.2. A forward pass under torch.no_grad() takes
-0.6 of one that keeps what the gradients need, and a Stepper's step 0.16 of a layer's call (README).
+0.6 of one that keeps what the gradients need, and a Stepper's step 0.16 of a layer's call (docs/performance.md).
 """
 
 from __future__ import annotations

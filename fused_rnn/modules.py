@@ -39,8 +39,10 @@ class LSTM(RecurrentLayer):
 
     Every layer computes, with the gates stacked in the order i, f, g, o in its parameters::
 
-        i, f, o = sigmoid(W_i x + b_i + U_i h + d_i), ...      g = tanh(W_g x + b_g + U_g h + d_g)
-        c' = f * c + i * g                                     h' = o * tanh(c')
+        i, f, o = sigmoid(W_i x + b_i + U_i h + d_i), ...
+        g = tanh(W_g x + b_g + U_g h + d_g)
+        c' = f * c + i * g
+        h' = o * tanh(c')
 
     With `proj_size` > 0 the state is W_hr h' instead of h'. P is `proj_size` or else `hidden_size` (H), D is 2 when
     bidirectional and 1 otherwise, L is `num_layers`. The arguments from `layer_norm` on are keywords that torch.nn does
@@ -184,7 +186,8 @@ class GRU(RecurrentLayer):
 
     Every layer computes, with the gates stacked in the order r, z, n in its parameters::
 
-        r, z = sigmoid(W_r x + b_r + U_r h + d_r), ...         n = tanh(W_n x + b_n + r * (U_n h + d_n))
+        r, z = sigmoid(W_r x + b_r + U_r h + d_r), ...
+        n = tanh(W_n x + b_n + r * (U_n h + d_n))
         h' = (1 - z) * n + z * h
 
     D is 2 when bidirectional and 1 otherwise, L is `num_layers`, H is `hidden_size`.
@@ -206,8 +209,7 @@ class GRU(RecurrentLayer):
     Returns:
         output [T, B, D*H], h_n [L*D, B, H], in the layout of the arguments.
 
-    Raises:
-        As `LSTM`.
+    Raises the errors of `LSTM`.
 
     Differences from torch.nn.GRU: as those of `LSTM` from torch.nn.LSTM.
 
@@ -275,8 +277,7 @@ class RNN(RecurrentLayer):
     Returns:
         output [T, B, D*H], h_n [L*D, B, H], in the layout of the arguments.
 
-    Raises:
-        As `LSTM`.
+    Raises the errors of `LSTM`.
 
     Differences from torch.nn.RNN: as those of `LSTM` from torch.nn.LSTM.
 
@@ -389,8 +390,7 @@ class GRUCell(RecurrentCell):
     Returns:
         h_1 [B, H], or [H] without a batch.
 
-    Raises:
-        As `LSTMCell`.
+    Raises the errors of `LSTMCell`.
 
     Source: Cho et al., 2014, in the variant of cuDNN and of torch.nn.GRUCell's documentation.
 
@@ -434,8 +434,7 @@ class RNNCell(RecurrentCell):
     Returns:
         h_1 [B, H], or [H] without a batch.
 
-    Raises:
-        As `LSTMCell`; RuntimeError for an unknown nonlinearity, too.
+    Raises the errors of `LSTMCell`, and RuntimeError for an unknown nonlinearity.
 
     Source: Elman, "Finding structure in time", 1990; torch.nn.RNNCell's documentation.
 

@@ -182,8 +182,7 @@ class Stepper:
         Returns:
             The outputs of the last layer, [T, B, P] or [T, P], of the kind of `x`; `out` where it was given.
 
-        Raises:
-            As `step`.
+        Raises the errors of `step`.
 
         Example::
 

@@ -90,6 +90,7 @@ PACKAGE_RULES: dict[str, set[str]] = {
 OUTSIDE_RULES: dict[str, set[str]] = {
     "bench": {"fused_rnn"},
     "build_support": {"build_support"},
+    "docs": {"fused_rnn"},
     "examples": {"fused_rnn"},
     "setup.py": {"build_support"},
     "tests": {"bench", "build_support", "examples", "fused_rnn", "tests", "tools"},
@@ -112,7 +113,7 @@ def cpp_files(root: Path) -> list[Path]:
 
 
 def python_files(root: Path) -> list[Path]:
-    folders = ["fused_rnn", "bench", "build_support", "tests", "examples", "tools"]
+    folders = ["fused_rnn", "bench", "build_support", "docs", "tests", "examples", "tools"]
     inside = [path for folder in folders for path in (root / folder).rglob("*.py")]
     return sorted([*inside, *root.glob("*.py")])
 

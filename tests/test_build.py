@@ -133,17 +133,40 @@ def test_everybody_names_the_same_requirements() -> None:
     assert f"torch>={oldest}" in required
     assert f'dependencies = ["torch>={oldest}"]' in (ROOT / "pyproject.toml").read_text()
     makefile = re.search(r"^BUILD_REQUIREMENTS := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    readme = re.search(r'^pip install ("torch.*)$', (ROOT / "README.md").read_text(), re.MULTILINE)
+    page = re.search(r'^pip install ("torch.*)$', (ROOT / "docs/install.md").read_text(), re.MULTILINE)
     assert makefile is not None
-    assert readme is not None
-    assert {*shlex.split(makefile[1]), f"torch>={oldest}"} == set(shlex.split(readme[1])) == set(required)
+    assert page is not None
+    assert {*shlex.split(makefile[1]), f"torch>={oldest}"} == set(shlex.split(page[1])) == set(required)
 
 
-def test_every_version_is_the_one_in_pyproject() -> None:
-    found = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
-    assert found is not None
-    assert fused_rnn.__version__ == found[1]
-    assert fused_rnn.build_info()["version"] == found[1]
+def test_every_version_is_the_one_of_the_package() -> None:
+    assert 'version = { attr = "fused_rnn.__version__" }' in (ROOT / "pyproject.toml").read_text()
+    assert f"\nversion: {fused_rnn.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert fused_rnn.build_info()["version"] == fused_rnn.__version__
+
+
+def test_make_and_cibuildwheel_leave_the_same_libraries_outside() -> None:
+    makefile = re.search(r"^TORCH_LIBRARIES := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert makefile is not None
+    excluded = re.findall(r"--exclude (\S+)", (ROOT / "pyproject.toml").read_text())
+    assert makefile[1].split() == excluded
+
+
+def test_workflows_wheels_and_metadata_name_the_same_pythons() -> None:
+    pyproject = (ROOT / "pyproject.toml").read_text()
+    workflow = (ROOT / ".github/workflows/wheels.yml").read_text()
+    matrix = re.search(r"python: \[(.*)\]", workflow)
+    assert matrix is not None
+    pythons = re.findall(r'"cp3(\d+)-manylinux', pyproject)
+    assert pythons == re.findall(r"Python :: 3\.(\d+)", pyproject) == re.findall(r"cp3(\d+)", matrix[1])
+
+
+def test_workflows_call_targets_that_exist() -> None:
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    texts = [path.read_text() for path in (ROOT / ".github/workflows").glob("*.yml")]
+    called = {name for text in texts for name in re.findall(r"run: make ([\w-]+)", text)}
+    assert called
+    assert called <= set(targets)
 
 
 def check_one_sentence(result: subprocess.CompletedProcess[str], *words: str) -> None:

@@ -1,4 +1,4 @@
-"""Documents wrap, fit their pages, and have the table of dependencies that test_architecture.py holds the tree to."""
+"""Documents wrap, fit their pages, lead where they say, and state the dependencies that test_architecture.py checks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import fused_rnn
 from tests.test_architecture import CPU_RULES, CSRC_RULES, ROOT
 
 if TYPE_CHECKING:
@@ -14,12 +15,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LONGEST_LINE = 100
-LONGEST_PAGE = {"docs/design.md": 250}  # in lines
+LONGEST_PAGE = {"docs/design.md": 250, "README.md": 150}  # in lines
+# Characters of a line in a block of Python, by the beginning of the page's name; other code is as wide as it must be.
+WIDEST_CODE = {"README.md": 80, "docs/guides/": 84, "docs/getting-started.md": 84}
+
+
+def documents(root: Path) -> list[Path]:
+    return sorted([*root.glob("*.md"), *(root / "docs").rglob("*.md")])
 
 
 def violations(root: Path) -> Iterator[str]:
     """Prose wraps. Tables, code, images, and words that no space divides are as long as they must be."""
-    for path in sorted([*root.glob("*.md"), *(root / "docs").rglob("*.md")]):
+    for path in documents(root):
         name, code = path.relative_to(root).as_posix(), False
         lines = path.read_text().splitlines()
         for number, line in enumerate(lines, 1):
@@ -30,10 +37,53 @@ def violations(root: Path) -> Iterator[str]:
                 yield f"{name}:{number}: over {LONGEST_LINE} characters"
         if len(lines) > LONGEST_PAGE.get(name, len(lines)):
             yield f"{name}: over {LONGEST_PAGE[name]} lines"
+        for block in re.findall(r"^```python\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE):
+            widest = next((most for begin, most in WIDEST_CODE.items() if name.startswith(begin)), LONGEST_LINE * 2)
+            wide = [line for line in block.splitlines() if len(line) > widest]
+            yield from (f"{name}: over {widest} characters of code: {line}" for line in wide)
+
+
+def anchors(path: Path) -> set[str]:
+    """What `#...` may follow the name of a document: its headings, as GitHub and the site write them."""
+    text = re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)
+    words = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE))
+    return {each.strip().replace(" ", "-") for each in words}
+
+
+def broken_links(root: Path) -> Iterator[str]:
+    """Links to a file or a heading that is not there."""
+    for path in documents(root):
+        text = re.sub(r"^```.*?^```$|`[^`\n]+`", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)
+        for target in re.findall(r"\]\(([^)\s]+)\)|(?:src|srcset)=\"([^\"]+)\"", text):
+            link = "".join(target)
+            name, _, anchor = link.partition("#")
+            if name.startswith("https:"):
+                continue
+            file = (path.parent / name) if name else path
+            if not file.exists() or (anchor and file.suffix == ".md" and anchor not in anchors(file)):
+                yield f"{path.relative_to(root).as_posix()}: no {link}"
 
 
 def test_documents_wrap_and_fit_their_pages() -> None:
     assert list(violations(ROOT)) == []
+
+
+def test_every_link_leads_to_a_file_and_a_heading() -> None:
+    assert list(broken_links(ROOT)) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "broken"),
+    [
+        ("# A heading: `with` signs\n\n[there](#a-heading-with-signs)\n", []),
+        ("[away](b.md#c)\n", ["README.md: no b.md#c"]),
+        ("# C\n\n[here](#d), `[code](no.md)`\n", ["README.md: no #d"]),
+        ('<img src="no.svg">\n', ["README.md: no no.svg"]),
+    ],
+)
+def test_a_broken_link_is_reported(text: str, broken: list[str], tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(text)
+    assert list(broken_links(tmp_path)) == broken
 
 
 LONG = "word " * 20 + "word"
@@ -45,6 +95,8 @@ LONG = "word " * 20 + "word"
         ("README.md", f"# R\n\n{LONG}\n", "README.md:3: over 100 characters"),
         ("docs/notes/h.md", f"# H\n\n- {LONG}\n", "docs/notes/h.md:3: over 100 characters"),
         ("docs/design.md", "line\n" * 251, "docs/design.md: over 250 lines"),
+        ("README.md", "line\n" * 151, "README.md: over 150 lines"),
+        ("README.md", f"```python\n{LONG}\n```\n", f"README.md: over 80 characters of code: {LONG}"),
     ],
 )
 def test_a_violation_is_reported(name: str, text: str, found: str, tmp_path: Path) -> None:
@@ -55,8 +107,15 @@ def test_a_violation_is_reported(name: str, text: str, found: str, tmp_path: Pat
 
 @pytest.mark.parametrize("text", [f"| {LONG} |", f"```\n{LONG}\n```", f"![{LONG}](x.png)", "x" * 101])
 def test_what_cannot_wrap_is_as_long_as_it_must_be(text: str, tmp_path: Path) -> None:
-    (tmp_path / "README.md").write_text(f"{text}\n")
+    (tmp_path / "CHANGELOG.md").write_text(f"{text}\n")
     assert list(violations(tmp_path)) == []
+
+
+def test_readme_names_the_options_of_the_layers() -> None:
+    layer, text = fused_rnn.LSTM(2, 3), (ROOT / "README.md").read_text()
+    for name in ("layer_norm", "zoneout", "recurrent_dropout", "weight_dropout", "peephole", "cell_clip", "recompute"):
+        assert f"`{name}`" in text
+        assert hasattr(layer, name)
 
 
 def test_the_page_on_the_design_has_the_table_of_dependencies() -> None:
