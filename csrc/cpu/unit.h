@@ -38,9 +38,11 @@ inline int index_of(DataType type, bool rounds_factors) {
   return rounds_factors && type == DataType::kFloat32 ? AnyProcessor::Given::kSize - 1 : static_cast<int>(type);
 }
 
-// float64 and float16 are too rare for an instance of the plain recurrence: that of its variants computes it, too.
+// Types that are rare, or slow in any case, have no instance of the plain recurrence: that of its variants computes it,
+// too. They are float64, float16, and bfloat16 where a processor has no instructions for it.
 template <class T>
-inline constexpr bool kOneInstance = std::is_same_v<T, double> || std::is_same_v<T, Float16>;
+inline constexpr bool kOneInstance =
+    std::is_same_v<T, double> || std::is_same_v<T, Float16> || std::is_same_v<T, BFloat16>;
 
 // The schedules of one pass, each with a visit to the one for a problem.
 template <class Types>

@@ -68,9 +68,9 @@ FUSED_RNN_INLINE FloatLanes add_bfloat16_products(FloatLanes weight, FloatLanes 
 // AVX-512 VNNI and AVX-VNNI, each with an encoding of its own, multiply bytes without a sign by bytes with one: factors
 // are stored with this offset.
 #if defined(__AVX512F__)
-#define FUSED_RNN_VNNI_ENCODING "{evex} "
+#define FUSED_RNN_VNNI_ENCODING "%{evex%} "
 #else
-#define FUSED_RNN_VNNI_ENCODING "{vex} "
+#define FUSED_RNN_VNNI_ENCODING "%{vex%} "
 #endif
 inline constexpr uint32_t kDotOffset = 128;
 FUSED_RNN_INLINE FloatLanes dot_int8_products(FloatLanes weight, FloatLanes value, FloatLanes sum) {
