@@ -20,7 +20,7 @@ from .case import Case
 from .peers import BASELINE, PEERS, SUBJECT
 from .problems import Problem
 from .runner import WORKERS_SPIN, run_problem, thread_count
-from .table import Table
+from .table import Table, ratio_cell
 from .timing import Timing, gc_paused
 
 if TYPE_CHECKING:
@@ -123,15 +123,11 @@ def table(rows: Sequence[BusyRow]) -> Table:
         timing = row.timings[name]
         return f"{timing.median * 1e3:.2f} ({timing.quantile(0.9) * 1e3:.2f})"
 
-    def ratio(row: BusyRow) -> str:
-        found = row.ratio()
-        return "-" if found is None else f"{found:.2f}x"
-
     return Table(
         "Beside busy processes: median of a call (90th percentile), milliseconds",
         ("problem", "busy", *CONTENDERS, "ratio"),
         [
-            (str(row.problem), str(row.neighbours), *(cell(row, name) for name in CONTENDERS), ratio(row))
+            (str(row.problem), str(row.neighbours), *(cell(row, name) for name in CONTENDERS), ratio_cell(row.ratio()))
             for row in rows
         ],
         bad=frozenset(index for index, row in enumerate(rows) if row.failures),

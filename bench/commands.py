@@ -25,8 +25,8 @@ from .options import (
     Number,
     OneLineErrors,
     against_option,
+    chart_option,
     epilog,
-    new_file_option,
     report_option,
     seconds_option,
     threads_option,
@@ -103,7 +103,7 @@ _RUN_EXAMPLES = (
 @threads_option
 @seconds_option(2.0)
 @output_options
-@new_file_option("--chart", "chart_path", "Draw the ratios into this file (.png, .svg, .pdf).")
+@chart_option
 @report_option(None)
 def run_command(
     problems: tuple[Problem, ...],
@@ -115,7 +115,10 @@ def run_command(
     chart_path: Path | None,
     folder: Path | None,
 ) -> int:
-    """Verify PROBLEMS against float64, then time fused_rnn and torch.nn, or other peers, in turns."""
+    """Verify PROBLEMS against float64, then time fused_rnn and torch.nn, or other peers, in turns.
+
+    A row that other work of the machine disturbed is marked as noisy and left out of the means.
+    """
     if suite_name or not problems:
         problems += suite(suite_name or "quick")
     with thread_count(threads):

@@ -9,7 +9,7 @@ from .noise import MARK
 from .peers import BASELINE, SUBJECT
 from .problems import Problem
 from .regimes import regimes
-from .table import Table
+from .table import Table, milliseconds, ratio_cell
 from .timing import geometric_mean
 
 if TYPE_CHECKING:
@@ -113,21 +113,19 @@ def tables(found: Comparison) -> tuple[Table, ...]:
         [
             (
                 pair.problem,
-                f"{pair.old_s * 1e3:.3g}",
-                f"{pair.new_s * 1e3:.3g}",
-                f"{pair.ratio:.2f}x{MARK * bool(pair.noise)}",
-                _ratio(pair.torch_ratio),
+                milliseconds(pair.old_s),
+                milliseconds(pair.new_s),
+                ratio_cell(pair.ratio, pair.noise),
+                ratio_cell(pair.torch_ratio),
             )
             for pair in found.pairs
         ],
         note=note + noisy,
     )
-    means = [(mean.regime, str(mean.problems), _ratio(mean.ratio), _ratio(mean.torch_ratio)) for mean in found.means]
+    means = [
+        (mean.regime, str(mean.problems), ratio_cell(mean.ratio), ratio_cell(mean.torch_ratio)) for mean in found.means
+    ]
     return pairs, Table("Geometric means of the ratios", ("regime", "problems", "ratio", "torch.nn"), means)
-
-
-def _ratio(ratio: float | None) -> str:
-    return "-" if ratio is None else f"{ratio:.2f}x"
 
 
 def lines(found: Comparison) -> list[str]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 PROGRAM = "fused-rnn-bench"
+PICTURES = (".png", ".svg", ".pdf")
 
 
 class OneLineErrors(click.Group):
@@ -72,6 +73,13 @@ def _new_file(_context: click.Context, _parameter: click.Parameter, path: Path |
     return path
 
 
+def new_picture(context: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
+    """The same for a picture, whose name says the format."""
+    if path is not None and path.suffix not in PICTURES:
+        raise click.BadParameter(f"the name of a picture ends with {', '.join(PICTURES)}, got {path.name!r}.")
+    return _new_file(context, parameter, path)
+
+
 def _new_folder(_context: click.Context, _parameter: click.Parameter, path: Path | None) -> Path | None:
     if path is not None:
         _make_folder(path)
@@ -94,7 +102,7 @@ def epilog(*examples: str, text: str = "") -> str:
 
 
 RATE = Number(0, 1e30, min_open=True)  # a step must fit float32
-_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
+FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 against_option = click.option(
     "--against",
@@ -107,9 +115,18 @@ against_option = click.option(
 threads_option = click.option("--threads", type=click.IntRange(1, 1024), help="Threads of torch (default: its own).")
 
 
+chart_option = click.option(
+    "--chart",
+    "chart_path",
+    type=FILE,
+    callback=new_picture,
+    help=f"Draw the ratios into this file ({', '.join(PICTURES)}).",
+)
+
+
 def new_file_option(name: str, variable: str, text: str) -> Callable[[Any], Any]:
     """An option for a file to write, whose folder is made."""
-    return click.option(name, variable, type=_FILE, callback=_new_file, help=text)
+    return click.option(name, variable, type=FILE, callback=_new_file, help=text)
 
 
 def report_option(default: str | None) -> Callable[[Any], Any]:

@@ -14,7 +14,7 @@ from .features import BAD_VERDICTS
 from .noise import MARK, noise_lines
 from .peers import BASELINE, PEERS, SUBJECT
 from .runner import Mean, Row, geometric_means
-from .table import Table
+from .table import Table, milliseconds, ratio_cell
 from .verify import Errors, tolerance_of
 
 if TYPE_CHECKING:
@@ -92,13 +92,13 @@ def speed_table(rows: Sequence[Row]) -> Table:
         for name in names:
             timing = row.timings.get(name)
             times = (
-                (_milliseconds(timing.minimum), _milliseconds(timing.median), f"{row.gflops(name):.1f}")
+                (milliseconds(timing.minimum), milliseconds(timing.median), f"{row.gflops(name):.1f}")
                 if timing
                 else ("-",) * 3
             )
             line += times
         ratios = (row.ratio(name, median=median) for name in against for median in (False, True))
-        cells.append((*line, *(_ratio(ratio, row.noise) for ratio in ratios)))
+        cells.append((*line, *(ratio_cell(ratio, row.noise) for ratio in ratios)))
     return Table(
         f"Speed, {_threads(rows)}",
         (*columns, *("ratio min", "median") * len(against)),
@@ -113,7 +113,7 @@ def times_table(rows: Sequence[Row]) -> Table:
     """Minimum times, a column for each peer."""
     names = peers_of(rows)
     cells = [
-        (str(row.problem), *(_milliseconds(row.timings[n].minimum) if n in row.timings else "-" for n in names))
+        (str(row.problem), *(milliseconds(row.timings[n].minimum) if n in row.timings else "-" for n in names))
         for row in rows
     ]
     note = (
@@ -125,7 +125,7 @@ def times_table(rows: Sequence[Row]) -> Table:
 def ratios_table(rows: Sequence[Row]) -> Table:
     """The ratios by minimums, a column for each other peer."""
     *against, _ = peers_of(rows)
-    cells = [(str(row.problem), *(_ratio(row.ratio(name), row.noise) for name in against)) for row in rows]
+    cells = [(str(row.problem), *(ratio_cell(row.ratio(name), row.noise) for name in against)) for row in rows]
     note = "ratio: each one's time over fused_rnn's." + _noise_note(rows)
     return Table("Ratios of minimums", ("problem", *against), cells, note=note)
 
@@ -143,14 +143,6 @@ def _full_name(peer: str) -> str:
     return "torch.nn" if peer == BASELINE else peer
 
 
-def _milliseconds(seconds: float) -> str:
-    return f"{seconds * 1e3:.3g}" if seconds < 1.0 else f"{seconds * 1e3:.0f}"
-
-
-def _ratio(ratio: float | None, noise: str | None = None) -> str:
-    return "-" if ratio is None else f"{ratio:.2f}x{MARK * bool(noise)}"
-
-
 def _noise_note(rows: Sequence[Row]) -> str:
     return f" {MARK}: noisy, left out of the means." * any(row.noise for row in rows)
 
@@ -160,8 +152,8 @@ def features_table(rows: Sequence[FeatureRow]) -> Table:
     cells = []
     for found in rows:
         feature, timings = found.feature, [found.row.timings.get(name) for name in (SUBJECT, BASELINE)]
-        times = [f"{_milliseconds(t.minimum)} / {_milliseconds(t.median)}" if t else "-" for t in timings]
-        ratios = " / ".join(_ratio(ratio, found.row.noise) for ratio in (found.ratio_minimum, found.ratio_median))
+        times = [f"{milliseconds(t.minimum)} / {milliseconds(t.median)}" if t else "-" for t in timings]
+        ratios = " / ".join(ratio_cell(ratio, found.row.noise) for ratio in (found.ratio_minimum, found.ratio_median))
         line = (feature.name, str(feature.problem), feature.other.name, *times, ratios)
         cells.append((*line, str(feature.bar), found.verdict))
     return Table(
@@ -198,9 +190,9 @@ def means_table(means: Sequence[Mean]) -> Table:
     peers = list(dict.fromkeys(mean.peer for mean in means))
     title = "Geometric means of the ratios"
     if len(peers) < 2:
-        cells = [(m.regime, str(m.problems), _ratio(m.ratio_minimum), _ratio(m.ratio_median)) for m in means]
+        cells = [(m.regime, str(m.problems), ratio_cell(m.ratio_minimum), ratio_cell(m.ratio_median)) for m in means]
         return Table(title, ("regime", "problems", "of minimums", "of medians"), cells)
-    found = {(mean.regime, mean.peer): f"{_ratio(mean.ratio_minimum)} ({mean.problems})" for mean in means}
+    found = {(mean.regime, mean.peer): f"{ratio_cell(mean.ratio_minimum)} ({mean.problems})" for mean in means}
     regimes = dict.fromkeys(mean.regime for mean in sorted(means, key=lambda mean: (mean.regime == "all", mean.regime)))
     lines = [(regime, *(found.get((regime, peer), "-") for peer in peers)) for regime in regimes]
     return Table(f"{title} of minimums (and of how many)", ("regime", *peers), lines)

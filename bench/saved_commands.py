@@ -8,7 +8,7 @@ import click
 
 from . import compare
 from .heat_map import draw
-from .options import epilog
+from .options import FILE, epilog, new_picture
 from .output import Output, output_options
 from .saved import Json, read_problems
 
@@ -35,11 +35,11 @@ def compare_command(old: Json, new: Json, output: Output) -> None:
 
 @click.command("heatmap", epilog=epilog("run --suite lstm-full --json run.json", "heatmap run.json picture.svg"))
 @click.argument("run", type=_RUN, callback=_as_run)
-@click.argument("picture", type=click.Path(dir_okay=False, writable=True, path_type=Path))
+@click.argument("picture", type=FILE, callback=new_picture)
 def heatmap_command(run: Json, picture: Path) -> None:
-    """Draw the ratios of RUN, which `run --json` wrote, by hidden size and batch into PICTURE (.png, .svg, .pdf)."""
+    """Draw the ratios of RUN, which `run --json` wrote, by hidden size and batch into PICTURE (.png, .svg or .pdf)."""
     try:
         panels = draw(run, picture)
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         raise click.UsageError(f"{error}.") from None
     click.echo(f"{panels} panels: {picture}")

@@ -11,6 +11,8 @@ from rich import box
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from .noise import MARK
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
@@ -46,6 +48,16 @@ class Table:
         lines.append("|" + "".join("---|" if index < self.left else "---:|" for index in range(len(self.columns))))
         lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in self.rows]
         return "\n".join([*lines, "", self.note] if self.note else lines)
+
+
+def milliseconds(seconds: float) -> str:
+    """A time in a cell, with three digits."""
+    return f"{seconds * 1e3:.3g}" if seconds < 1.0 else f"{seconds * 1e3:.0f}"
+
+
+def ratio_cell(ratio: float | None, noise: str | None = None) -> str:
+    """A ratio in a cell, marked where it is noisy."""
+    return "-" if ratio is None else f"{ratio:.2f}x{MARK * bool(noise)}"
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

@@ -107,6 +107,7 @@ def test_the_bare_command_and_help_list_the_commands() -> None:
         (("run", TINY, "--seconds", "inf"), "not a finite number"),
         (("run", TINY, "--threads", "0"), "--threads"),
         (("run", TINY, "--nope"), "--nope"),
+        (("run", TINY, "--chart", "chart.txt"), "ends with .png, .svg, .pdf, got 'chart.txt'"),
         (("run", TINY, "--output", "xml"), "'xml' is not one of"),
         (("run", "--cell", "lstm,qrnn"), "'qrnn' is not one of"),
         (("run", "--hidden", "64,x"), "'x' is not a valid integer"),
