@@ -5,9 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
-
 from .noise import MARK
 
 if TYPE_CHECKING:
@@ -56,6 +53,9 @@ def _plain(axes: Axes) -> None:
 
 def ratio_chart(bars: Sequence[Bar], path: Path, subtitle: str, against: str = "torch.nn") -> None:
     """Horizontal bars of the ratios (minimums), on a logarithmic axis with 1 marked."""
+    from matplotlib.colors import to_rgb
+    from matplotlib.figure import Figure  # a second that commands without a picture do without
+
     figure = Figure(figsize=(9.0, 1.6 + 0.3 * max(len(bars), 1)), layout="constrained", facecolor="white")
     axes = figure.subplots()
     _plain(axes)
@@ -95,6 +95,8 @@ def _smoothed(losses: Sequence[float]) -> list[float]:
 
 def loss_chart(curves: Mapping[str, Curve], path: Path, subtitle: str) -> None:
     """Training loss (smoothed) and validation loss against steps, and training loss against time spent training."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(11.0, 4.4), layout="constrained", facecolor="white")
     by_step, by_time = figure.subplots(1, 2, sharey=True)
     for index, (name, curve) in enumerate(curves.items()):

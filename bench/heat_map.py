@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from matplotlib.figure import Figure
-
 from .saved import ratio_text, rows_of
 
 if TYPE_CHECKING:
@@ -69,6 +67,8 @@ def draw_grid(axes: Axes, grid: Grid, title: str) -> None:
 
 def draw(run: Json, path: Path) -> int:
     """The heat map of a run, in the format that the name of the file says; how many panels it has."""
+    from matplotlib.figure import Figure
+
     grids = grids_of(rows_of(run))
     if not grids:
         raise ValueError("the run has no times, or noisy ones alone")
