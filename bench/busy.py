@@ -19,12 +19,14 @@ import torch
 from .case import Case
 from .peers import BASELINE, PEERS, SUBJECT
 from .problems import Problem
-from .report import Environment, Table
 from .runner import WORKERS_SPIN, run_problem, thread_count
+from .table import Table, ratio_cell
 from .timing import Timing, gc_paused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    from .environment import Environment
 
 PROBLEMS: tuple[Problem, ...] = tuple(
     Problem.parse(f"lstm:t100,b{batch},i{size},h{size},f32,{mode}")
@@ -47,10 +49,10 @@ class BusyRow:
     failures: list[str] = field(default_factory=list)
 
     def ratio(self, quantile: float = 0.5) -> float | None:
-        """How many times as long fused_rnn takes as the best median of the others, at a quantile of its calls."""
+        """The best median of the others over fused_rnn's time, at a quantile of its calls."""
         if not self.timings:
             return None
-        return self.timings["fused"].quantile(quantile) / min(self.timings[name].median for name in _OTHERS)
+        return min(self.timings[name].median for name in _OTHERS) / self.timings["fused"].quantile(quantile)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; times in seconds."""
@@ -113,7 +115,7 @@ def _block(call: Callable[[], object], seconds: float) -> list[float]:
 
 
 def table(rows: Sequence[BusyRow]) -> Table:
-    """Median and 90th percentile of each contender in milliseconds, and what fused_rnn's median is of the best."""
+    """Median and 90th percentile of each contender in milliseconds, and the ratio of medians."""
 
     def cell(row: BusyRow, name: str) -> str:
         if name not in row.timings:
@@ -121,18 +123,15 @@ def table(rows: Sequence[BusyRow]) -> Table:
         timing = row.timings[name]
         return f"{timing.median * 1e3:.2f} ({timing.quantile(0.9) * 1e3:.2f})"
 
-    def ratio(row: BusyRow) -> str:
-        found = row.ratio()
-        return "-" if found is None else f"{found:.2f}"
-
     return Table(
         "Beside busy processes: median of a call (90th percentile), milliseconds",
-        ("problem", "busy", *CONTENDERS, "of the best other"),
+        ("problem", "busy", *CONTENDERS, "ratio"),
         [
-            (str(row.problem), str(row.neighbours), *(cell(row, name) for name in CONTENDERS), ratio(row))
+            (str(row.problem), str(row.neighbours), *(cell(row, name) for name in CONTENDERS), ratio_cell(row.ratio()))
             for row in rows
         ],
         bad=frozenset(index for index, row in enumerate(rows) if row.failures),
+        note="ratio: the least median of the others over fused_rnn's with all threads.",
     )
 
 

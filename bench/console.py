@@ -14,7 +14,7 @@ from .features import BAD_VERDICTS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from . import report
+    from .table import Table
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
@@ -38,7 +38,7 @@ def progress(total: float) -> Iterator[Callable[[float, str], None]]:
         yield lambda done, text: bar.update(task, completed=done, description=text)
 
 
-def print_tables(console: Console, *tables: report.Table) -> None:
+def print_tables(console: Console, *tables: Table) -> None:
     """Tables that have rows, with their notes."""
     for table in tables:
         if table.rows:

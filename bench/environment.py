@@ -17,6 +17,8 @@ import fused_rnn
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+Environment = dict[str, str | int]
+
 
 @contextmanager
 def environment_variable(name: str, value: str) -> Iterator[None]:
@@ -66,7 +68,7 @@ def _git(root: Path, *arguments: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def describe() -> dict[str, str | int]:
+def describe() -> Environment:
     """The environment, in the order in which it is shown."""
     build = {f"build: {key}": str(value) for key, value in fused_rnn.build_info().items()}
     return {

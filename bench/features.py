@@ -31,40 +31,36 @@ from .problems import Problem
 from .runner import Row, run_problem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
     from types import ModuleType
 
     from .contenders import PerSample
-    from .timing import Timing
 
 
 @dataclass(frozen=True)
 class Bar:
-    """How far the ratio must go; without a limit it is shown for information."""
+    """The least ratio of the other's time to ours; without a limit it is shown for information."""
 
     limit: float | None = None
-    faster: bool = False  # the ratio is the other's time over ours, at least the limit; else ours over the other's
-
-    def ratio(self, ours: float, theirs: float) -> float:
-        """The ratio of two times."""
-        return theirs / ours if self.faster else ours / theirs
 
     def met(self, ratio: float) -> bool | None:
         """Whether the ratio is good enough."""
-        if self.limit is None:
-            return None
-        return ratio >= self.limit if self.faster else ratio <= self.limit
+        return None if self.limit is None else ratio >= self.limit
 
     def __str__(self) -> str:
-        return "no bar" if self.limit is None else f"bar {self.limit:g}x{'' if self.faster else ' time'}"
+        return "no bar" if self.limit is None else f"bar {self.limit:.3g}x"
 
 
 _FAILED, _MISSED = "FAILED", "MISSED"
 BAD_VERDICTS = (_FAILED, _MISSED)
 
 _INFORMATION = Bar()
-_faster = partial(Bar, faster=True)
-_within = Bar
+_faster = Bar
+
+
+def _within(share: float) -> Bar:
+    """At most this share of the other's time."""
+    return Bar(1.0 / share)
 
 
 @dataclass(frozen=True)
@@ -90,18 +86,18 @@ class FeatureRow:
 
     @property
     def ratio_minimum(self) -> float | None:
-        """The bar's ratio, by minimums, which the bar is held against."""
-        return self._ratio(lambda timing: timing.minimum)
+        """How many times faster we are, by minimums, which the bar is held against."""
+        return self.row.ratio_minimum
 
     @property
     def ratio_median(self) -> float | None:
-        """The bar's ratio, by medians."""
-        return self._ratio(lambda timing: timing.median)
+        """How many times faster we are, by medians."""
+        return self.row.ratio_median
 
     @property
     def met(self) -> bool | None:
-        """Whether the bar is met; None without a bar, or without times."""
-        return None if self.ratio_minimum is None else self.feature.bar.met(self.ratio_minimum)
+        """Whether the bar is met; None without a bar, without times, or where these are not to be trusted."""
+        return None if self.ratio_minimum is None or self.row.noise else self.feature.bar.met(self.ratio_minimum)
 
     @property
     def verdict(self) -> str:
@@ -110,13 +106,9 @@ class FeatureRow:
             return _FAILED
         if self.ratio_minimum is None:
             return "not timed"
+        if self.row.noise:
+            return "noisy"
         return {None: "-", True: "met", False: _MISSED}[self.met]
-
-    def _ratio(self, of: Callable[[Timing], float]) -> float | None:
-        timings = self.row.timings
-        if not {SUBJECT, BASELINE} <= timings.keys():
-            return None
-        return self.feature.bar.ratio(of(timings[SUBJECT]), of(timings[BASELINE]))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; times in seconds. Operations are left out: short rows make fewer than their problem has."""
@@ -124,14 +116,11 @@ class FeatureRow:
         found.pop("flops")
         for peer in found["peers"].values():
             peer.pop("gflops", None)
-        bar = self.feature.bar
         return found | {
             "feature": self.feature.name,
             "ours": self.feature.ours.what,
             "against": self.feature.other.what,
-            "bar": None if bar.limit is None else {"limit": bar.limit, "ratio": "speed" if bar.faster else "time"},
-            "bar_ratio_minimum": self.ratio_minimum,
-            "bar_ratio_median": self.ratio_median,
+            "bar": self.feature.bar.limit,
             "verdict": self.verdict,
         }
 

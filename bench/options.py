@@ -1,4 +1,4 @@
-"""What the commands share of the command line: errors of one line, types of arguments, and common options."""
+"""What the commands share of the command line: errors of one line, examples, types of arguments, common options."""
 
 from __future__ import annotations
 
@@ -11,16 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .peers import BASELINE, PEERS, RIVALS
-from .problems import CELLS, TYPES, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-PROBLEM_HELP = (
-    "PROBLEM is a string such as lstm:t100,b16,i128,h128,f32,train: CELL:FIELDS, where CELL is "
-    f"{', '.join(CELLS)}, and FIELDS are tN bN iN hN (time steps, batch, input and hidden size), one of "
-    f"{' '.join(TYPES)}, train or infer, and optionally lN (layers), bi (bidirectional), pN (projection)."
-)
+PROGRAM = "fused-rnn-bench"
+PICTURES = (".png", ".svg", ".pdf")
 
 
 class OneLineErrors(click.Group):
@@ -59,27 +55,6 @@ class Number(click.FloatRange):
         return number
 
 
-def _parse_problem(text: str) -> Problem:
-    try:
-        return Problem.parse(text)
-    except ValueError as error:
-        raise click.BadParameter(f"{error}.") from None
-
-
-def as_problem(_context: click.Context, _parameter: click.Parameter, text: str) -> Problem:
-    """The problem that a string names, or a usage error."""
-    return _parse_problem(text)
-
-
-def as_problems(_context: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]) -> tuple[Problem, ...]:
-    """The problems that strings name, each with something to time, or a usage error."""
-    problems = tuple(map(_parse_problem, texts))
-    for problem in problems:
-        if not problem.time_steps or not problem.batch:
-            raise click.BadParameter(f"problem {str(problem)!r} has nothing to time: t and b must be at least 1.")
-    return problems
-
-
 def _as_peers(_context: click.Context, _parameter: click.Parameter, text: str) -> tuple[str, ...]:
     """The peers that a list names, each once, or a usage error for one that is unknown or cannot be imported."""
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
@@ -98,6 +73,13 @@ def _new_file(_context: click.Context, _parameter: click.Parameter, path: Path |
     return path
 
 
+def new_picture(context: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
+    """The same for a picture, whose name says the format."""
+    if path is not None and path.suffix not in PICTURES:
+        raise click.BadParameter(f"the name of a picture ends with {', '.join(PICTURES)}, got {path.name!r}.")
+    return _new_file(context, parameter, path)
+
+
 def _new_folder(_context: click.Context, _parameter: click.Parameter, path: Path | None) -> Path | None:
     if path is not None:
         _make_folder(path)
@@ -113,8 +95,14 @@ def _make_folder(path: Path) -> None:
         raise click.BadParameter(f"cannot write into the folder {str(path)!r}.")
 
 
+def epilog(*examples: str, text: str = "") -> str:
+    """The end of a command's help: examples as they are typed, and what else there is to say."""
+    lines = "\n".join(f"  {PROGRAM} {example}" for example in examples)
+    return f"\b\nExamples:\n{lines}\n\n{text}"
+
+
 RATE = Number(0, 1e30, min_open=True)  # a step must fit float32
-_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
+FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 against_option = click.option(
     "--against",
@@ -127,12 +115,18 @@ against_option = click.option(
 threads_option = click.option("--threads", type=click.IntRange(1, 1024), help="Threads of torch (default: its own).")
 
 
+chart_option = click.option(
+    "--chart",
+    "chart_path",
+    type=FILE,
+    callback=new_picture,
+    help=f"Draw the ratios into this file ({', '.join(PICTURES)}).",
+)
+
+
 def new_file_option(name: str, variable: str, text: str) -> Callable[[Any], Any]:
     """An option for a file to write, whose folder is made."""
-    return click.option(name, variable, type=_FILE, callback=_new_file, help=text)
-
-
-json_option = new_file_option("--json", "json_path", "Write all figures and the environment.")
+    return click.option(name, variable, type=FILE, callback=_new_file, help=text)
 
 
 def report_option(default: str | None) -> Callable[[Any], Any]:

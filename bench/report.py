@@ -1,66 +1,32 @@
-"""What is shown and written: tables for terminal and Markdown from the same cells, JSON, and the report folder."""
+"""What is shown and written of runs, features, memory and workloads: tables, lines, JSON, and the report folder.
+
+`ratio` is one thing in all tables: the other's time over fused_rnn's, so that fused_rnn is faster above 1.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from rich import box
-from rich.table import Table as RichTable
-from rich.text import Text
-
-from .charts import loss_chart, ratio_chart
+from .charts import Bar, loss_chart, ratio_chart
 from .features import BAD_VERDICTS
+from .noise import MARK, noise_lines
 from .peers import BASELINE, PEERS, SUBJECT
 from .runner import Mean, Row, geometric_means
+from .table import Table, milliseconds, ratio_cell
 from .verify import Errors, tolerance_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from rich.console import JustifyMethod
-
+    from .environment import Environment
     from .features import FeatureRow
     from .memory import MemoryRow
     from .workloads.char_lm import Outcome
 
 _CURVE_ROWS = 12
-
-Environment = dict[str, str | int]
-
-
-@dataclass(frozen=True)
-class Table:
-    """Cells as text under named columns; `bad` holds the numbers of the rows that report a failure."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: Sequence[tuple[str, ...]]
-    left: int = 1  # how many leading columns are text, aligned left
-    bad: frozenset[int] = field(default_factory=frozenset)
-    note: str = ""
-
-    def to_rich(self) -> RichTable:
-        """For a console."""
-        table = RichTable(
-            title=Text(self.title), box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False
-        )
-        for index, column in enumerate(self.columns):
-            justify: JustifyMethod = "left" if index < self.left else "right"
-            table.add_column(Text(column), justify=justify, no_wrap=index == 0, overflow="fold")
-        for index, row in enumerate(self.rows):
-            table.add_row(*map(Text, row), style="bold red" if index in self.bad else None)
-        return table
-
-    def to_markdown(self) -> str:
-        """For report.md."""
-        lines = [f"| {' | '.join(self.columns)} |"]
-        lines.append("|" + "".join("---|" if index < self.left else "---:|" for index in range(len(self.columns))))
-        lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in self.rows]
-        return "\n".join([*lines, "", self.note] if self.note else lines)
 
 
 def environment_table(environment: Environment) -> Table:
@@ -126,20 +92,20 @@ def speed_table(rows: Sequence[Row]) -> Table:
         for name in names:
             timing = row.timings.get(name)
             times = (
-                (_milliseconds(timing.minimum), _milliseconds(timing.median), f"{row.gflops(name):.1f}")
+                (milliseconds(timing.minimum), milliseconds(timing.median), f"{row.gflops(name):.1f}")
                 if timing
                 else ("-",) * 3
             )
             line += times
         ratios = (row.ratio(name, median=median) for name in against for median in (False, True))
-        cells.append((*line, *map(_ratio, ratios)))
+        cells.append((*line, *(ratio_cell(ratio, row.noise) for ratio in ratios)))
     return Table(
         f"Speed, {_threads(rows)}",
         (*columns, *("ratio min", "median") * len(against)),
         cells,
         bad=_untimed(rows),
-        note=f"ratio: how many times faster fused_rnn is than {_full_name(against[0])}. Training is forward and "
-        "backward.",
+        note=f"ratio: {_full_name(against[0])}'s time over fused_rnn's. Training is forward and backward."
+        + _noise_note(rows),
     )
 
 
@@ -147,7 +113,7 @@ def times_table(rows: Sequence[Row]) -> Table:
     """Minimum times, a column for each peer."""
     names = peers_of(rows)
     cells = [
-        (str(row.problem), *(_milliseconds(row.timings[n].minimum) if n in row.timings else "-" for n in names))
+        (str(row.problem), *(milliseconds(row.timings[n].minimum) if n in row.timings else "-" for n in names))
         for row in rows
     ]
     note = (
@@ -157,10 +123,11 @@ def times_table(rows: Sequence[Row]) -> Table:
 
 
 def ratios_table(rows: Sequence[Row]) -> Table:
-    """How many times faster fused_rnn is, a column for each other peer."""
+    """The ratios by minimums, a column for each other peer."""
     *against, _ = peers_of(rows)
-    cells = [(str(row.problem), *(_ratio(row.ratio(name)) for name in against)) for row in rows]
-    return Table("How many times faster fused_rnn is than each (minimums)", ("problem", *against), cells)
+    cells = [(str(row.problem), *(ratio_cell(row.ratio(name), row.noise) for name in against)) for row in rows]
+    note = "ratio: each one's time over fused_rnn's." + _noise_note(rows)
+    return Table("Ratios of minimums", ("problem", *against), cells, note=note)
 
 
 def _threads(rows: Sequence[Row]) -> str:
@@ -176,12 +143,8 @@ def _full_name(peer: str) -> str:
     return "torch.nn" if peer == BASELINE else peer
 
 
-def _milliseconds(seconds: float) -> str:
-    return f"{seconds * 1e3:.3g}" if seconds < 1.0 else f"{seconds * 1e3:.0f}"
-
-
-def _ratio(ratio: float | None) -> str:
-    return "-" if ratio is None else f"{ratio:.2f}x"
+def _noise_note(rows: Sequence[Row]) -> str:
+    return f" {MARK}: noisy, left out of the means." * any(row.noise for row in rows)
 
 
 def features_table(rows: Sequence[FeatureRow]) -> Table:
@@ -189,8 +152,8 @@ def features_table(rows: Sequence[FeatureRow]) -> Table:
     cells = []
     for found in rows:
         feature, timings = found.feature, [found.row.timings.get(name) for name in (SUBJECT, BASELINE)]
-        times = [f"{_milliseconds(t.minimum)} / {_milliseconds(t.median)}" if t else "-" for t in timings]
-        ratios = f"{_ratio(found.ratio_minimum)} / {_ratio(found.ratio_median)}"
+        times = [f"{milliseconds(t.minimum)} / {milliseconds(t.median)}" if t else "-" for t in timings]
+        ratios = " / ".join(ratio_cell(ratio, found.row.noise) for ratio in (found.ratio_minimum, found.ratio_median))
         line = (feature.name, str(feature.problem), feature.other.name, *times, ratios)
         cells.append((*line, str(feature.bar), found.verdict))
     return Table(
@@ -199,8 +162,8 @@ def features_table(rows: Sequence[FeatureRow]) -> Table:
         cells,
         left=3,
         bad=frozenset(index for index, found in enumerate(rows) if found.verdict in BAD_VERDICTS),
-        note="ratio: how many times faster we are than the other run; for a bar with `time`, and without a bar, our "
-        "time over the other's. The bar is held against the minimums. torch: torch.nn; plain: our layer without it.",
+        note="ratio: the other's time over ours; the bar is the least ratio of minimums, below 1 where a feature may "
+        f"cost time. torch: torch.nn; plain: our layer without it.{_noise_note([found.row for found in rows])}",
     )
 
 
@@ -213,7 +176,8 @@ def feature_lines(rows: Sequence[FeatureRow]) -> list[str]:
         if found.met is False and found.ratio_minimum is not None:
             lines.append(f"MISSED {found.feature}: {found.ratio_minimum:.2f}x, {found.feature.bar}")
     met = [found.met for found in rows]
-    return [*lines, f"bars: {met.count(True)} met, {met.count(False)} missed"]
+    lines.append(f"bars: {met.count(True)} met, {met.count(False)} missed")
+    return lines + noise_lines({str(found.feature): found.row.noise for found in rows})
 
 
 def run_tables(rows: Sequence[Row]) -> tuple[Table, ...]:
@@ -226,9 +190,9 @@ def means_table(means: Sequence[Mean]) -> Table:
     peers = list(dict.fromkeys(mean.peer for mean in means))
     title = "Geometric means of the ratios"
     if len(peers) < 2:
-        cells = [(m.regime, str(m.problems), _ratio(m.ratio_minimum), _ratio(m.ratio_median)) for m in means]
+        cells = [(m.regime, str(m.problems), ratio_cell(m.ratio_minimum), ratio_cell(m.ratio_median)) for m in means]
         return Table(title, ("regime", "problems", "of minimums", "of medians"), cells)
-    found = {(mean.regime, mean.peer): f"{_ratio(mean.ratio_minimum)} ({mean.problems})" for mean in means}
+    found = {(mean.regime, mean.peer): f"{ratio_cell(mean.ratio_minimum)} ({mean.problems})" for mean in means}
     regimes = dict.fromkeys(mean.regime for mean in sorted(means, key=lambda mean: (mean.regime == "all", mean.regime)))
     lines = [(regime, *(found.get((regime, peer), "-") for peer in peers)) for regime in regimes]
     return Table(f"{title} of minimums (and of how many)", ("regime", *peers), lines)
@@ -286,7 +250,7 @@ def problem_lines(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         lines += [f"FAILED {row.problem}: {failure}" for failure in row.failures]
         lines += [f"note {row.problem}: {note}" for note in row.notes]
-    return lines
+    return lines + noise_lines({str(row.problem): row.noise for row in rows})
 
 
 def run_json(environment: Environment, rows: Sequence[Row], seconds: float) -> dict[str, Any]:
@@ -331,14 +295,20 @@ def memory_json(environment: Environment, rows: Sequence[MemoryRow]) -> dict[str
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Readable JSON."""
-    path.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    path.write_text(as_text(data), encoding="utf-8")
+
+
+def as_text(data: Mapping[str, Any]) -> str:
+    """Readable JSON."""
+    return json.dumps(data, indent=1, allow_nan=False) + "\n"
 
 
 def draw_ratios(rows: Sequence[Row], path: Path, environment: Environment) -> None:
     """The chart of a run, against the first of its peers."""
     subtitle = f"{environment['processor']}, threads: {environment['threads']}, torch {environment['torch']}"
     first = peers_of(rows)[0]
-    ratio_chart([(row.problem, row.ratio(first)) for row in rows], path, subtitle, _full_name(first))
+    bars = [Bar(row.problem, ratio, noisy=bool(row.noise)) for row in rows if (ratio := row.ratio(first)) is not None]
+    ratio_chart(bars, path, subtitle, _full_name(first))
 
 
 def write_report(

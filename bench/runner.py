@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .case import Case, Prepared
+from .noise import current_load, noise_of
 from .peers import BASELINE, SUBJECT, Peer, chosen
 from .regimes import regimes
 from .timing import Timing, geometric_mean, measure
@@ -38,6 +39,7 @@ class Row:
     notes: list[str] = field(default_factory=list)  # other peers that could not run it, or are too inaccurate
     against: tuple[str, ...] = (BASELINE,)  # the peers beside the subject
     refusals: dict[str, str] = field(default_factory=dict)  # by peer: why it was not asked to run it
+    noise: str | None = None  # why the times are not to be trusted
 
     @property
     def verified(self) -> bool:
@@ -55,7 +57,10 @@ class Row:
         return self.ratio(BASELINE, median=True)
 
     def ratio(self, peer: str, *, median: bool = False) -> float | None:
-        """How many times faster the subject is than a peer, by minimums or medians; None where one was not timed."""
+        """How many times faster the subject is than a peer: the peer's time over the subject's, minimums or medians.
+
+        None where one was not timed.
+        """
         if peer not in self.timings or SUBJECT not in self.timings:
             return None
         theirs, ours = self.timings[peer], self.timings[SUBJECT]
@@ -75,6 +80,7 @@ class Row:
                 "minimum_s": timing.minimum,
                 "median_s": timing.median,
                 "samples": len(timing.samples),
+                "cpu": timing.cpu,
                 "gflops": self.gflops(name),
                 "ratio_minimum": self.ratio(name),
                 "ratio_median": self.ratio(name, median=True),
@@ -87,6 +93,7 @@ class Row:
             "failures": self.failures,
             "notes": self.notes,
             "refusals": self.refusals,
+            "noise": self.noise,
             "peers": peers,
             "ratio_minimum": self.ratio_minimum,
             "ratio_median": self.ratio_median,
@@ -143,6 +150,7 @@ def _run_problem(problem: Problem, seconds: float, peers: Mapping[str, Peer], se
     if row.verified:
         tasks = {name: prepared.step for name, prepared in ready.items()}
         row.timings = measure(tasks, seconds, idle=WORKERS_SPIN if any(peers[name].packages for name in ready) else 0)
+        row.noise = noise_of(row.timings, current_load())
     return row
 
 
@@ -205,7 +213,10 @@ class Mean:
 
 
 def geometric_means(rows: Sequence[Row]) -> list[Mean]:
-    """For each peer one mean for each regime that has a timed problem, in order of name, then `all`."""
+    """For each peer one mean for each regime that has a timed problem, in order of name, then `all`.
+
+    Noisy rows are left out.
+    """
     return [mean for peer in dict.fromkeys(name for row in rows for name in row.against) for mean in _means(rows, peer)]
 
 
@@ -214,7 +225,7 @@ def _means(rows: Iterable[Row], peer: str) -> Iterator[Mean]:
     everything: list[tuple[float, float]] = []
     for row in rows:
         minimum, median = row.ratio(peer), row.ratio(peer, median=True)
-        if minimum is None or median is None:
+        if minimum is None or median is None or row.noise:
             continue
         everything.append((minimum, median))
         for regime in regimes(row.problem):

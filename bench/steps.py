@@ -16,16 +16,19 @@ from torch import Tensor
 import fused_rnn
 
 from .case import Case, oracle, rounding
+from .noise import MARK, current_load, noise_of
 from .peers import PEERS, quantized_by_torch
 from .problems import Problem
-from .report import Environment, Table
 from .runner import WORKERS_SPIN
+from .table import Table
 from .timing import Timing, measure
 from .verify import ROUNDED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import ModuleType
+
+    from .environment import Environment
 
 Run = Callable[[], Any]  # makes all steps; its outputs, stacked or in a list
 
@@ -46,6 +49,7 @@ class StepRow:
     problem: Problem
     timings: dict[str, Timing] = field(default_factory=dict)  # of all steps, by contender
     failures: list[str] = field(default_factory=list)
+    noise: str | None = None  # why the times are not to be trusted
 
     def microseconds(self, name: str) -> float:
         """The least time of one step."""
@@ -57,7 +61,12 @@ class StepRow:
         times = {
             name: {"minimum_s": t.minimum / steps, "median_s": t.median / steps} for name, t in self.timings.items()
         }
-        return {"problem": str(self.problem), "failures": self.failures, "contenders": times}
+        return {
+            "problem": str(self.problem),
+            "failures": self.failures,
+            "noise": self.noise,
+            "contenders": times,
+        }
 
 
 def refuses(problem: Problem) -> str | None:
@@ -176,6 +185,7 @@ def measure_steps(problem: Problem, seconds: float) -> StepRow:
             runs[name] = run
         if not row.failures:
             row.timings = measure(runs, seconds, idle=WORKERS_SPIN)
+            row.noise = noise_of(row.timings, current_load())
     return row
 
 
@@ -184,7 +194,7 @@ def table(rows: Sequence[StepRow]) -> Table:
     names = tuple(dict.fromkeys(name for row in rows for name in row.timings))
 
     def cell(row: StepRow, name: str) -> str:
-        return f"{row.microseconds(name):.2f}" if name in row.timings else "-"
+        return f"{row.microseconds(name):.2f}{MARK * bool(row.noise)}" if name in row.timings else "-"
 
     return Table(
         "Steps: microseconds of one (least)",

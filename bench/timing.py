@@ -22,6 +22,7 @@ class Timing:
     """Seconds per call, one figure per sample."""
 
     samples: tuple[float, ...]
+    cpu: float | None = None  # CPU seconds of the process in a second of calls, where that was measured
 
     @property
     def minimum(self) -> float:
@@ -68,7 +69,11 @@ def repeats_for(task: Callable[[], object], clock: Clock = time.perf_counter) ->
 
 
 def measure(
-    tasks: Mapping[str, Callable[[], object]], seconds: float, clock: Clock = time.perf_counter, idle: float = 0.0
+    tasks: Mapping[str, Callable[[], object]],
+    seconds: float,
+    clock: Clock = time.perf_counter,
+    idle: float = 0.0,
+    cpu_clock: Clock = time.process_time,
 ) -> dict[str, Timing]:
     """Time the tasks in turns (A B, B A, A B, ...) for about `seconds` in total, after a warm-up.
 
@@ -81,8 +86,12 @@ def measure(
         if idle:
             time.sleep(idle)
             tasks[name]()
-        return sample(tasks[name], repeats[name], clock)
+        before = cpu_clock()
+        seconds_per_call = sample(tasks[name], repeats[name], clock)
+        cpu[name] += cpu_clock() - before
+        return seconds_per_call
 
+    cpu = dict.fromkeys(tasks, 0.0)
     with gc_paused():
         started = clock()
         for task in tasks.values():
@@ -99,7 +108,8 @@ def measure(
                 samples[name].append(rested(name))
             order.reverse()
             rounds += 1
-    return {name: Timing(tuple(values)) for name, values in samples.items()}
+    wall = {name: sum(values) * repeats[name] for name, values in samples.items()}
+    return {name: Timing(tuple(values), cpu[name] / wall[name]) for name, values in samples.items()}
 
 
 def geometric_mean(values: Iterable[float]) -> float:

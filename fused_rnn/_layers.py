@@ -160,7 +160,7 @@ def run_layer(
     weights = with_dropped_weights(variants, weights)
     steps = Steps(x, spec.ragged, draw_masks(variants, spec.cell, x, weights))
     run: Callable[..., RecurrenceResult] = partial(_run, spec._replace(variants=variants.of_each_run), weights)
-    if variants.recompute and torch.is_grad_enabled() and x.shape[0] > 0:
+    if variants.recompute and torch.is_grad_enabled() and not is_recorded() and x.shape[0] > 0:
         run = _while_unchanged(run, (x, h_0, c_0, *steps.ragged, *steps.masks, *chain.from_iterable(weights)))
         return _run_segments(run, steps, h_0, c_0, directions=len(weights))
     return run(steps, h_0, c_0, keep_cells=keep_cells)

@@ -45,8 +45,8 @@ def test_neighbours_run_inside_and_are_ended_whatever_happens(monkeypatch: pytes
 def test_the_ratio_is_to_the_best_median_of_the_others() -> None:
     times = ((8.0, 1.0, 4.0), (2.0, 2.0, 9.0), (1.0, 1.6, 7.0), (3.0, 5.0, 5.0))
     row = BusyRow(Problem.parse(PROBLEM), 1, dict(zip(CONTENDERS, map(Timing, times), strict=True)))
-    assert row.ratio() == 4.0 / 1.6
-    assert row.ratio(0.9) == 8.0 / 1.6
+    assert row.ratio() == 1.6 / 4.0
+    assert row.ratio(0.9) == 1.6 / 8.0
     assert BusyRow(row.problem, 1).ratio() is None
 
 

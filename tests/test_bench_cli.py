@@ -15,6 +15,7 @@ import torch
 from click.testing import CliRunner, Result
 
 import bench.__main__ as entry
+from bench import commands, runner
 from bench.case import Case, ModuleRun
 from bench.commands import cli
 from bench.features import FEATURES
@@ -74,6 +75,7 @@ def test_a_failed_verification_exits_1_and_the_other_problems_still_run(monkeypa
         return ModuleRun(torch.nn, case)
 
     monkeypatch.setitem(PEERS, "fused", Peer("fused", "broken for the LSTM", refuse_lstm))
+    monkeypatch.setattr(runner, "noise_of", lambda *_: None)  # the machine may be busy
     result = invoke("run", TINY, TINY.replace("lstm", "gru"), "--seconds", "0.001")
     assert result.exit_code == 1
     assert f"FAILED {TINY}: fused cannot run it: RuntimeError: broken" in result.stdout
@@ -105,6 +107,14 @@ def test_the_bare_command_and_help_list_the_commands() -> None:
         (("run", TINY, "--seconds", "inf"), "not a finite number"),
         (("run", TINY, "--threads", "0"), "--threads"),
         (("run", TINY, "--nope"), "--nope"),
+        (("run", TINY, "--chart", "chart.txt"), "ends with .png, .svg, .pdf, got 'chart.txt'"),
+        (("run", TINY, "--output", "xml"), "'xml' is not one of"),
+        (("run", "--cell", "lstm,qrnn"), "'qrnn' is not one of"),
+        (("run", "--hidden", "64,x"), "'x' is not a valid integer"),
+        (("run", "--cell", "gru", "--proj", "4"), "needs the cell lstm"),
+        (("run", "--type", "i8"), "i8 is for inference"),
+        (("step", "--layers", "2"), "steps are of one layer"),
+        (("compare", "no-such.json", "no-such.json"), "no-such.json"),
         (("run", TINY, "--against", "torch,tensorflow"), "unknown peer 'tensorflow'"),
         (("run", TINY, "--against", "fused"), "unknown peer 'fused'"),
         (("memory", "--against", ""), "unknown peer ''"),
@@ -173,8 +183,6 @@ def test_a_training_that_diverges_is_one_line_and_exit_code_1(monkeypatch: pytes
 
 
 def test_all_makes_one_report_of_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bench import commands
-
     text = "The quick brown fox jumps over the lazy dog. " * 100
     monkeypatch.setattr(corpus, "load", lambda _path: corpus.Corpus.from_text(text, "fox"))
     monkeypatch.setattr(commands, "suite", lambda _name: (Problem.parse(TINY),))

@@ -71,6 +71,16 @@ def test_measuring_keeps_to_its_budget_and_warms_up_first() -> None:
     assert timings["b"].median == pytest.approx(0.03)
 
 
+def test_the_cpu_time_of_a_second_of_calls_is_kept() -> None:
+    clock, cpu = FakeClock(), FakeClock()
+
+    def starved() -> None:
+        clock.now += 0.02
+        cpu.now += 0.005
+
+    assert measure({"a": starved}, 1.0, clock, cpu_clock=cpu)["a"].cpu == pytest.approx(0.25)
+
+
 def test_a_task_slower_than_the_budget_still_gets_its_rounds() -> None:
     clock = FakeClock()
     timings = measure({"a": clock.task("a", 10.0)}, 1.0, clock)

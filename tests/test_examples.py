@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
 
-from examples import forecast, gradient_flow, number_words, text, vowels
+from examples import forecast, gradient_flow, number_words, ppo, streaming, text, vowels
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from types import ModuleType
 
 SEEDS = ["0", "1"]
+
+
+@pytest.mark.parametrize("example", [forecast, gradient_flow, number_words, ppo, streaming, text, vowels])
+def test_the_help_has_defaults_run_times_and_a_quick_run(
+    example: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        example.main(["--help"])
+    about, options = capsys.readouterr().out.split("options:")
+    assert re.search(r"python examples/\w+\.py.*# about \d+ s on one core; with --quick \d+ s", about)
+    for name in re.findall(r"^  (--[\w-]+) [\w{]", options, re.MULTILINE):
+        _, told = options.split(f"  {name} ", 1)
+        given = {"--picture": "file to draw"}.get(name, "(default: ")  # a picture is drawn where it is asked for
+        assert given in " ".join(told.split("\n  --", 1)[0].split()), name
+    assert "--quick" in options
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -26,29 +43,30 @@ def test_every_cell_continues_the_cycle_from_its_first_two_letters(
     assert "100.0%" in last
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_characters_of_real_text_cost_less_than_by_pairs(seed: str) -> None:
-    bits, by_pairs = text.main(["--cell", "gru", "--seed", seed, "--steps", "50", "--length", "20"])
+def test_characters_of_real_text_cost_less_than_by_pairs_and_than_from_last_steps_alone() -> None:
+    options = ["--cell", "gru", "--quick", "--length", "20"]
+    (bits, by_pairs), (last_only, _) = text.main(options), text.main([*options, "--last-only"])
     assert bits < by_pairs - 0.1
+    assert bits < last_only - 0.1
 
 
 @pytest.mark.parametrize("options", [["--seed", seed] for seed in SEEDS] + [["--impl", "torch", "--cell", "gru"]])
 def test_speakers_are_named_in_19_of_20_recordings(options: list[str]) -> None:
-    right, by_nearest_mean = vowels.main(["--epochs", "15", *options])
+    right, by_nearest_mean = vowels.main(["--quick", *options])
     assert right >= 0.95 > by_nearest_mean
 
 
 @pytest.mark.parametrize("options", [["--seed", seed] for seed in SEEDS])
 def test_a_season_is_forecast_better_than_by_the_one_before(options: list[str], tmp_path: Path) -> None:
     picture = tmp_path / "forecast.png"
-    for error, naive in forecast.main(["--steps", "150", "--picture", str(picture), *options]):
+    for error, naive in forecast.main(["--quick", "--picture", str(picture), *options]):
         assert error < 0.95 * naive
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("options", [["--seed", seed] for seed in SEEDS] + [["--impl", "torch", "--cell", "lstm"]])
 def test_numbers_never_seen_are_written_in_words(options: list[str]) -> None:
-    right, by_nearest = number_words.main(["--limit", "1000", "--numbers", "700", "--steps", "150", *options])
+    right, by_nearest = number_words.main(["--quick", *options])
     assert right > 0.5 > by_nearest
 
 

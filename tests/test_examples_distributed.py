@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Losses = list[tuple[int, float]]
 
-EXAMPLE = ["examples/train_distributed.py", "--units", "32", "--steps", "60"]
+EXAMPLE = ["examples/train_distributed.py", "--units", "32", "--quick"]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 pytestmark = pytest.mark.skipif(

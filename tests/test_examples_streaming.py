@@ -13,7 +13,7 @@ from examples import streaming
 
 @pytest.mark.parametrize("options", [["--seed", "0"], ["--seed", "1"]])
 def test_the_effect_is_learnt_better_than_by_the_best_linear_filter(options: list[str]) -> None:
-    error, linear = streaming.main(["--steps", "70", *options])
+    error, linear = streaming.main(["--quick", *options])
     assert error < 0.8 * linear
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from bench.saved import rows_of
 from tools import performance_tables as tables
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def test_the_page_has_the_means_of_the_runs() -> None:
     runs, page = tables.kept_runs(), (tables.ROOT / "docs" / "performance.md").read_text()
     assert tables.means_table(runs) in page
     for threads in tables.THREADS:
-        rows = tables.rows_of(runs[tables.GRIDS.format(threads=threads, cell="lstm")])
+        rows = rows_of(runs[tables.GRIDS.format(threads=threads, cell="lstm")])
         assert tables.regime_table(rows) in page
 
 
@@ -107,11 +108,11 @@ def test_an_error_that_is_not_finite_stays() -> None:
 
 
 def test_rows_are_those_that_were_verified() -> None:
-    assert [(str(found.problem), found.ratio) for found in tables.rows_of(run_of(GRID))] == list(GRID.items())
+    assert [(str(found.problem), found.ratio) for found in rows_of(run_of(GRID))] == list(GRID.items())
 
 
 def test_means_grids_and_named_rows() -> None:
-    rows = tables.rows_of(run_of(GRID))
+    rows = rows_of(run_of(GRID))
     assert "| H <= 64 | 2.00x | - |" in tables.regime_table(rows)
     assert "| H >= 512, B <= 2 | - | 12.5x |" in tables.regime_table(rows)
     assert tables.grid_table(tables.grid_of(rows, training=False)).splitlines()[-1] == "| H = 64 | 4.00x | 1.00x |"

@@ -4,25 +4,25 @@ Usage: python -m tools.performance_tables [RUN.json ...]
 
 Each run (what `python -m bench ... --json RUN.json` wrote; its name says machine, threads and suite) takes the place of
 the one of its name, one row a line. Then tables.md is written beside the runs, and a heat map for each cell into
-docs/images. Ratios are those of the minimums: how many times faster fused_rnn is than torch.nn.
+docs/images. Ratios are those of the minimums: torch.nn's time over fused_rnn's.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from bench.heat_map import Grid, draw_grid
 from bench.problems import Problem
 from bench.regimes import REGIMES, Regime
+from bench.saved import Json, Row, ratio_text, read, rows_of
+from bench.timing import geometric_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-
-    from matplotlib.axes import Axes
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results"
@@ -33,17 +33,13 @@ GRIDS = "cpu-epyc4-{threads}-{cell}-full"  # the runs of the pictures
 THREADS = {"2threads": "two threads", "1thread": "one thread"}
 CELLS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 KEPT_OF_PEER = ("minimum_s", "median_s", "bytes", "bytes_per_step_row_unit", "error")
-NOT_KEPT = ("flops", "failures", "notes", "refusals")  # of a row: what follows from the rest, and what is empty
-
-Json = dict[str, Any]
-
-
-class Row(NamedTuple):
-    """A problem and its ratio."""
-
-    problem: Problem
-    ratio: float
-
+NOT_KEPT = (
+    "flops",
+    "failures",
+    "notes",
+    "refusals",
+    "noise",
+)  # of a row: what follows from the rest, and what is empty
 
 ROWS_OF_A_TABLE = (*REGIMES, Regime("all", lambda _: True))
 
@@ -92,31 +88,6 @@ def compact(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), allow_nan=False)
 
 
-def read(path: Path) -> Json:
-    """A run."""
-    found: Json = json.loads(path.read_text(encoding="utf-8"))
-    return found
-
-
-def rows_of(run: Json) -> list[Row]:
-    """The problems that were verified and timed."""
-    return [
-        Row(Problem.parse(row["problem"]), row["ratio_minimum"])
-        for row in run["problems"]
-        if row["verified"] and row["ratio_minimum"] is not None
-    ]
-
-
-def geometric_mean(ratios: Sequence[float]) -> float:
-    """Of at least one ratio."""
-    return math.exp(sum(map(math.log, ratios)) / len(ratios))
-
-
-def ratio_text(ratio: float) -> str:
-    """With three digits."""
-    return f"{ratio:.1f}x" if ratio >= 9.95 else f"{ratio:.2f}x"
-
-
 def table(columns: Sequence[str], cells: Iterable[Sequence[str]], text_columns: int = 1) -> str:
     """Markdown."""
     head = f"| {' | '.join(columns)} |\n|" + "---|" * text_columns + "---:|" * (len(columns) - text_columns)
@@ -135,22 +106,12 @@ def regime_table(rows: Sequence[Row]) -> str:
     return table(("regime", "inference", "training"), cells)
 
 
-class Grid(NamedTuple):
-    """Ratios by hidden size and batch, in one mode."""
-
-    mode: str
-    sizes: tuple[int, ...]
-    batches: tuple[int, ...]
-    ratios: dict[tuple[int, int], float]
-
-
 def grid_of(rows: Sequence[Row], *, training: bool) -> Grid:
     """The rows of a mode."""
     found = {
         (row.problem.hidden_size, row.problem.batch): row.ratio for row in rows if row.problem.training is training
     }
-    sizes, batches = (tuple(sorted({key[i] for key in found})) for i in (0, 1))
-    return Grid("training" if training else "inference", sizes, batches, found)
+    return Grid.of("training" if training else "inference", found)
 
 
 def grid_table(grid: Grid) -> str:
@@ -160,7 +121,7 @@ def grid_table(grid: Grid) -> str:
         (f"H = {size}", *(ratio_text(found[size, b]) if (size, b) in found else "-" for b in grid.batches))
         for size in grid.sizes
     )
-    return table((grid.mode, *(f"B = {batch}" for batch in grid.batches)), cells)
+    return table((grid.name, *(f"B = {batch}" for batch in grid.batches)), cells)
 
 
 def below(rows: Sequence[Row]) -> str:
@@ -189,19 +150,19 @@ def peers_table(run: Json) -> str:
 
 
 def features_table(run: Json) -> str:
-    """What a feature gains or costs, in the way its bar counts."""
+    """What a feature gains or costs."""
     cells = []
     for row in run["features"]:
-        peers, ratio, bar = row["peers"], row["bar_ratio_minimum"], row["bar"]
+        peers, ratio, bar = row["peers"], row["ratio_minimum"], row["bar"]
         times = (
             f"{milliseconds(peers.get(name))} / {milliseconds(peers.get(name), 'median_s')}"
             for name in ("fused", "torch")
         )
-        limit = "-" if bar is None else f"{bar['limit']:g}x{' time' if bar['ratio'] != 'speed' else ''}"
-        found = "-" if ratio is None else f"{ratio:.2f}x"
+        limit, found = ("-" if value is None else f"{value:.2f}x" for value in (bar, ratio))
         cells.append((row["feature"], f"`{row['problem']}`", row["against"], *times, found, limit, row["verdict"]))
     columns = ("feature", "problem", "against", "ours ms", "other ms", "ratio", "bar", "verdict")
-    return f"Minimum / median.\n\n{table(columns, cells, 3)}"
+    told = "Minimum / median; the bar is the least ratio of minimums, below 1 where a feature may cost time."
+    return f"{told}\n\n{table(columns, cells, 3)}"
 
 
 def memory_table(run: Json) -> str:
@@ -243,8 +204,10 @@ def section(name: str, run: Json) -> str:
 
 def tables(runs: Mapping[str, Json]) -> str:
     """The text of tables.md: every run on a CPU."""
-    head = "# Runs\n\nMade by performance_tables.py from the JSON beside it. Ratios are those of the minimums."
-    return "\n\n".join([head, *(section(name, run) for name, run in runs.items() if "stages" not in run)]) + "\n"
+    about = "Made by performance_tables.py from the JSON beside it."
+    ratio = "Ratios are the other's time over fused_rnn's, by minimums."
+    parts = [section(name, run) for name, run in runs.items() if "stages" not in run]
+    return "\n\n".join(["# Runs", f"{about} {ratio}", *parts]) + "\n"
 
 
 def means_table(runs: Mapping[str, Json]) -> str:
@@ -275,19 +238,6 @@ def picture(cell: str) -> Path:
     return PICTURES / f"speed_{cell}.png"
 
 
-def _draw_grid(axes: Axes, grid: Grid, words: str) -> None:
-    values = [[math.log2(grid.ratios[size, batch]) for batch in grid.batches] for size in grid.sizes]
-    axes.imshow(values, cmap="RdBu", vmin=-3.0, vmax=3.0, aspect="auto")
-    axes.set_xticks(range(len(grid.batches)), [str(batch) for batch in grid.batches])
-    axes.set_yticks(range(len(grid.sizes)), [str(size) for size in grid.sizes])
-    axes.set(title=f"{grid.mode}, {words}", xlabel="B", ylabel="H")
-    axes.tick_params(length=0)
-    for (size, batch), ratio in grid.ratios.items():
-        place = (grid.batches.index(batch), grid.sizes.index(size))
-        color = "white" if abs(math.log2(ratio)) > 2.0 else "black"
-        axes.text(*place, ratio_text(ratio)[:-1], ha="center", va="center", color=color, fontsize=9)
-
-
 def draw_heat_map(runs: Mapping[str, Json], cell: str) -> None:
     """The ratios of a cell: inference and training, two threads and one."""
     from matplotlib.figure import Figure
@@ -297,7 +247,8 @@ def draw_heat_map(runs: Mapping[str, Json], cell: str) -> None:
     for row, (threads, words) in enumerate(THREADS.items()):
         rows = rows_of(runs[GRIDS.format(threads=threads, cell=cell)])
         for training in (False, True):
-            _draw_grid(axes[row, int(training)], grid_of(rows, training=training), words)
+            grid = grid_of(rows, training=training)
+            draw_grid(axes[row, int(training)], grid, f"{grid.name}, {words}")
     figure.suptitle(f"{cell}: how many times faster than torch.nn (T = 100, I = H, float32)")
     figure.savefig(picture(cell), dpi=84, metadata={"Source": digest(runs, cell)})
 
