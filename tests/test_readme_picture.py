@@ -7,6 +7,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from bench.saved import rows_of
 from tools import performance_tables as tables
 from tools import readme_picture as pictures
 
@@ -47,7 +48,7 @@ def test_readme_has_the_means_and_ranges_of_the_picture() -> None:
     every = pictures.gpu_bars(runs)[0]
     assert f"{every.inference:.1f}x in inference and {every.training:.1f}x in training in the mean of all 90" in README
     grids = [runs[tables.GRIDS.format(threads="2threads", cell=cell)] for cell in tables.CELLS]
-    ratios = [row.ratio for run in grids for row in tables.rows_of(run)]
+    ratios = [row.ratio for run in grids for row in rows_of(run)]
     theirs = [row["theirs_us"]["min"] / row["ours_us"]["min"] for row in pictures.gpu_rows(runs)]
     shown = (
         f"{min(ratios):.1f}x to {max(ratios):.0f}x on this CPU, {min(theirs):.1f}x to {max(theirs):.0f}x on this GPU"

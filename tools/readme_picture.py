@@ -10,7 +10,9 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tools.performance_tables import GRIDS, PICTURES, geometric_mean, kept_runs, ratio_text, rows_of
+from bench.saved import ratio_text, rows_of
+from bench.timing import geometric_mean
+from tools.performance_tables import GRIDS, PICTURES, kept_runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
