@@ -39,7 +39,7 @@ struct CpuUnit {
 // Compiled in and runnable here, from the plainest to the widest.
 std::vector<std::string> cpu_instruction_sets();
 
-// The one in use: the widest, or what the environment variable FUSED_RNN_CPU_ISA names. Read once. Throws
+// The one in use: the widest that pays, or what the environment variable FUSED_RNN_CPU_ISA names. Read once. Throws
 // std::invalid_argument where the variable names one that is unknown or cannot run here.
 const std::string& active_cpu_instruction_set();
 const CpuUnit& active_cpu_unit();
