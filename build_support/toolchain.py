@@ -25,10 +25,6 @@ MIN_TORCH = (2, 11)
 
 COMMON_FLAGS = ["-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden", "-fno-math-errno"]
 COMMON_FLAGS += ["-ffp-contract=off", "-Wall", "-Wextra"]
-# What gcc 12 inlines of its own accord is as at -O2: the sources force what matters. A unit compiles in 0.81 of the
-# time, its code is 0.82 as large, and no schedule has 1 % more instructions (Xeon, Granite Rapids, 2026-11-30).
-COMMON_FLAGS += ["--param=max-inline-insns-auto=15", "--param=max-inline-insns-single=70"]
-COMMON_FLAGS += ["--param=inline-min-speedup=30", "--param=early-inlining-insns=6"]
 # Each unit is compiled for exactly its instruction set, so that a binary built on one machine runs on every other.
 ISA_FLAGS = {
     "baseline": [],
