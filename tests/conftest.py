@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +13,16 @@ from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# Inductor would compile and load a program for each kind of vectors, and its longest headers for one; what it generates
+# around our operators is right or wrong without vectors, too. Processes that tests start inherit it.
+os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "0")
+
+# Where Python was asked to write no bytecode, each process that a test starts would compile torch's modules again,
+# for 1 to 4 seconds. They share what they compile in a folder that `make clean` removes.
+if sys.dont_write_bytecode:
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ.setdefault("PYTHONPYCACHEPREFIX", str(Path(__file__).resolve().parent.parent / "build" / "bytecode"))
 
 # A drawn problem's time depends on the machine, so there is no deadline. `ci` draws the same problems in every run.
 settings.register_profile(
