@@ -3,6 +3,7 @@
 #
 #   make bench    set up; parity and speed against torch.nn, the features, the character language model; report in build/report
 #   make test     set up; all tests          make native   the torch-free C++ tests alone
+#   make test-fast    the tests that take a few minutes: no sanitizers, examples and compilers of torch
 #   make lint     formatters, linters, types make format   rewrite the sources in the project's layout
 #   make docs     the documentation site into build/docs (warnings are errors); make docs-links asks its external links, too
 #   make wheel    a wheel without torch's libraries into build/wheels
@@ -30,7 +31,7 @@ CXX_SOURCES = $(shell find csrc tests/native tests/cuda_on_cpu tools/micro tools
 NATIVE_TESTS = $(wildcard tests/native/*.cpp)
 
 .DEFAULT_GOAL := help
-.PHONY: help bench test native perf-check build docs docs-links wheel lint format clean FORCE
+.PHONY: help bench test test-fast native perf-check build docs docs-links wheel lint format clean FORCE
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -41,6 +42,10 @@ bench: $(VENV)/.installed-bench build
 # Two processes, a file at a time, in the order of tests/conftest.py: what takes longest comes first.
 test: $(VENV)/.installed-dev build
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+# SLOW in tests/conftest.py names what is left out.
+test-fast: $(VENV)/.installed-dev build
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 native: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/test_native.py

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +13,16 @@ from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# Inductor would compile and load a program for each kind of vectors, and its longest headers for one; what it generates
+# around our operators is right or wrong without vectors, too. Processes that tests start inherit it.
+os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "0")
+
+# Where Python was asked to write no bytecode, each process that a test starts would compile torch's modules again,
+# for 1 to 4 seconds. They share what they compile in a folder that `make clean` removes.
+if sys.dont_write_bytecode:
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ.setdefault("PYTHONPYCACHEPREFIX", str(Path(__file__).resolve().parent.parent / "build" / "bytecode"))
 
 # A drawn problem's time depends on the machine, so there is no deadline. `ci` draws the same problems in every run.
 settings.register_profile(
@@ -28,8 +40,58 @@ FIRST = (
 )
 
 
+# What `make test-fast` leaves out (`pytest -m "not slow"`): these files, but for tests with one of the words in a name,
+SLOW: dict[str, tuple[str, ...]] = {
+    "test_aot_inductor.py": (),
+    "test_bench_features.py": (),
+    "test_bench_peers.py": ("refused", "means", "missing_package"),
+    "test_bench_report.py": (),
+    "test_build.py": (),
+    "test_code_blocks.py": (),
+    "test_compare_bits.py": (),
+    "test_cuda_build.py": (),
+    "test_cuda_emulator.py": ("[emulator]", "every_source_is_listed"),
+    "test_distributed.py": (),
+    "test_examples.py": ("help",),
+    "test_examples_distributed.py": (),
+    "test_examples_ppo.py": ("rollout",),
+    "test_fork.py": (),
+    "test_fuzz.py": ("found", "right_layer", "drawn"),
+    "test_gpu_check_problems.py": ("problem", "listed", "correctness_check"),
+    "test_import.py": ("plain_use",),
+    "test_in_place.py": ("eager-", "every_result", "second_derivatives", "vmap", "no_views"),
+    "test_leaks.py": (),
+    "test_many_threads.py": (),
+    "test_native.py": ("test_cells-avx2", "test_storage-avx2", "test_vec_math-avx2", "every_native_source_is_listed"),
+    "test_native_arm.py": (),
+    "test_notebooks.py": ("outputs", "packages"),
+    "test_onnx.py": (),
+    "test_parity.py": ("named_problem", "drawn", "two_threads"),
+    "test_perf_check.py": (),
+    "test_quantized_onnx.py": (),
+    "test_site.py": (),
+    "test_torchrl.py": (),
+}
+# and everywhere tests that by their name ask torch's compilers.
+COMPILERS = ("compil", "default_backend", "generated_code", "export")
+
+
+def is_slow(file: str, name: str) -> bool:
+    """Whether `make test-fast` leaves out the test of this name."""
+    asks_compiler = any(word in name for word in COMPILERS)
+    return asks_compiler or (file in SLOW and not any(word in name for word in SLOW[file]))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The marker of what SLOW and COMPILERS name."""
+    config.addinivalue_line("markers", "slow: left out by `make test-fast`")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files of FIRST come first."""
+    """The files of FIRST come first; slow tests are marked."""
+    for item in items:
+        if is_slow(item.path.name, item.name):
+            item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
 
 

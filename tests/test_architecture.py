@@ -10,6 +10,7 @@ import pytest
 from torch.utils import _device
 
 from build_support import native
+from tests import conftest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -385,3 +386,12 @@ def test_a_violating_file_is_reported(name: str, tmp_path: Path) -> None:
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_text(text)
     assert violations(tmp_path) == [message]
+
+
+def test_every_name_of_what_is_first_or_slow_is_one() -> None:
+    tests = ROOT / "tests"
+    assert [name for name in (*conftest.FIRST, *conftest.SLOW) if not (tests / name).is_file()] == []
+    for file, kept in conftest.SLOW.items():
+        text = (tests / file).read_text()
+        # Of a parametrized test the first part of its parameters, without the brackets.
+        assert [word for word in kept if word.strip("[]").split("-")[0] not in text] == [], file

@@ -101,7 +101,7 @@ def test_a_source_folder_that_hides_an_installed_package_says_how_to_use_that(ho
     assert f"is installed in {installed / 'fused_rnn'}, but {source} comes before it in sys.path" in text
     # What it says works.
     assert imported(tmp_path, path=installed) == (0, str(installed / "fused_rnn" / "__init__.py"))
-    if sys.version_info >= (3, 11):
+    if how == "current folder" and sys.version_info >= (3, 11):
         assert imported(source, "-P", path=installed) == (0, str(installed / "fused_rnn" / "__init__.py"))
 
 
