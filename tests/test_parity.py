@@ -186,7 +186,7 @@ def test_every_instruction_set_passes(instruction_set: str) -> None:
         pytest.skip("this process was started for one instruction set")
     # Left out is what does not depend on the instruction set, or takes long.
     chosen = "not opcheck and not importing and not long_sequence and not instruction_set"
-    if instruction_set.split("_")[0] == active.split("_")[0]:
+    if instruction_set.partition("_")[0] == active.partition("_")[0]:
         chosen += " and (bf16 or bfloat16 or precision or drawn)"  # the same code but for that type
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen]
     result = subprocess.run(
