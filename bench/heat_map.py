@@ -71,7 +71,7 @@ def draw(run: Json, path: Path) -> int:
 
     grids = grids_of(rows_of(run))
     if not grids:
-        raise ValueError("the run has no times, or noisy ones alone")
+        raise ValueError("the run has no times that are not noisy")
     columns = min(len(grids), 2)
     lines = math.ceil(len(grids) / columns)
     figure = Figure(figsize=(5.0 * columns, 0.6 + 2.3 * lines), layout="constrained", facecolor="white")

@@ -34,7 +34,26 @@ def read_problems(path: Path) -> Json:
         raise ValueError(f"{path} is not JSON: {error}") from None
     if not isinstance(found, dict) or not isinstance(found.get("problems"), list):
         raise ValueError(f"{path} has no problems: it is not of `run --json`")
+    if not all(map(_is_row, found["problems"])) or not isinstance(found.get("environment", {}), dict):
+        raise ValueError(f"{path} has problems that `run --json` did not write")
     return found
+
+
+def _is_row(row: Any) -> bool:
+    """Whether all that is read of a problem is there and of its type."""
+    if not isinstance(row, dict) or not isinstance(row.get("verified"), bool):
+        return False
+    peers, ratio = row.get("peers"), row.get("ratio_minimum")
+    if not isinstance(peers, dict) or not all(isinstance(peer, dict) for peer in peers.values()):
+        return False
+    times = [peer["minimum_s"] for peer in peers.values() if "minimum_s" in peer]
+    if not all(isinstance(number, float) and number > 0.0 for number in (*times, *([] if ratio is None else [ratio]))):
+        return False
+    try:
+        Problem.parse(row["problem"])
+    except (KeyError, TypeError, AttributeError, ValueError):
+        return False
+    return True
 
 
 def rows_of(run: Json) -> list[Row]:

@@ -30,6 +30,8 @@ def _as_run(_context: click.Context, _parameter: click.Parameter, path: Path) ->
 def compare_command(old: Json, new: Json, output: Output) -> None:
     """Compare two runs that `run --json` wrote: ratios of each problem, means, and what one of them lacks."""
     found = compare.compare(old, new)
+    if not found.pairs:
+        raise click.UsageError("the runs have timed no problem in common.")
     output.finish(compare.tables(found), compare.lines(found), compare.as_json(found))
 
 
@@ -42,4 +44,7 @@ def heatmap_command(run: Json, picture: Path) -> None:
         panels = draw(run, picture)
     except ValueError as error:
         raise click.UsageError(f"{error}.") from None
-    click.echo(f"{panels} panels: {picture}")
+    click.echo(f"{panels} panel{'s' * (panels != 1)}: {picture}")
+    for row in run["problems"]:
+        if row.get("noise"):
+            click.echo(f"left out as noisy: {row['problem']}", err=True)

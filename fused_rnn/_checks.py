@@ -241,8 +241,10 @@ def _lengths_of(given: Any) -> Tensor:
     if not isinstance(values, (int, list, tuple, range)):
         raise ArgumentTypeError(f"lengths must be {wanted}, got {type(values).__name__}")
     for each in () if isinstance(values, int) else values:
+        if isinstance(each, list) and all(isinstance(row, list) and len(row) == len(each) for row in values):
+            break  # perhaps a mask, which the check of shapes knows
         if not isinstance(each, (Integral, Tensor)):
-            raise TypeError(f"lengths must be {wanted}, got {type(each).__name__} in it: for a mask, give mask.sum(1)")
+            raise TypeError(f"lengths must be {wanted}, got {type(each).__name__} in it")
     return torch.tensor(values, dtype=torch.int64 if values in ([], ()) else None, device="cpu")
 
 

@@ -166,13 +166,16 @@ def _explain_model(
     layers = {module: name for name, module in model.named_modules() if isinstance(module, RecurrentLayer)}
     unconverted = _unconverted(model)
     if not layers:
-        cells = any(isinstance(module, RecurrentCell) for module in model.modules())
-        int8 = any(isinstance(module, QuantizedModule) for module in model.modules())
-        hint = f"; {unconverted}" if unconverted else "; its cells always run one step" if cells else ""
-        hint = "; its int8 weights have one way" if int8 else hint
-        raise TypeError(
-            f"layer must be a fused_rnn LSTM, GRU or RNN, got {type(model).__name__}, which is no model with them{hint}"
-        )
+        hint = "which has none"
+        if any(isinstance(module, QuantizedModule) for module in model.modules()):
+            hint = "whose int8 layers all run the same way"
+        elif unconverted:
+            hint = f"which has those of torch.nn ({', '.join(unconverted)}): call fused_rnn.convert(model) first"
+        elif any(isinstance(module, RecurrentCell) for module in model.modules()):
+            hint = "whose cells all run one step"
+        kind = type(model)
+        name = f"torch.nn.{kind.__name__}" if kind.__module__.startswith("torch.nn.") else kind.__name__
+        raise TypeError(f"layer must be a fused_rnn LSTM, GRU or RNN, or a model with them, got {name}, {hint}")
     calls: list[list[LayerPlan]] = []  # that differ, so that a loop over steps is one
     devices: set[str] = set()
 
@@ -198,20 +201,19 @@ def _explain_model(
         raise ValueError(f"the call of layer reaches none of its recurrent layers: {', '.join(layers.values())}")
     found = tuple(chain.from_iterable(calls))
     silent = [name for name in layers.values() if name not in {plan.module for plan in found}]
-    notes = [unconverted] if unconverted else []
+    notes = [f"of torch.nn, for fused_rnn.convert to swap: {', '.join(unconverted)}"] if unconverted else []
     notes += [f"not reached by this call: {', '.join(silent)}"] if silent else []
     return Explanation(", ".join(sorted(devices)), found, tuple(notes))
 
 
-def _unconverted(model: torch.nn.Module) -> str:
-    """The layers and cells of torch.nn in a model, in words; empty where there are none."""
-    names = [
+def _unconverted(model: torch.nn.Module) -> list[str]:
+    """The names of layers and cells of torch.nn in a model."""
+    return [
         name or "the model itself"
         for name, module in model.named_modules()
         if isinstance(module, (torch.nn.RNNBase, torch.nn.RNNCellBase))
         and not isinstance(module, (RecurrentLayer, RecurrentCell))
     ]
-    return f"of torch.nn, for fused_rnn.convert to swap: {', '.join(names)}" if names else ""
 
 
 def _explain_layer(

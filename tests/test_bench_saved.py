@@ -79,7 +79,15 @@ def test_the_command_compares_two_files(files: list[str]) -> None:
     assert "missing" in result.stderr
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"features": []}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("{", "[]", '{"features": []}', '{"problems": [1]}', '{"problems": [{}]}'),
+        '{"problems": [{"problem": "x", "verified": true, "peers": {}}]}',
+        json.dumps({"problems": [{"problem": SMALL, "verified": True, "peers": {"fused": {"minimum_s": 0}}}]}),
+        '{"problems": [], "environment": null}',
+    ],
+)
 def test_a_file_that_is_no_run_is_one_line_and_exit_code_2(content: str, files: list[str], tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.json"
     wrong.write_text(content)
@@ -95,6 +103,23 @@ def test_a_heat_map_has_a_panel_for_each_kind_of_problem(files: list[str], tmp_p
     result = CliRunner().invoke(cli, ["heatmap", files[0], str(picture)])
     assert result.stdout == f"2 panels: {picture}\n"
     assert "<svg" in picture.read_text(encoding="utf-8")
+
+
+def test_a_heat_map_names_the_noisy_problems_that_it_leaves_out(tmp_path: Path) -> None:
+    run = tmp_path / "run.json"
+    run.write_text(json.dumps(run_of(row(SMALL, 4.0), row(LARGE, 2.0, noise="busy"))))
+    result = CliRunner().invoke(cli, ["heatmap", str(run), str(tmp_path / "map.svg")])
+    assert result.exit_code == 0
+    assert result.stdout.startswith("1 panel: ")
+    assert result.stderr == f"left out as noisy: {LARGE}\n"
+
+
+def test_runs_without_a_common_problem_are_not_compared(tmp_path: Path) -> None:
+    for name, problem in (("a", SMALL), ("b", LARGE)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(run_of(row(problem, 2.0))))
+    result = CliRunner().invoke(cli, ["compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")])
+    assert result.exit_code == 2
+    assert "no problem in common" in result.stderr
 
 
 def test_a_grid_has_the_ratios_by_size_and_batch_without_the_noisy() -> None:

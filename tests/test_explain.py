@@ -79,7 +79,9 @@ def test_arguments_are_checked_as_in_a_call() -> None:
 def test_a_layer_of_torch_is_refused_with_a_hint() -> None:
     with pytest.raises(TypeError, match=r"fused_rnn\.convert"):
         fused_rnn.explain(torch.nn.LSTM(3, 5), torch.zeros(4, 2, 3))
-    with pytest.raises(TypeError, match="layer must be a fused_rnn LSTM, GRU or RNN, got Linear"):
+    with pytest.raises(
+        TypeError, match="layer must be a fused_rnn LSTM, GRU or RNN, or a model with them, got torch.nn.Linear"
+    ):
         fused_rnn.explain(torch.nn.Linear(3, 5), torch.zeros(4, 2, 3))
 
 
@@ -237,11 +239,13 @@ def test_the_layers_of_a_model_are_explained_as_by_themselves() -> None:
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (torch.nn.Sequential(torch.nn.GRU(3, 5)), "got Sequential, .*of torch.nn, for fused_rnn.convert to swap: 0$"),
-        (torch.nn.Sequential(fused_rnn.GRUCell(3, 5)), "got Sequential, .*its cells always run one step$"),
+        (torch.nn.GRU(3, 5), r"got torch.nn.GRU, .* torch.nn \(the model itself\): call fused_rnn.convert\(model\)"),
+        (torch.nn.Sequential(torch.nn.GRU(3, 5)), r"Sequential, .* torch.nn \(0\): call fused_rnn.convert\(model\)"),
+        (torch.nn.Sequential(fused_rnn.GRUCell(3, 5)), "got torch.nn.Sequential, whose cells all run one step$"),
+        (torch.nn.Identity(), "got torch.nn.Identity, which has none$"),
         ("model", "or a model, got str$"),
     ],
-    ids=["torch", "cells", "text"],
+    ids=["of torch.nn", "with torch.nn's", "cells", "nothing", "text"],
 )
 def test_what_has_no_recurrent_layer_is_refused(model: Any, message: str) -> None:
     with pytest.raises(TypeError, match=f"layer must be a fused_rnn LSTM, GRU or RNN, .*{message}"):

@@ -246,8 +246,8 @@ def test_cells_of_a_layer_without_them_are_refused(name: str) -> None:
 X = torch.zeros(6, 4, 3)
 BAD_CALLS: tuple[tuple[dict[str, Any], type[Exception], str], ...] = (
     ({"lengths": "3061"}, TypeError, "lengths must be a Tensor, a sequence or an array of integers, got str"),
-    ({"lengths": [3.0, 0, 6, 1]}, TypeError, "lengths must be .* of integers, got float in it"),
-    ({"lengths": [[True] * 4] * 6}, TypeError, "lengths must be .* got list in it: for a mask, give mask.sum"),
+    ({"lengths": [3.0, 0, 6, 1]}, TypeError, "lengths must be .* of integers, got float in it$"),
+    ({"lengths": [[True] * 4] * 6}, TypeError, r"lengths must .* give mask\.sum\([01]\)"),
     ({"lengths": np.ones(4)}, TypeError, "lengths must be .* of integers, got float in it"),
     ({"lengths": [3, 0, 6]}, RuntimeError, r"lengths must have shape \(B\) = \[4\], got \[3\]$"),
     ({"lengths": [3, 0, 7, 1]}, ValueError, "lengths must be from 0 to T = 6, got 7"),
