@@ -240,8 +240,9 @@ def _lengths_of(given: Any) -> Tensor:
     values = given.tolist() if hasattr(type(given), "__array_interface__") else given
     if not isinstance(values, (int, list, tuple, range)):
         raise ArgumentTypeError(f"lengths must be {wanted}, got {type(values).__name__}")
-    for each in () if isinstance(values, int) else values:
-        if isinstance(each, list) and all(isinstance(row, list) and len(row) == len(each) for row in values):
+    entries = () if isinstance(values, int) else values
+    for each in entries:
+        if isinstance(each, list) and all(isinstance(row, list) and len(row) == len(each) for row in entries):
             break  # perhaps a mask, which the check of shapes knows
         if not isinstance(each, (Integral, Tensor)):
             raise TypeError(f"lengths must be {wanted}, got {type(each).__name__} in it")
