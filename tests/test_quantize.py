@@ -368,7 +368,7 @@ def test_only_modules_and_fitting_layers_are_taken() -> None:
     with pytest.raises(TypeError, match=r"layer must be torch's LSTM or fused_rnn's LSTM, got GRU"):
         quantized.LSTM(fused_rnn.GRU(3, 5))
     small = fused_rnn.quantize(fused_rnn.GRU(3, 5))
-    with pytest.raises(TypeError, match="its int8 weights have one way"):
+    with pytest.raises(TypeError, match="whose int8 layers all run the same way"):
         fused_rnn.explain(small, torch.randn(2, 2, 3))
     with pytest.raises(TypeError, match=r"weights must be None or torch\.int8 for an int8 layer"):
         fused_rnn.Stepper(small, weights=torch.bfloat16)
