@@ -95,6 +95,7 @@ def restore(model: _Model) -> _Model:
 
     Warns:
         UserWarning: layers with variants or with a behaviour of their own were left; it names them and what they have.
+            Or there is no recurrent layer or cell of this package in `model`, or there are int8 layers, which stay.
 
     Example::
 
@@ -103,7 +104,13 @@ def restore(model: _Model) -> _Model:
         quantized = torch.ao.quantization.quantize_dynamic(plain, {torch.nn.LSTM})
     """
     theirs = {ours: theirs for theirs, ours in _REPLACEMENTS.items()}
-    rule = Swap("restore", list(theirs), _why_not_plain, lambda module, base: _replacement(module, theirs[base]))
+    rule = Swap(
+        "restore",
+        list(theirs),
+        _why_not_plain,
+        lambda module, base: _replacement(module, theirs[base]),
+        _nothing_of_ours,
+    )
     return cast("_Model", swap(model, rule).model)
 
 
@@ -126,6 +133,15 @@ def _objections(options: Variants, model: torch.nn.Module, swapped: Mapping[str,
     if not any(isinstance(each, _RECURRENT) for each in model.modules()):
         found.append(f"found no recurrent layer or cell of torch.nn in {type(model).__name__}")
     return found
+
+
+def _nothing_of_ours(model: torch.nn.Module, _swapped: Mapping[str, torch.nn.Module]) -> list[str]:
+    """What the caller of `restore` should know."""
+    if int8 := [name or "the model itself" for name, each in model.named_modules() if hasattr(each, "dequantized")]:
+        return [f"left int8 layers, which have dequantized() for a float one: {', '.join(int8)}"]
+    if any(isinstance(each, tuple(_REPLACEMENTS.values())) for each in model.modules()):
+        return []
+    return [f"found no recurrent layer or cell of fused_rnn in {type(model).__name__}"]
 
 
 def _check_options(options: Variants, module: torch.nn.Module, name: str) -> bool:

@@ -225,3 +225,11 @@ def test_dynamic_quantization_by_type_finds_a_restored_layer() -> None:
     quantized = quantize(restore(copy.deepcopy(model)), {torch.nn.LSTM})
     assert type(quantized[0]).__module__ == "torch.ao.nn.quantized.dynamic.modules.rnn"
     assert (quantized(x)[0] - model(x)[0]).abs().max() < 0.02
+
+
+def test_a_model_without_a_layer_of_ours_is_told() -> None:
+    with pytest.warns(UserWarning, match="found no recurrent layer or cell of fused_rnn in Linear"):
+        fused_rnn.restore(torch.nn.Linear(2, 3))
+    int8 = fused_rnn.quantize(torch.nn.Sequential(fused_rnn.LSTM(3, 4)))
+    with pytest.warns(UserWarning, match=r"left int8 layers, which have dequantized\(\) for a float one: 0"):
+        assert fused_rnn.restore(int8)[0] is int8[0]
