@@ -70,6 +70,10 @@ _DEFAULTS: Mapping[str, Any] = {
 _SHOWN = {"input_size": "the hidden size", "proj": "none"}
 
 
+def _default(field: str, mode: str) -> Any:
+    return mode if field == "mode" else _DEFAULTS[field]
+
+
 def _parse(text: str) -> Problem:
     try:
         return Problem.parse(text)
@@ -96,8 +100,7 @@ def _take(given: dict[str, Any], mode: str, *, timed: bool) -> tuple[Problem, ..
     values = {name: given.pop(name) for name in _FIELDS}
     bidirectional = given.pop("bidirectional")
     if bidirectional or any(values.values()):
-        defaults = {**_DEFAULTS, "mode": mode}
-        chosen = {name: values[name] or (defaults[name],) for name in _FIELDS}
+        chosen = {name: values[name] or (_default(name, mode),) for name in _FIELDS}
         problems += tuple(_grid(chosen, bidirectional=bidirectional))
     for problem in problems:
         if timed and not (problem.time_steps and problem.batch):
@@ -120,7 +123,7 @@ def problem_options(mode: str = "train", *, timed: bool = True) -> Callable[[Cal
         wrapped: Callable[..., Any] = take_problems
         wrapped = click.option("--bidirectional", is_flag=True, help="In two directions.")(wrapped)
         for name, (option, kind, text) in reversed(list(_FIELDS.items())):
-            default = _SHOWN.get(name, {**_DEFAULTS, "mode": mode}[name])
+            default = _SHOWN.get(name, _default(name, mode))
             metavar = "|".join(kind.choices) if isinstance(kind, click.Choice) else "N"
             help_text = f"{text}, separated by commas (default {default})."
             wrapped = click.option(option, name, type=Several(kind), metavar=metavar, help=help_text)(wrapped)

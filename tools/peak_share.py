@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import time
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from bench.problems import Problem
+from bench.timing import measure
 from fused_rnn import LSTM, build_info
 from tools import perf_check
+from tools.performance_tables import table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,38 +45,27 @@ def peak_gflops(program: Path) -> float:
     return tile.gflops / tile.share
 
 
-def seconds_of_calls(call: Callable[[], object], seconds: float) -> list[float]:
-    """Of calls for so many seconds in all, and at least 5, after one that is not counted."""
-    call()
-    found: list[float] = []
-    while len(found) < 5 or sum(found) < seconds:
-        begin = time.perf_counter()
-        call()
-        found.append(time.perf_counter() - begin)
-    return found
-
-
-def measure(hidden_size: int, batch: int, seconds: float, peak: Callable[[], float]) -> Share:
+def share_of(hidden_size: int, batch: int, seconds: float, peak: Callable[[], float]) -> Share:
     """One problem between two measurements of the peak."""
+    problem = Problem("lstm", TIME_STEPS, batch, hidden_size, hidden_size, training=False)
     layer, x = LSTM(hidden_size, hidden_size), torch.randn(TIME_STEPS, batch, hidden_size)
     before = peak()
     with torch.no_grad():
-        times = seconds_of_calls(lambda: layer(x), seconds)
-    gflop = 2e-9 * TIME_STEPS * batch * 4 * hidden_size * (2 * hidden_size)
+        timing = measure({"layer": lambda: layer(x)}, seconds)["layer"]
     highest = max(before, peak())
-    speed, usual = gflop / min(times), gflop / median(times)
+    speed, usual = (1e-9 * problem.flops() / time for time in (timing.minimum, timing.median))
     return Share(hidden_size, batch, speed, speed / highest, usual / highest)
 
 
-def table(shares: list[Share]) -> str:
+def as_table(shares: list[Share]) -> str:
     """Markdown: a row for each hidden size, a column for each batch; by the least time, in brackets by the median."""
     batches = sorted({share.batch for share in shares})
-    lines = ["| H | " + " | ".join(f"B = {batch}" for batch in batches) + " |", "|---" + "|---:" * len(batches) + "|"]
+    rows = []
     for size in sorted({share.hidden_size for share in shares}):
         of_size = {share.batch: share for share in shares if share.hidden_size == size}
         cells = [f"{of_size[b].of_peak:.0%} ({of_size[b].median_of_peak:.0%})" if b in of_size else "" for b in batches]
-        lines.append(f"| {size} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append([str(size), *cells])
+    return table(["H", *(f"B = {batch}" for batch in batches)], rows)
 
 
 def main() -> None:
@@ -88,9 +78,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         program = perf_check.build("tile_speed", name, Path(folder))
         problems = [(size, batch) for size in HIDDEN_SIZES for batch in BATCHES]
-        shares = [measure(*problem, seconds, lambda: peak_gflops(program)) for problem in problems]
+        shares = [share_of(*problem, seconds, lambda: peak_gflops(program)) for problem in problems]
     print(f"{name}, peak of one core at most {max(share.gflops / share.of_peak for share in shares):.0f} GFLOP/s\n")
-    print(table(shares))
+    print(as_table(shares))
 
 
 if __name__ == "__main__":

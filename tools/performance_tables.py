@@ -33,13 +33,8 @@ GRIDS = "cpu-epyc4-{threads}-{cell}-full"  # the runs of the pictures
 THREADS = {"2threads": "two threads", "1thread": "one thread"}
 CELLS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 KEPT_OF_PEER = ("minimum_s", "median_s", "bytes", "bytes_per_step_row_unit", "error")
-NOT_KEPT = (
-    "flops",
-    "failures",
-    "notes",
-    "refusals",
-    "noise",
-)  # of a row: what follows from the rest, and what is empty
+# Of a row: what follows from the rest, and what is empty.
+NOT_KEPT = ("flops", "failures", "notes", "refusals", "noise")
 
 ROWS_OF_A_TABLE = (*REGIMES, Regime("all", lambda _: True))
 

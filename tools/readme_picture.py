@@ -8,9 +8,9 @@ It writes docs/images/gain_light.svg and gain_dark.svg. A bar is a geometric mea
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from bench.saved import ratio_text, rows_of
+from bench.saved import Json, ratio_text, rows_of
 from bench.timing import geometric_mean
 from tools.performance_tables import GRIDS, PICTURES, kept_runs
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-Json = dict[str, Any]
 CPU_CELLS = {"LSTM": "lstm", "GRU": "gru", "RNN, tanh": "rnn_tanh", "RNN, relu": "rnn_relu"}
 FEATURES, GPU = "cpu-epyc4-2threads-features", "cuda-h200"
 GPU_GROUPS: dict[str, Callable[[Json], bool]] = {
