@@ -34,6 +34,7 @@ class RecurrentLayer(Unscriptable, Traceable, LayerCalls, FlatWeights):
     zoneout: float | tuple[float, float] = 0.0
     recurrent_dropout = weight_dropout = 0.0
     cell_clip: float | None = None
+    _steps_keyword = "return_cells"  # that asks for the states after each step
     _sizes_changed = False  # whether somebody has changed input_size or hidden_size since the layer was made
 
     def __init__(self, mode: str, variants: Variants, *arguments: Any) -> None:
@@ -79,6 +80,9 @@ class RecurrentLayer(Unscriptable, Traceable, LayerCalls, FlatWeights):
                 )
         return getattr(variants, name)
 
+    def _prepare_kernels(self) -> None:
+        """Have the kernels of the cell, where they are not built in."""
+
     def _suffixes(self) -> list[str]:
         """What the names of the parameters of each direction of each layer end with."""
         return [names[0].removeprefix("weight_ih") for names in self._all_weights]
@@ -96,7 +100,7 @@ class RecurrentLayer(Unscriptable, Traceable, LayerCalls, FlatWeights):
 
     def _parameters_of(self, variants: Variants) -> dict[str, tuple[str, int]]:
         """Those of variants, by name: see `parameters_of`."""
-        gates = CELLS[CELL_OF_MODE[self.mode]].gates
+        gates = CELLS[self._plain_cell].gates
         return parameters_of(
             variants, gates=gates, hidden_size=self.hidden_size, lstm=self.mode == "LSTM", bias=self.bias
         )
@@ -118,7 +122,12 @@ class RecurrentLayer(Unscriptable, Traceable, LayerCalls, FlatWeights):
     @property
     def cell(self) -> str:
         """The name of the cell in the compiled library: lstm, lstm_peephole, gru, rnn_tanh or rnn_relu."""
-        return "lstm_peephole" if self._variants().unit_weights else CELL_OF_MODE[self.mode]
+        return "lstm_peephole" if self._variants().unit_weights else self._plain_cell
+
+    @property
+    def _plain_cell(self) -> str:
+        """The same without variants."""
+        return CELL_OF_MODE[self.mode]
 
     def _direction(self, tensors: list[Any]) -> DirectionWeights:
         """The parameters of one direction, without the variants'."""
@@ -154,7 +163,7 @@ class RecurrentLayer(Unscriptable, Traceable, LayerCalls, FlatWeights):
             )
         if not self._sizes_changed:
             return
-        rows = CELLS[CELL_OF_MODE[self.mode]].gates * self.hidden_size
+        rows = CELLS[self._plain_cell].gates * self.hidden_size
         names, widths = self._all_weights[0], (self.input_size, self.proj_size or self.hidden_size)
         for name, weight, width in zip(names, self._weights(names[:2]), widths, strict=False):
             if weight.shape != (rows, width):
@@ -169,7 +178,11 @@ class RecurrentLayer(Unscriptable, Traceable, LayerCalls, FlatWeights):
             found = self._run_unchecked(x, hx) if lengths is None and resets is None and not return_cells else None
             output, h_n, c_n, cells = found or self._run_checked(x, hx, lengths, resets, return_cells)
         except PROXY_ERRORS as error:
-            return leaf(error, self, (x, hx), {"lengths": lengths, "resets": resets, "return_cells": return_cells})
+            return leaf(error, self, (x, hx), {"lengths": lengths, "resets": resets, self._steps_keyword: return_cells})
+        return self._returned(output, h_n, c_n, cells, return_cells=return_cells)
+
+    def _returned(self, output: Any, h_n: Any, c_n: Any, cells: Any, *, return_cells: bool) -> Any:
+        """What the caller gets, from the results in the layout of the input."""
         if self.mode != "LSTM":
             return output, h_n
         return (output, (h_n, c_n), cells) if return_cells else (output, (h_n, c_n))
@@ -178,7 +191,7 @@ class RecurrentLayer(Unscriptable, Traceable, LayerCalls, FlatWeights):
         self, x: Tensor | PackedSequence, hx: Any, lengths: Any, resets: Any, return_cells: bool
     ) -> tuple[Any, Tensor, Tensor, Any]:
         """Output, h_n, c_n and cells ([0] where there are none) in the layout of the input."""
-        if return_cells and self.mode != "LSTM":
+        if return_cells and CELLS[self._plain_cell].states == 1:
             raise TypeError(f"{type(self).__name__}: return_cells needs a cell state, which only the LSTM has")
         tensors = self._weights(self._flat_weights_names)  # once, since a parametrization computes them
         _checks.refuse_expanded_weights(type(self).__name__, tensors)
@@ -187,7 +200,7 @@ class RecurrentLayer(Unscriptable, Traceable, LayerCalls, FlatWeights):
         variants = self._variants()
         layers = self._layers(variants, tensors)
         _checks.check_parameter_devices(sequence, zip(self._all_weights, chain.from_iterable(layers), strict=True))
-        cell = CELL_OF_MODE[self.mode] if variants is PLAIN else self.cell
+        cell = self._plain_cell if variants is PLAIN else self.cell
         spec = LayerSpec(cell, self.hidden_size, variants, ragged)
         output, h_n, c_n, cells = run_stack(spec, sequence, layers, h_0, c_0, dropout=dropout, keep_cells=return_cells)
         output = self._like_input(x, output, ragged.places)
@@ -212,7 +225,7 @@ class RecurrentLayer(Unscriptable, Traceable, LayerCalls, FlatWeights):
                 return None
         weights = self._direction(self._weights(names[0]))
         steps = x.transpose(0, 1) if self.batch_first else x
-        found = run_unchecked(CELL_OF_MODE[self.mode], steps, weights, h_0, c_0)
+        found = run_unchecked(self._plain_cell, steps, weights, h_0, c_0)
         if found is None:
             return None
         output = found.output
