@@ -135,7 +135,7 @@ def compile_library(source: CellSource, dtype: torch.dtype, isa: str, path: Path
                 raise CompileError(
                     f"the cell {source.title} did not compile: {shlex.join(command)}\n{result.stderr[-4000:]}"
                 )
-            os.replace(made, path)
+            made.replace(path)
 
 
 @contextmanager

@@ -231,11 +231,11 @@ def differentiate(results: Sequence[Value], arriving: Sequence[Value]) -> dict[i
     for result, d in zip(results, arriving, strict=True):
         _add(found, result, d)
     for value in reversed(reachable(results)):
-        d_value = found.get(value.index)
-        if d_value is not None:
-            for argument, d in zip(value.arguments, _derivatives(value, d_value), strict=True):
-                if d is not None and argument.operation != "constant":
-                    _add(found, argument, d)
+        if value.index not in found:
+            continue
+        for argument, d_argument in zip(value.arguments, _derivatives(value, found[value.index]), strict=True):
+            if d_argument is not None and argument.operation != "constant":
+                _add(found, argument, d_argument)
     return found
 
 

@@ -12,16 +12,21 @@ from typing import TYPE_CHECKING, NamedTuple
 from fused_rnn._cell_graph import LEAVES, Graph, Value, cheapest_cut, differentiate, reachable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 _PRECEDENCE = {"add": 1, "sub": 1, "mul": 2, "div": 2, "neg": 3}
 _SIGNS = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
+# What a value cannot be called in C++: its keywords, and the names in use.
 _KEYWORDS = frozenset(
-    "and auto bool break case char class const constant continue default delete do double else enum false float for if"
-    " int long new not operator or private public register return short signed static struct switch template this true"
-    " union unsigned using virtual void while xor abs exp log maximum minimum relu sigmoid softplus sqrt tanh where_less"
-    " where_less_equal from_x from_h previous current state saved d_current unit_weights V Pack".split()
-)
+    {
+        "Pack", "V", "abs", "and", "auto", "bool", "break", "case", "char", "class", "const", "constant", "continue",
+        "current", "d_current", "default", "delete", "do", "double", "else", "enum", "exp", "false", "float", "for",
+        "from_h", "from_x", "if", "int", "log", "long", "maximum", "minimum", "new", "not", "operator", "or",
+        "private", "public", "register", "relu", "return", "saved", "short", "sigmoid", "signed", "softplus", "sqrt",
+        "state", "static", "struct", "switch", "tanh", "template", "this", "true", "union", "unit_weights",
+        "unsigned", "using", "virtual", "void", "where_less", "where_less_equal", "while", "xor",
+    }
+)  # fmt: skip
 
 
 class Trace(NamedTuple):
@@ -190,7 +195,7 @@ def _joint_gates(trace: Trace, backward: _Backward) -> int:
     return next((g for g, (x, h) in enumerate(pairs) if x is not h), len(trace.gates))
 
 
-def _stops(backward: _Backward):  # noqa: ANN202
+def _stops(backward: _Backward) -> Callable[[Value], bool]:
     return lambda value: value.index in backward.leaves
 
 

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator  # noqa: TC003 - typing.get_type_hints looks the name up
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fused_rnn import _ops
 from fused_rnn._recurrent import Recurrent
-from fused_rnn.cells import cell_of
+from fused_rnn.cells import Cell, cell_of
 from fused_rnn.stepper import Stepper
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from fused_rnn.cells import Cell
 
 _LENGTHS = (5, 7, 0, 1)
 # Of the largest value: sums of up to some hundred terms in another order.

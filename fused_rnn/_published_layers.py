@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
+
+import torch  # noqa: TC002 - typing.get_type_hints looks the name up
 
 from fused_rnn._published_cells import CoupledLSTMCell, IndRNNCell, MinGRUCell, MinLSTMCell, SLSTMCell
 from fused_rnn._recurrent import Recurrent
-
-if TYPE_CHECKING:
-    import torch
-
-    from fused_rnn.cells import Cell
+from fused_rnn.cells import Cell  # noqa: TC001 - the same
 
 
 class _Published(Recurrent):

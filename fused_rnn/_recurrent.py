@@ -1,27 +1,23 @@
-"""Layers of cells that are written in Python: `Recurrent`, and the cells of the literature that come with the package."""
+"""Layers of cells that are written in Python."""
 
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence  # noqa: TC003 - typing.get_type_hints looks the name up
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 from fused_rnn import _cell_compiler, _checks, _ops
 from fused_rnn._flat_weights import held
 from fused_rnn._modes import constant_for_compilers
 from fused_rnn._recurrent_layer import RecurrentLayer
+from fused_rnn._tensors import DirectionWeights  # noqa: TC001 - the same
 from fused_rnn._variants import Variants
 from fused_rnn.cells import Cell, cell_of, source_of
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from torch.nn.utils.rnn import PackedSequence
-
-    from fused_rnn._tensors import DirectionWeights
 
 _cells: dict[str, Cell] = {}  # by the name of their kernels
 _refused: set[tuple[str, torch.dtype]] = set()  # what could not be compiled
@@ -29,7 +25,7 @@ _refused: set[tuple[str, torch.dtype]] = set()  # what could not be compiled
 
 @constant_for_compilers
 def _prepare_kernels(name: str, dtype: torch.dtype) -> bool:
-    """Load or compile the kernels of a cell for a type; whether there are some. A warning tells once why there are not."""
+    """Load or compile the kernels of a cell for a type; whether there are some. If not, a warning says why, once."""
     if dtype in _ops.LOADED[name]:
         return True
     if (name, dtype) in _refused or dtype not in _cell_compiler.CPP_TYPES:
@@ -98,7 +94,8 @@ class Recurrent(RecurrentLayer):
             "RNN_TANH", variants, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0,
             "meta", dtype,
         )  # fmt: skip
-        if isinstance(num_heads, bool) or not isinstance(num_heads, int) or num_heads < 1 or hidden_size % num_heads:
+        heads: object = num_heads
+        if isinstance(heads, bool) or not isinstance(heads, int) or heads < 1 or hidden_size % heads:
             raise ValueError(f"num_heads must divide hidden_size ({hidden_size}) into equal groups, got {num_heads!r}")
         self.num_heads = num_heads
         gates, recurrent = len(definition.gates) + len(definition.input_gates), len(definition.gates)
@@ -230,7 +227,7 @@ class Recurrent(RecurrentLayer):
         final = h_n if others == 0 else (h_n, *_parts(c_n, 1, others))
         if not return_cells:
             return output, final
-        packed = isinstance(output, torch.nn.utils.rnn.PackedSequence)
+        packed = isinstance(output, PackedSequence)
         steps = cells.data if packed and others else cells
         found = [] if others == 0 else _parts(steps, 2 if self.bidirectional else 1, others)
         found = [output._replace(data=each) for each in found] if packed else found
@@ -248,5 +245,5 @@ def _parts(states: Tensor, directions: int, count: int) -> list[Tensor]:
     """Each of `count` states from [..., D*E*H]: [..., D*H], in memory of its own."""
     if count == 1:
         return [states]
-    apart = states.unflatten(-1, (directions, count, -1))
+    apart = states.reshape(*states.shape[:-1], directions, count, states.shape[-1] // (directions * count))
     return [part.flatten(-2).clone() for part in apart.unbind(-2)]

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 
 class OwnLSTM(fused_rnn.Cell):
+    """As fused_rnn.LSTM."""
+
     gates = ("i", "f", "g", "o")
     states = ("h", "c")
 
@@ -29,6 +31,8 @@ class OwnLSTM(fused_rnn.Cell):
 
 
 class OwnGRU(fused_rnn.Cell):
+    """As fused_rnn.GRU."""
+
     gates = ("r", "z", "n")
 
     def step(self, gate: Any, state: Any) -> dict[str, Any]:  # type: ignore[override]
@@ -38,6 +42,8 @@ class OwnGRU(fused_rnn.Cell):
 
 
 class OwnElman(fused_rnn.Cell):
+    """As fused_rnn.RNN."""
+
     gates = ("a",)
 
     def step(self, gate: Any, state: Any) -> dict[str, Any]:  # type: ignore[override] # noqa: ARG002
@@ -110,7 +116,7 @@ def layer_in_torch(
     for x_t in x:
         gates = dict(zip(names, F.linear(x_t, layer.weight_ih_l0, layer.bias_ih_l0).chunk(len(names), 1), strict=True))
         for place, name in enumerate(cell.gates):
-            heads = state[0].unflatten(1, (layer.num_heads, -1)).unbind(1)
+            heads = state[0].view(-1, layer.num_heads, heads_size).unbind(1)
             product = torch.cat([h @ w.T for h, w in zip(heads, w_hh[place], strict=True)], 1)
             gates[name] = gates[name] + product + layer.bias_hh_l0[place * size : (place + 1) * size]
         state = step(gates, state, unit)

@@ -44,7 +44,7 @@ PUBLISHED = (
 )
 # torch.func.jvp compiles torch's own derivatives with it.
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
-each_built_in = pytest.mark.parametrize(("cell", "name", "options"), BUILT_IN, ids=lambda value: str(value))
+each_built_in = pytest.mark.parametrize(("cell", "name", "options"), BUILT_IN, ids=str)
 LENGTHS = torch.tensor([4, 6, 0, 1])
 
 
@@ -180,7 +180,8 @@ def test_second_derivatives_and_transforms() -> None:
     x = torch.randn(3, 2, 2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradgradcheck(lambda value: layer(value)[0], x)
     own = fused_rnn.Recurrent(OwnLSTM, 7, SIZE)
-    parameters, batch = dict(own.named_parameters()), torch.randn(4, 6, 7)
+    parameters: dict[str, Tensor] = dict(own.named_parameters())
+    batch = torch.randn(4, 6, 7)
 
     def loss(values: dict[str, Tensor], one: Tensor) -> Tensor:
         found: Tensor = torch.func.functional_call(own, values, (one,))[0].square().sum()
@@ -230,7 +231,7 @@ def test_other_functions_leave_own_cells_alone() -> None:
         assert type(fused_rnn.quantize(model)["own"]) is fused_rnn.Recurrent
     text = str(fused_rnn.explain(own, torch.randn(6, 4, 7)))
     assert "own kernels" in text
-    with pytest.raises((TypeError, ValueError, NotImplementedError), match="int8|exact"):
+    with pytest.raises(NotImplementedError, match="exact weights"):
         fused_rnn.Stepper(own, weights=torch.int8)
 
 
@@ -318,7 +319,7 @@ def test_cells_built_ahead_of_time_need_no_compiler(tmp_path: Path) -> None:
     output, error = run_program(tmp_path, *command, **one_set).communicate()
     assert "Shared_" in output, error
     assert (tmp_path / "built" / "Shared.h").read_text().startswith("// The cell Shared")
-    code = "import fused_rnn; fused_rnn.cells.load('built'); import runpy; runpy.run_path('shared_cell.py', run_name='__main__')"
+    code = "import fused_rnn, runpy; fused_rnn.cells.load('built'); runpy.run_path('shared_cell.py', None, '__main__')"
     program = run_program(
         tmp_path, "-c", code, **one_set, FUSED_RNN_CACHE=str(tmp_path / "none"), CXX="no-such-compiler"
     )

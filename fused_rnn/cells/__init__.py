@@ -1,8 +1,8 @@
 """Recurrent cells of one's own, written in Python and run by the project's kernels.
 
-A cell says what one hidden unit computes at one step, from its gates and its states. `fused_rnn.Recurrent` makes a layer
-of it. The cell is traced once, differentiated, written as C++ and compiled for this processor when it is first used;
-then it runs in the schedules of the built-in cells. Without a compiler it runs in plain torch.
+A cell says what one hidden unit computes at one step, from its gates and its states. `fused_rnn.Recurrent` makes a
+layer of it. The cell is traced once, differentiated, written as C++ and compiled for this processor when it is first
+used; then it runs in the schedules of the built-in cells. Without a compiler it runs in plain torch.
 
 Example::
 
@@ -17,8 +17,8 @@ Example::
 
     layer = fused_rnn.Recurrent(CoupledLSTM, 128, 256)
 
-`python -m fused_rnn.cells build package.module:CoupledLSTM --out DIR` compiles it for machines without a compiler, where
-`fused_rnn.cells.load(DIR)` finds it.
+`python -m fused_rnn.cells build package.module:CoupledLSTM --out DIR` compiles it for machines without a compiler,
+where `fused_rnn.cells.load(DIR)` finds it.
 """
 
 from __future__ import annotations
@@ -28,92 +28,37 @@ import keyword
 import linecache
 import sys
 import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence  # noqa: TC003 - typing.get_type_hints looks the name up
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fused_rnn import _cell_compiler, _ops, _reference
-from fused_rnn._cell_graph import SCALARS, Condition, Graph, TraceError, Value
+from fused_rnn._cell_functions import (
+    abs,  # noqa: A004 - the field's name
+    clip,
+    exp,
+    hard_sigmoid,
+    log,
+    log_sigmoid,
+    maximum,
+    minimum,
+    relu,
+    sigmoid,
+    softplus,
+    sqrt,
+    tanh,
+    where,
+)
+from fused_rnn._cell_graph import Graph, TraceError, Value
 from fused_rnn._cell_source import CellSource, Trace, write
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 __all__ = [
     "Cell", "CellError", "abs", "build", "clip", "exp", "hard_sigmoid", "load", "log", "log_sigmoid", "maximum",
     "minimum", "relu", "sigmoid", "softplus", "sqrt", "tanh", "where",
 ]  # fmt: skip
-
-Number = TypeVar("Number")  # a tensor, a float, or what stands for them while a cell is traced
-
-
-def _unary(name: str, in_torch: Callable[[Tensor], Tensor], text: str) -> Callable[[Number], Number]:
-    def function(x: Any) -> Any:
-        if isinstance(x, Value):
-            return x.graph.unary(name, x)
-        return in_torch(x) if isinstance(x, Tensor) else SCALARS[name](float(x))
-
-    function.__name__ = function.__qualname__ = name
-    function.__doc__ = text
-    return function
-
-
-exp = _unary("exp", torch.exp, "The exponential function.")
-log = _unary("log", torch.log, "The natural logarithm.")
-sigmoid = _unary("sigmoid", torch.sigmoid, "1 / (1 + exp(-x)).")
-tanh = _unary("tanh", torch.tanh, "The hyperbolic tangent.")
-relu = _unary("relu", torch.relu, "The larger one of x and 0.")
-softplus = _unary("softplus", F.softplus, "log(1 + exp(x)).")
-sqrt = _unary("sqrt", torch.sqrt, "The square root.")
-abs = _unary("abs", torch.abs, "The absolute value.")  # noqa: A001 - the field's name
-
-
-def _binary(name: str, in_torch: Callable[[Tensor, Tensor], Tensor], text: str) -> Callable[[Any, Any], Any]:
-    def function(a: Any, b: Any) -> Any:
-        traced = next((each for each in (a, b) if isinstance(each, Value)), None)
-        if traced is not None:
-            return traced.graph.binary(name, a, b)
-        tensor = next((each for each in (a, b) if isinstance(each, Tensor)), None)
-        if tensor is None:
-            return SCALARS[name](a, b)
-        return in_torch(*(each if isinstance(each, Tensor) else tensor.new_tensor(each) for each in (a, b)))
-
-    function.__name__ = function.__qualname__ = name
-    function.__doc__ = text
-    return function
-
-
-maximum = _binary("maximum", torch.maximum, "The larger one of a and b.")
-minimum = _binary("minimum", torch.minimum, "The smaller one of a and b.")
-
-
-def where(condition: Any, a: Any, b: Any) -> Any:
-    """A where the condition, such as `x < y`, holds, else b."""
-    if isinstance(condition, Condition):
-        return condition.left.graph.where(condition, a, b)
-    if isinstance(condition, Tensor):
-        return torch.where(condition, a, b)
-    if isinstance(condition, bool):
-        return a if condition else b
-    raise TraceError(f"where needs a comparison such as a < b, got {type(condition).__name__}")
-
-
-def log_sigmoid(x: Any) -> Any:
-    """log(sigmoid(x)), exact where sigmoid(x) is near 0."""
-    return -softplus(-x)
-
-
-def clip(x: Any, low: float, high: float) -> Any:
-    """X, at least `low` and at most `high`."""
-    return minimum(maximum(x, low), high)
-
-
-def hard_sigmoid(x: Any) -> Any:
-    """x / 6 + 1/2 between 0 and 1, as torch.nn.functional.hardsigmoid and Keras 3."""
-    return clip(x / 6 + 0.5, 0.0, 1.0)
 
 
 class CellError(TypeError):
@@ -154,7 +99,7 @@ class _ClassOrInstance:
 class Cell:
     """What a hidden unit computes at a step; derive from it and write `step`.
 
-    Attributes of the class:
+    Attributes:
         gates: names of the gates, in the order of the rows of W_ih and W_hh: each is W_ih x + b_ih + W_hh h + b_hh.
         input_gates: names of further gates, which read x alone: W_ih x + b_ih. A cell without other gates is a
             diagonal recurrence, whose steps have no matrix product.
