@@ -16,6 +16,7 @@ from fused_rnn._flat_weights import held
 from fused_rnn._modes import constant_for_compilers
 from fused_rnn._recurrent_layer import RecurrentLayer
 from fused_rnn._tensors import DirectionWeights  # noqa: TC001 - the same
+from fused_rnn._tracing import PROXY_ERRORS, leaf
 from fused_rnn._variants import Variants
 from fused_rnn.cells import Cell, cell_of, source_of
 
@@ -97,7 +98,7 @@ class Recurrent(RecurrentLayer):
         heads: object = num_heads
         if isinstance(heads, bool) or not isinstance(heads, int) or heads < 1 or hidden_size % heads:
             raise ValueError(f"num_heads must divide hidden_size ({hidden_size}) into equal groups, got {num_heads!r}")
-        self.num_heads = num_heads
+        self.mode, self.num_heads = "RECURRENT", num_heads
         gates, recurrent = len(definition.gates) + len(definition.input_gates), len(definition.gates)
         for name, parameter in list(self.named_parameters()):
             rows = gates if "_ih_" in name else recurrent
@@ -211,10 +212,13 @@ class Recurrent(RecurrentLayer):
         return states[0], torch.cat(list(states[1:]), 2) if len(states) > 1 else None
 
     _definition: Cell
-    _steps_keyword = "return_states"
 
-    def _run_unchecked(self, x: Any, hx: Any) -> None:
-        """There is no short way, since the weights are not those of the kernels."""
+    def _run(self, x: Any, hx: Any, lengths: Any, resets: Any, return_cells: bool) -> Any:
+        try:
+            output, h_n, c_n, cells = self._run_checked(x, hx, lengths, resets, return_cells)
+        except PROXY_ERRORS as error:
+            return leaf(error, self, (x, hx), {"lengths": lengths, "resets": resets, "return_states": return_cells})
+        return self._returned(output, h_n, c_n, cells, return_cells=return_cells)
 
     def _run_checked(
         self, x: Tensor | PackedSequence, hx: Any, lengths: Any, resets: Any, return_cells: bool

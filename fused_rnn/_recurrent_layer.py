@@ -34,7 +34,6 @@ class RecurrentLayer(Unscriptable, Traceable, LayerCalls, FlatWeights):
     zoneout: float | tuple[float, float] = 0.0
     recurrent_dropout = weight_dropout = 0.0
     cell_clip: float | None = None
-    _steps_keyword = "return_cells"  # that asks for the states after each step
     _sizes_changed = False  # whether somebody has changed input_size or hidden_size since the layer was made
 
     def __init__(self, mode: str, variants: Variants, *arguments: Any) -> None:
@@ -178,11 +177,7 @@ class RecurrentLayer(Unscriptable, Traceable, LayerCalls, FlatWeights):
             found = self._run_unchecked(x, hx) if lengths is None and resets is None and not return_cells else None
             output, h_n, c_n, cells = found or self._run_checked(x, hx, lengths, resets, return_cells)
         except PROXY_ERRORS as error:
-            return leaf(error, self, (x, hx), {"lengths": lengths, "resets": resets, self._steps_keyword: return_cells})
-        return self._returned(output, h_n, c_n, cells, return_cells=return_cells)
-
-    def _returned(self, output: Any, h_n: Any, c_n: Any, cells: Any, *, return_cells: bool) -> Any:
-        """What the caller gets, from the results in the layout of the input."""
+            return leaf(error, self, (x, hx), {"lengths": lengths, "resets": resets, "return_cells": return_cells})
         if self.mode != "LSTM":
             return output, h_n
         return (output, (h_n, c_n), cells) if return_cells else (output, (h_n, c_n))
@@ -200,7 +195,7 @@ class RecurrentLayer(Unscriptable, Traceable, LayerCalls, FlatWeights):
         variants = self._variants()
         layers = self._layers(variants, tensors)
         _checks.check_parameter_devices(sequence, zip(self._all_weights, chain.from_iterable(layers), strict=True))
-        cell = self._plain_cell if variants is PLAIN else self.cell
+        cell = (CELL_OF_MODE.get(self.mode) if variants is PLAIN else None) or self.cell
         spec = LayerSpec(cell, self.hidden_size, variants, ragged)
         output, h_n, c_n, cells = run_stack(spec, sequence, layers, h_0, c_0, dropout=dropout, keep_cells=return_cells)
         output = self._like_input(x, output, ragged.places)
@@ -225,7 +220,7 @@ class RecurrentLayer(Unscriptable, Traceable, LayerCalls, FlatWeights):
                 return None
         weights = self._direction(self._weights(names[0]))
         steps = x.transpose(0, 1) if self.batch_first else x
-        found = run_unchecked(self._plain_cell, steps, weights, h_0, c_0)
+        found = run_unchecked(CELL_OF_MODE[self.mode], steps, weights, h_0, c_0)
         if found is None:
             return None
         output = found.output

@@ -37,6 +37,7 @@ FIRST = (
     *("test_native.py", "test_cuda_emulator.py", "test_bench_peers.py", "test_in_place.py", "test_onnx.py"),
     *("test_compile.py", "test_fork.py", "test_examples.py", "test_fuzz.py", "test_cuda_build.py", "test_build.py"),
     "test_notebooks.py",
+    "test_recurrent.py",
 )
 
 
@@ -69,6 +70,7 @@ SLOW: dict[str, tuple[str, ...]] = {
     "test_parity.py": ("named_problem", "drawn", "two_threads"),
     "test_perf_check.py": (),
     "test_quantized_onnx.py": (),
+    "test_recurrent.py": ("source",),
     "test_site.py": (),
     "test_torchrl.py": (),
 }
