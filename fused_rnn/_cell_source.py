@@ -20,11 +20,11 @@ _SIGNS = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
 _KEYWORDS = frozenset(
     {
         "Pack", "V", "abs", "and", "auto", "bool", "break", "case", "char", "class", "const", "constant", "continue",
-        "current", "d_current", "default", "delete", "do", "double", "else", "enum", "exp", "false", "float", "for",
-        "from_h", "from_x", "if", "int", "log", "long", "maximum", "minimum", "new", "not", "operator", "or",
-        "private", "public", "register", "relu", "return", "saved", "short", "sigmoid", "signed", "softplus", "sqrt",
-        "state", "static", "struct", "switch", "tanh", "template", "this", "true", "union", "unit_weights",
-        "unsigned", "using", "virtual", "void", "where_less", "where_less_equal", "while", "xor",
+        "current", "d_current", "d_gates", "default", "delete", "do", "double", "else", "enum", "exp", "false",
+        "float", "for", "from_h", "from_x", "if", "int", "log", "long", "maximum", "minimum", "new", "not",
+        "operator", "or", "private", "public", "register", "relu", "return", "saved", "short", "sigmoid", "signed",
+        "softplus", "sqrt", "state", "static", "struct", "switch", "tanh", "template", "this", "true", "union",
+        "unit_weights", "unsigned", "using", "virtual", "void", "where_less", "where_less_equal", "while", "xor",
     }
 )  # fmt: skip
 
@@ -252,8 +252,7 @@ class _Writer:
         if operation in _SIGNS:
             own = _PRECEDENCE[operation]
             left, right = value.arguments
-            tight = own + (operation in {"sub", "div"})
-            return f"{self.text(left, own)} {_SIGNS[operation]} {self.text(right, tight)}", own
+            return f"{self.text(left, own)} {_SIGNS[operation]} {self.text(right, own + 1)}", own
         if operation == "neg":
             return f"-{self.text(value.arguments[0], 3)}", 3
         return f"{operation}({', '.join(self.text(argument) for argument in value.arguments)})", 9
@@ -290,9 +289,16 @@ def _forward_text(trace: Trace, backward: _Backward) -> str:
 
 
 def _backward_text(trace: Trace, backward: _Backward) -> str:
-    packs = (backward.from_x, backward.from_h, backward.states, backward.unit_weights)
-    writer = _Writer(trace, backward.leaves, [value for pack in packs for value in pack])
-    lines = [*writer.lines, f"    return {{{', '.join(_pack(writer, pack) for pack in packs)}}};"]
+    packs = [backward.from_x, backward.from_h, backward.states, backward.unit_weights]
+    joint = all(x is h for x, h in zip(backward.from_x, backward.from_h, strict=True))
+    written = [backward.from_x, *packs[2:]] if joint else packs
+    writer = _Writer(trace, backward.leaves, [value for pack in written for value in pack])
+    texts = [_pack(writer, pack) for pack in written]
+    lines = list(writer.lines)
+    if joint:  # one object for both, which compilers keep in registers
+        lines.append(f"    const Pack<V, {len(trace.gates)}> d_gates{texts[0]};")
+        texts[:1] = ["d_gates", "d_gates"]
+    lines.append(f"    return {{{', '.join(texts)}}};")
     states = len(trace.states)
     parameters = (
         f"const Pack<V, {len(backward.saved)}>& saved",

@@ -117,12 +117,12 @@ def test_wrong_arguments_are_named() -> None:
         fused_rnn.SLSTM(3, 10, num_heads=4)
     with pytest.raises(ValueError, match="zoneout should be"):
         fused_rnn.SLSTM(3, 8, zoneout=2.0)
-    layer = fused_rnn.SLSTM(3, 8)
-    x = torch.randn(2, 1, 3)
+    layer = fused_rnn.SLSTM(3, 8, device="meta")  # which compiles nothing
+    x = torch.randn(2, 1, 3, device="meta")
     with pytest.raises(TypeError, match=r"hx must be a tuple of 4 Tensors, \(h, c, n, m\), got Tensor"):
-        layer(x, torch.zeros(1, 1, 8))
+        layer(x, torch.zeros(1, 1, 8, device="meta"))
     with pytest.raises(RuntimeError, match=r"hidden\[2\]"):
-        layer(x, (*[torch.zeros(1, 1, 8)] * 2, torch.zeros(1, 1, 7), torch.zeros(1, 1, 8)))
+        layer(x, tuple(torch.zeros(1, 1, 8 - (k == 2), device="meta") for k in range(4)))
     layer.hidden_size = 4
     with pytest.raises(RuntimeError, match="input_size and hidden_size cannot change"):
         layer(x)
