@@ -121,8 +121,12 @@ int main(int count, char** arguments) {
   time_tiles<float>("float", rounds);
   time_tiles<double>("double", rounds);
 #if defined(FUSED_RNN_BFLOAT16_DOT)
-  // Elsewhere nothing multiplies in pairs by itself: see the entries of csrc/cpu/dispatch.cpp.
-  if (has_bfloat16_dot() && is_amd_processor()) time_tiles<PairedBFloat16>("pairs", rounds);
+#if defined(__x86_64__)
+  const bool pays = is_amd_processor();  // elsewhere nothing multiplies in pairs: see csrc/cpu/dispatch.cpp
+#else
+  const bool pays = true;
+#endif
+  if (has_bfloat16_dot() && pays) time_tiles<PairedBFloat16>("pairs", rounds);
 #endif
   return 0;
 }
