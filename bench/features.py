@@ -13,7 +13,8 @@ import torch
 
 import fused_rnn
 
-from . import scripted
+from . import own_cells, scripted
+from .case import ModuleRun
 from .contenders import (
     PackedRun,
     PerSampleRun,
@@ -136,6 +137,9 @@ _NORMALIZED = Variant({"layer_norm": True})
 _PLAIN = replace(PEERS[SUBJECT], name="plain", what=f"{_OURS}, plain", own=True)
 
 
+_OWN_CELL = replace(PEERS[SUBJECT], what=f"{_OURS}, the cell in Python", prepare=partial(ModuleRun, own_cells))
+
+
 def _variant(what: str, variant: Variant) -> Peer:
     return replace(PEERS[SUBJECT], what=f"{_OURS}, {what}", prepare=variant.prepare, exact=variant.exact)
 
@@ -194,6 +198,7 @@ FEATURES: tuple[Feature, ...] = (
     *_rows(
         "per_sample", _per_sample(SUBJECT, "vmap of grad", by_vmap), _LOOPS, _faster(3), sizes=["t50,b32,i128,h128,f32"]
     ),
+    *_rows("own_cell", _OWN_CELL, [_PLAIN], cells=_BOTH),
     *_rows("weight_dropout", _option(weight_dropout=0.3), [_PLAIN]),
     *_rows("peephole", _option(peephole=True), [_PLAIN]),
     *_rows("recompute", _option(recompute=True), [_PLAIN]),

@@ -227,6 +227,7 @@ def test_the_bars_are_those_that_were_set() -> None:
         "recurrent_dropout": "bar 0.8x",
         "bf16": "bar 20x",
         "per_sample": "bar 3x",
+        "own_cell": "no bar",
         "weight_dropout": "no bar",
         "peephole": "no bar",
         "recompute": "no bar",
