@@ -72,6 +72,7 @@ SLOW: dict[str, tuple[str, ...]] = {
     "test_quantized_onnx.py": (),
     "test_cell_fuzz.py": (),
     "test_recurrent.py": ("source",),
+    "test_recurrent_peers.py": (),
     "test_site.py": (),
     "test_torchrl.py": (),
 }
