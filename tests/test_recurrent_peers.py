@@ -48,17 +48,18 @@ def test_slstm_is_that_of_xlstm(time_steps: int, heads: int) -> None:
     size, batch = 20, 3
     layer = fused_rnn.SLSTM(5, size, num_heads=heads, dtype=torch.float64)
     x = torch.randn(time_steps, batch, 5, dtype=torch.float64, requires_grad=True)
-    parameters = [x, layer.weight_ih_l0, layer.weight_hh_l0]
-    assert all(isinstance(each, Tensor) for each in parameters)
+    weights = dict(layer.named_parameters())
+    w_ih, w_hh, b_ih, b_hh = (weights[f"{name}_l0"] for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+    parameters = [x, w_ih, w_hh]
     output, last = layer(x)
     total = output.square().sum() + sum(state.sum() for state in last[1:3])
     found = torch.autograd.grad(total, parameters)
 
-    gates = torch.nn.functional.linear(x, layer.weight_ih_l0, layer.bias_ih_l0)
-    recurrent = layer.weight_hh_l0.view(4, heads, size // heads, size // heads).transpose(0, 1).flatten(1, 2)
+    gates = torch.nn.functional.linear(x, w_ih, b_ih)
+    recurrent = w_hh.view(4, heads, size // heads, size // heads).transpose(0, 1).flatten(1, 2)
     states = torch.zeros(4, batch, size, dtype=torch.float64)
     run = vanilla.slstm_pointwise_function_registry["slstm"]
-    every, final, _ = vanilla.slstm_forward(gates, states, recurrent, layer.bias_hh_l0, run)
+    every, final, _ = vanilla.slstm_forward(gates, states, recurrent, b_hh, run)
     expected = torch.autograd.grad(every[0, 1:].square().sum() + final[1:3].sum(), parameters)
     assert relative_error(output, every[0, 1:]) < 1e-10
     for state, wanted in zip(last, final, strict=True):
@@ -81,10 +82,10 @@ def test_weights_of_keras_give_its_results(name: str, activation: str, monkeypat
     own = {"LSTM": HardLSTM, "GRU": HardGRU}[name]
     options: dict[str, Any] = {"batch_first": True, "dtype": torch.float64}
     layer: Any = fused_rnn.Recurrent(own, 5, 7, **options)
-    order = range(4) if name == "LSTM" else range(3)
+    order = list(range(4 if name == "LSTM" else 3))
     if activation == "sigmoid":
         layer = getattr(fused_rnn, name)(5, 7, **options)
-        order = range(4) if name == "LSTM" else (1, 0, 2)  # Keras: z r n, torch.nn: r z n
+        order = order if name == "LSTM" else [1, 0, 2]  # Keras: z r n, torch.nn: r z n
 
     def rows(columns: Tensor) -> Tensor:
         """Keras' columns [N, G*H] as rows of gates in our order."""
