@@ -8,6 +8,7 @@ from fused_rnn.convert import convert, restore
 from fused_rnn.modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from fused_rnn.quantized import quantize
 from fused_rnn.stepper import Stepper
+from fused_rnn.stream import Chain, save_stream
 
 __version__ = "0.1.0"
 
@@ -15,6 +16,7 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "Chain",
     "CudaDevice",
     "Explanation",
     "GRUCell",
@@ -30,5 +32,6 @@ __all__ = [
     "quantize",
     "quantized",
     "restore",
+    "save_stream",
     "strict",
 ]
