@@ -27,7 +27,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 BUILD_REQUIREMENTS := "setuptools>=77" wheel "ninja>=1.11" "pybind11>=2.13"
 SPHINX := $(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --nitpicky --doctree-dir build/docs-trees
 TORCH_LIBRARIES := libtorch*.so libc10*.so
-CXX_SOURCES = $(shell find csrc include tests/native tests/stream tests/cuda_on_cpu tools/micro tools/native -name '*.h' -o -name '*.hpp' -o -name '*.c' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
+CXX_SOURCES = $(shell find csrc include examples/realtime tests/native tests/stream tests/cuda_on_cpu tools/micro tools/native -name '*.h' -o -name '*.hpp' -o -name '*.c' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
 NATIVE_TESTS = $(wildcard tests/native/*.cpp)
 
 .DEFAULT_GOAL := help

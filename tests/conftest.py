@@ -11,6 +11,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from tests.stream.library import build
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -52,6 +54,7 @@ SLOW: dict[str, tuple[str, ...]] = {
     "test_cuda_build.py": (),
     "test_cuda_emulator.py": ("[emulator]", "every_source_is_listed"),
     "test_distributed.py": (),
+    "test_effect.py": (),
     "test_examples.py": ("help",),
     "test_examples_distributed.py": (),
     "test_examples_ppo.py": ("rollout",),
@@ -94,6 +97,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if is_slow(item.path.name, item.name):
             item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a build of the C library with its tests and examples."""
+    base = tmp_path_factory.getbasetemp()
+    # Workers of xdist have folders of their own in that of the run.
+    return build((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cmake-library")
 
 
 @pytest.fixture(autouse=True)

@@ -109,7 +109,7 @@ NATIVE_MARCH = "-march=" + "native"  # not spelled out, since this file is searc
 
 
 def cpp_files(root: Path) -> list[Path]:
-    names = ("csrc", "tests/native", "tests/stream", "tests/cuda_on_cpu", "tools/micro", "tools/native")
+    names = ["csrc", "examples", "tests/native", "tests/stream", "tests/cuda_on_cpu", "tools/micro", "tools/native"]
     return sorted(
         path for name in names for path in (root / name).rglob("*") if path.suffix in {".h", ".cpp", ".cu", ".cuh"}
     )

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import fused_rnn
 from build_support import native, toolchain
 from tests.stream import make_model
+from tests.stream.library import compiler_option, run
 from tests.test_symbols import shared_symbols
 
 if TYPE_CHECKING:
@@ -46,27 +47,6 @@ class Error(ctypes.Structure):
 def _no_grad() -> Iterator[None]:
     with torch.no_grad():
         yield
-
-
-def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    result = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, check=False, env={**os.environ, **environment}
-    )
-    assert result.returncode == 0, f"{command}\n{result.stdout[-4000:]}\n{result.stderr[-4000:]}"
-    return result
-
-
-def compiler_option() -> str:
-    return f"-DCMAKE_CXX_COMPILER={shutil.which(native.compiler()[0])}"
-
-
-@pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a build of the library with its tests."""
-    folder = tmp_path_factory.mktemp("cmake")
-    run("cmake", "-S", native.ROOT, "-B", folder, compiler_option(), "-DFUSED_RNN_WERROR=ON")
-    run("cmake", "--build", folder, "--parallel", os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1))
-    return folder
 
 
 @pytest.fixture(scope="session")

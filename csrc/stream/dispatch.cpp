@@ -1,4 +1,4 @@
-// The table of the units of streams, and what the stages of all of them share.
+// The table of the units of streams.
 #include <iterator>
 
 #include "cpu/runtime/instruction_set.h"
@@ -48,10 +48,6 @@ constexpr const StreamUnit& (*kUnits[])() = {
 static_assert(std::size(kUnits) == kInstructionSets);
 
 }  // namespace
-
-Stage::~Stage() = default;
-
-StageState Stage::state() const { return {}; }
 
 const StreamUnit& active_stream_unit() { return kUnits[active_instruction_set()](); }
 

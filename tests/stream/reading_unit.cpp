@@ -81,10 +81,6 @@ std::unique_ptr<Stage> make_activation(const ActivationProblem& p) {
 
 }  // namespace
 
-Stage::~Stage() = default;
-
-StageState Stage::state() const { return {}; }
-
 const StreamUnit& active_stream_unit() {
   static constexpr StreamUnit kUnit{make_recurrent, make_linear, make_activation};
   return kUnit;
