@@ -177,6 +177,7 @@ std::shared_ptr<const Chain> Model::chain(int64_t batch) {
   const std::lock_guard<std::mutex> lock(mutex_);
   std::shared_ptr<const Chain> chain = chains_[batch].lock();
   if (chain == nullptr) {
+    std::erase_if(chains_, [](const auto& each) { return each.second.expired(); });
     chain = std::make_shared<const Chain>(file_, batch);
     chains_[batch] = chain;
   }
