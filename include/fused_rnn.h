@@ -22,8 +22,8 @@
  * Threads. Models may be shared by threads. A stream is for one thread at a time, and any thread may be the next one.
  * Nothing is kept outside of models and streams.
  *
- * Processors. Each load looks at the processor and takes the widest instruction set that pays. The environment variable
- * FUSED_RNN_CPU_ISA names another one, and is read once.
+ * Processors. The first load takes the widest instruction set of the processor that pays. The environment variable
+ * FUSED_RNN_CPU_ISA names another one, and is read then. Machines are 64-bit and little-endian.
  */
 #ifndef FUSED_RNN_H_
 #define FUSED_RNN_H_

@@ -82,7 +82,7 @@ class ActivationStage final : public Stage {
 
   void softmax(const float* x, float* y) const {
     float largest = x[0];
-    for (int64_t i = 1; i < size_; ++i) largest = x[i] > largest || x[i] != x[i] ? x[i] : largest;
+    for (int64_t i = 1; i < size_; ++i) largest = x[i] > largest || std::isnan(x[i]) ? x[i] : largest;
     row_vectors(x, y, [&](V v, int64_t) FUSED_RNN_INLINE_LAMBDA { return exp(v - V(largest)); });
     float sum = 0;
     for (int64_t i = 0; i < size_; ++i) sum += y[i];

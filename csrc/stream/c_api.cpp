@@ -59,15 +59,20 @@ struct Close {
   void operator()(std::FILE* file) const { std::fclose(file); }
 };
 
+[[noreturn]] void cannot(const char* what, const char* path) {
+  const std::string reason = std::strerror(errno);
+  throw CannotRead("cannot " + std::string(what) + " " + path + ": " + reason);
+}
+
 std::vector<char> contents_of(const char* path) {
   const std::unique_ptr<std::FILE, Close> file(std::fopen(path, "rb"));
-  if (file == nullptr) throw CannotRead("cannot open " + std::string(path) + ": " + std::strerror(errno));
+  if (file == nullptr) cannot("open", path);
   std::vector<char> bytes;
   char block[1 << 16];
   while (const size_t count = std::fread(block, 1, sizeof block, file.get())) {
     bytes.insert(bytes.end(), block, block + count);
   }
-  if (std::ferror(file.get()) != 0) throw CannotRead("cannot read " + std::string(path) + ": " + std::strerror(errno));
+  if (std::ferror(file.get()) != 0) cannot("read", path);
   return bytes;
 }
 

@@ -5,8 +5,10 @@
 
 #include <array>
 #include <bit>
+#include <cstddef>
 #include <cstring>
 #include <initializer_list>
+#include <iterator>
 
 #include "cells/table.h"
 
@@ -15,6 +17,7 @@ namespace fused_rnn {
 namespace {
 
 static_assert(std::endian::native == std::endian::little, "the numbers of a file are read as they lie");
+static_assert(sizeof(size_t) == sizeof(uint64_t), "a product of three sizes of a file is counted without overflow");
 
 constexpr size_t kAlignment = 64;
 constexpr unsigned char kMagic[8] = {0x89, 'F', 'R', 'N', 'N', '\r', '\n', 0x1A};
@@ -232,7 +235,7 @@ std::vector<float> FileMatrix::values() const {
       for (int64_t row = 0; row < rows; ++row) {
         const float most = largest[row], scale = most / 127.0f;
         for (int64_t i = row * columns; i < (row + 1) * columns; ++i) {
-          const int value = static_cast<const int8_t*>(data)[i];
+          const int8_t value = static_cast<const int8_t*>(data)[i];
           made[static_cast<size_t>(i)] = value == 127    ? most
                                          : value == -127 ? -most
                                                          : static_cast<float>(value) * scale;
