@@ -47,6 +47,7 @@ SLOW: dict[str, tuple[str, ...]] = {
     "test_aot_inductor.py": (),
     "test_bench_features.py": (),
     "test_bench_peers.py": ("refused", "means", "missing_package"),
+    "test_bench_realtime.py": ("failure", "usage"),
     "test_bench_report.py": (),
     "test_build.py": (),
     "test_code_blocks.py": (),
