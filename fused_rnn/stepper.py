@@ -55,30 +55,30 @@ class SteppedLayer(NamedTuple):
     weights: torch.dtype | None  # how matrices are kept; None: exactly
 
 
-def stepped_layer(layer: torch.nn.Module, weights: torch.dtype | None) -> SteppedLayer:
-    """The parameters of a layer, checked; raises what `Stepper` says of `layer` and `weights`."""
+def stepped_layer(layer: torch.nn.Module, weights: torch.dtype | None, name: str = "layer") -> SteppedLayer:
+    """The parameters of a layer, which messages call `name`, checked; raises what `Stepper` says of its arguments."""
     layer = convert(layer) if isinstance(layer, torch.nn.RNNBase) else layer
     if isinstance(layer, QuantizedLayer):
         if weights not in {None, torch.int8}:
             raise TypeError(f"weights must be None or torch.int8 for an int8 layer, got {weights!r}")
         layer, weights = layer.dequantized(), torch.int8
     if not isinstance(layer, RecurrentLayer):
-        raise TypeError(f"layer must be an LSTM, GRU or RNN, got {type(layer).__name__}")
+        raise TypeError(f"{name} must be an LSTM, GRU or RNN, got {type(layer).__name__}")
     if layer.bidirectional:
-        raise ValueError("layer must have one direction: the other one would need the end of the sequence first")
+        raise ValueError(f"{name} must have one direction: the other one would need the end of the sequence first")
     if weights not in _STORAGES:
         raise TypeError(f"weights must be None, torch.bfloat16 or torch.int8, got {weights!r}")
-    refused = [name for name in _NOT_STEPPED if getattr(layer, name)]
+    refused = [option for option in _NOT_STEPPED if getattr(layer, option)]
     if refused:
-        raise NotImplementedError(f"layer has {' and '.join(refused)}, which a Stepper does not compute")
+        raise NotImplementedError(f"{name} has {' and '.join(refused)}, which a Stepper does not compute")
     variants, directions = layer._variants(), [layer_weights[0] for layer_weights in layer._layers()]
     weight = directions[0].w_ih
     for each in (tensor for tensors in directions for tensor in tensors if tensor is not None):
         if not each.is_cpu:
-            raise NotImplementedError(f"layer must be on the CPU, got {each.device}")
+            raise NotImplementedError(f"{name} must be on the CPU, got {each.device}")
     if weight.dtype != torch.float32 and (weight.dtype != torch.float64 or weights is not None):
         wanted = "float32 or float64" if weights is None else f"float32 to keep its weights as {weights}"
-        raise ValueError(f"layer must be of type {wanted}, got {weight.dtype}")
+        raise ValueError(f"{name} must be of type {wanted}, got {weight.dtype}")
     with torch.no_grad():
         unit_weights = [unit_weights_of(variants, [w]) if variants.unit_weights else None for w in directions]
     parameters = [(*w[:5], own) for w, own in zip(directions, unit_weights, strict=True)]

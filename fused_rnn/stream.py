@@ -113,7 +113,7 @@ def _matrix(matrix: Tensor, weights: torch.dtype | None) -> list[bytes]:
 
 def _recurrent_stages(module: nn.Module, weights: torch.dtype | None) -> Iterator[_Stage]:
     """Those of a recurrent layer: one for each layer of its stack."""
-    layer, parameters, dtype, weights = stepped_layer(module, weights)
+    layer, parameters, dtype, weights = stepped_layer(module, weights, "module")
     if dtype != torch.float32:
         raise ValueError(f"module must be of type torch.float32, got {dtype}")
     width = layer.proj_size or layer.hidden_size
