@@ -81,6 +81,7 @@ PACKAGE_RULES: dict[str, set[str]] = {
         " _scripting _swap _tensors _tracing modules",
         "stepper": "_checks _modes _ops _recurrent_layer _variants convert quantized",
         "_faster": "_ops",
+        "cmake": "",
         "stream": "_int8_layers _recurrent_layer quantized stepper",
         "_explain": "_checks _faster _layers _modes _ops _recurrent_cell _recurrent_layer _route quantized",
         "__main__": "_explain",

@@ -7,6 +7,8 @@ import os
 import re
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,13 +17,13 @@ from torch import Tensor, nn
 
 import fused_rnn
 from build_support import native, toolchain
+from fused_rnn import cmake
 from tests.stream import make_model
 from tests.stream.library import compiler_option, run
 from tests.test_symbols import shared_symbols
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.skipif(shutil.which("cmake") is None, reason="needs cmake")
 
@@ -330,6 +332,17 @@ def test_an_installed_library_is_found_by_pkg_config(built: Path, tmp_path: Path
     program, source = tmp_path / "program", native.ROOT / "tests/stream/c_program.c"
     run("cc", "-std=c11", source, *flags, "-lm", f"-Wl,-rpath,{found.parent.parent}", "-o", program)
     run(program, make_model.MODEL)
+
+
+def test_an_installed_package_has_the_sources(tmp_path: Path) -> None:
+    command = [sys.executable, "setup.py", "--quiet", "build_py", "--build-lib", str(tmp_path / "lib")]
+    subprocess.run(command, cwd=native.ROOT, check=True)
+    said = run(sys.executable, tmp_path / "lib/fused_rnn/cmake.py").stdout.strip()
+    assert Path(said) == (tmp_path / "lib/fused_rnn/library").resolve()
+    # CMake looks for every source.
+    run("cmake", "-S", said, "-B", tmp_path / "build", compiler_option())
+    assert not (Path(said) / "csrc/binding").exists()
+    assert cmake.folder() == native.ROOT
 
 
 def test_a_project_may_fetch_the_sources(tmp_path: Path) -> None:
