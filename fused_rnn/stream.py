@@ -116,6 +116,10 @@ def _recurrent_stages(module: nn.Module, weights: torch.dtype | None) -> Iterato
     layer, parameters, dtype, weights = stepped_layer(module, weights, "module")
     if dtype != torch.float32:
         raise ValueError(f"module must be of type torch.float32, got {dtype}")
+    if layer.cell not in _CELLS:
+        raise NotImplementedError(
+            f"module has a layer of the cell {layer.cell}, which files of streams have no name for"
+        )
     width = layer.proj_size or layer.hidden_size
     for index, (w_ih, w_hh, b_ih, b_hh, w_hr, unit_weights) in enumerate(parameters):
         arrays: list[bytes] = []

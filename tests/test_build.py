@@ -240,9 +240,12 @@ def test_source_distribution_holds_everything_to_build_and_test(tmp_path: Path) 
     (archive,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(archive) as contents:
         names = {name.partition("/")[2] for name in contents.getnames()}
-    tree = ["csrc", "fused_rnn", "bench", "build_support", "tests", "tools"]
-    suffixes = {".py", ".h", ".cpp", ".cu", ".cuh"}
+    tree = ["csrc", "fused_rnn", "bench", "build_support", "cmake", "examples", "include", "tests", "tools"]
+    suffixes = {".py", ".h", ".hpp", ".c", ".cpp", ".cu", ".cuh", ".in", ".frnn"}
     files = [path for folder in tree for path in (ROOT / folder).rglob("*") if path.suffix in suffixes]
     expected = {path.relative_to(ROOT).as_posix() for path in files}
-    assert expected | {"setup.py", "pyproject.toml", "Makefile", "LICENSE", "fused_rnn/py.typed"} <= names
+    assert (
+        expected | {"setup.py", "pyproject.toml", "Makefile", "CMakeLists.txt", "LICENSE", "fused_rnn/py.typed"}
+        <= names
+    )
     assert not [name for name in names if name.endswith((".so", ".pyc", ".o"))]
