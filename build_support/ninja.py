@@ -60,6 +60,9 @@ def source_groups(toolchain: Toolchain, cuda: Cuda | str, torch: Path, version: 
     built = str(cuda) if isinstance(cuda, Cuda) else f"not built: {cuda}"
     binding = [f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}", f'-DFUSED_RNN_VERSION="{version}"']
     binding += [f"-DFUSED_RNN_CUDA_BUILD={json.dumps(built)}"]
+    # With these a cell of a user is compiled when it is first used.
+    cell_flags = {"common": COMMON_FLAGS, **{name: ISA_FLAGS[name] for name in toolchain.instruction_sets}}
+    binding += [f"-DFUSED_RNN_CELL_FLAGS={json.dumps(json.dumps(cell_flags))}"]
     binding += [flag for folder in foreign for flag in ("-isystem", str(folder))]
     binding_sources, host = glob("csrc/binding/*.cpp"), []
     units = [SourceGroup([f"csrc/cpu/isa/{name}.cpp"], ISA_FLAGS[name]) for name in toolchain.instruction_sets]

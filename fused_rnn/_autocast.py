@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fused_rnn._ops import LOADED
+
 
 def product_type(x: Tensor) -> torch.dtype | None:
     """The type of products with x; None where autocast is off, or leaves x alone."""
@@ -21,6 +23,8 @@ def product_type(x: Tensor) -> torch.dtype | None:
 def recurrence_type(cell: str, x: Tensor, h_0: Tensor | None, c_0: Tensor | None) -> torch.dtype | None:
     """The type of the recurrence of one layer with input x; None is that of x."""
     product = product_type(x)
+    if product is not None and cell in LOADED:  # whose kernels are those of the layer's type
+        return torch.promote_types(product, x.dtype)
     if product is None or cell not in {"lstm", "lstm_peephole", "gru"} or not x.is_cpu:
         return product
     state = h_0 if cell == "gru" else c_0

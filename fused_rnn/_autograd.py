@@ -88,8 +88,7 @@ class EagerRecurrence(Function):
     def forward(cell: str, *given: Any) -> tuple[Tensor, ...]:
         """Run the operator and make the anchor."""
         arguments = Arguments._make(given)
-        gates = arguments.gates
-        anchor = torch.zeros_like(gates) if _modes.has_tangents() else gates.new_zeros(()).expand(gates.shape)
+        anchor = _reference.anchor_of(cell, arguments.gates, dense=_modes.has_tangents())
         return (*_ops.forward(cell, arguments, True), anchor)
 
     @staticmethod

@@ -30,7 +30,7 @@ PACKED_FORM = ("sum of lengths", "input_size")
 # The fields of DirectionWeights as users know them.
 _PARAMETERS = (
     "weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "weight_peephole", "gain_ih", "gain_hh", "gain_c",
-    "bias_c",
+    "bias_c", "unit_weights",
 )  # fmt: skip
 _STATE_FORM = ("num_layers * num_directions", "B")  # and the units
 

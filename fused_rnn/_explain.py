@@ -229,11 +229,16 @@ def _explain_layer(
     autocast = not on_gpu and torch.is_autocast_enabled("cpu")
     situation = Situation(sizes, training, not layer.training, autocast, gpu)
     name = str(device or torch.cuda.get_device_name(sequence.device)) if on_gpu else _name_of_cpu()
+    layer._prepare_kernels()
+    has_kernels = _ops.has_kernels(sizes.cell, sequence) and not (on_gpu and sizes.cell in _ops.LOADED)
     plans = []
     for weights in layer._layers():
         like_x = sequence.new_empty(()).expand(time_steps, batch, width)
         arguments = layer_arguments(like_x, weights, h_0, c_0, ragged)
-        if on_gpu:
+        if not has_kernels:
+            route = _route.NO_KERNELS
+            passes = _plain_passes(training)
+        elif on_gpu:
             route = _route.of_recurrence(on_gpu=True, normalized=sizes.normalized, otherwise=_route.ON_GPU)
             passes = _cuda_passes(sizes, training, gpu)
         else:
@@ -246,7 +251,8 @@ def _explain_layer(
         )
         extent = ", ".join((*(each for each in ("lengths", "resets") if getattr(ragged, each) is not None), ""))
         use = f"{extent}{'training' if training else 'inference'}"
-        answer = _answer(type(layer).__name__, use, told[0], faster(situation))
+        changes = faster(situation) if has_kernels else ["a CPU with a C++ compiler, which makes kernels of the cell"]
+        answer = _answer(type(layer).__name__, use, told[0], changes)
         plans.append(LayerPlan(f"{_text_of(sizes, width)}, {use}", told, answer=answer))
         width = sizes.directions * (layer.proj_size or layer.hidden_size)
     return Explanation(name, tuple(plans))
@@ -309,6 +315,12 @@ def _reason(forward: PassPlan) -> str:
 def _name_of_cpu() -> str:
     threads = torch.get_num_threads()
     return f"CPU, instruction set {_ops.active_instruction_set()}, up to {threads} thread{'s' * (threads != 1)}"
+
+
+def _plain_passes(training: bool) -> tuple[PassPlan, ...]:
+    names = ("forward", "backward") if training else ("forward",)
+    why = "the cell has no kernels here, so that steps are torch's operations"
+    return tuple(PassPlan(name, "plain_torch", why, {}, {}) for name in names)
 
 
 def _cpu_passes(sizes: _ops.Problem, training: bool) -> tuple[PassPlan, ...]:

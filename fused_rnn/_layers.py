@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from fused_rnn import _autocast, _onnx, _route, _whole_layer
+from fused_rnn import _autocast, _onnx, _ops, _route, _whole_layer
 from fused_rnn._autograd import RecurrenceResult, recurrence
 from fused_rnn._modes import hides_derivatives, is_recorded, is_transformed
 from fused_rnn._packed import gather_steps, scatter_steps
@@ -31,7 +31,7 @@ from fused_rnn._variants import (
     draw_masks,
     norm_of,
     normalize_projection,
-    unit_weights_of,
+    unit_weights,
     with_dropped_weights,
 )
 
@@ -179,10 +179,11 @@ def _run(
     """The layer by its route."""
     (x, ragged, masks), directions = steps, len(weights)
     arguments = layer_arguments(x, weights, h_0, c_0, ragged)
-    if spec.variants is not PLAIN:
-        unit_weights = unit_weights_of(spec.variants, weights) if spec.variants.unit_weights else None
-        arguments = arguments._replace(unit_weights=unit_weights, zoneout=masks.zoneout, recurrent_mask=masks.recurrent)
-    route = _route.of_layer(arguments, spec.variants)
+    if spec.variants is not PLAIN or weights[0].unit is not None:
+        of_units = unit_weights(spec.variants, weights, spec.hidden_size)
+        arguments = arguments._replace(unit_weights=of_units, zoneout=masks.zoneout, recurrent_mask=masks.recurrent)
+    has_kernels = spec.cell not in _ops.LOADED or _ops.has_kernels(spec.cell, x)
+    route = _route.of_layer(arguments, spec.variants, has_kernels=has_kernels)
     if route.kind is Forward.WHOLE:
         return _whole_layer.run(
             spec.cell, arguments, directions, ragged.places, keep_cells=keep_cells, handed_out=handed_out

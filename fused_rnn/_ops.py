@@ -45,9 +45,51 @@ class CellSpec(NamedTuple):
     gradients: int  # gradients of pre-activations of one hidden unit and step that differ
     unit_weights: int  # numbers of every unit that enter its update
     norm_groups: int  # sets of gates that a layer norm joins; 0: the cell has no normalized form
+    recurrent_gates: int  # the first gates, which read h; the rows of W_hh and b_hh of the others are zeros
+
+    @property
+    def cell_states(self) -> int:
+        """E, the states besides h; they lie one after the other where an LSTM has c."""
+        return self.states - 1
+
+    @property
+    def made_states(self) -> int:
+        """States that zoneout keeps as the cell made them."""
+        return max(1, self.states - 1)
 
 
 CELLS: dict[str, CellSpec] = {name: CellSpec(**_C.cell_spec(name)) for name in _C.cell_names()}
+"""The built-in cells, and those that `add_cell` was given."""
+
+CELL_FLAGS: str = _C.cell_flags
+"""JSON: the compiler's flags for a cell, "common" and of each instruction set that the library has code for."""
+
+LOADED: dict[str, set[torch.dtype]] = {}
+"""Of each cell that is not built in, the types with kernels on CPU."""
+
+
+HIDDEN: set[str] = set()
+"""Cells that run in plain torch although they have kernels, to be compared with these."""
+
+
+def add_cell(name: str, spec: CellSpec) -> None:
+    """Make a cell known that is not built in, and has no kernels yet."""
+    CELLS[name] = spec
+    LOADED.setdefault(name, set())
+
+
+def load_cell(path: str, sources: str, dtype: torch.dtype) -> None:
+    """Load the kernels of a known cell for a type from a library that was compiled from `sources`."""
+    name = _C.load_cell(path, sources)
+    if CellSpec(**_C.cell_spec(name)) != CELLS[name]:
+        raise ImportError(f"the library {path} has another cell {name}")
+    LOADED[name].add(dtype)
+
+
+def has_kernels(cell: str, tensor: Tensor) -> bool:
+    """Whether there are kernels of a cell for the type and device of a tensor."""
+    return cell not in LOADED or (tensor.dtype in LOADED[cell] and not tensor.is_cuda and cell not in HIDDEN)
+
 
 NORM_EPSILON: float = _C.norm_epsilon
 """Added to the variances of the layer norms."""
@@ -78,8 +120,8 @@ class ForwardResult(NamedTuple):
 
     output: Tensor  # [T, B, D, P]
     h_n: Tensor  # [D, B, P]
-    c_n: Tensor  # [D, B, H], two-state cells
-    cells: Tensor  # [T, B, D, H], the cell state after each step; two-state cells, save
+    c_n: Tensor  # [D, B, E*H], cells with more states than h: see CellSpec.cell_states
+    cells: Tensor  # [T, B, D, E*H], the same after each step; save
     saved: Tensor  # [T, B, D, S, H]; save: see saved_values in core/problem.h
     hidden: Tensor  # [T, B, D, H], the hidden state before its projection; projection and save
 
@@ -102,7 +144,7 @@ class BackwardResult(NamedTuple):
     d_gates: Tensor  # [T, B, D, G, H]
     d_gates_h: Tensor  # [T, B, D, G, H], gradient of W_hh h; only where it differs from d_gates
     d_h_0: Tensor  # [D, B, P]
-    d_c_0: Tensor  # [D, B, H], two-state cells
+    d_c_0: Tensor  # [D, B, E*H], cells with more states than h
     d_projected: Tensor  # [T, B, D, P], total gradient of the projected hidden state; projection
     d_unit_weights: Tensor  # [D, B, K, H] of each row; cells with unit weights
     d_norm: Tensor  # [D, B, N, H] of each row; norm
@@ -220,7 +262,7 @@ class LayerBackwardResult(NamedTuple):
     d_b_hh: Tensor  # [D*G*H], a copy where the cell is not split
     d_w_hr: Tensor  # [D*P, H]
     d_h_0: Tensor  # [D, B, P]
-    d_c_0: Tensor  # [D, B, H], two-state cells
+    d_c_0: Tensor  # [D, B, E*H], cells with more states than h
     d_unit_weights: Tensor  # [D, K, H], cells with unit weights
 
 
@@ -330,6 +372,9 @@ build_info: Callable[[], dict[str, str]] = _C.build_info
 
 instruction_sets: Callable[[], list[str]] = _C.instruction_sets
 """The instruction sets that this machine can run and the library has code for, plainest first."""
+
+active_isa: Callable[[], str] = _C.active_isa
+"""The vectors of the instruction set in use, for which cells are compiled: avx512 of avx512_vnni."""
 
 active_instruction_set: Callable[[], str] = _C.active_instruction_set
 """The instruction set in use; FUSED_RNN_CPU_ISA chooses another."""

@@ -79,6 +79,9 @@ class RecurrentLayer(Unscriptable, Traceable, LayerCalls, FlatWeights):
                 )
         return getattr(variants, name)
 
+    def _prepare_kernels(self) -> None:
+        """Have the kernels of the cell, where they are not built in."""
+
     def _suffixes(self) -> list[str]:
         """What the names of the parameters of each direction of each layer end with."""
         return [names[0].removeprefix("weight_ih") for names in self._all_weights]
@@ -96,7 +99,7 @@ class RecurrentLayer(Unscriptable, Traceable, LayerCalls, FlatWeights):
 
     def _parameters_of(self, variants: Variants) -> dict[str, tuple[str, int]]:
         """Those of variants, by name: see `parameters_of`."""
-        gates = CELLS[CELL_OF_MODE[self.mode]].gates
+        gates = CELLS[self._plain_cell].gates
         return parameters_of(
             variants, gates=gates, hidden_size=self.hidden_size, lstm=self.mode == "LSTM", bias=self.bias
         )
@@ -118,7 +121,12 @@ class RecurrentLayer(Unscriptable, Traceable, LayerCalls, FlatWeights):
     @property
     def cell(self) -> str:
         """The name of the cell in the compiled library: lstm, lstm_peephole, gru, rnn_tanh or rnn_relu."""
-        return "lstm_peephole" if self._variants().unit_weights else CELL_OF_MODE[self.mode]
+        return "lstm_peephole" if self._variants().unit_weights else self._plain_cell
+
+    @property
+    def _plain_cell(self) -> str:
+        """The same without variants."""
+        return CELL_OF_MODE[self.mode]
 
     def _direction(self, tensors: list[Any]) -> DirectionWeights:
         """The parameters of one direction, without the variants'."""
@@ -154,7 +162,7 @@ class RecurrentLayer(Unscriptable, Traceable, LayerCalls, FlatWeights):
             )
         if not self._sizes_changed:
             return
-        rows = CELLS[CELL_OF_MODE[self.mode]].gates * self.hidden_size
+        rows = CELLS[self._plain_cell].gates * self.hidden_size
         names, widths = self._all_weights[0], (self.input_size, self.proj_size or self.hidden_size)
         for name, weight, width in zip(names, self._weights(names[:2]), widths, strict=False):
             if weight.shape != (rows, width):
@@ -178,7 +186,7 @@ class RecurrentLayer(Unscriptable, Traceable, LayerCalls, FlatWeights):
         self, x: Tensor | PackedSequence, hx: Any, lengths: Any, resets: Any, return_cells: bool
     ) -> tuple[Any, Tensor, Tensor, Any]:
         """Output, h_n, c_n and cells ([0] where there are none) in the layout of the input."""
-        if return_cells and self.mode != "LSTM":
+        if return_cells and CELLS[self._plain_cell].states == 1:
             raise TypeError(f"{type(self).__name__}: return_cells needs a cell state, which only the LSTM has")
         tensors = self._weights(self._flat_weights_names)  # once, since a parametrization computes them
         _checks.refuse_expanded_weights(type(self).__name__, tensors)
@@ -187,7 +195,7 @@ class RecurrentLayer(Unscriptable, Traceable, LayerCalls, FlatWeights):
         variants = self._variants()
         layers = self._layers(variants, tensors)
         _checks.check_parameter_devices(sequence, zip(self._all_weights, chain.from_iterable(layers), strict=True))
-        cell = CELL_OF_MODE[self.mode] if variants is PLAIN else self.cell
+        cell = (CELL_OF_MODE.get(self.mode) if variants is PLAIN else None) or self.cell
         spec = LayerSpec(cell, self.hidden_size, variants, ragged)
         output, h_n, c_n, cells = run_stack(spec, sequence, layers, h_0, c_0, dropout=dropout, keep_cells=return_cells)
         output = self._like_input(x, output, ragged.places)

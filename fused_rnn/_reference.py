@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     Tensors = Sequence[Tensor | None]
 
 
+STEPS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {}
+"""`step` of each cell that is not built in, without its name and the norm; other states than h lie in c, [B, E*H]."""
+
+
 def step(
     cell: str,
     from_x: Tensor,
@@ -35,6 +39,8 @@ def step(
 
     `unit_weights` [K, H] are those of a cell that has them; the last rows of `norm` [N, H] normalize c.
     """
+    if cell in STEPS:
+        return STEPS[cell](from_x, from_h, h, c, unit_weights)
     if cell == "gru":
         (x_r, x_z, x_n), (h_r, h_z, h_n) = from_x.unbind(1), from_h.unbind(1)
         r, z = torch.sigmoid(x_r + h_r), torch.sigmoid(x_z + h_z)
@@ -70,7 +76,9 @@ def recurrence(cell: str, *tensors: Any) -> tuple[Tensor, ...]:
         padding = torch.arange(time_steps, device=gates.device).unsqueeze(1) >= lengths
         gates = gates.masked_fill(padding[:, :, None, None, None], 0.0)
     h_0 = gates.new_zeros(directions, batch, w_hh.shape[2]) if h_0 is None else h_0
-    c_0 = gates.new_zeros(directions, batch, hidden_size) if c_0 is None else c_0
+    states = _ops.CELLS[cell].states
+    if c_0 is None:
+        c_0 = gates.new_zeros(directions, batch, max(1, states - 1) * hidden_size)
     results = []
     for d in range(directions):
         h, c = h_0[d], c_0[d]
@@ -88,8 +96,8 @@ def recurrence(cell: str, *tensors: Any) -> tuple[Tensor, ...]:
                 h_after = F.linear(h_after, w_hr[d])
             if zoneout is not None:
                 h_after = torch.lerp(h_after, h_before, zoneout[t, :, d, 0].to(h_after.dtype))
-                if zoneout.shape[3] == 2:
-                    c_after = torch.lerp(c_after, c_before, zoneout[t, :, d, 1].to(c_after.dtype))
+                if states > 1:
+                    c_after = torch.lerp(c_after, c_before, zoneout[t, :, d, 1:].flatten(1).to(c_after.dtype))
             inactive = None if lengths is None else t >= lengths
             steps.append((zero_where(inactive, h_after), zero_where(inactive, c_after)))
             if inactive is not None:  # the state passes through
@@ -103,7 +111,7 @@ def recurrence(cell: str, *tensors: Any) -> tuple[Tensor, ...]:
         results.append((output, h, c, cells))
     outputs, h_n, c_n, all_cells = zip(*results, strict=True)
     stacked = torch.stack(outputs, 2), torch.stack(h_n), torch.stack(c_n), torch.stack(all_cells, 2)
-    return tuple(each.to(dtype) for each in stacked[: 2 * _ops.CELLS[cell].states])
+    return tuple(each.to(dtype) for each in stacked[: 4 if states > 1 else 2])
 
 
 def gates_of(cell: str, arguments: Arguments, output: Tensor, cells: Tensor, saved: Tensor) -> Tensor:
@@ -111,8 +119,11 @@ def gates_of(cell: str, arguments: Arguments, output: Tensor, cells: Tensor, sav
 
     They have the type that is computed in, float32 for half types; the gates among the arguments are not looked at.
     They repeat the saved activations up to rounding, which is all that derivatives depend on: where an activation is
-    saturated, pre-activations far apart have the same one, and any of them does.
+    saturated, pre-activations far apart have the same one, and any of them does. Of a cell that is not built in they
+    are kept (see `anchor_of`), and this is 0.
     """
+    if cell in STEPS:
+        return output.new_zeros(())
     if output.dtype in HALF_TYPES:
         output, cells, saved = output.float(), cells.float(), saved.float()
         arguments = Arguments._make(t.float() if t is not None and t.is_floating_point() else t for t in arguments)
@@ -136,6 +147,16 @@ def gates_of(cell: str, arguments: Arguments, output: Tensor, cells: Tensor, sav
         current = cells if made is None else made
         total = total - torch.stack([p_i * before, p_f * before, torch.zeros_like(before), p_o * current], 3)
     return total - from_h
+
+
+def anchor_of(cell: str, gates: Tensor, *, dense: bool) -> Tensor:
+    """What stands for the gates in a graph that does not keep them: zeros, with `dense` in memory of their own.
+
+    What a cell that is not built in has saved may not tell its gates: they are kept.
+    """
+    if cell in STEPS:
+        return gates.clone()
+    return torch.zeros_like(gates) if dense else gates.new_zeros(()).expand(gates.shape)
 
 
 def _from_h(cell: str, arguments: Arguments, output: Tensor) -> Tensor:

@@ -81,6 +81,9 @@ def _in_plain_torch(kind: Forward | Backward, what: str, why: str) -> Route:
     return Route(kind, f"{what} would run in plain torch, since {why}")
 
 
+NO_KERNELS = _in_plain_torch(
+    Forward.REFERENCE, "the cell", "it has no kernels for this device and type: see fused_rnn.Recurrent"
+)
 _NO_NORMS = _in_plain_torch(Forward.REFERENCE, "layer norms on a GPU", "there is no CUDA kernel with them")
 _NESTED_TANGENTS = _in_plain_torch(  # they are zero through any Function (pytorch issue 197867)
     Forward.REFERENCE, "tangents of tangents", "torch takes them for zero in a function with kernels"
@@ -102,8 +105,13 @@ def of_step(arguments: StepArguments) -> Route | None:
     return STEP if arguments.x.is_cpu and _modes.in_plain_eager() else None
 
 
-def of_layer(arguments: LayerArguments, variants: Variants = PLAIN) -> Route:
-    """One layer; its arguments need not be checked, since the operator refuses those that do not fit."""
+def of_layer(arguments: LayerArguments, variants: Variants = PLAIN, *, has_kernels: bool = True) -> Route:
+    """One layer; its arguments need not be checked, since the operator refuses those that do not fit.
+
+    Only a cell that is not built in may have no kernels.
+    """
+    if not has_kernels:
+        return NO_KERNELS
     x, w_ih, b_ih, w_hh, b_hh, w_hr, h_0, c_0, _, _, unit_weights, zoneout, mask = arguments
     if torch.compiler.is_compiling() or not _modes.in_plain_eager():
         if _exports_to_onnx():

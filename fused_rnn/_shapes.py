@@ -64,14 +64,18 @@ def _results(cell: str, arguments: Arguments, *, save: bool) -> tuple[Tensor, ..
     gates, w_hr, spec = arguments.gates, arguments.w_hr, CELLS[cell]
     time_steps, batch, directions, _, hidden_size = gates.shape
     width = hidden_size if w_hr is None else w_hr.shape[1]
-    two_states = spec.states == 2
+    others = spec.cell_states * hidden_size
     sequence = (time_steps, batch, directions)
-    saved = spec.saved + (arguments.zoneout is not None) + (0 if arguments.norm is None else spec.gates)
+    saved = (
+        spec.saved
+        + (0 if arguments.zoneout is None else spec.made_states)
+        + (0 if arguments.norm is None else spec.gates)
+    )
     return (
         gates.new_empty((*sequence, width)),
         gates.new_empty((directions, batch, width)),
-        gates.new_empty((directions, batch, hidden_size) if two_states else (0,)),
-        gates.new_empty((*sequence, hidden_size) if save and two_states else (0,)),
+        gates.new_empty((directions, batch, others) if others else (0,)),
+        gates.new_empty((*sequence, others) if save and others else (0,)),
         gates.new_empty((*sequence, saved, hidden_size) if save else (0,)),
         gates.new_empty((*sequence, hidden_size) if save and w_hr is not None else (0,)),
     )
@@ -105,7 +109,8 @@ def _quantized_layer_shapes(given: Any) -> tuple[Tensor, ...]:
 @_rule("step")
 def _step_shapes(given: Any) -> tuple[Tensor, Tensor]:
     x, state = given.x, (given.x.shape[0], given.w_hh.shape[1])
-    return x.new_empty(state), x.new_empty(state if CELLS[given.cell].states == 2 else (0,))
+    others = CELLS[given.cell].cell_states * state[1]
+    return x.new_empty(state), x.new_empty((state[0], others) if others else (0,))
 
 
 @_rule("backward")
@@ -134,7 +139,7 @@ def _gradients(given: Any, unit_weights: Tensor | None = None, norm: Tensor | No
         output.new_empty(gates_shape),
         output.new_empty(gates_shape if spec.split or norm is not None else (0,)),
         output.new_empty((directions, batch, output.shape[3])),
-        output.new_empty((directions, batch, hidden_size) if spec.states == 2 else (0,)),
+        output.new_empty((directions, batch, spec.cell_states * hidden_size) if spec.states > 1 else (0,)),
         output.new_empty(output.shape if w_hr is not None else (0,)),
         of_rows(unit_weights),
         of_rows(norm),
@@ -155,6 +160,6 @@ def _layer_backward_shapes(given: Any) -> tuple[Tensor, ...]:
         x.new_empty(bias if given.need_bias else (0,)),
         x.new_empty(w_hr.shape if given.need_w_hr else (0,)),
         x.new_empty((directions, batch, width)),
-        x.new_empty((directions, batch, hidden_size) if spec.states == 2 else (0,)),
+        x.new_empty((directions, batch, spec.cell_states * hidden_size) if spec.states > 1 else (0,)),
         x.new_empty((directions, batch, spec.unit_weights, hidden_size) if spec.unit_weights else (0,)),
     )

@@ -25,6 +25,7 @@ class DirectionWeights(NamedTuple):
     gain_hh: Tensor | None = None  # [G*H]
     gain_c: Tensor | None = None  # [H]
     b_c: Tensor | None = None  # [H]
+    unit: Tensor | None = None  # [K*H], the unit weights of a cell that is not built in
 
 
 class Arguments(NamedTuple):

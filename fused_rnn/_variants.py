@@ -142,6 +142,15 @@ def unit_weights_of(variants: Variants, weights: Sequence[DirectionWeights]) -> 
     return torch.stack([torch.cat([peepholes, limits]) for peepholes in each])
 
 
+def unit_weights(variants: Variants, weights: Sequence[DirectionWeights], hidden_size: int) -> Tensor | None:
+    """The numbers [D, K, H] of each unit that a cell has besides its matrices; None: it has none."""
+    if variants.unit_weights:
+        return unit_weights_of(variants, weights)
+    if weights[0].unit is None:
+        return None
+    return torch.stack([w.unit.view(-1, hidden_size) for w in weights if w.unit is not None])
+
+
 def norm_of(weights: Sequence[DirectionWeights], like: Tensor) -> Tensor:
     """The parameters [D, N, H] of the recurrent norms; `like` is [..., G, H]."""
     gates, hidden_size = like.shape[-2:]
@@ -192,7 +201,7 @@ def draw_masks(variants: Variants, cell: str, x: Tensor, weights: Sequence[Direc
     w_hh = weights[0].w_hh
     width = w_hh.shape[1]  # H too where there is zoneout
     states = CELLS[cell].states
-    probabilities = variants.zoneouts[:states]
+    probabilities = (*variants.zoneouts, *variants.zoneouts)[:states]
     if any(probabilities):
         shape = (x.shape[0], x.shape[1], len(weights), states, width)
         if not variants.training:

@@ -253,7 +253,9 @@ def _recurrence_gradients(
     """Gradients of every field of `Arguments`, in place of what is saved where the graph ends with this pass."""
     anchor: Any = None
     if torch.is_grad_enabled():  # a zero whose derivatives are those of the gates
-        zeros: Tensor = _Zeros.apply(F.linear(given.x, given.w_ih, given.b_ih))  # type: ignore[no-untyped-call]
+        zeros = F.linear(given.x, given.w_ih, given.b_ih)
+        if ctx.cell not in _ops.LOADED:  # else the values themselves: see _reference.anchor_of
+            zeros = _Zeros.apply(zeros)  # type: ignore[no-untyped-call]
         gates = _ops.CELLS[ctx.cell].gates
         units = given.w_hh.shape[0] // (ctx.directions * gates)  # named, since there may be no steps or rows
         anchor = zeros.view(*given.x.shape[:2], ctx.directions, gates, units)

@@ -14,8 +14,7 @@ _PACKAGE = Path(__file__).resolve().parent
 
 def folder() -> Path:
     """The folder with CMakeLists.txt: in the installed package, or the checkout."""
-    installed = _PACKAGE / "library"
-    return installed if installed.is_dir() else _PACKAGE.parent
+    return _PACKAGE if (_PACKAGE / "CMakeLists.txt").exists() else _PACKAGE.parent
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from fused_rnn import _ops
 from fused_rnn._checks import check_batch_size
 from fused_rnn._modes import increment_version
 from fused_rnn._recurrent_layer import RecurrentLayer
-from fused_rnn._variants import unit_weights_of
+from fused_rnn._variants import unit_weights
 from fused_rnn.convert import convert
 from fused_rnn.quantized import QuantizedLayer
 
@@ -38,7 +38,7 @@ def _check_parameters(layer: RecurrentLayer, parameters: Sequence[Sequence[Tenso
             "bias_ih": (rows,),
             "bias_hh": (rows,),
             "weight_hr": (width, layer.hidden_size),
-            "the peepholes": (1, spec.unit_weights, layer.hidden_size),
+            "the unit weights": (1, spec.unit_weights, layer.hidden_size),
         }
         for (name, shape), tensor in zip(shapes.items(), tensors, strict=True):
             if tensor is not None and (tensor.dtype != dtype or tensor.shape != shape):
@@ -80,8 +80,12 @@ def stepped_layer(layer: torch.nn.Module, weights: torch.dtype | None, name: str
         wanted = "float32 or float64" if weights is None else f"float32 to keep its weights as {weights}"
         raise ValueError(f"{name} must be of type {wanted}, got {weight.dtype}")
     with torch.no_grad():
-        unit_weights = [unit_weights_of(variants, [w]) if variants.unit_weights else None for w in directions]
-    parameters = [(*w[:5], own) for w, own in zip(directions, unit_weights, strict=True)]
+        of_units = [unit_weights(variants, [w], layer.hidden_size) for w in directions]
+    parameters = [(*w[:5], own) for w, own in zip(directions, of_units, strict=True)]
+    layer._prepare_kernels()
+    if layer.cell in _ops.LOADED and (weights is not None or weight.dtype not in _ops.LOADED[layer.cell]):
+        wanted = "exact weights, weights=None" if weights is not None else f"kernels for {weight.dtype}"
+        raise NotImplementedError(f"a Stepper of the cell {layer.cell} needs {wanted}")
     _check_parameters(layer, parameters, weight.dtype)
     return SteppedLayer(layer, parameters, weight.dtype, weights)
 
@@ -97,8 +101,8 @@ class Stepper:
     on, and has the same packed weights. A stepper has no pickle, since its weights are packed for this processor.
 
     Args:
-        layer: an LSTM, GRU or RNN of fused_rnn or torch.nn, in one direction, on CPU, of float32 or float64; or one of
-            `fused_rnn.quantized`.
+        layer: an LSTM, GRU or RNN of fused_rnn or torch.nn, in one direction, on CPU, of float32 or float64; a
+            `Recurrent` likewise, with exact weights; or one of `fused_rnn.quantized`.
         batch_size: rows B that are stepped together.
         weights: how the matrices of a float32 layer are kept. None: exactly, but where torch's switch
             `torch.backends.mkldnn.rnn.fp32_precision` says "bf16" as the stepper is made, products take factors that
@@ -125,7 +129,10 @@ class Stepper:
         width = layer.proj_size or layer.hidden_size
         self._x_shape, self._y_shape = (batch_size, layer.input_size), (batch_size, width)
         self._h_shape = (layer.num_layers, batch_size, width)
-        self._c_shape = (layer.num_layers, batch_size, layer.hidden_size) if layer.mode == "LSTM" else None
+        self._states = _ops.CELLS[layer.cell].states
+        self._units = layer.hidden_size
+        others = (self._states - 1) * layer.hidden_size
+        self._c_shape = (layer.num_layers, batch_size, others) if others else None
         self._description = f"{layer}, batch_size={batch_size}, weights={weights}"
         sizes = {name: getattr(layer, name) for name in ("input_size", "hidden_size", "proj_size")}
         self._native = _ops.make_stepper(layer.cell, parameters, storage=_STORAGES[weights], batch=batch_size, **sizes)
@@ -279,22 +286,25 @@ class Stepper:
             return h
         c = torch.empty(self._c_shape, dtype=self._dtype, device="cpu")
         self._native.get_state(h.data_ptr(), c.data_ptr())
-        return h, c
+        return (h, *(part.clone() for part in c.chunk(self._states - 1, 2))) if self._states > 2 else (h, c)
 
     @state.setter
     def state(self, value: Any) -> None:
         if value is None:
             self.reset()
             return
-        shapes = (self._h_shape,) if self._c_shape is None else (self._h_shape, self._c_shape)
-        names = ("state",) if self._c_shape is None else ("state[0]", "state[1]")
-        states = (value,) if self._c_shape is None else value
-        if self._c_shape is not None and (not isinstance(value, (tuple, list)) or len(value) != 2):
-            raise TypeError("state must be a tuple (h, c) of two tensors, or None")
+        several, count = self._c_shape is not None, self._states
+        shapes = [self._h_shape] if count == 1 else [self._h_shape, *[(*self._h_shape[:2], self._units)] * (count - 1)]
+        names = [f"state[{k}]" for k in range(count)] if several else ["state"]
+        states = value if several else (value,)
+        if several and (not isinstance(value, (tuple, list)) or len(value) != count):
+            wanted = "(h, c) of two tensors" if count == 2 else f"of {count} tensors"
+            raise TypeError(f"state must be a tuple {wanted}, or None")
         held = []
         for name, shape, each in zip(names, shapes, states, strict=True):
             if not isinstance(each, Tensor) or each.dtype != self._dtype or each.shape != shape or not each.is_cpu:
                 given = f"{each.dtype} {tuple(each.shape)}" if isinstance(each, Tensor) else type(each).__name__
                 raise ValueError(f"{name} must be a {self._dtype} tensor on the CPU of shape {shape}, got {given}")
             held.append(each.detach().contiguous().resolve_neg())
-        self._native.set_state(held[0].data_ptr(), held[-1].data_ptr())
+        others = torch.cat(held[1:], 2) if count > 2 else held[-1]
+        self._native.set_state(held[0].data_ptr(), others.data_ptr())

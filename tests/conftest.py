@@ -38,7 +38,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 FIRST = (
     *("test_native.py", "test_cuda_emulator.py", "test_bench_peers.py", "test_in_place.py", "test_onnx.py"),
     *("test_compile.py", "test_fork.py", "test_examples.py", "test_fuzz.py", "test_cuda_build.py", "test_build.py"),
-    *("test_notebooks.py", "test_stream.py"),
+    *("test_notebooks.py", "test_recurrent.py", "test_stream.py"),
 )
 
 
@@ -73,6 +73,7 @@ SLOW: dict[str, tuple[str, ...]] = {
     "test_parity.py": ("named_problem", "drawn", "two_threads"),
     "test_perf_check.py": (),
     "test_quantized_onnx.py": (),
+    "test_recurrent.py": ("source",),
     "test_site.py": (),
     "test_stream.py": ("refused", "version_1", "bytes_of_their_type", "flags"),
     "test_torchrl.py": (),

@@ -200,6 +200,7 @@ REFUSED: list[tuple[Any, type[Exception], str]] = [
     (nn.Sequential(nn.Conv1d(1, 1, 1)), NotImplementedError, "module has a Conv1d, which a stream does not compute"),
     (nn.LSTM(2, 3, bidirectional=True), ValueError, "module must have one direction"),
     (fused_rnn.GRU(2, 3, layer_norm=True), NotImplementedError, "module has layer_norm"),
+    (fused_rnn.MinGRU(2, 3), NotImplementedError, "module has a layer of the cell"),
     (nn.GRU(2, 3, dtype=torch.float64), ValueError, "must be of type torch.float32, got torch.float64"),
     (nn.Linear(2, 3, dtype=torch.float64), ValueError, "must be float32 on the CPU, got torch.float64"),
     (nn.Linear(2, 3, device="meta"), ValueError, "on meta"),
@@ -338,7 +339,7 @@ def test_an_installed_package_has_the_sources(tmp_path: Path) -> None:
     command = [sys.executable, "setup.py", "--quiet", "build_py", "--build-lib", str(tmp_path / "lib")]
     subprocess.run(command, cwd=native.ROOT, check=True)
     said = run(sys.executable, tmp_path / "lib/fused_rnn/cmake.py").stdout.strip()
-    assert Path(said) == (tmp_path / "lib/fused_rnn/library").resolve()
+    assert Path(said) == (tmp_path / "lib/fused_rnn").resolve()
     # CMake looks for every source.
     run("cmake", "-S", said, "-B", tmp_path / "build", compiler_option())
     assert not (Path(said) / "csrc/binding").exists()

@@ -125,7 +125,7 @@ def test_tangents_of_gradients_are_refused() -> None:
 def test_a_variant_without_a_kernel_runs_in_plain_torch_or_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, x = fused_rnn.LSTM(3, 5, layer_norm=True, dtype=torch.float64), torch.randn(4, 2, 3, dtype=torch.float64)
     expected = layer(x)[0]
-    monkeypatch.setattr(_route, "of_layer", lambda *_: _route.of_recurrence(on_gpu=True, normalized=True))
+    monkeypatch.setattr(_route, "of_layer", lambda *_, **__: _route.of_recurrence(on_gpu=True, normalized=True))
     torch.testing.assert_close(layer(x)[0], expected)
     with fused_rnn.strict(), pytest.raises(fused_rnn.ReferencePathError, match="layer norms on a GPU"):
         layer(x)

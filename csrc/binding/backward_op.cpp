@@ -15,17 +15,18 @@ BackwardResult run_backward(const std::string& cell, const BackwardTensors& give
   Problem p = describe(cell, read.type(), extent_of(given.output, "output"), w_hh, w_hr, variant);
   p.backward = true;
   p.rounds_factors = round_factors;
-  const bool has_c = p.cell.states == 2;
+  const bool has_c = p.cell.states > 1;
+  const int64_t others = p.cell.cell_states() * p.hidden_size;
   const Shape outputs{p.time_steps, p.batch, p.directions, p.output_size};
-  const Shape units{p.time_steps, p.batch, p.directions, p.hidden_size};
+  const Shape cells{p.time_steps, p.batch, p.directions, others};
   const Shape gates{p.time_steps, p.batch, p.directions, p.cell.gates, p.hidden_size};
   const auto& [d_output, d_h_n, d_c_n, d_cells] = given.incoming;
   BackwardViews views;
   views.output = read.sequence(given.output, "output", "[T, B, D, P]", outputs);
   views.d_output = read.sequence(d_output, "d_output", "[T, B, D, P]", outputs);
   read_states(read, p, d_h_n, "d_h_n", views.d_h_n, d_c_n, "d_c_n", views.d_c_n);
-  if (has_c) views.cells = read.sequence(given.cells, "cells", "[T, B, D, H]", units);
-  if (has_c) views.d_cells = read.sequence(d_cells, "d_cells", "[T, B, D, H]", units);
+  if (has_c) views.cells = read.sequence(given.cells, "cells", "[T, B, D, E*H]", cells);
+  if (has_c) views.d_cells = read.sequence(d_cells, "d_cells", "[T, B, D, E*H]", cells);
   views.saved = read.sequence(given.saved, "saved", "[T, B, D, S, H]",
                               {p.time_steps, p.batch, p.directions, saved_values(p), p.hidden_size});
   read_recurrence(views, read, p, given.recurrence);
@@ -43,7 +44,7 @@ BackwardResult run_backward(const std::string& cell, const BackwardTensors& give
   const Tensor d_gates = in_place ? given.saved : allocate(true, gates);
   const Tensor d_gates_h = allocate((p.cell.split && !in_place) || p.normalized, gates);
   const Tensor d_h_0 = allocate(true, {p.directions, p.batch, p.output_size});
-  const Tensor d_c_0 = allocate(has_c, {p.directions, p.batch, p.hidden_size});
+  const Tensor d_c_0 = allocate(has_c, {p.directions, p.batch, others});
   const Tensor d_projected = allocate(p.projected, outputs);
   const Tensor d_unit_weights =
       allocate(p.cell.unit_weights > 0, {p.directions, p.batch, p.cell.unit_weights, p.hidden_size});
@@ -92,7 +93,7 @@ BackwardResult backward_in_place(CellName name, const OptionalTensor& d_output, 
                                  const Tensor& saved, const OptionalTensor& h_0, const OptionalTensor& c_0,
                                  const OptionalTensor& lengths, const OptionalTensor& resets) {
   const std::string cell = name.take();
-  if (cell_spec(known_cell(cell)).split) fail("saved cannot be written over: cell \"" + cell + "\" is split");
+  if (known_cell(cell).split) fail("saved cannot be written over: cell \"" + cell + "\" is split");
   const RecurrenceTensors recurrence{w_hh, w_hr, {h_0, c_0, lengths, resets}};
   return run_backward(cell, {{d_output, d_h_n, d_c_n, d_cells}, output, cells, saved, recurrence}, true, false);
 }

@@ -6,17 +6,16 @@
 #include "binding/checks.h"
 #include "binding/tensors.h"
 #include "cells/table.h"
+#include "cpu/loaded_cells.h"
 
 namespace fused_rnn {
 
-inline int known_cell(const std::string& name) {
-  const int index = find_cell(name);
-  if (index < 0) {
-    std::string known;
-    for (int i = 0; i < Cells::kSize; ++i) known += (i > 0 ? ", " : "") + std::string(cell_spec(i).name);
-    fail("cell must be one of " + known + ", got \"" + name + "\"");
-  }
-  return index;
+inline CellSpec known_cell(const std::string& name) {
+  if (const int index = find_cell(name); index >= 0) return cell_spec(index);
+  if (const std::optional<CellSpec> loaded = find_loaded_cell(name); loaded.has_value()) return *loaded;
+  std::string known;
+  for (int i = 0; i < Cells::kSize; ++i) known += (i > 0 ? ", " : "") + std::string(cell_spec(i).name);
+  fail("cell must be one of " + known + ", got \"" + name + "\"");
 }
 
 // How far a sequence extends. With an input size it is the input of a layer, whose parameters are stacked.
@@ -41,7 +40,7 @@ inline Extent extent_of_layer(const Shape& x, int64_t directions) {  // [T, B, I
 // The forward problem. H and P are those of w_hh, [D, G*H, P] or stacked [D*G*H, P].
 inline Problem describe(const std::string& cell, DataType type, const Extent& extent, const Tensor& w_hh,
                         const OptionalTensor& w_hr, const VariantTensors& variant = {}) {
-  const CellSpec spec = cell_spec(known_cell(cell));
+  const CellSpec spec = known_cell(cell);
   const bool stacked = extent.input_size > 0;
   const auto of_cell = [&] { return " for cell \"" + cell + "\""; };
   if (w_hr.has_value() && !spec.projectable) fail("w_hr must be None" + of_cell() + ", which cannot project");

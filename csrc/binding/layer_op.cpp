@@ -80,22 +80,24 @@ std::tuple<Tensor, Tensor> step(CellName name, const Tensor& x_given, const Tens
   const Extent extent = extent_of_layer({1, x_given.size(0), x_given.size(1)}, 1);
   const Problem p = describe(cell, read.type(), extent, w_hh, kNoTensor);
   const Shape state{p.batch, p.hidden_size};
-  const bool has_c = p.cell.states == 2;
+  const bool has_c = p.cell.states > 1;
+  const Shape others{p.batch, p.cell.cell_states() * p.hidden_size};
   if (c.has_value() && !has_c) fail("c must be None for cell \"" + cell + "\", which has no cell state");
   ForwardViews views;
   read_layer(views, read, p, {x_given, w_ih, b_ih, w_hh, b_hh});
   const Tensor& x = *read.dense(x_given, 1);
   if (x.numel() > 0) views.x = {x.const_data_ptr(), 0, x.stride(0), 0};
-  const auto rows_of = [&](const OptionalTensor& given, const char* name) -> StateView<const void> {
-    const Tensor* const t = read.dense(given, name, "[B, H]", state, 1);
+  const auto rows_of = [&](const OptionalTensor& given, const char* name, const char* dimensions,
+                           const Shape& shape) -> StateView<const void> {
+    const Tensor* const t = read.dense(given, name, dimensions, shape, 1);
     if (t == nullptr || t->numel() == 0) return {};
     return {t->const_data_ptr(), 0, t->stride(0)};
   };
-  views.h_0 = rows_of(h, "h");
-  views.c_0 = rows_of(c, "c");
+  views.h_0 = rows_of(h, "h", "[B, H]", state);
+  views.c_0 = rows_of(c, "c", "[B, E*H]", others);
 
   const Allocator allocate(x);
-  const Tensor h_n = allocate(true, state), c_n = allocate(has_c, state);
+  const Tensor h_n = allocate(true, state), c_n = allocate(has_c, others);
   if (h_n.numel() > 0) views.h_n = {h_n.mutable_data_ptr(), 0, h_n.stride(0)};
   if (c_n.numel() > 0) views.c_n = {c_n.mutable_data_ptr(), 0, c_n.stride(0)};
   run_forward(p, views, max_threads());

@@ -13,14 +13,14 @@
 
 #include "binding/python_problem.h"
 #include "binding/stepper_class.h"
-#include "cpu/dispatch.h"
+#include "cpu/loaded_cells.h"
 #include "cpu/runtime/machine.h"
 #include "cpu/runtime/team.h"
 #include "cpu/runtime/workspace.h"
 #include "cuda/schedule.h"
 
-#if !defined(FUSED_RNN_VERSION) || !defined(FUSED_RNN_CUDA_BUILD)
-#error "the build passes FUSED_RNN_VERSION and FUSED_RNN_CUDA_BUILD"
+#if !defined(FUSED_RNN_VERSION) || !defined(FUSED_RNN_CUDA_BUILD) || !defined(FUSED_RNN_CELL_FLAGS)
+#error "the build passes FUSED_RNN_VERSION, FUSED_RNN_CUDA_BUILD and FUSED_RNN_CELL_FLAGS"
 #endif
 
 namespace py = pybind11;
@@ -36,7 +36,7 @@ std::vector<std::string> cell_names() {
 }
 
 py::dict cell_spec_dict(const std::string& name) {
-  const CellSpec spec = cell_spec(known_cell(name));
+  const CellSpec spec = known_cell(name);
   py::dict result;
   result["gates"] = spec.gates;
   result["states"] = spec.states;
@@ -45,6 +45,7 @@ py::dict cell_spec_dict(const std::string& name) {
   result["gradients"] = spec.gradients();
   result["unit_weights"] = spec.unit_weights;
   result["norm_groups"] = spec.norm_groups;
+  result["recurrent_gates"] = spec.recurrent_gates;
   return result;
 }
 
@@ -74,10 +75,11 @@ py::dict plan_dict(const py::object& named, bool training, int threads) {
   py::dict result;
   result["schedule"] = problem.normalized ? "cpu_rows" : is_single_step(problem) ? "cpu_single_step" : "cpu_sweep";
   result["instruction_set"] = active_cpu_instruction_set();
-  add(result, "forward", active_cpu_unit().forward);
+  const CpuUnit& unit = cpu_unit_of(problem.cell, problem.type);
+  add(result, "forward", unit.forward);
   problem.backward = true;
   problem.input_size = 0;  // of the forward pass alone
-  if (training) add(result, "backward", active_cpu_unit().backward);
+  if (training) add(result, "backward", unit.backward);
   return result;
 }
 
@@ -137,14 +139,22 @@ std::map<std::string, std::string> build_info() {
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Native part of fused_rnn: cells, plans and build information; the ops are in torch.ops.fused_rnn.";
   m.attr("norm_epsilon") = fused_rnn::kNormEpsilon;
+  m.attr("cell_flags") = FUSED_RNN_CELL_FLAGS;  // JSON: of the compiler, "common" and for each vector instruction set
   m.def("cell_names", &fused_rnn::cell_names);
   m.def("cell_spec", &fused_rnn::cell_spec_dict, py::arg("name"));
+  m.def(
+      "load_cell",
+      [](const std::string& path, const std::string& sources) {
+        return std::string(fused_rnn::load_cell(path, sources).name);
+      },
+      py::arg("path"), py::arg("sources"));
   m.def("build_info", &fused_rnn::build_info);
   m.def("kept_bytes", &fused_rnn::Workspace::waiting_bytes);
   m.def("is_amd_processor", &fused_rnn::is_amd_processor);
   m.def("threads_are_lost", &fused_rnn::threads_are_lost);
   m.def("instruction_sets", &fused_rnn::cpu_instruction_sets);
   m.def("active_instruction_set", &fused_rnn::active_cpu_instruction_set);
+  m.def("active_isa", &fused_rnn::active_cpu_isa);
   m.def("plan", &fused_rnn::plan_dict, py::arg("problem"), py::arg("training"), py::arg("threads"));
   m.def("cuda_options", &fused_rnn::cuda_options, py::arg("problem"), py::arg("backward"), py::arg("device"));
   fused_rnn::define_stepper(m);

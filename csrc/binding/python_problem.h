@@ -26,7 +26,7 @@ inline Problem problem_of(const pybind11::object& named) {
   };
   const auto flag = [&](const char* name) { return named.attr(name).cast<bool>(); };
   const int64_t hidden_size = size("hidden_size", 1), proj_size = size("proj_size", 0);
-  return {.cell = cell_spec(known_cell(named.attr("cell").cast<std::string>())),
+  return {.cell = known_cell(named.attr("cell").cast<std::string>()),
           .type = type_by_name(pybind11::str(named.attr("dtype"))),
           .time_steps = size("time_steps", 0),
           .batch = size("batch", 0),

@@ -18,8 +18,8 @@ inline void read_states(Reader& read, const Problem& p, const OptionalTensor& h,
                         StateView<const void>& h_view, const OptionalTensor& c, const char* c_name,
                         StateView<const void>& c_view) {
   h_view = read.state(h, h_name, "[D, B, P]", {p.directions, p.batch, p.output_size});
-  if (p.cell.states == 2) {
-    c_view = read.state(c, c_name, "[D, B, H]", {p.directions, p.batch, p.hidden_size});
+  if (p.cell.states > 1) {
+    c_view = read.state(c, c_name, "[D, B, E*H]", {p.directions, p.batch, p.cell.cell_states() * p.hidden_size});
   } else if (c.has_value()) {
     fail(std::string(c_name) + " must be None for cell \"" + p.cell.name + "\", which has no cell state");
   }
@@ -73,8 +73,9 @@ struct ForwardBuffers {
   ForwardBuffers(const Problem& p, const Allocator& allocate, bool save)
       : output(allocate(true, {p.time_steps, p.batch, p.directions, p.output_size})),
         h_n(allocate(true, {p.directions, p.batch, p.output_size})),
-        c_n(allocate(p.cell.states == 2, {p.directions, p.batch, p.hidden_size})),
-        cells(allocate(save && p.cell.states == 2, {p.time_steps, p.batch, p.directions, p.hidden_size})),
+        c_n(allocate(p.cell.states > 1, {p.directions, p.batch, p.cell.cell_states() * p.hidden_size})),
+        cells(allocate(save && p.cell.states > 1,
+                       {p.time_steps, p.batch, p.directions, p.cell.cell_states() * p.hidden_size})),
         saved(allocate(save, {p.time_steps, p.batch, p.directions, saved_values(p), p.hidden_size})),
         hidden(allocate(save && p.projected, {p.time_steps, p.batch, p.directions, p.hidden_size})) {}
 

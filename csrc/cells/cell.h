@@ -10,8 +10,8 @@
 //
 // A cell with kUnitWeights > 0 also takes that many numbers of its unit, and returns their gradients.
 //
-// state[0] is h, state[1] (if any) is c. d_state[0] that backward returns is the *direct* part only: what reaches the
-// previous h through W_hh is the schedule's business.
+// state[0] is h, state[1] (if any) is c; up to two more may follow. d_state[0] that backward returns is the *direct*
+// part only: what reaches the previous h through W_hh is the schedule's business.
 #pragma once
 
 #include <concepts>
@@ -68,9 +68,23 @@ constexpr int joint_gates() {
   return Cell::kSplit ? 0 : Cell::kGates;
 }
 
+// The first gates of the cell that read h of the step before: all, or kRecurrentGates of a cell that says so. The rows
+// of W_hh and b_hh of the others are zeros, and those of W_hh are not read where there is no other.
+template <class Cell>
+constexpr int recurrent_gates() {
+  if constexpr (requires { Cell::kRecurrentGates; }) return Cell::kRecurrentGates;
+  return Cell::kGates;
+}
+
 // Whether the normalized form of the cell also normalizes c where h is made of it.
 template <class Cell>
 inline constexpr bool kHasNormalizedC = Cell::kNormGroups > 0 && Cell::kStates == 2;
+
+// The states besides h, and the first of those whose value after the step backward reads from where it was stored.
+template <class Cell>
+inline constexpr int kCellStates = Cell::kStates - 1;
+template <class Cell>
+inline constexpr int kFirstMade = Cell::kStates > 1 ? 1 : 0;
 
 template <class Cell>
 concept RecurrentCell =
@@ -83,15 +97,22 @@ concept RecurrentCell =
       { cell_forward<Cell, double>(gates, gates, state, weights) } -> std::same_as<CellForward<double, Cell>>;
       { cell_backward<Cell, double>(saved, state, state, state, weights) } -> std::same_as<CellBackward<double, Cell>>;
     } &&
-    (Cell::kGates >= 1) && (Cell::kStates == 1 || Cell::kStates == 2) && (Cell::kSaved >= 0);
+    (Cell::kGates >= 1) && (Cell::kStates >= 1 && Cell::kStates <= 4) && (Cell::kSaved >= 0) &&
+    (Cell::kNormGroups == 0 || Cell::kStates <= 2);
 
 template <RecurrentCell Cell>
 constexpr CellSpec spec_of(int index) {
-  return {Cell::kName,         index,
-          Cell::kGates,        Cell::kStates,
-          Cell::kSaved,        Cell::kSplit,
-          !Cell::kReadsHidden, Cell::kUnitWeights,
-          Cell::kNormGroups,   joint_gates<Cell>()};
+  return {Cell::kName,
+          index,
+          Cell::kGates,
+          Cell::kStates,
+          Cell::kSaved,
+          Cell::kSplit,
+          !Cell::kReadsHidden,
+          Cell::kUnitWeights,
+          Cell::kNormGroups,
+          joint_gates<Cell>(),
+          recurrent_gates<Cell>()};
 }
 
 }  // namespace fused_rnn

@@ -34,17 +34,20 @@ constexpr DataType computed_in(DataType type) {
 // What the schedules need to know of a cell; made from the cell's own constants by cells/table.h.
 struct CellSpec {
   const char* name;
-  int index;         // position in the table of cells
-  int gates;         // pre-activations per unit
-  int states;        // 1: h; 2: h and c
-  int saved;         // values per unit and step that backward needs besides the states
-  bool split;        // d_gates_h differs from d_gates_x
-  bool projectable;  // the update does not read h of its own unit, so h may be a projection
-  int unit_weights;  // trained or fixed numbers of every unit that enter the update
-  int norm_groups;   // sets of gates that a layer norm joins; 0: the cell has no normalized form
-  int joint_gates;   // the first gates, of which d_gates_h equals d_gates
+  int index;            // position in the table of cells
+  int gates;            // pre-activations per unit
+  int states;           // h, and up to three more, which lie one after the other where LSTM has c
+  int saved;            // values per unit and step that backward needs besides the states
+  bool split;           // d_gates_h differs from d_gates_x
+  bool projectable;     // the update does not read h of its own unit, so h may be a projection
+  int unit_weights;     // trained or fixed numbers of every unit that enter the update
+  int norm_groups;      // sets of gates that a layer norm joins; 0: the cell has no normalized form
+  int joint_gates;      // the first gates, of which d_gates_h equals d_gates
+  int recurrent_gates;  // R: the first gates, which W_hh has rows for; those of the others are zeros
 
-  int gradients() const { return 2 * gates - joint_gates; }  // of one unit and step that differ
+  int gradients() const { return 2 * gates - joint_gates; }        // of one unit and step that differ
+  int cell_states() const { return states - 1; }                   // E: those besides h
+  int made_states() const { return states > 1 ? states - 1 : 1; }  // that backward reads as the cell made them
 };
 
 struct Problem {
@@ -77,10 +80,10 @@ constexpr bool is_variant(const Problem& p) {
   return p.time_steps == 1 && p.input_size > 0 && !p.projected && !p.quantized && !is_variant(p);
 }
 
-// What the forward pass saves per unit and step, in this order: the cell's own values; with zoneout the last state as
-// the cell made it; with norms the recurrent gates before theirs.
+// What the forward pass saves per unit and step, in this order: the cell's own values; with zoneout the states as the
+// cell made them (h alone where there is no other); with norms the recurrent gates before theirs.
 constexpr int saved_values(const Problem& p) {
-  return p.cell.saved + (p.zoneout ? 1 : 0) + (p.normalized ? p.cell.gates : 0);
+  return p.cell.saved + (p.zoneout ? p.cell.made_states() : 0) + (p.normalized ? p.cell.gates : 0);
 }
 
 // Rows of the parameters of the norms: gain and bias of each recurrent gate, then, for cells with two states, of c.

@@ -84,11 +84,11 @@ struct ForwardViews {
   WeightView b_hh;                   // [D, G*H, 1], optional
   WeightView w_hr;                   // [D, P, H], only when projected
   StateView<const void> h_0;         // [D, B, P], optional: zeros
-  StateView<const void> c_0;         // [D, B, H], optional: zeros
+  StateView<const void> c_0;         // [D, B, E*H], optional: zeros; E = CellSpec::cell_states
   SequenceView<void> output;         // [T, B, D, P]
   StateView<void> h_n;               // [D, B, P]
-  StateView<void> c_n;               // [D, B, H], cells with two states
-  SequenceView<void> cells;          // [T, B, D, H] c after each step, when training a cell with two states
+  StateView<void> c_n;               // [D, B, E*H], cells with more states than h
+  SequenceView<void> cells;          // [T, B, D, E*H] the same after each step, when training
   SequenceView<void> saved;          // [T, B, D, S, H], when training
   SequenceView<void> hidden;         // [T, B, D, H] h before projection, when training and projected
   const int64_t* lengths = nullptr;  // [B], optional: T; what lies outside [0, T] means the nearer end
@@ -100,8 +100,8 @@ struct ForwardViews {
 struct BackwardViews {
   SequenceView<const void> d_output;  // [T, B, D, P], optional
   StateView<const void> d_h_n;        // [D, B, P], optional
-  StateView<const void> d_c_n;        // [D, B, H], optional
-  SequenceView<const void> d_cells;   // [T, B, D, H], optional
+  StateView<const void> d_c_n;        // [D, B, E*H], optional
+  SequenceView<const void> d_cells;   // [T, B, D, E*H], optional
   WeightView w_hh;                    // as in forward
   WeightView w_hr;
   SequenceView<const void> output;  // what forward made
@@ -113,7 +113,7 @@ struct BackwardViews {
   SequenceView<void> d_gates_h;      // [T, B, D, G, H] of W_hh h_{t-1}, only for split cells and with norms
   int first_split_gate = 0;          // the gate that d_gates_h begins with: those before it are to be had in d_gates
   StateView<void> d_h_0;             // [D, B, P]
-  StateView<void> d_c_0;             // [D, B, H], cells with two states
+  StateView<void> d_c_0;             // [D, B, E*H], cells with more states than h
   SequenceView<void> d_projected;    // [T, B, D, P], only when projected
   const int64_t* lengths = nullptr;  // as in forward
   ResetView resets;

@@ -65,6 +65,11 @@ const std::string& active_cpu_instruction_set() {
   return name;
 }
 
+const std::string& active_cpu_isa() {
+  static const std::string name = active_cpu_instruction_set().substr(0, active_cpu_instruction_set().find('_'));
+  return name;
+}
+
 const CpuUnit& active_cpu_unit() {
   static const CpuUnit& unit = kUnits[active_instruction_set()]();
   return unit;

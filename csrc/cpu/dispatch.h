@@ -44,4 +44,7 @@ std::vector<std::string> cpu_instruction_sets();
 const std::string& active_cpu_instruction_set();
 const CpuUnit& active_cpu_unit();
 
+// Its vectors: of what is built for several sets with the same ones (avx512, avx512_vnni), the first.
+const std::string& active_cpu_isa();
+
 }  // namespace fused_rnn

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "cpu/dispatch.h"
+#include "cpu/loaded_cells.h"
 #include "cpu/runtime/contention.h"
 #include "cpu/runtime/workspace.h"
 #include "cpu/schedules/weight_gradients.h"
@@ -31,13 +31,13 @@ int threads_for(double multiplications, int most) {
 }
 
 // Whether packed weights can be compared with where they came from: row by row.
-bool are_rows(const ForwardViews& views) {
+bool are_rows(const Problem& problem, const ForwardViews& views) {
   const auto rows = [](const WeightView& w) { return !w || w.column_stride == 1; };
-  return views.w_hh && rows(views.w_hh) && rows(views.w_ih) && rows(views.w_hr);
+  return views.w_hh && (problem.cell.recurrent_gates == 0 || rows(views.w_hh)) && rows(views.w_ih) && rows(views.w_hr);
 }
 
 void run_planned(const Problem& problem, const BackwardViews& views, const Plan& plan) {
-  const Schedule<BackwardViews>& schedule = active_cpu_unit().backward;
+  const Schedule<BackwardViews>& schedule = cpu_unit_of(problem.cell, problem.type).backward;
   const Workspace workspace({}, schedule.workspace_bytes(problem, plan));
   schedule.run(problem, views, plan, workspace.data());
 }
@@ -53,9 +53,9 @@ void multiply_on(const MatrixWork& work, int threads) {
 }  // namespace
 
 void run_forward(const Problem& problem, const ForwardViews& views, int threads) {
-  const Schedule<ForwardViews>& schedule = active_cpu_unit().forward;
+  const Schedule<ForwardViews>& schedule = cpu_unit_of(problem.cell, problem.type).forward;
   const Plan plan = schedule.plan(problem, free_threads(threads));
-  if (problem.keeps_weights && are_rows(views)) {
+  if (problem.keeps_weights && are_rows(problem, views)) {
     const Workspace kept(Workspace::key_of(problem, views), schedule.workspace_bytes(problem, plan));
     if (kept.data() != nullptr) return schedule.run(problem, views, plan, kept.data());
   }
@@ -66,7 +66,8 @@ void run_forward(const Problem& problem, const ForwardViews& views, int threads)
 }
 
 void run_backward(const Problem& problem, const BackwardViews& views, int threads) {
-  run_planned(problem, views, active_cpu_unit().backward.plan(problem, free_threads(threads)));
+  const CpuUnit& unit = cpu_unit_of(problem.cell, problem.type);
+  run_planned(problem, views, unit.backward.plan(problem, free_threads(threads)));
 }
 
 void run_backward(const Problem& problem, const BackwardViews& views, const LayerGradientViews& layer, int most) {
@@ -78,7 +79,7 @@ void run_backward(const Problem& problem, const BackwardViews& views, const Laye
   const WeightGradients gradients(problem, views, layer, arena);
   gradients.prepare();
   const GradientWork work = gradients.work();
-  const CpuUnit& unit = active_cpu_unit();
+  const CpuUnit& unit = cpu_unit_of(problem.cell, problem.type);
   const Plan plan = unit.backward.plan(problem, threads);
   double size = multiplications(work.at_end);
   for (const MatrixWork& some : work.of_steps) size += multiplications(some);

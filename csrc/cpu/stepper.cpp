@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "cpu/dispatch.h"
+#include "cpu/loaded_cells.h"
 #include "cpu/runtime/contention.h"
 
 namespace fused_rnn {
@@ -21,7 +21,8 @@ Stepper::Stepper(const std::vector<Layer>& layers, int threads)
     : element_bytes_(layers.front().problem.type == DataType::kFloat64 ? 8 : 4) {
   for (const Layer& layer : layers) {
     problems_.push_back(layer.problem);
-    layers_.push_back(active_cpu_unit().make_step_layer(layer.problem, layer.parameters));
+    layers_.push_back(
+        cpu_unit_of(layer.problem.cell, layer.problem.type).make_step_layer(layer.problem, layer.parameters));
   }
   packed_ = layers_;
   threads_ = static_cast<int>(std::clamp<int64_t>(weight_bytes() / kBytesPerThread, 1, std::max(threads, 1)));
@@ -106,17 +107,21 @@ void Stepper::for_each_state(const Visit& visit) {
   const std::lock_guard<std::mutex> lock(mutex_);
   for (size_t i = 0; i < layers_.size(); ++i) {
     StepLayer& layer = *layers_[i];
-    const auto rows_of = [&](bool is_h, void* data, int64_t stride, int64_t size) {
+    const auto rows_of = [&](bool is_h, void* data, int64_t stride, int64_t size, size_t place, size_t of_row) {
       if (data == nullptr) return;
       const size_t bytes = static_cast<size_t>(size) * element_bytes_;
       for (int64_t row = 0; row < batch(); ++row) {
-        const size_t index = i * static_cast<size_t>(batch()) + static_cast<size_t>(row);
+        const size_t index = (i * static_cast<size_t>(batch()) + static_cast<size_t>(row)) * of_row + place;
         visit(Part{is_h, static_cast<char*>(data) + static_cast<size_t>(row * stride) * element_bytes_, index * bytes,
                    bytes, row});
       }
     };
-    rows_of(true, layer.h(steps_), layer.h_stride(), problems_[i].output_size);
-    rows_of(false, layer.c(), layer.c_stride(), problems_[i].hidden_size);
+    rows_of(true, layer.h(steps_), layer.h_stride(), problems_[i].output_size, 0, 1);
+    const int others = problems_[i].cell.cell_states();
+    for (int k = 0; k < others; ++k) {
+      rows_of(false, layer.c(k), layer.c_stride(), problems_[i].hidden_size, static_cast<size_t>(k),
+              static_cast<size_t>(others));
+    }
   }
 }
 

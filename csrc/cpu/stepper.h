@@ -33,7 +33,7 @@ class Stepper {
 
   void steps(const void* x, void* y, int64_t count);  // [count, B, I] to [count, B, P]
 
-  // h [L, B, P] and c [L, B, H]; c is not looked at where the cell has none.
+  // h [L, B, P] and c [L, B, E*H]; c is not looked at where the cell has none.
   void get_state(void* h, void* c);
   void set_state(const void* h, const void* c);
   void reset(const uint8_t* rows);  // [B] rows where it is not 0 get a zero state; null: all

@@ -1,4 +1,5 @@
-// Everything one instruction set offers, behind a table of functions: included once by each unit under isa/.
+// Everything one instruction set offers, behind a table of functions: included once by each unit under isa/, and by
+// cell_module.h.
 #pragma once
 
 #include <type_traits>
@@ -21,9 +22,15 @@ inline namespace FUSED_RNN_ISA {
 // float32 where its factors may be rounded; and of a quantized layer.
 template <class BFloat16Type, class RoundedFloat, class Quantized_>
 struct UnitTypes {
+  using Cells = fused_rnn::Cells;
   using Given = TypeList<float, double, BFloat16Type, Float16, RoundedFloat>;
   using Rounded = RoundedFloat;
   using Quantized = Quantized_;
+
+  static int cell_index(const CellSpec& cell) { return cell.index; }
+  static int type_index(DataType type, bool rounds_factors) {
+    return rounds_factors && type == DataType::kFloat32 ? Given::kSize - 1 : static_cast<int>(type);
+  }
 };
 using AnyProcessor = UnitTypes<BFloat16, float, QuantizedFloat>;
 
@@ -33,11 +40,6 @@ using Exact = std::conditional_t<std::is_same_v<T, PairedFloat>, float, T>;
 template <class T>
 using Unpaired = std::conditional_t<std::is_same_v<T, PairedBFloat16>, BFloat16, Exact<T>>;
 
-// The place of a problem's type among those that are given.
-inline int index_of(DataType type, bool rounds_factors) {
-  return rounds_factors && type == DataType::kFloat32 ? AnyProcessor::Given::kSize - 1 : static_cast<int>(type);
-}
-
 // Types that are rare, or slow in any case, have no instance of the plain recurrence: that of its variants computes it,
 // too. They are float64, float16, and bfloat16 where a processor has no instructions for it.
 template <class T>
@@ -45,13 +47,14 @@ inline constexpr bool kOneInstance =
     std::is_same_v<T, double> || std::is_same_v<T, Float16> || std::is_same_v<T, BFloat16>;
 
 // The schedules of one pass, each with a visit to the one for a problem.
-template <class Types>
+template <class Types_>
 struct ForwardSchedules {
-  using DataTypes = typename Types::Given;
+  using Types = Types_;
   using Views = ForwardViews;
   template <class Cell, class Visitor>
   static void visit_quantized(const Visitor& visitor) {
-    if constexpr (Cell::kUnitWeights == 0) visitor(Tag<ForwardSweep<Cell, typename Types::Quantized>>{});
+    if constexpr (Cell::kUnitWeights == 0 && !std::is_void_v<typename Types::Quantized>)
+      visitor(Tag<ForwardSweep<Cell, typename Types::Quantized>>{});
   }
   template <class Cell, class T, class Visitor>
   static void visit(const Problem& problem, const Visitor& visitor) {
@@ -65,9 +68,9 @@ struct ForwardSchedules {
     }
   }
 };
-template <class Types>
+template <class Types_>
 struct BackwardSchedules {
-  using DataTypes = typename Types::Given;
+  using Types = Types_;
   using Views = BackwardViews;
   template <class Cell, class T, class Visitor>
   static void visit(const Problem& problem, const Visitor& visitor) {
@@ -81,12 +84,13 @@ struct BackwardSchedules {
 
 template <class Schedules, class Visitor>
 void visit_sweep(const Problem& problem, Visitor&& visitor) {
-  visit_type(Cells{}, problem.cell.index, [&](auto cell) {
+  using Types = typename Schedules::Types;
+  visit_type(typename Types::Cells{}, Types::cell_index(problem.cell), [&](auto cell) {
     using Cell = typename decltype(cell)::type;
     if constexpr (requires { Schedules::template visit_quantized<Cell>(visitor); }) {
       if (problem.quantized) return Schedules::template visit_quantized<Cell>(visitor);
     }
-    visit_type(typename Schedules::DataTypes{}, index_of(problem.type, problem.rounds_factors),
+    visit_type(typename Types::Given{}, Types::type_index(problem.type, problem.rounds_factors),
                [&](auto type) { Schedules::template visit<Cell, typename decltype(type)::type>(problem, visitor); });
   });
 }
@@ -163,7 +167,7 @@ struct Runner {
 };
 
 template <class Types, class Cell>
-std::unique_ptr<StepLayer> make_step_layer_of(const StepProblem& problem, const StepParameters& parameters) {
+std::unique_ptr<StepLayer> make_step_layer_of_any(const StepProblem& problem, const StepParameters& parameters) {
   if (problem.type == DataType::kFloat64) return std::make_unique<PackedStep<Cell, double>>(problem, parameters);
   switch (problem.storage) {
     case StepStorage::kExact:
@@ -179,17 +183,27 @@ std::unique_ptr<StepLayer> make_step_layer_of(const StepProblem& problem, const 
   return nullptr;
 }
 
+template <class Types, class Cell>
+std::unique_ptr<StepLayer> make_step_layer_of(const StepProblem& problem, const StepParameters& parameters) {
+  if constexpr (requires { typename Types::OfSteps; }) {
+    if (problem.storage != StepStorage::kExact) return nullptr;
+    return std::make_unique<PackedStep<Cell, typename Types::OfSteps>>(problem, parameters);
+  } else {
+    return make_step_layer_of_any<Types, Cell>(problem, parameters);
+  }
+}
+
 template <class Types>
 std::unique_ptr<StepLayer> make_step_layer(const StepProblem& problem, const StepParameters& parameters) {
   std::unique_ptr<StepLayer> layer;
-  visit_type(Cells{}, problem.cell.index,
+  visit_type(typename Types::Cells{}, Types::cell_index(problem.cell),
              [&](auto cell) { layer = make_step_layer_of<Types, typename decltype(cell)::type>(problem, parameters); });
   return layer;
 }
 
 template <class Types, class Visitor>
 void visit_multiplier(const MatrixWork& work, int threads, void* workspace, const Visitor& visitor) {
-  visit_type(typename Types::Given{}, index_of(work.at(0).type, work.at(0).rounds_factors), [&](auto type) {
+  visit_type(typename Types::Given{}, Types::type_index(work.at(0).type, work.at(0).rounds_factors), [&](auto type) {
     Arena arena(workspace);
     visitor(Multiplier<typename decltype(type)::type>(work, threads, arena), arena);
   });
@@ -249,10 +263,6 @@ const CpuUnit& unit_for() {
                                  gradients<Types>};
   return kUnit;
 }
-
-// Named by dispatch.cpp.
-const CpuUnit& unit();
-const CpuUnit& unit() { return unit_for<AnyProcessor>(); }
 
 }  // namespace FUSED_RNN_ISA
 }  // namespace fused_rnn

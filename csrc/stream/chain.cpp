@@ -124,13 +124,13 @@ void Stream::write_output(const StepRows& from, const float* x, float* y) const 
 template <class Visit>
 void Stream::for_each_state(const Visit& visit) const {
   const auto visit_rows = [&](void* data, int64_t stride, int64_t size) {
-    for (int64_t row = 0; row < batch() && size > 0; ++row) visit(static_cast<float*>(data) + row * stride, row, size);
+    for (int64_t row = 0; row < batch(); ++row) visit(static_cast<float*>(data) + row * stride, row, size);
   };
   for (const auto& stage : stages_) {
     const auto [layer, h_size, c_size] = stage->state();
     if (layer == nullptr) continue;
     visit_rows(layer->h(steps_), layer->h_stride(), h_size);
-    visit_rows(layer->c(), layer->c_stride(), c_size);
+    if (c_size > 0) visit_rows(layer->c(0), layer->c_stride(), c_size);
   }
 }
 

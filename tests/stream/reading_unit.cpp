@@ -29,7 +29,7 @@ class ReadingLayer final : public StepLayer {
   }
   void project(int64_t, int, int) override {}
   void* h(int64_t) override { return h_.data(); }
-  void* c() override { return c_.data(); }
+  void* c(int /*k*/) override { return c_.data(); }
   int64_t h_stride() const override { return p_.output_size; }
   int64_t c_stride() const override { return p_.hidden_size; }
   int64_t weight_bytes() const override { return 0; }

@@ -138,7 +138,9 @@ class ForwardWeights {
 
   ForwardWeights(const Problem& p, const ForwardViews& v, Arena& arena)
       : directions_(p.directions),
-        recurrent_({v.w_hh, v.b_hh, v.scales.w_hh, p.directions, p.hidden_size, p.output_size, p.keeps_weights}, arena),
+        recurrent_({v.w_hh, v.b_hh, v.scales.w_hh, p.directions, p.hidden_size,
+                    recurrent_gates<Cell>() > 0 ? p.output_size : 0, p.keeps_weights},
+                   arena),
         input_({v.w_ih, v.b_ih, v.scales.w_ih, p.directions, p.hidden_size, p.input_size, p.keeps_weights}, arena) {
     if (!p.projected) return;
     projection_ = {{v.w_hr, kNone, v.scales.w_hr, p.directions, p.output_size, p.hidden_size, p.keeps_weights}, arena};
@@ -176,6 +178,7 @@ class BackwardWeights {
   using Real = RealOf<T>;
   using Weight = WeightOf<T>;
   using Row = RowOf<T>;
+  static constexpr int kGates = recurrent_gates<Cell>();
 
  public:
   using Units = Block<1, Real>;  // one column per vector of units
@@ -184,7 +187,7 @@ class BackwardWeights {
     output_blocks_ = Units::count(p_.output_size);
     hidden_stride_ = Units::padded(p_.hidden_size);
     output_stride_ = Units::padded(p_.output_size);
-    block_stride_ = multiplications<Weight>(Cell::kGates * hidden_stride_) * Units::kUnits;
+    block_stride_ = multiplications<Weight>(kGates * hidden_stride_) * Units::kUnits;
     packed_ = arena.take<Weight>(p_.directions * output_blocks_ * block_stride_);
     if (!p_.projected) return;
     hidden_blocks_ = Units::count(p_.hidden_size);
@@ -196,14 +199,14 @@ class BackwardWeights {
   int64_t hidden_blocks() const { return hidden_blocks_; }
 
   void pack(int thread, int threads) const {
-    const Range own = part_of({0, p_.directions * output_blocks_}, threads, thread);
+    const Range own = part_of({0, kGates > 0 ? p_.directions * output_blocks_ : 0}, threads, thread);
     for (int64_t i = own.begin; i < own.end; ++i) {
       const WeightView& w = v_.w_hh;
       const PackSource<T> source{static_cast<const T*>(w.data) + i / output_blocks_ * w.direction_stride,
                                  p_.output_size,
                                  0,
                                  w.column_stride,
-                                 Cell::kGates,
+                                 kGates,
                                  p_.hidden_size * w.row_stride,
                                  w.row_stride,
                                  p_.hidden_size,
@@ -227,9 +230,9 @@ class BackwardWeights {
     }
   }
 
-  // W_hh^T rows, rows [G * padded H]; `present` where they are not all zeros.
+  // W_hh^T rows, rows [R * padded H]; `present` where they are not all zeros.
   Gemm<Weight> recurrent(int64_t d, const Row* rows, bool present) const {
-    const int64_t size = Cell::kGates * hidden_stride_;
+    const int64_t size = kGates * hidden_stride_;
     return {packed_ + d * output_blocks_ * block_stride_, nullptr, block_stride_, rows, size, present ? size : 0};
   }
 
@@ -249,7 +252,7 @@ class BackwardWeights {
   int64_t output_blocks_, hidden_blocks_ = 0;
   int64_t block_stride_, projection_stride_ = 0;  // packed elements of one block
   int64_t hidden_stride_, output_stride_;
-  Weight* packed_;                // [D, output blocks, G * hidden_stride, columns, lanes]
+  Weight* packed_;                // [D, output blocks, R * hidden_stride, columns, lanes]
   Weight* projection_ = nullptr;  // [D, hidden blocks, output_stride, columns, lanes]
 };
 

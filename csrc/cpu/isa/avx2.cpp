@@ -6,6 +6,9 @@
 
 namespace fused_rnn::avx2 {
 
+const CpuUnit& unit();
+const CpuUnit& unit() { return unit_for<AnyProcessor>(); }
+
 const CpuUnit& unit_with_vnni();
 const CpuUnit& unit_with_vnni() { return unit_for<UnitTypes<BFloat16, float, DotQuantizedFloat>>(); }
 

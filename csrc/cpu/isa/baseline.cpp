@@ -3,3 +3,10 @@
 #define FUSED_RNN_VECTOR_BYTES 16
 #define FUSED_RNN_VECTOR_REGISTERS 16
 #include "cpu/unit.h"
+
+namespace fused_rnn::baseline {
+
+const CpuUnit& unit();
+const CpuUnit& unit() { return unit_for<AnyProcessor>(); }
+
+}  // namespace fused_rnn::baseline

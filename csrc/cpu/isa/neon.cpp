@@ -6,6 +6,9 @@
 
 namespace fused_rnn::neon {
 
+const CpuUnit& unit();
+const CpuUnit& unit() { return unit_for<AnyProcessor>(); }
+
 const CpuUnit& unit_with_dot();
 const CpuUnit& unit_with_dot() { return unit_for<UnitTypes<BFloat16, float, DotQuantizedFloat>>(); }
 

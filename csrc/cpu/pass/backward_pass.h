@@ -27,11 +27,10 @@ inline namespace FUSED_RNN_ISA {
 template <class Cell, class T, bool HasVariants>
 class BackwardPass {
   using Real = RealOf<T>;
-  static constexpr int kLast = Cell::kStates - 1;
 
  public:
   int64_t hidden_size;
-  BatchRows<const T> d_cells, saved, made;         // made: the last state, as the cell made it
+  BatchRows<const T> d_cells, saved, made;         // made: the states as the cell made them
   BatchRows<const T> output_before, cells_before;  // of the step before, in rows that do not begin here
   BatchRows<const T> h_0, c_0;                     // in those that do; null: zeros
   BatchRows<T> d_gates, d_gates_h;
@@ -45,7 +44,7 @@ class BackwardPass {
       : hidden_size(problem.hidden_size),
         d_cells(rows_at<T>(views.d_cells, t, d)),
         saved(rows_at<T>(views.saved, t, d)),
-        made(rows_at<T>(Cell::kStates == 2 ? views.cells : views.output, t, d)),
+        made(rows_at<T>(kCellStates<Cell> > 0 ? views.cells : views.output, t, d)),
         h_0(rows_at<T>(views.h_0, d)),
         c_0(rows_at<T>(views.c_0, d)),
         d_gates(rows_at<T>(views.d_gates, t, d)),
@@ -91,11 +90,16 @@ class BackwardPass {
                                   const CellBackwardOf& cell) const {
     Pack<Rows, Cell::kStates> after{}, d_after, d_stayed{};
     d_after[0] = d_h;
-    if constexpr (Cell::kStates == 2) {
-      d_after[1] = at.carried(where, 1);
-      if (d_cells) d_after[1] = d_after[1] + load_rows(where, d_cells);
+#pragma GCC unroll 4
+    for (int k = 1; k < Cell::kStates; ++k) {
+      d_after[k] = at.carried(where, k);
+      if (d_cells) d_after[k] = d_after[k] + load_rows(where, d_cells.from((k - 1) * hidden_size));
     }
-    if constexpr (Cell::kReadsHidden || Cell::kStates == 2) after[kLast] = load_rows(where, made);
+    if constexpr (Cell::kReadsHidden || kCellStates<Cell> > 0) {
+#pragma GCC unroll 4
+      for (int k = kFirstMade<Cell>; k < Cell::kStates; ++k)
+        after[k] = load_rows(where, made.from((k - kFirstMade<Cell>)*hidden_size));
+    }
     if constexpr (HasVariants) {
       if (zoneout) {
         for (int k = 0; k < Cell::kStates; ++k) zoneout.split(where, k, d_after[k], d_stayed[k]);
@@ -120,13 +124,14 @@ class BackwardPass {
   FUSED_RNN_INLINE auto state_before(const Where& where, RowStep kind, bool begins) const {
     Pack<Vec<Real, Where::kParts>, Cell::kStates> before{};
     if (Where::kParts == 1 && kind == RowStep::kReset) return before;
-    const auto load = [&](const BatchRows<const T>& step_before, const BatchRows<const T>& initial)
+    const auto load = [&](const BatchRows<const T>& step_before, const BatchRows<const T>& initial, int64_t first)
                           FUSED_RNN_INLINE_LAMBDA {
-                            if (!begins) return load_rows(where, step_before);
-                            return initial ? load_rows(where, initial) : Vec<Real, Where::kParts>(0);
+                            if (!begins) return load_rows(where, step_before.from(first));
+                            return initial ? load_rows(where, initial.from(first)) : Vec<Real, Where::kParts>(0);
                           };
-    if constexpr (Cell::kReadsHidden) before[0] = load(output_before, h_0);
-    if constexpr (Cell::kStates == 2) before[1] = load(cells_before, c_0);
+    if constexpr (Cell::kReadsHidden) before[0] = load(output_before, h_0, 0);
+#pragma GCC unroll 4
+    for (int k = 1; k < Cell::kStates; ++k) before[k] = load(cells_before, c_0, (k - 1) * hidden_size);
     return before;
   }
 
@@ -140,7 +145,7 @@ class BackwardPass {
   template <int Vectors, class TileOf>
   FUSED_RNN_INLINE void prefetch(const TileOf& tile) const {
     prefetch_tile<Vectors>(tile, Cell::kSaved, hidden_size, saved);
-    if (cells_before) prefetch_tile<Vectors>(tile, 1, hidden_size, cells_before);
+    if (cells_before) prefetch_tile<Vectors>(tile, kCellStates<Cell>, hidden_size, cells_before);
     prefetch_tile<Vectors, true>(tile, Cell::kGates, hidden_size, d_gates);
     if constexpr (Cell::kSplit)
       prefetch_tile<Vectors, true>(tile, Cell::kGates - first_split_gate, hidden_size,
@@ -154,7 +159,7 @@ class BackwardPass {
       store(where, g, Vec<Real>(0), Vec<Real>(0));
       at.hand_on(where, g, Vec<Real>(0));
     }
-    at.carry(where, 0, d_h);  // the carry of c stays where it is
+    at.carry(where, 0, d_h);  // the other carries stay where they are
   }
 
   // The state before a reset row's step was no function of anything.

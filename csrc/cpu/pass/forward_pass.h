@@ -38,8 +38,11 @@ struct StepResults {
   template <class Where, class Rows>
   FUSED_RNN_INLINE void store(const Where& where, const CellForward<Rows, Cell>& result) const {
     if (h) store_rows(where, result.state[0], h);
-    if constexpr (Cell::kStates == 2) {
-      if (cells) store_rows(where, result.state[1], cells);
+    if constexpr (kCellStates<Cell> > 0) {
+      if (cells) {
+#pragma GCC unroll 4
+        for (int k = 1; k < Cell::kStates; ++k) store_rows(where, result.state[k], cells.from((k - 1) * hidden_size));
+      }
     }
     if (!saved) return;
 #pragma GCC unroll 4
@@ -56,7 +59,7 @@ struct StepResults {
   template <int Vectors, class TileOf>
   FUSED_RNN_INLINE void prefetch(const TileOf& tile) const {
     if (h) prefetch_tile<Vectors, true>(tile, 1, hidden_size, h);
-    if (cells) prefetch_tile<Vectors, true>(tile, 1, hidden_size, cells);
+    if (cells) prefetch_tile<Vectors, true>(tile, kCellStates<Cell>, hidden_size, cells);
     if (saved) prefetch_tile<Vectors, true>(tile, Cell::kSaved, hidden_size, saved);
   }
 };
@@ -65,7 +68,6 @@ struct StepResults {
 template <class Cell, class T, bool HasVariants>
 class ForwardPass {
   using Real = RealOf<T>;
-  static constexpr int kLast = Cell::kStates - 1;
 
  public:
   ForwardPass(const Problem& problem, const ForwardViews& views, const UnitWeights<Cell, Real>& weights, int64_t d,
@@ -113,7 +115,8 @@ class ForwardPass {
     Pack<Vec<Real, Where::kParts>, Cell::kStates> before{};
     if (Where::kParts == 1 && kind == RowStep::kReset) return before;
     if (Cell::kReadsHidden || (HasVariants && zoneout_)) before[0] = at.before(where, 0);
-    if constexpr (Cell::kStates == 2) before[1] = at.before(where, 1);
+#pragma GCC unroll 4
+    for (int k = 1; k < Cell::kStates; ++k) before[k] = at.before(where, k);
     return before;
   }
 
@@ -121,7 +124,7 @@ class ForwardPass {
   template <class Where, class At, class Rows>
   FUSED_RNN_INLINE void complete(const Where& where, const At& at, const Pack<Rows, Cell::kStates>& before,
                                  CellForward<Rows, Cell>& result) const {
-    const Rows made = result.state[kLast];
+    const Pack<Rows, Cell::kStates> made = result.state;
     if constexpr (HasVariants) {
       if (zoneout_) {
         for (int k = 0; k < Cell::kStates; ++k) result.state[k] = zoneout_.mix(where, k, result.state[k], before[k]);
@@ -136,15 +139,19 @@ class ForwardPass {
   template <class Where, class At>
   [[gnu::noinline]] void pass_through(const Where& where, const At& at) const {
     at.stay(where);
-    store(where, CellForward<Vec<Real>, Cell>{}, Vec<Real>(0));
+    store(where, CellForward<Vec<Real>, Cell>{}, Pack<Vec<Real>, Cell::kStates>{});
   }
 
-  // With zoneout also the last state as the cell made it.
+  // With zoneout also the states as the cell made them.
   template <class Where, class Rows>
-  FUSED_RNN_INLINE void store(const Where& where, const CellForward<Rows, Cell>& result, const Rows& made) const {
+  FUSED_RNN_INLINE void store(const Where& where, const CellForward<Rows, Cell>& result,
+                              const Pack<Rows, Cell::kStates>& made) const {
     results_.store(where, result);
     if constexpr (HasVariants) {
-      if (zoneout_ && results_.saved) results_.save(where, Cell::kSaved, made);
+      if (zoneout_ && results_.saved) {
+        for (int k = kFirstMade<Cell>; k < Cell::kStates; ++k)
+          results_.save(where, Cell::kSaved + k - kFirstMade<Cell>, made[k]);
+      }
     }
   }
 

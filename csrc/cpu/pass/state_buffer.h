@@ -16,26 +16,39 @@ struct StateBuffer {  // [D, B, stride]
   BatchRows<T> rows(int64_t direction) const { return {row(direction, 0), stride}; }
 };
 
-// Fills the rows of one direction from a view; zeros where there is none, and in the padding.
+// Fills the rows of one direction from a view; zeros where there is none, and in the padding. A row has `runs` times
+// `units` units, each run padded for itself.
 template <class T, class Kept>
-void load_state(const StateView<const void>& view, int64_t units, const StateBuffer<Kept>& to, int64_t d, Range rows) {
+void load_state(const StateView<const void>& view, int64_t units, const StateBuffer<Kept>& to, int64_t d, Range rows,
+                int runs = 1) {
   using V = Vec<RealOf<T>>;
+  const int64_t padded = to.stride / runs;
   for (int64_t row = rows.begin; row < rows.end; ++row) {
-    for (int64_t unit = 0; unit < to.stride; unit += V::kLanes) {
-      V value(0);
-      if (view) visit_lanes<RealOf<T>>(units - unit, [&](auto n) { value = load<T>(at<T>(view, d, row) + unit, n); });
-      Storage<Kept>::store(to.row(d, row) + unit, value);
+    for (int run = 0; run < runs; ++run) {
+      for (int64_t unit = 0; unit < padded; unit += V::kLanes) {
+        V value(0);
+        if (view) {
+          visit_lanes<RealOf<T>>(units - unit,
+                                 [&](auto n) { value = load<T>(at<T>(view, d, row) + run * units + unit, n); });
+        }
+        Storage<Kept>::store(to.row(d, row) + run * padded + unit, value);
+      }
     }
   }
 }
 
 template <class T, class Kept>
-void store_state(const StateBuffer<Kept>& from, const StateView<void>& view, int64_t units, int64_t d, Range rows) {
+void store_state(const StateBuffer<Kept>& from, const StateView<void>& view, int64_t units, int64_t d, Range rows,
+                 int runs = 1) {
   using V = Vec<RealOf<T>>;
+  const int64_t padded = from.stride / runs;
   for (int64_t row = rows.begin; row < rows.end; ++row) {
-    for (int64_t unit = 0; unit < units; unit += V::kLanes) {
-      const V value = Storage<Kept>::load(from.row(d, row) + unit);
-      visit_lanes<RealOf<T>>(units - unit, [&](auto n) { store<T>(at<T>(view, d, row) + unit, value, n); });
+    for (int run = 0; run < runs; ++run) {
+      for (int64_t unit = 0; unit < units; unit += V::kLanes) {
+        const V value = Storage<Kept>::load(from.row(d, row) + run * padded + unit);
+        visit_lanes<RealOf<T>>(units - unit,
+                               [&](auto n) { store<T>(at<T>(view, d, row) + run * units + unit, value, n); });
+      }
     }
   }
 }
@@ -45,11 +58,8 @@ template <class T, class Kept>
 void store_sums(const StateBuffer<Kept>& from, const SequenceView<void>& to, int count, int64_t units, int64_t d,
                 Range rows) {
   if (!to) return;
-  for (int k = 0; k < count; ++k) {
-    const StateBuffer<Kept> run{from.data + k * (from.stride / count), from.batch, from.stride};
-    const StateView<void> view{at<T>(to, 0, 0, 0) + k * units, to.direction_stride, to.row_stride};
-    store_state<T>(run, view, units, d, rows);
-  }
+  const StateView<void> view{at<T>(to, 0, 0, 0), to.direction_stride, to.row_stride};
+  store_state<T>(from, view, units, d, rows, count);
 }
 
 }  // namespace FUSED_RNN_ISA

@@ -50,9 +50,9 @@ class StepLayer {
   virtual void update(int64_t step, const void* x, int64_t x_stride, int part, int parts) = 0;
   virtual void project(int64_t step, int part, int parts) = 0;
 
-  // h before step number `step`, [B, h_stride], and c, [B, c_stride], null without one.
+  // h before step number `step`, [B, h_stride], and the k-th of the other states, [B, c_stride], null without one.
   virtual void* h(int64_t step) = 0;
-  virtual void* c() = 0;
+  virtual void* c(int k) = 0;
   virtual int64_t h_stride() const = 0;
   virtual int64_t c_stride() const = 0;
   virtual int64_t weight_bytes() const = 0;

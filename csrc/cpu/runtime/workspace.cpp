@@ -88,7 +88,7 @@ Workspace::Store& Workspace::store() {
 }
 
 Workspace::Key Workspace::key_of(const Problem& p, const ForwardViews& views) {
-  return {.w_hh = views.w_hh.data,
+  return {.w_hh = p.cell.recurrent_gates > 0 ? views.w_hh.data : nullptr,
           .w_ih = views.w_ih.data,
           .w_hr = views.w_hr.data,
           .cell = p.cell.index,

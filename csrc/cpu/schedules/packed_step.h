@@ -60,25 +60,25 @@ class StepStates : public StepLayer {
   ~StepStates() override = default;
 
   void* h(int64_t step) override { return h_[step & 1]; }
-  void* c() override { return c_; }
+  void* c(int k) override { return kCellStates<Cell> > 0 ? c_ + k * unit_stride_ : nullptr; }
   int64_t h_stride() const override { return h_stride_; }
-  int64_t c_stride() const override { return c_stride_; }
+  int64_t c_stride() const override { return kCellStates<Cell> * unit_stride_; }
 
  protected:
   explicit StepStates(const StepProblem& problem) : p_(problem) {
-    c_stride_ = Units::padded(p_.hidden_size);
-    h_stride_ = p_.projected ? Outputs::padded(p_.output_size) : c_stride_;
+    unit_stride_ = Units::padded(p_.hidden_size);
+    h_stride_ = p_.projected ? Outputs::padded(p_.output_size) : unit_stride_;
     states_ = zeroed([&](Arena& arena) { lay_out(arena); });
   }
 
   StepStates(const StepStates& other)
-      : p_(other.p_), h_stride_(other.h_stride_), c_stride_(other.c_stride_), unit_weights_(other.unit_weights_) {
+      : p_(other.p_), h_stride_(other.h_stride_), unit_stride_(other.unit_stride_), unit_weights_(other.unit_weights_) {
     states_ = zeroed([&](Arena& arena) { lay_out(arena); });
     const auto copy = [&](const Real* from, int64_t stride, Real* to) {
       if (from != nullptr) std::copy_n(from, p_.batch * stride, to);
     };
     for (int i = 0; i < 2; ++i) copy(other.h_[i], h_stride_, h_[i]);
-    copy(other.c_, c_stride_, c_);
+    copy(other.c_, c_stride(), c_);
   }
 
   struct Release {
@@ -100,7 +100,8 @@ class StepStates : public StepLayer {
 
   BatchRows<Real> h_before(int64_t step) const { return {h_[step & 1], h_stride_}; }
   BatchRows<Real> h_after(int64_t step) const { return {h_[(step + 1) & 1], h_stride_}; }
-  BatchRows<Real> hidden() const { return {hidden_, c_stride_}; }
+  FUSED_RNN_INLINE BatchRows<Real> cells(int k) const { return {c_ + (k - 1) * unit_stride_, c_stride()}; }
+  BatchRows<Real> hidden() const { return {hidden_, unit_stride_}; }
 
   // Keeps the gates from x of a tile.
   template <class TileOf>
@@ -116,7 +117,7 @@ class StepStates : public StepLayer {
   // The pass of a tile of the gates from h.
   template <class TileOf>
   [[gnu::noinline]] void update_tile(const TileOf& tile, int64_t step) const {
-    const ForwardPass<Cell, Real, false> pass(UnitWeights<Cell, Real>{unit_weights_, c_stride_});
+    const ForwardPass<Cell, Real, false> pass(UnitWeights<Cell, Real>{unit_weights_, unit_stride_});
     const Access<TileOf> access{*this, tile, h_before(step), p_.projected ? hidden() : h_after(step)};
     for_each_vector<Units::kVectors>(tile, p_.hidden_size, kNoRow, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
       pass(where, RowStep::kPlain, access);
@@ -132,15 +133,15 @@ class StepStates : public StepLayer {
   }
 
   StepProblem p_;
-  int64_t h_stride_ = 0, c_stride_ = 0;  // padded sizes of one row of h, and of c and hidden
-  Real* unit_weights_ = nullptr;         // [K, c_stride]
+  int64_t h_stride_ = 0, unit_stride_ = 0;  // padded sizes of one row of h, and of H units
+  Real* unit_weights_ = nullptr;            // [K, unit_stride]
 
  private:
   void lay_out(Arena& arena) {
     kept_ = arena.take<Real>(p_.batch * Units::count(p_.hidden_size) * Units::kColumns * kLanes);
     for (Real*& h : h_) h = arena.take<Real>(p_.batch * h_stride_);
-    if (Cell::kStates == 2) c_ = arena.take<Real>(p_.batch * c_stride_);
-    if (p_.projected) hidden_ = arena.take<Real>(p_.batch * c_stride_);
+    if (kCellStates<Cell> > 0) c_ = arena.take<Real>(p_.batch * c_stride());
+    if (p_.projected) hidden_ = arena.take<Real>(p_.batch * unit_stride_);
   }
 
   // Where the input's part of one gate is kept.
@@ -169,12 +170,13 @@ class StepStates : public StepLayer {
     }
     template <class Where>
     FUSED_RNN_INLINE auto before(const Where& where, int k) const {
-      return load_padded(where, k == 0 ? h : BatchRows<Real>{states.c_, states.c_stride_});
+      return load_padded(where, k == 0 ? h : states.cells(k));
     }
     template <class Where, class States>
     FUSED_RNN_INLINE void keep(const Where& where, const States& state) const {
       store_padded(where, state[0], next);
-      if constexpr (Cell::kStates == 2) store_padded(where, state[1], BatchRows<Real>{states.c_, states.c_stride_});
+#pragma GCC unroll 4
+      for (int k = 1; k < Cell::kStates; ++k) store_padded(where, state[k], states.cells(k));
     }
     // There are no lengths and no resets.
     template <class Where>
@@ -188,8 +190,8 @@ class StepStates : public StepLayer {
   Memory states_;           // of all that follows
   Real* kept_ = nullptr;    // [B, blocks, columns, lanes]
   Real* h_[2] = {};         // [B, h_stride]
-  Real* c_ = nullptr;       // [B, c_stride]
-  Real* hidden_ = nullptr;  // [B, c_stride] h before its projection
+  Real* c_ = nullptr;       // [B, E, unit_stride]
+  Real* hidden_ = nullptr;  // [B, unit_stride] h before its projection
 };
 
 template <class Cell, class T>
@@ -198,7 +200,7 @@ class PackedStep final : public StepStates<Cell, RealOf<T>> {
   using States = StepStates<Cell, Real>;
   using Matrix = PackedMatrix<Cell::kGates, T>;
   using Projection = PackedMatrix<1, T>;
-  using States::p_, States::c_stride_, States::h_stride_, States::unit_weights_;
+  using States::p_, States::unit_stride_, States::h_stride_, States::unit_weights_;
 
  public:
   PackedStep(const StepProblem& problem, const StepParameters& parameters) : States(problem) {
@@ -218,7 +220,7 @@ class PackedStep final : public StepStates<Cell, RealOf<T>> {
     const BatchRows<Real> h = this->h_before(step);
     multiply(from_x_, rows_.of(part, all(), {static_cast<const Real*>(x), x_stride}, p_.input_size), p_.input_size,
              blocks, [&](const auto& tile) { this->keep(tile); });
-    multiply(from_h_, rows_.of(part, all(), {h.data, h.stride}, p_.output_size), p_.output_size, blocks,
+    multiply(from_h_, rows_.of(part, all(), {h.data, h.stride}, p_.output_size), recurrent_size(), blocks,
              [&](const auto& tile) { this->update_tile(tile, step); });
   }
 
@@ -241,6 +243,7 @@ class PackedStep final : public StepStates<Cell, RealOf<T>> {
   }
 
   Range all() const { return {0, p_.batch}; }
+  int64_t recurrent_size() const { return recurrent_gates<Cell>() > 0 ? p_.output_size : 0; }
 
   // Hands each tile of bias + matrix rows to `use`.
   template <class MatrixOf, class Use>
@@ -285,13 +288,13 @@ class PackedStep final : public StepStates<Cell, RealOf<T>> {
       for (int64_t block = 0; block < matrix.blocks(); ++block) matrix.pack(0, block);
     };
     make(from_x_, w_ih, given.b_ih, p_.hidden_size, p_.input_size);
-    make(from_h_, w_hh, given.b_hh, p_.hidden_size, p_.output_size);
+    make(from_h_, w_hh, given.b_hh, p_.hidden_size, recurrent_size());
     if (p_.projected) make(projection_, w_hr, nullptr, p_.output_size, p_.hidden_size);
     if (Cell::kUnitWeights == 0) return;
     memory_.push_back(
-        States::zeroed([&](Arena& arena) { unit_weights_ = arena.take<Real>(Cell::kUnitWeights * c_stride_); }));
+        States::zeroed([&](Arena& arena) { unit_weights_ = arena.take<Real>(Cell::kUnitWeights * unit_stride_); }));
     for (int k = 0; k < Cell::kUnitWeights; ++k) {
-      std::memcpy(unit_weights_ + k * c_stride_, static_cast<const Real*>(given.unit_weights) + k * p_.hidden_size,
+      std::memcpy(unit_weights_ + k * unit_stride_, static_cast<const Real*>(given.unit_weights) + k * p_.hidden_size,
                   static_cast<size_t>(p_.hidden_size) * sizeof(Real));
     }
   }

@@ -180,7 +180,7 @@ class SingleStep {
     const T *x[Rows], *h[Rows];
     for (int r = 0; r < Rows; ++r) {
       x[r] = at<T>(v_.x, 0, row + r, 0);
-      h[r] = kind == RowStep::kPlain && v_.h_0 ? at<T>(v_.h_0, d, row + r) : nullptr;
+      h[r] = recurrent_gates<Cell>() > 0 && kind == RowStep::kPlain && v_.h_0 ? at<T>(v_.h_0, d, row + r) : nullptr;
     }
     Pack<V, Cell::kGates> from_x[Rows], from_h[Rows];
     for (int g = 0; g < Cell::kGates; ++g) {
@@ -244,12 +244,12 @@ class SingleStep {
     template <class Where>
     FUSED_RNN_INLINE V before(const Where& where, int k) const {
       const BatchRows<const T> rows = rows_at<T>(k == 0 ? step.v_.h_0 : step.v_.c_0, d);
-      return rows ? load_rows(where, rows) : V(0);
+      return rows ? load_rows(where, rows.from(step.first_of(k))) : V(0);
     }
     template <class Where>
     FUSED_RNN_INLINE void keep(const Where& where, const Pack<V, Cell::kStates>& state) const {
       for (int k = 0; k < Cell::kStates; ++k)
-        store_rows(where, state[k], rows_at<T>(k == 0 ? step.v_.h_n : step.v_.c_n, d));
+        store_rows(where, state[k], rows_at<T>(k == 0 ? step.v_.h_n : step.v_.c_n, d).from(step.first_of(k)));
     }
     template <class Where>
     FUSED_RNN_INLINE void stay(const Where& where) const {
@@ -258,6 +258,9 @@ class SingleStep {
       keep(where, state);
     }
   };
+
+  // Where a state begins in a row of its tensor.
+  FUSED_RNN_INLINE int64_t first_of(int k) const { return k == 0 ? 0 : (k - 1) * p_.hidden_size; }
 
   const Problem& p_;
   const ForwardViews& v_;

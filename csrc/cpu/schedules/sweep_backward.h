@@ -36,7 +36,7 @@ class BackwardSweep {
   using Row = RowOf<T>;  // of what the products multiply
   using V = Vec<Real>;
   using Units = typename BackwardWeights<Cell, T>::Units;
-  static constexpr int kLanes = V::kLanes;
+  static constexpr int kLanes = V::kLanes, kCells = kCellStates<Cell>, kRecurrent = recurrent_gates<Cell>();
 
  public:
   using Views = BackwardViews;
@@ -44,7 +44,7 @@ class BackwardSweep {
   static constexpr bool kRounds = kRoundsFactors<T>;
 
   static Tiling tiling(const Problem& problem) {
-    return Units::tiling(problem.hidden_size, Cell::kGates, Terms<WeightOf<T>>::kCount);
+    return Units::tiling(problem.hidden_size, kRecurrent, Terms<WeightOf<T>>::kCount);
   }
 
   BackwardSweep(const Problem& problem, const Views& views, const Plan& plan, Arena& arena)
@@ -57,13 +57,13 @@ class BackwardSweep {
         parameters_(problem, views.variant, arena) {
     hidden_stride_ = Units::padded(p_.hidden_size);
     output_stride_ = Units::padded(p_.output_size);
-    gates_stride_ = Cell::kGates * hidden_stride_;
+    gates_stride_ = kRecurrent * hidden_stride_;
     const int64_t rows = p_.directions * p_.batch;
     for (StateBuffer<Row>& d_gates : d_gates_) {
       d_gates = {arena.take<Row>(rows * gates_stride_), p_.batch, gates_stride_};
     }
     carry_h_ = {arena.take<Real>(rows * output_stride_), p_.batch, output_stride_};
-    if (Cell::kStates == 2) carry_c_ = {arena.take<Real>(rows * hidden_stride_), p_.batch, hidden_stride_};
+    if (kCells > 0) carry_c_ = {arena.take<Real>(rows * kCells * hidden_stride_), p_.batch, kCells * hidden_stride_};
     if (Cell::kUnitWeights > 0)
       d_unit_weights_ = {arena.take<Real>(rows * Cell::kUnitWeights * hidden_stride_), p_.batch,
                          Cell::kUnitWeights * hidden_stride_};
@@ -127,7 +127,7 @@ class BackwardSweep {
   void initialize(const Part& part, int64_t d) const {
     const Range rows = part.own_rows();
     load_state<T>(v_.d_h_n, p_.output_size, carry_h_, d, rows);
-    if (Cell::kStates == 2) load_state<T>(v_.d_c_n, p_.hidden_size, carry_c_, d, rows);
+    if constexpr (kCells > 0) load_state<T>(v_.d_c_n, p_.hidden_size, carry_c_, d, rows, kCells);
     for (int64_t row = rows.begin; row < rows.end; ++row) {
       for (const StateBuffer<Row>& d_gates : d_gates_) clear_row(d_gates, d, row);
       clear_row(d_projected_, d, row);
@@ -137,7 +137,7 @@ class BackwardSweep {
 
   // W_hh^T times the gate gradients of the step after position s.
   auto recurrent(int64_t d, int64_t s) const {
-    return weights_.recurrent(d, d_gates_[(s + 1) & 1].row(d, 0), s != p_.time_steps - 1);
+    return weights_.recurrent(d, d_gates_[(s + 1) & 1].row(d, 0), kRecurrent > 0 && s != p_.time_steps - 1);
   }
 
   // Whether that product is of use for a tile.
@@ -173,7 +173,7 @@ class BackwardSweep {
             .d_gates_kept = d_gates_[s & 1].rows(d),
             .d_projected_kept = projected() ? d_projected_.rows(d) : BatchRows<Row>{},
             .carry_h = carry_h_.rows(d),
-            .carry_c = Cell::kStates == 2 ? carry_c_.rows(d) : BatchRows<Real>{},
+            .carry_c = kCells > 0 ? carry_c_.rows(d) : BatchRows<Real>{},
             .d_unit_weights = Cell::kUnitWeights > 0 ? d_unit_weights_.rows(d) : BatchRows<Real>{},
             .pass = BackwardPass<Cell, T, HasVariants>(p_, v_, parameters_.unit_weights(d), d, s, t)};
   }
@@ -189,7 +189,7 @@ class BackwardSweep {
       prefetch.add<T>(v_.d_output, next, d, p_.output_size);
       // The state before the next step; the one after it is at hand.
       const int64_t before = time_before(next, d);
-      if (Cell::kStates == 2) prefetch.add<T>(v_.cells, before, d, p_.hidden_size);
+      if (kCells > 0) prefetch.add<T>(v_.cells, before, d, kCells * p_.hidden_size);
       if (Cell::kReadsHidden) prefetch.add<T>(v_.output, before, d, p_.output_size);
       if (v_.d_gates.data != v_.saved.data) prefetch.add<T>(v_.d_gates, next, d, Cell::kGates * p_.hidden_size);
       if (HasVariants) prefetch.add<T>(v_.variant.zoneout, next, d, Cell::kStates * p_.hidden_size);
@@ -273,18 +273,21 @@ class BackwardSweep {
     const BackwardSweep& sweep;
     const Step& step;
 
+    FUSED_RNN_INLINE BatchRows<Real> carry_of(int k) const {
+      return k == 0 ? step.carry_h : step.carry_c.from((k - 1) * sweep.hidden_stride_);
+    }
     template <class Where>
     FUSED_RNN_INLINE auto carried(const Where& where, int k) const {
-      return load_padded(where, k == 0 ? step.carry_h : step.carry_c);
+      return load_padded(where, carry_of(k));
     }
     template <class Where, class Rows>
     FUSED_RNN_INLINE void carry(const Where& where, int k, const Rows& d) const {
       // With a projection carry_h belongs to the projected h, which has no direct part.
-      if (k > 0 || !sweep.projected()) store_padded(where, d, k == 0 ? step.carry_h : step.carry_c);
+      if (k > 0 || !sweep.projected()) store_padded(where, d, carry_of(k));
     }
     template <class Where, class Rows>
     FUSED_RNN_INLINE void hand_on(const Where& where, int gate, const Rows& d) const {
-      store_factors(where, d, step.d_gates_kept.from(gate * sweep.hidden_stride_));
+      if (gate < kRecurrent) store_factors(where, d, step.d_gates_kept.from(gate * sweep.hidden_stride_));
     }
     template <class Where, class Rows>
     FUSED_RNN_INLINE void add(const Where& where, int k, const Rows& d) const {
@@ -302,7 +305,7 @@ class BackwardSweep {
     };
     for_each_tile<Units::kColumns>(recurrent(d, -1), part.rows, part.blocks_of(weights_.output_blocks()), wanted,
                                    store_tile);
-    if (Cell::kStates == 2) store_state<T>(carry_c_, v_.d_c_0, p_.hidden_size, d, part.own_rows());
+    if constexpr (kCells > 0) store_state<T>(carry_c_, v_.d_c_0, p_.hidden_size, d, part.own_rows(), kCells);
     if (Cell::kUnitWeights > 0)
       store_sums<T>(d_unit_weights_, v_.d_unit_weights, Cell::kUnitWeights, p_.hidden_size, d, part.own_rows());
   }
@@ -315,7 +318,7 @@ class BackwardSweep {
   BackwardWeights<Cell, T> weights_;
   UnitParameters<Cell, T> parameters_;
   int64_t hidden_stride_, output_stride_, gates_stride_;  // padded sizes of one row
-  StateBuffer<Row> d_gates_[2];                           // [D, B, G, hidden_stride] of this step and the one after
+  StateBuffer<Row> d_gates_[2];                           // [D, B, R, hidden_stride] of this step and the one after
   StateBuffer<Row> d_projected_{};
   StateBuffer<Real> carry_h_{}, carry_c_{};  // gradients handed to the step before
   StateBuffer<Real> d_unit_weights_{};       // [D, B, K, hidden_stride]

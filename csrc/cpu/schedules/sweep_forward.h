@@ -41,7 +41,7 @@ class ForwardSweep {
   using V = Vec<Real>;
   using Units = typename ForwardWeights<Cell, T>::Units;
   using Outputs = typename ForwardWeights<Cell, T>::Outputs;
-  static constexpr int kLanes = V::kLanes;
+  static constexpr int kLanes = V::kLanes, kCells = kCellStates<Cell>;
 
  public:
   using Views = ForwardViews;
@@ -67,7 +67,7 @@ class ForwardSweep {
     const int64_t rows = p_.directions * p_.batch;
     for (StateBuffer<State>& factors : factors_)
       factors = {arena.take<State>(rows * output_stride_), p_.batch, output_stride_};
-    if (Cell::kStates == 2) c_ = {arena.take<Real>(rows * hidden_stride_), p_.batch, hidden_stride_};
+    if (kCells > 0) c_ = {arena.take<Real>(rows * kCells * hidden_stride_), p_.batch, kCells * hidden_stride_};
     if (keeps_h()) h_ = {arena.take<Real>(rows * output_stride_), p_.batch, output_stride_};
     if (projected()) hidden_ = {arena.take<State>(rows * hidden_stride_), p_.batch, hidden_stride_};
   }
@@ -104,7 +104,7 @@ class ForwardSweep {
 
   void load_initial(const Part& part, int64_t d) const {
     const Range rows = part.own_rows();
-    if (Cell::kStates == 2) load_state<T>(v_.c_0, p_.hidden_size, c_, d, rows);
+    if constexpr (kCells > 0) load_state<T>(v_.c_0, p_.hidden_size, c_, d, rows, kCells);
     if (!masked()) load_state<T>(v_.h_0, p_.output_size, factors_[0], d, rows);
     if (keeps_h()) load_state<T>(v_.h_0, p_.output_size, h_, d, rows);
     if (!masked()) return;
@@ -124,7 +124,7 @@ class ForwardSweep {
     } else {
       store_state<T>(factors_[p_.time_steps & 1], v_.h_n, p_.output_size, d, rows);
     }
-    if (Cell::kStates == 2) store_state<T>(c_, v_.c_n, p_.hidden_size, d, rows);
+    if constexpr (kCells > 0) store_state<T>(c_, v_.c_n, p_.hidden_size, d, rows, kCells);
   }
 
   using GatesMade = typename InputGates<Cell, T>::Made;
@@ -149,7 +149,7 @@ class ForwardSweep {
             .factors_before = factors_[s & 1].rows(d),
             .factors = factors_[(s + 1) & 1].rows(d),
             .hidden = projected() ? hidden_.rows(d) : BatchRows<State>{},
-            .c = Cell::kStates == 2 ? c_.rows(d) : BatchRows<Real>{},
+            .c = kCells > 0 ? c_.rows(d) : BatchRows<Real>{},
             .h = keeps_h() ? h_.rows(d) : BatchRows<Real>{},
             .mask = masked() ? rows_at<T>(v_.variant.recurrent_mask, d) : BatchRows<const T>{},
             .pass = ForwardPass<Cell, T, HasVariants>(p_, v_, parameters_.unit_weights(d), d, t)};
@@ -158,7 +158,7 @@ class ForwardSweep {
   void step(int thread, const Part& part, int64_t d, int64_t s, const GatesMade& made) const {
     const Step at_t = at_position(d, s, made);
     const int64_t t = at_t.t;
-    const bool from_zero = s == 0 && !v_.h_0;
+    const bool from_zero = (s == 0 && !v_.h_0) || recurrent_gates<Cell>() == 0;
     const Range blocks = part.blocks_of(weights_.recurrent().blocks());
     const Factors<RowOf<T>> h =
         factor_rows_.of(thread, part.rows, {at_t.factors_before.data, output_stride_}, p_.output_size);
@@ -167,7 +167,7 @@ class ForwardSweep {
     const int64_t next = time_after(t, d);
     prefetch.add<T>(v_.gates, next, d, Cell::kGates * p_.hidden_size);
     prefetch.add<T>(v_.saved, next, d, (HasVariants ? saved_values(p_) : Cell::kSaved) * p_.hidden_size);
-    prefetch.add<T>(v_.cells, next, d, p_.hidden_size);
+    prefetch.add<T>(v_.cells, next, d, kCells * p_.hidden_size);
     prefetch.add<T>(projected() ? v_.hidden : v_.output, next, d, p_.hidden_size);
     if (HasVariants) prefetch.add<T>(v_.variant.zoneout, next, d, Cell::kStates * p_.hidden_size);
     recurrent.prefetch = prefetch.of_step();
@@ -254,11 +254,12 @@ class ForwardSweep {
     }
     template <class Where>
     FUSED_RNN_INLINE V bias(const Where& where, int g) const {
+      if constexpr (recurrent_gates<Cell>() == 0) return V(0);
       return V::load(sweep.weights_.recurrent().bias(step.d, tile.block) + (where.vector * Cell::kGates + g) * kLanes);
     }
     template <class Where>
     FUSED_RNN_INLINE auto before(const Where& where, int k) const {
-      return k == 0 ? h_before(where, step) : load_padded(where, step.c);
+      return k == 0 ? h_before(where, step) : load_padded(where, step.c.from((k - 1) * sweep.hidden_stride_));
     }
     template <class Where, class States>
     FUSED_RNN_INLINE void keep(const Where& where, const States& state) const {
@@ -267,9 +268,11 @@ class ForwardSweep {
       } else {
         keep_h(where, step, state[0]);
       }
-      if constexpr (Cell::kStates == 2) store_padded(where, state[1], step.c);
+#pragma GCC unroll 4
+      for (int k = 1; k < Cell::kStates; ++k)
+        store_padded(where, state[k], step.c.from((k - 1) * sweep.hidden_stride_));
     }
-    // c is where it was.
+    // The other states are where they were.
     template <class Where>
     FUSED_RNN_INLINE void stay(const Where& where) const {
       if (sweep.projected()) {

@@ -1,0 +1,149 @@
+"""Compile a written cell with the kernels' headers, keep the library, and load it.
+
+A library is named after the cell, its type, the instruction set and the sources it was compiled from; so one folder
+serves all processes, versions and processors. Of processes that want the same library one compiles it.
+
+Environment: CXX (the compiler), FUSED_RNN_CACHE (the folder; default ~/.cache/fused_rnn).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from fused_rnn import _ops
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fused_rnn._cell_source import CellSource
+
+# The type of each library, in C++.
+CPP_TYPES = {
+    torch.float32: "float",
+    torch.float64: "double",
+    torch.bfloat16: "fused_rnn::BFloat16",
+    torch.float16: "fused_rnn::Float16",
+}
+
+_MODULE = """\
+// A library with one cell for one type, written by fused_rnn.
+#include "cpu/cell_module.h"
+
+#include "{title}.h"
+
+extern "C" __attribute__((visibility("default"))) const fused_rnn::CellModule& fused_rnn_cell_module(
+    const fused_rnn::CpuRuntime& runtime) {{
+  return fused_rnn::cell_module<fused_rnn::{title}, {type}>(runtime, "{sources}");
+}}
+"""
+
+folders: list[Path] = []
+"""Where libraries are looked for before the cache: what `fused_rnn.cells.load` was given."""
+
+
+class CompileError(RuntimeError):
+    """A cell cannot be compiled: there is no compiler, or it failed."""
+
+
+def headers() -> Path:
+    """The folder of the kernels' headers: in an installed package inside of it, in a checkout beside it."""
+    package = Path(__file__).resolve().parent
+    return package / "csrc" if (package / "csrc").is_dir() else package.parent / "csrc"
+
+
+@cache
+def sources_mark() -> str:
+    """A mark of the headers, by which a library belongs to a version of the kernels."""
+    digest = hashlib.sha256(_ops.CELL_FLAGS.encode())
+    for folder in ("core", "cells", "cpu"):
+        for path in sorted((headers() / folder).rglob("*.h")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def find_compiler() -> list[str]:
+    """The words of CXX, or the first compiler in PATH."""
+    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
+    found = next((words for words in map(shlex.split, names) if shutil.which(words[0])), None)
+    if found is None:
+        raise CompileError(f"no C++ compiler was found (looked for {', '.join(names)}): install g++ 12, or set CXX")
+    return found
+
+
+def library_name(source: CellSource, dtype: torch.dtype, isa: str) -> str:
+    """The file of a cell's library."""
+    return f"{source.name}-{str(dtype).removeprefix('torch.')}-{isa}-{sources_mark()}.so"
+
+
+def cache_folder() -> Path:
+    """Where libraries are kept."""
+    if os.environ.get("FUSED_RNN_CACHE"):
+        return Path(os.environ["FUSED_RNN_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fused_rnn"
+
+
+def load(source: CellSource, dtype: torch.dtype) -> None:
+    """Have the kernels of a cell for a type: loaded from a folder or the cache, or compiled."""
+    if dtype in _ops.LOADED.get(source.name, ()):
+        return
+    name = library_name(source, dtype, _ops.active_isa())
+    path = next((folder / name for folder in folders if (folder / name).is_file()), None)
+    if path is None:
+        path = cache_folder() / name
+        if not path.is_file():
+            compile_library(source, dtype, _ops.active_isa(), path)
+    _ops.load_cell(str(path), sources_mark(), dtype)
+
+
+def compile_library(source: CellSource, dtype: torch.dtype, isa: str, path: Path) -> None:
+    """Compile a cell for a type and an instruction set; nothing where another process has done it meanwhile."""
+    compiler = find_compiler()
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with _lock(path.with_suffix(".lock")):
+        if path.is_file():
+            return
+        flags = json.loads(_ops.CELL_FLAGS)
+        type_name = str(dtype).removeprefix("torch.")
+        print(
+            f"fused_rnn: compiling the cell {source.title} for {type_name}, {isa} (once) ...",
+            file=sys.stderr,
+            flush=True,
+        )
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            Path(folder, f"{source.title}.h").write_text(source.text)
+            module = Path(folder, "module.cpp")
+            module.write_text(_MODULE.format(title=source.title, type=CPP_TYPES[dtype], sources=sources_mark()))
+            made = Path(folder, path.name)
+            includes = ["-I", str(headers()), "-I", folder]
+            command = [*compiler, *flags["common"], *flags[isa], *includes, "-shared", str(module), "-o", str(made)]
+            result = subprocess.run(command, capture_output=True, text=True, check=False)
+            if result.returncode != 0:
+                raise CompileError(
+                    f"the cell {source.title} did not compile: {shlex.join(command)}\n{result.stderr[-4000:]}"
+                )
+            made.replace(path)
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Held by one process at a time."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)

@@ -1,0 +1,187 @@
+"""Prove a cell: finite differences against its derivatives, and its kernels against plain torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator  # noqa: TC003 - typing.get_type_hints looks the name up
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fused_rnn import _ops
+from fused_rnn._recurrent import Recurrent
+from fused_rnn.cells import Cell, cell_of
+from fused_rnn.stepper import Stepper
+
+_LENGTHS = (5, 7, 0, 1)
+# Of the largest value: sums of up to some hundred terms in another order.
+_LIMITS = {torch.float64: 1e-10, torch.float32: 1e-4}
+
+
+@dataclass(frozen=True)
+class CellCheck:
+    """One line of the table."""
+
+    name: str
+    error: float  # of the largest value
+    limit: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error is within its limit; that of a NaN is not."""
+        return self.error <= self.limit
+
+
+@dataclass(frozen=True)
+class CellReport:
+    """What `check_cell` found; its text is a table."""
+
+    cell: str
+    checks: tuple[CellCheck, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether all checks passed."""
+        return all(check.passed for check in self.checks)
+
+    def __str__(self) -> str:
+        width = max(len(check.name) for check in self.checks)
+        lines = [f"{self.cell}: {'all checks passed' if self.passed else 'FAILED'}"]
+        for check in self.checks:
+            mark = "ok" if check.passed else "FAILED"
+            lines.append(f"  {check.name:{width}}  error {check.error:8.1e}  limit {check.limit:7.0e}  {mark}")
+        return "\n".join(lines)
+
+
+def check_cell(cell: Cell | type[Cell], *, dtype: torch.dtype = torch.float64, hidden_size: int = 19) -> CellReport:
+    """Compare a cell's kernels with plain torch, and its derivatives with finite differences.
+
+    The kernels are compiled for `dtype` first. Values and gradients are compared for one step and several, one and two
+    layers, both directions, lengths, resets, initial states and single steps.
+
+    Args:
+        cell: a `fused_rnn.Cell`, or its class.
+        dtype: float64, or float32, whose rounding hides smaller errors; finite differences are made in float64.
+        hidden_size: units of the layers.
+
+    Returns:
+        A report; `print` shows it as a table, and `passed` says whether all is well.
+
+    Raises:
+        CellError: it is no cell.
+        RuntimeError: the kernels cannot be compiled.
+
+    Example::
+
+        print(fused_rnn.check_cell(MyCell))
+    """
+    if dtype not in _LIMITS:
+        raise ValueError(f"dtype must be torch.float64 or torch.float32, got {dtype}")
+    definition = cell_of(cell)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        checks = [*_against_torch(definition, dtype, hidden_size), _finite_differences(definition)]
+    return CellReport(type(definition).__name__, tuple(checks))
+
+
+def _layer(cell: Cell, *, dtype: torch.dtype, hidden_size: int, **options: Any) -> Recurrent:
+    layer = Recurrent(cell, 5, hidden_size, device="cpu", dtype=dtype, **options)
+    with torch.no_grad():
+        for name in cell.unit_weights:
+            for each, parameter in layer.named_parameters():
+                if each.startswith(f"weight_{name}_l"):
+                    parameter.uniform_(-0.5, 0.5)
+    return layer
+
+
+def _against_torch(cell: Cell, dtype: torch.dtype, hidden_size: int) -> Iterator[CellCheck]:
+    states = len(cell.states)
+    lengths = torch.tensor(_LENGTHS, device="cpu")
+    resets = torch.rand(7, 4, device="cpu") < 0.3
+    cases: tuple[tuple[str, int, dict[str, Any], dict[str, Any]], ...] = (
+        ("one step", 1, {}, {}),
+        ("seven steps", 7, {}, {}),
+        ("two layers, both directions", 7, {"num_layers": 2, "bidirectional": True}, {}),
+        ("lengths", 7, {"bidirectional": True}, {"lengths": lengths}),
+        ("resets", 7, {"bidirectional": True}, {"resets": resets}),
+    )
+    for name, time_steps, options, keywords in cases:
+        layer = _layer(cell, dtype=dtype, hidden_size=hidden_size, **options)
+        x = torch.randn(time_steps, 4, 5, device="cpu", dtype=dtype)
+        first = layer(x)[1]  # a state that the cell itself has made
+        first = tuple(each.detach() for each in (first if states > 1 else (first,)))
+        limit = _LIMITS[dtype]
+        found = _values_and_gradients(layer, x, first, keywords)
+        if not _ops.has_kernels(layer.cell, x):
+            raise RuntimeError(f"{type(cell).__name__} has no kernels for {dtype}")
+        with _in_plain_torch(layer.cell):
+            expected = _values_and_gradients(layer, x, first, keywords)
+        values = max(_error(a, b) for a, b in zip(found[0], expected[0], strict=True))
+        gradients = max(_error(a, b) for a, b in zip(found[1], expected[1], strict=True))
+        yield CellCheck(f"{name}: values", values, limit)
+        yield CellCheck(f"{name}: gradients", gradients, limit)
+    layer = _layer(cell, dtype=dtype, hidden_size=hidden_size)
+    x = torch.randn(7, 4, 5, device="cpu", dtype=dtype)
+    stepper = Stepper(layer, 4)
+    with torch.no_grad():
+        yield CellCheck("Stepper", _error(stepper.steps(x), layer(x)[0]), _LIMITS[dtype])
+
+
+def _values_and_gradients(
+    layer: Recurrent, x: Tensor, first: tuple[Tensor, ...], keywords: dict[str, Any]
+) -> tuple[list[Tensor], list[Tensor]]:
+    x = x.clone().requires_grad_()
+    first = tuple(each.clone().requires_grad_() for each in first)
+    output, last = layer(x, first if len(first) > 1 else first[0], **keywords)
+    values = [output, *(last if isinstance(last, tuple) else (last,))]
+    weights = [torch.linspace(-1, 1, each.numel(), device="cpu", dtype=each.dtype).view_as(each) for each in values]
+    total = sum(((value * weight).sum() for value, weight in zip(values, weights, strict=True)), x.new_zeros(()))
+    inputs = [x, *first, *(p for p in layer.parameters() if p.numel() > 0)]
+    found = torch.autograd.grad(total, inputs, allow_unused=True, materialize_grads=True)
+    return [value.detach() for value in values], list(found)
+
+
+@contextmanager
+def _in_plain_torch(name: str) -> Iterator[None]:
+    """Let a cell have no kernels."""
+    _ops.HIDDEN.add(name)
+    try:
+        yield
+    finally:
+        _ops.HIDDEN.discard(name)
+
+
+def _error(actual: Tensor, expected: Tensor) -> float:
+    """The largest difference over the largest expected value, at least 1."""
+    if expected.numel() == 0:
+        return 0.0
+    difference = (actual.double() - expected.double()).abs().max().item()
+    return difference / max(1.0, expected.abs().max().item())
+
+
+def _finite_differences(cell: Cell) -> CellCheck:
+    """Those of one layer in float64 against its kernels' gradients, along random directions."""
+    layer = _layer(cell, dtype=torch.float64, hidden_size=3)
+    x = torch.randn(3, 2, 5, device="cpu", dtype=torch.float64)
+    inputs = [x.requires_grad_(), *(p for p in layer.parameters() if p.numel() > 0)]
+    weight = torch.randn(3, 2, 3, device="cpu", dtype=torch.float64)
+
+    def loss() -> Tensor:
+        value: Tensor = (layer(x)[0] * weight).sum()
+        return value
+
+    gradients = torch.autograd.grad(loss(), inputs)
+    worst, step = 0.0, 1e-5
+    for given, gradient in zip(inputs, gradients, strict=True):
+        direction = torch.randn_like(given)
+        ends = []
+        with torch.no_grad():
+            for sign in (1, -2):  # to one side, then to the other
+                given.add_(direction, alpha=sign * step)
+                ends.append(loss())
+            given.add_(direction, alpha=step)
+        measured = (ends[0] - ends[1]) / (2 * step)
+        worst = max(worst, _error(measured, (gradient * direction).sum()))
+    return CellCheck("finite differences", worst, 1e-6)

@@ -1,0 +1,253 @@
+"""Layers of cells that are written in Python."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence  # noqa: TC003 - typing.get_type_hints looks the name up
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from fused_rnn import _cell_compiler, _checks, _ops
+from fused_rnn._flat_weights import held
+from fused_rnn._modes import constant_for_compilers
+from fused_rnn._recurrent_layer import RecurrentLayer
+from fused_rnn._tensors import DirectionWeights  # noqa: TC001 - the same
+from fused_rnn._tracing import PROXY_ERRORS, leaf
+from fused_rnn._variants import Variants
+from fused_rnn.cells import Cell, cell_of, source_of
+
+_cells: dict[str, Cell] = {}  # by the name of their kernels
+_refused: set[tuple[str, torch.dtype]] = set()  # what could not be compiled
+
+
+@constant_for_compilers
+def _prepare_kernels(name: str, dtype: torch.dtype) -> bool:
+    """Load or compile the kernels of a cell for a type; whether there are some. If not, a warning says why, once."""
+    if dtype in _ops.LOADED[name]:
+        return True
+    if (name, dtype) in _refused or dtype not in _cell_compiler.CPP_TYPES:
+        return False
+    try:
+        _cell_compiler.load(source_of(_cells[name]), dtype)
+    except (_cell_compiler.CompileError, OSError) as error:
+        _refused.add((name, dtype))
+        warnings.warn(f"fused_rnn: a cell runs in plain torch, which is slow, since {error}", stacklevel=2)
+        return False
+    return True
+
+
+class Recurrent(RecurrentLayer):
+    """A stack of recurrent layers of any cell, as torch.nn's layers are of theirs.
+
+    The cell says how its states follow from its gates; see `fused_rnn.Cell`. G are its gates, R those of them that read
+    h, S its states and K its unit weights. D is 2 when bidirectional and 1 otherwise, L is `num_layers`, H is
+    `hidden_size`. Parameters of layer k are `weight_ih_lk` [G*H, I], `weight_hh_lk` [R*H, H / heads], `bias_ih_lk`
+    [G*H], `bias_hh_lk` [R*H], and `weight_NAME_lk` [H] for each unit weight; those of the second direction end with
+    `_reverse`.
+
+    Kernels are compiled for this processor when the layer is first called, which takes some 10 seconds once; they are
+    kept in ~/.cache/fused_rnn, or where the environment variable FUSED_RNN_CACHE says. On a GPU, and without a C++
+    compiler, the layer runs in plain torch: `fused_rnn.explain` says so and `fused_rnn.strict` makes it an error.
+
+    Args:
+        cell: a `fused_rnn.Cell`, or a class of them that needs no arguments.
+        input_size: features I of the input.
+        hidden_size: units H of the state.
+        num_layers, bias, batch_first, dropout, bidirectional, device, dtype: as of `LSTM`.
+        num_heads: the units are this many groups of equal size, and W_hh has no entries between two of them (xLSTM).
+        zoneout, recurrent_dropout, weight_dropout, recompute: as of `LSTM`; zoneout is one number for all states.
+
+    Called with:
+        input: [T, B, I] ([B, T, I] with `batch_first`), [T, I] without a batch, or a PackedSequence.
+        hx: the initial state [L*D, B, H], or a tuple of S of them where the cell has several; None is zero.
+        lengths, resets: as of `LSTM`.
+        return_states: the states after each step of the last layer are returned too.
+
+    Returns:
+        output [T, B, D*H] and the final state, as hx, in the layout of the arguments; with `return_states` also a dict
+        with the states after each step, [T, B, D*H] each.
+
+    Raises:
+        CellError: the cell is not what a cell must be.
+
+    Raises the errors of `LSTM`, too.
+
+    Example::
+
+        layer = fused_rnn.Recurrent(fused_rnn.cells.CoupledLSTM, 16, 32, num_layers=2)
+        output, (h_n, c_n) = layer(torch.randn(5, 3, 16))  # [5, 3, 32], [2, 3, 32], [2, 3, 32]
+    """
+
+    def __init__(  # noqa: PLR0913 - torch.nn's arguments, and the variants
+        self, cell: Cell | type[Cell], input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True,
+        batch_first: bool = False, dropout: float = 0.0, bidirectional: bool = False, num_heads: int = 1,
+        device: torch.device | str | int | None = None, dtype: torch.dtype | None = None, *, zoneout: float = 0.0,
+        recurrent_dropout: float = 0.0, weight_dropout: float = 0.0, recompute: bool = False,
+    ) -> None:  # fmt: skip
+        definition = self.__dict__["_definition"] = cell_of(cell)
+        source_of(definition)  # an error in the cell comes first
+        variants = Variants(False, zoneout, recurrent_dropout, weight_dropout, recompute=recompute)
+        super().__init__(
+            "RNN_TANH", variants, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0,
+            "meta", dtype,
+        )  # fmt: skip
+        heads: object = num_heads
+        if isinstance(heads, bool) or not isinstance(heads, int) or heads < 1 or hidden_size % heads:
+            raise ValueError(f"num_heads must divide hidden_size ({hidden_size}) into equal groups, got {num_heads!r}")
+        self.mode, self.num_heads = "RECURRENT", num_heads
+        gates, recurrent = len(definition.gates) + len(definition.input_gates), len(definition.gates)
+        for name, parameter in list(self.named_parameters()):
+            rows = gates if "_ih_" in name else recurrent
+            width = hidden_size // num_heads if "weight_hh" in name else parameter.shape[-1]
+            shape = (rows * hidden_size, width) if name.startswith("weight") else (rows * hidden_size,)
+            self._new_parameter(name, shape, device, dtype)
+        for suffix in self._suffixes():
+            for name in definition.unit_weights:
+                self._new_parameter(f"weight_{name}{suffix}", (hidden_size,), device, dtype)
+        self.reset_parameters()
+
+    def _new_parameter(self, name: str, shape: tuple[int, ...], device: Any, dtype: torch.dtype | None) -> None:
+        self.register_parameter(name, torch.nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
+
+    def reset_parameters(self) -> None:
+        """Draw weights and biases as torch.nn does; unit weights are 0. Then the cell may change them."""
+        if "num_heads" not in self.__dict__:  # torch.nn's constructor has made parameters that are replaced
+            return
+        definition = self._definition
+        super().reset_parameters()
+        width, hidden_size = self.hidden_size // self.num_heads, self.hidden_size
+        with torch.no_grad():
+            for suffix, names in zip(self._suffixes(), self._all_weights, strict=True):
+                views = {}
+                for name in names:
+                    parameter = getattr(self, name)
+                    shape = (-1, hidden_size, width if "weight_hh" in name else parameter.shape[-1])
+                    views[name.removesuffix(suffix)] = parameter.view(shape[: parameter.dim() + 1])
+                for name in definition.unit_weights:
+                    views[name] = getattr(self, f"weight_{name}{suffix}").zero_()
+                definition.reset_parameters(views)
+
+    @property
+    def _plain_cell(self) -> str:
+        name = source_of(self._definition).name
+        _cells.setdefault(name, self._definition)
+        return name
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """The names of the states."""
+        return tuple(self._definition.states)
+
+    def extra_repr(self) -> str:
+        """The cell and the arguments of the constructor that are not the defaults."""
+        heads = f", num_heads={self.num_heads}" if self.num_heads > 1 else ""
+        return f"{type(self._definition).__name__}, {super().extra_repr()}{heads}"
+
+    def _prepare_kernels(self) -> None:
+        weight = held(self, self._all_weights[0][:1])[0]
+        if weight.is_cpu:
+            _prepare_kernels(self._plain_cell, weight.dtype)
+
+    def _direction(self, tensors: list[Any]) -> DirectionWeights:
+        """The parameters of one direction as the kernels take them: a row of W_hh for each gate and each unit."""
+        found = super()._direction(tensors)
+        gates, recurrent = len(self._definition.gates) + len(self._definition.input_gates), len(self._definition.gates)
+        hidden_size, w_hh, b_hh = self.hidden_size, found.w_hh, found.b_hh
+        if recurrent == 0:
+            w_hh = found.w_ih.new_zeros(1, 1).expand(gates * hidden_size, hidden_size)
+            return found._replace(w_hh=w_hh, b_hh=None)
+        if self.num_heads > 1:
+            heads, width = self.num_heads, hidden_size // self.num_heads
+            apart = w_hh.view(recurrent, heads, width, 1, width) * torch.eye(
+                heads, dtype=w_hh.dtype, device=w_hh.device
+            ).view(heads, 1, heads, 1)
+            w_hh = apart.reshape(recurrent * hidden_size, hidden_size)
+        missing = (gates - recurrent) * hidden_size
+        if missing:
+            w_hh = F.pad(w_hh, (0, 0, 0, missing))
+            b_hh = None if b_hh is None else F.pad(b_hh, (0, missing))
+        return found._replace(w_hh=w_hh, b_hh=b_hh)
+
+    def _layers(
+        self, variants: Variants | None = None, tensors: list[Any] | None = None
+    ) -> list[list[DirectionWeights]]:
+        layers, names = super()._layers(variants, tensors), self._definition.unit_weights
+        if not names:
+            return layers
+        units = [torch.cat(held(self, [f"weight_{name}{suffix}" for name in names])) for suffix in self._suffixes()]
+        directions = len(layers[0])
+        return [
+            [w._replace(unit=units[index * directions + d]) for d, w in enumerate(layer)]
+            for index, layer in enumerate(layers)
+        ]
+
+    def _check_structure(self) -> None:
+        if self._sizes_changed:
+            raise RuntimeError(f"{type(self).__name__}: input_size and hidden_size cannot change: make another layer")
+        super()._check_structure()
+
+    def _states(self, hx: Any) -> tuple[Tensor, ...]:
+        names, owner = self.states, type(self).__name__
+        if len(names) == 1:
+            return _checks.one_state(self, hx)
+        if not isinstance(hx, (tuple, list)) or len(hx) != len(names):
+            given = f"{len(hx)} of them" if isinstance(hx, (tuple, list)) else type(hx).__name__
+            raise _checks.ArgumentTypeError(
+                f"{owner}: hx must be a tuple of {len(names)} Tensors, ({', '.join(names)}), got {given}"
+            )
+        return tuple(_checks.check_tensor(f"{owner}: hx[{k}]", state) for k, state in enumerate(hx))
+
+    def _checked(
+        self, x: Tensor, states: Sequence[Tensor], *, batch_first: bool | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """h_0 and the other states one after the other, [L*D, B, E*H]."""
+        expected = (self.num_layers * (2 if self.bidirectional else 1), x.shape[1], self.hidden_size)
+        for k, state in enumerate(states):
+            name = "hx" if len(states) == 1 else f"hx[{k}]"
+            _checks.check_layer_state(state, name, expected, "hidden_size", x, batch_first=batch_first)
+        return states[0], torch.cat(list(states[1:]), 2) if len(states) > 1 else None
+
+    _definition: Cell
+
+    def _run(self, x: Any, hx: Any, lengths: Any, resets: Any, return_cells: bool) -> Any:
+        try:
+            output, h_n, c_n, cells = self._run_checked(x, hx, lengths, resets, return_cells)
+        except PROXY_ERRORS as error:
+            return leaf(error, self, (x, hx), {"lengths": lengths, "resets": resets, "return_states": return_cells})
+        return self._returned(output, h_n, c_n, cells, return_cells=return_cells)
+
+    def _run_checked(
+        self, x: Tensor | PackedSequence, hx: Any, lengths: Any, resets: Any, return_cells: bool
+    ) -> tuple[Any, Tensor, Tensor, Any]:
+        self._prepare_kernels()
+        return super()._run_checked(x, hx, lengths, resets, return_cells and len(self.states) > 1)
+
+    def _returned(self, output: Any, h_n: Any, c_n: Any, cells: Any, *, return_cells: bool) -> Any:
+        others = len(self.states) - 1
+        final = h_n if others == 0 else (h_n, *_parts(c_n, 1, others))
+        if not return_cells:
+            return output, final
+        packed = isinstance(output, PackedSequence)
+        steps = cells.data if packed and others else cells
+        found = [] if others == 0 else _parts(steps, 2 if self.bidirectional else 1, others)
+        found = [output._replace(data=each) for each in found] if packed else found
+        return output, final, dict(zip(self.states, (output, *found), strict=True))
+
+    def forward(
+        self, input: Any, hx: Any = None, *, lengths: Any = None, resets: Tensor | None = None,  # noqa: A002
+        return_states: bool = False,
+    ) -> Any:  # fmt: skip
+        """Run the sequence; see the class for shapes."""
+        return self._run(input, hx, lengths, resets, return_states)
+
+
+def _parts(states: Tensor, directions: int, count: int) -> list[Tensor]:
+    """Each of `count` states from [..., D*E*H]: [..., D*H], in memory of its own."""
+    if count == 1:
+        return [states]
+    apart = states.reshape(*states.shape[:-1], directions, count, states.shape[-1] // (directions * count))
+    return [part.flatten(-2).clone() for part in apart.unbind(-2)]

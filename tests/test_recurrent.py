@@ -1,0 +1,355 @@
+"""Layers of cells that are written in Python: their kernels against plain torch and the built-in layers."""
+
+from __future__ import annotations
+
+import copy
+import io
+import os
+import pickle
+import subprocess
+import sys
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch.nn.utils.rnn import pack_padded_sequence
+
+import fused_rnn
+from build_support.native import ROOT
+from fused_rnn import _cell_compiler, _ops
+from tests import own_cells
+from tests.own_cells import Everything, OwnElman, OwnGRU, OwnLSTM, layer_in_torch
+from tests.tolerances import relative_error
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from torch import Tensor
+
+SIZE = 19  # whole vectors and a part of one, in float32 and in float64
+# The built-in layer of each cell. (Each cell and type is compiled for some seconds, so there are few.)
+BUILT_IN: tuple[tuple[type[fused_rnn.Cell], str, dict[str, Any]], ...] = ((OwnLSTM, "LSTM", {}), (OwnGRU, "GRU", {}))
+# Whether its kernels are compiled; those of all cells come from the same schedules and the same writer.
+PUBLISHED = (
+    (fused_rnn.CoupledLSTM, own_cells.coupled_lstm, False),
+    (fused_rnn.SLSTM, own_cells.slstm, True),
+    (fused_rnn.IndRNN, own_cells.indrnn, False),
+    (fused_rnn.MinGRU, own_cells.mingru, False),
+    (fused_rnn.MinLSTM, own_cells.minlstm, True),
+)
+# torch.func.jvp compiles torch's own derivatives with it.
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+each_built_in = pytest.mark.parametrize(("cell", "name", "options"), BUILT_IN, ids=str)
+LENGTHS = torch.tensor([4, 6, 0, 1])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _shared_cache() -> Iterator[None]:
+    """One folder for the tests of a checkout; `make clean` removes it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FUSED_RNN_CACHE", os.environ.get("FUSED_RNN_CACHE") or str(ROOT / "build" / "cells"))
+        yield
+
+
+def pair(cell: type[fused_rnn.Cell], name: str, dtype: torch.dtype = torch.float32, **options: Any) -> tuple[Any, Any]:
+    """A layer of an own cell and the built-in one, with the same parameters."""
+    own = fused_rnn.Recurrent(cell, 7, SIZE, dtype=dtype, **options)
+    built_in = getattr(fused_rnn, name)(7, SIZE, dtype=dtype, **options)
+    built_in.load_state_dict(own.state_dict())
+    return own, built_in
+
+
+def results(layer: Any, x: Tensor, *arguments: Any, **keywords: Any) -> list[Tensor]:
+    """Values and gradients of x and the parameters."""
+    x = x.detach().requires_grad_()
+    output, last = layer(x, *arguments, **keywords)
+    values = [output, *(last if isinstance(last, tuple) else (last,))]
+    total = sum((value * torch.linspace(-1, 1, value.numel(), dtype=x.dtype).view_as(value)).sum() for value in values)
+    inputs = [x, *(p for p in layer.parameters() if p.numel() > 0)]
+    assert isinstance(total, torch.Tensor)
+    return [*(value.detach() for value in values), *torch.autograd.grad(total, inputs)]
+
+
+def assert_same(found: list[Tensor], expected: list[Tensor], limit: float) -> None:
+    assert len(found) == len(expected)
+    for actual, wanted in zip(found, expected, strict=True):
+        assert relative_error(actual, wanted.double()) <= limit
+
+
+@each_built_in
+@pytest.mark.parametrize(
+    ("layers", "keywords"),
+    [
+        ({}, {}),
+        ({"num_layers": 2, "bidirectional": True}, {}),
+        ({"bidirectional": True}, {"lengths": LENGTHS}),
+        ({"bidirectional": True, "batch_first": True}, {}),
+    ],
+    ids=str,
+)
+def test_own_cell_equals_built_in_layer(
+    cell: type[fused_rnn.Cell], name: str, options: dict[str, Any], layers: dict[str, Any], keywords: dict[str, Any]
+) -> None:
+    own, built_in = pair(cell, name, **options, **layers)
+    x = torch.randn(6, 4, 7)
+    with fused_rnn.strict():
+        found = results(own, x, **keywords)
+    assert_same(found, results(built_in, x, **keywords), 2e-6)
+
+
+@each_built_in
+def test_resets_packed_and_single_steps(cell: type[fused_rnn.Cell], name: str, options: dict[str, Any]) -> None:
+    own, built_in = pair(cell, name, **options)
+    x, resets = torch.randn(6, 4, 7), torch.rand(6, 4) < 0.3
+    assert_same(results(own, x, resets=resets), results(built_in, x, resets=resets), 2e-6)
+    packed = pack_padded_sequence(x, torch.tensor([6, 2, 5, 1]), enforce_sorted=False)
+    assert relative_error(own(packed)[0].data, built_in(packed)[0].data.double()) < 2e-6
+    with torch.no_grad():
+        assert relative_error(own(x[:1])[0], built_in(x[:1])[0].double()) < 2e-6
+        stepper = fused_rnn.Stepper(own, 4)
+        assert relative_error(stepper.steps(x), built_in(x)[0].double()) < 2e-6
+        state = stepper.state
+        assert_same(
+            list(state) if isinstance(state, tuple) else [state],
+            [*(last if isinstance(last := built_in(x)[1], tuple) else (last,))],
+            2e-6,
+        )
+
+
+@each_built_in
+@pytest.mark.parametrize(
+    "variant", [{"zoneout": 0.3}, {"recurrent_dropout": 0.25}, {"weight_dropout": 0.4}, {"recompute": True}], ids=str
+)
+def test_variants_draw_what_built_in_layers_draw(
+    cell: type[fused_rnn.Cell], name: str, options: dict[str, Any], variant: dict[str, Any]
+) -> None:
+    own, built_in = pair(cell, name, **options, **variant)
+    x = torch.randn(6, 4, 7)
+    torch.manual_seed(3)
+    found = results(own, x)
+    torch.manual_seed(3)
+    assert_same(found, results(built_in, x), 5e-6)
+
+
+@pytest.mark.parametrize(("kind", "step", "compiled"), PUBLISHED, ids=lambda value: getattr(value, "__name__", ""))
+@pytest.mark.parametrize("time_steps", [1, 30])
+def test_published_layers_equal_their_formulas(
+    kind: Any, step: Any, compiled: bool, time_steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heads = 1 if kind in {fused_rnn.IndRNN, fused_rnn.MinGRU, fused_rnn.MinLSTM} else 4
+    layer = kind(5, 20, num_heads=heads, dtype=torch.float64)
+    x = torch.randn(time_steps, 3, 5, dtype=torch.float64)
+    if compiled:
+        with fused_rnn.strict():
+            found = results(layer, x)
+    else:
+        monkeypatch.setattr(layer, "_prepare_kernels", lambda: None)
+        found = results(layer, x)
+    x.requires_grad_()
+    output, last = layer_in_torch(layer, x, step)
+    values = [output, *last]
+    total = sum((value * torch.linspace(-1, 1, value.numel(), dtype=x.dtype).view_as(value)).sum() for value in values)
+    inputs = [x, *(p for p in layer.parameters() if p.numel() > 0)]
+    assert isinstance(total, torch.Tensor)
+    expected = torch.autograd.grad(total, inputs, allow_unused=True, materialize_grads=True)
+    assert_same(found, [*values, *expected], 1e-10)
+
+
+def test_every_operation_by_the_check_of_cells() -> None:
+    report = fused_rnn.check_cell(Everything(rate=0.3))
+    assert report.passed, str(report)
+    assert "Everything: all checks passed" in str(report)
+    with pytest.raises(ValueError, match="dtype must be"):
+        fused_rnn.check_cell(Everything, dtype=torch.float16)
+
+
+def test_states_of_all_steps() -> None:
+    layer = fused_rnn.SLSTM(5, 20, bidirectional=True, dtype=torch.float64)
+    x = torch.randn(6, 3, 5, dtype=torch.float64)
+    output, last, states = layer(x, return_states=True)
+    assert list(states) == ["h", "c", "n", "m"] == list(layer.states)
+    assert torch.equal(states["h"], output)
+    for state, final in zip(states.values(), last, strict=True):
+        assert torch.equal(state[-1, :, :20], final[0])
+        assert torch.equal(state[0, :, 20:], final[1])
+    again = layer(x, tuple(torch.zeros_like(each) for each in last))[0]
+    assert torch.equal(again, output)
+
+
+def test_second_derivatives_and_transforms() -> None:
+    layer = fused_rnn.MinLSTM(2, 3, dtype=torch.float64)
+    x = torch.randn(3, 2, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda value: layer(value)[0], x)
+    own = fused_rnn.Recurrent(OwnLSTM, 7, SIZE)
+    parameters: dict[str, Tensor] = dict(own.named_parameters())
+    batch = torch.randn(4, 6, 7)
+
+    def loss(values: dict[str, Tensor], one: Tensor) -> Tensor:
+        found: Tensor = torch.func.functional_call(own, values, (one,))[0].square().sum()
+        return found
+
+    each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, batch)
+    for name in parameters:
+        rows = torch.stack([torch.func.grad(loss)(parameters, one)[name] for one in batch])
+        assert relative_error(each[name], rows.double()) < 1e-5
+    tangent = torch.func.jvp(lambda value: own(value)[0], (batch,), (torch.ones_like(batch),))[1]
+    assert tangent.isfinite().all()
+
+
+def test_compiled_and_exported_cells_keep_their_values() -> None:
+    own = fused_rnn.Recurrent(OwnLSTM, 7, SIZE)
+    x = torch.randn(6, 4, 7)
+    eager = results(own, x)
+    assert_same(results(torch.compile(own, backend="aot_eager", fullgraph=True), x), eager, 2e-6)
+    program = torch.export.export(own.eval(), (x,))
+    assert "fused_rnn.forward" in str(program.graph)
+    assert relative_error(program.module()(x)[0], own(x)[0].double()) < 2e-6
+
+
+def test_copies_and_pickles() -> None:
+    own = fused_rnn.Recurrent(Everything(rate=0.3), 7, SIZE, dtype=torch.float64)
+    x = torch.randn(3, 2, 7, dtype=torch.float64)
+    expected = own(x)[0]
+    for other in (copy.deepcopy(own), pickle.loads(pickle.dumps(own))):
+        assert torch.equal(other(x)[0], expected)
+    buffer = io.BytesIO()
+    torch.save(own.state_dict(), buffer)
+    buffer.seek(0)
+    fresh = fused_rnn.Recurrent(Everything(rate=0.3), 7, SIZE, dtype=torch.float64)
+    fresh.load_state_dict(torch.load(buffer))
+    assert torch.equal(fresh(x)[0], expected)
+    another = fused_rnn.Recurrent(Everything(rate=0.5), 7, SIZE, dtype=torch.float64)
+    assert another.cell != own.cell  # another number is another cell
+    assert "Everything" in repr(own)
+
+
+def test_other_functions_leave_own_cells_alone() -> None:
+    own = fused_rnn.Recurrent(OwnLSTM, 7, SIZE)
+    model = torch.nn.ModuleDict({"own": own, "lstm": torch.nn.LSTM(7, SIZE)})
+    assert fused_rnn.convert(model)["own"] is own
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert type(fused_rnn.quantize(model)["own"]) is fused_rnn.Recurrent
+    text = str(fused_rnn.explain(own, torch.randn(6, 4, 7)))
+    assert "own kernels" in text
+    with pytest.raises(NotImplementedError, match="exact weights"):
+        fused_rnn.Stepper(own, weights=torch.int8)
+
+
+def test_half_types_and_autocast() -> None:
+    own, built_in = pair(OwnLSTM, "LSTM")
+    x = torch.randn(6, 4, 7)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = own(x)[0]
+    assert relative_error(found, built_in(x)[0].double()) < 0.02
+    half = fused_rnn.Recurrent(OwnElman, 7, SIZE, dtype=torch.bfloat16)
+    exact = fused_rnn.RNN(7, SIZE)
+    exact.load_state_dict(half.state_dict())
+    with fused_rnn.strict():
+        values = half(x.to(torch.bfloat16))[0]
+    assert values.dtype == torch.bfloat16
+    assert relative_error(values, exact(x)[0].double()) < 0.02
+
+
+def test_without_a_compiler_plain_torch_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Alone(fused_rnn.Cell):
+        gates = ("a",)
+
+        def step(self, gate: Any, state: Any) -> dict[str, Any]:  # type: ignore[override]
+            return {"h": 0.123 * state.h + fused_rnn.cells.tanh(gate.a)}
+
+    monkeypatch.setenv("FUSED_RNN_CACHE", str(tmp_path))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    layer = fused_rnn.Recurrent(Alone, 5, 4)
+    x = torch.randn(3, 2, 5)
+    with pytest.warns(UserWarning, match="plain torch.*no C\\+\\+ compiler was found.*no-such-compiler"):
+        expected = layer(x)[0]
+    assert torch.equal(layer(x)[0], expected)  # without another warning
+    assert "plain torch" in str(fused_rnn.explain(layer, x))
+    with fused_rnn.strict(), pytest.raises(fused_rnn.ReferencePathError, match="no kernels"):
+        layer(x)
+
+
+PROGRAM = """
+import torch, fused_rnn
+from fused_rnn.cells import tanh
+
+class Shared(fused_rnn.Cell):
+    gates = ("a",)
+
+    def step(self, gate, state):
+        return {"h": tanh(gate.a) - 0.5 * state.h}
+
+if __name__ == "__main__":
+    with fused_rnn.strict():
+        print(fused_rnn.Recurrent(Shared, 3, 4)(torch.ones(2, 1, 3))[0].shape)
+"""
+
+
+def run_program(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(folder))), **environment}
+    return subprocess.Popen(
+        [sys.executable, *arguments], env=variables, cwd=folder, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def test_of_two_processes_one_compiles_and_a_third_finds_it(tmp_path: Path) -> None:
+    (tmp_path / "shared_cell.py").write_text(PROGRAM)
+    cache = {"FUSED_RNN_CACHE": str(tmp_path / "cache")}
+    both = [run_program(tmp_path, "shared_cell.py", **cache) for _ in range(2)]
+    texts = [process.communicate() for process in both]
+    assert [process.returncode for process in both] == [0, 0], texts
+    assert sum("compiling the cell Shared for float32" in error for _, error in texts) == 1
+    third = run_program(tmp_path, "shared_cell.py", **cache, CXX="no-such-compiler")
+    output, error = third.communicate()
+    assert "torch.Size([2, 1, 4])" in output
+    assert "compiling" not in error
+
+
+def test_cells_built_ahead_of_time_need_no_compiler(tmp_path: Path) -> None:
+    (tmp_path / "shared_cell.py").write_text(PROGRAM)
+    one_set = {"FUSED_RNN_CPU_ISA": "baseline"}
+    command = (
+        "-m",
+        "fused_rnn.cells",
+        "build",
+        "shared_cell:Shared",
+        "--out",
+        "built",
+        "--instruction-set",
+        "baseline",
+    )
+    output, error = run_program(tmp_path, *command, **one_set).communicate()
+    assert "Shared_" in output, error
+    assert (tmp_path / "built" / "Shared.h").read_text().startswith("// The cell Shared")
+    code = "import fused_rnn, runpy; fused_rnn.cells.load('built'); runpy.run_path('shared_cell.py', None, '__main__')"
+    program = run_program(
+        tmp_path, "-c", code, **one_set, FUSED_RNN_CACHE=str(tmp_path / "none"), CXX="no-such-compiler"
+    )
+    output, error = program.communicate()
+    assert "torch.Size([2, 1, 4])" in output, error
+    with pytest.raises(FileNotFoundError, match="no cells for this version"):
+        fused_rnn.cells.load(tmp_path)
+
+
+def test_a_library_of_other_sources_is_refused(tmp_path: Path) -> None:
+    source = fused_rnn.cells.source_of(OwnLSTM())
+    with pytest.raises(ValueError, match="cannot load the cell"):
+        _ops.load_cell(str(tmp_path / "missing.so"), "", torch.float32)
+    fused_rnn.Recurrent(OwnLSTM, 2, 3)(torch.ones(1, 1, 2))
+    name = _cell_compiler.library_name(source, torch.float32, _ops.active_isa())
+    with pytest.raises(ValueError, match="compiled from other sources"):
+        _ops.load_cell(str(_cell_compiler.cache_folder() / name), "another", torch.float32)
+
+
+def test_source_is_a_cell_as_the_built_in_ones() -> None:
+    text = OwnLSTM.source()
+    assert "kGates = 4, kStates = 2, kSaved = 4" in text
+    assert "const V f = sigmoid(from_x[1] + from_h[1]);" in text
+    assert "kGates = 3, kStates = 1, kSaved = 4" in OwnGRU.source()
+    assert "kJointGates = 2" in OwnGRU.source()
+    assert "kGates = 1, kStates = 1, kSaved = 0" in OwnElman.source()
+    assert Everything(rate=0.5).source() != Everything(rate=0.25).source()
