@@ -229,6 +229,7 @@ def test_wheel_holds_package_module_types_and_benchmark(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {"fused_rnn/__init__.py", "fused_rnn/py.typed", "fused_rnn_bench/workloads/char_lm.py"} <= names
+    assert {f"fused_rnn/{name}" for name in ("CMakeLists.txt", "include/fused_rnn.h", "csrc/stream/chain.cpp")} <= names
     assert f"fused_rnn/{check_abi.built_module().name}" in names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"fused_rnn", "fused_rnn_bench"}
 
