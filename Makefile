@@ -105,6 +105,12 @@ $(VENV)/.torch: FORCE
 	  printf '%s\n' '$(TORCH)' > $@; \
 	fi
 
+# What an extra needs from elsewhere: it can be installed while the package is compiled (.ci/run).
+$(VENV)/.requirements-%: $(VENV)/.torch pyproject.toml
+	$(BIN)/python -m build_support.requirements $* > $@.txt
+	$(PIP) install --no-compile --requirement $@.txt
+	@touch $@
+
 # The package, editable, with the extras of the goal.
 $(VENV)/.installed-%: $(VENV)/.torch pyproject.toml setup.py $(wildcard build_support/*.py)
 	$(PIP) install --no-compile --no-build-isolation --editable ".[$*]"

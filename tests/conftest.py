@@ -73,6 +73,7 @@ SLOW: dict[str, tuple[str, ...]] = {
     "test_parity.py": ("named_problem", "drawn", "two_threads"),
     "test_perf_check.py": (),
     "test_quantized_onnx.py": (),
+    "test_cell_fuzz.py": (),
     "test_recurrent.py": ("source",),
     "test_site.py": (),
     "test_stream.py": ("refused", "version_1", "bytes_of_their_type", "flags"),

@@ -1,12 +1,13 @@
 // Times every register tile of the recurrent product against the peak of one core's multiply-adds.
 //
-// Usage: tile_speed ROUNDS. A line for each tile: type (pairs: bfloat16 in pairs, where the processor can), columns,
+// Usage: tile_speed ROUNDS. A line for each tile: type (pairs: bfloat16 in pairs, where that pays), columns,
 // rows, blocks, GFLOP/s, and its multiplications as a share of those at the peak. A sample of the peak stands before
 // every sample of a tile, and the least time of many rounds counts, so that what else the machine does, and the
 // frequency that it runs at, meet both alike. The operands of a tile fit L2.
 #include "isa.h"
 // (first: what follows needs its names)
 #include "cpu/gemm/micro_kernel.h"
+#include "cpu/runtime/machine.h"
 #include "cpu/runtime/processor.h"
 
 #include <algorithm>
@@ -120,7 +121,12 @@ int main(int count, char** arguments) {
   time_tiles<float>("float", rounds);
   time_tiles<double>("double", rounds);
 #if defined(FUSED_RNN_BFLOAT16_DOT)
-  if (has_bfloat16_dot()) time_tiles<PairedBFloat16>("pairs", rounds);
+#if defined(__x86_64__)
+  const bool pays = is_amd_processor();  // elsewhere nothing multiplies in pairs: see csrc/cpu/dispatch.cpp
+#else
+  const bool pays = true;
+#endif
+  if (has_bfloat16_dot() && pays) time_tiles<PairedBFloat16>("pairs", rounds);
 #endif
   return 0;
 }
