@@ -13,6 +13,7 @@ from pathlib import Path
 import setuptools
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))  # pip runs this file without its folder on the path
@@ -34,6 +35,19 @@ class NinjaBuildExt(build_ext):
         shutil.copy2(module, target)
 
 
+class BuildWithLibrary(build_py):
+    """build_py that puts the sources of the C library into the package: fused_rnn/cmake.py says where."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            for name in glob("csrc/**/*.*") + glob("include/*") + glob("cmake/*") + ["CMakeLists.txt"]:
+                if not name.startswith(("csrc/binding/", "csrc/cuda/")):
+                    target = Path(self.build_lib, "fused_rnn", name)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    self.copy_file(str(ROOT / name), str(target))
+
+
 if int(setuptools.__version__.split(".")[0]) < MIN_SETUPTOOLS:
     raise fail(f"setuptools>={MIN_SETUPTOOLS} is needed to build, found {setuptools.__version__}.")
 # bench/ is a plain folder in a checkout (`python -m bench`) and the package fused_rnn_bench once installed.
@@ -46,5 +60,5 @@ setup(
     package_dir={"fused_rnn_bench": "bench", **HEADERS},
     package_data={name: ["*.h"] for name in HEADERS},
     ext_modules=[Extension("fused_rnn._C", sources=glob("csrc/**/*.cpp"), language="c++")],
-    cmdclass={"build_ext": NinjaBuildExt},
+    cmdclass={"build_ext": NinjaBuildExt, "build_py": BuildWithLibrary},
 )
