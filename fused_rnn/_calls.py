@@ -46,7 +46,7 @@ class LayerCalls:
         states = () if hx is None else self._states(hx)
         if states:
             _checks.check_layer_state_dimensions(states, x)
-        _checks.check_layer_input(x, weight, self.input_size, forms[batched])
+        _checks.check_layer_input(x, weight, self.input_size, forms[int(batched)])  # dynamo of torch 2.11 takes no bool
         if not batched:
             x = x.unsqueeze(1)
             states = tuple(state.unsqueeze(1) for state in states)
