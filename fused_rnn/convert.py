@@ -24,6 +24,10 @@ _REPLACEMENTS: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
     torch.nn.GRUCell: modules.GRUCell,
     torch.nn.RNNCell: modules.RNNCell,
 }
+_ADVICE = (
+    ". They run on torch.nn: derive their classes from fused_rnn's, or import the library that has them inside of "
+    "`with fused_rnn.patch():`"
+)
 _RECURRENT = (torch.nn.RNNBase, torch.nn.RNNCellBase)  # torch.nn's and this package's
 
 
@@ -68,7 +72,13 @@ def convert(  # noqa: PLR0913 - the options of the layers
     """
     options = Variants(layer_norm, zoneout, recurrent_dropout, weight_dropout, peephole, cell_clip, recompute=recompute)
     rule = Swap(
-        "convert", list(_REPLACEMENTS), _why_not_fused, partial(_fused, options), partial(_objections, options), strict
+        "convert",
+        list(_REPLACEMENTS),
+        _why_not_fused,
+        partial(_fused, options),
+        partial(_objections, options),
+        _ADVICE,
+        strict,
     )
     return cast("_Model", swap(model, rule).model)
 
