@@ -15,6 +15,7 @@ from fused_rnn import _checks
 from fused_rnn._checks import one_state
 from fused_rnn._layers import Ragged
 from fused_rnn._packed import gather_steps, pad, permuted
+from fused_rnn._ragged import check_lengths, check_resets
 
 
 class LayerCalls:
@@ -54,9 +55,9 @@ class LayerCalls:
             x = x.transpose(0, 1)
         h_0, c_0 = self._checked(x, states, batch_first=self.batch_first) if states else (None, None)
         if lengths is not None:
-            lengths = _checks.check_lengths(lengths, x, batched=batched, batch_first=self.batch_first)
+            lengths = check_lengths(lengths, x, batched=batched, batch_first=self.batch_first)
         if resets is not None:
-            resets = _checks.check_resets(resets, x, batched=batched, batch_first=self.batch_first)
+            resets = check_resets(resets, x, batched=batched, batch_first=self.batch_first)
         return x, h_0, c_0, Ragged(lengths, resets)
 
     def _prepare_packed(

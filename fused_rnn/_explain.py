@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from fused_rnn import _ops, _route
-from fused_rnn._checks import Lengths  # noqa: TC001 - as above
+from fused_rnn._checks import Lengths, Resets  # noqa: TC001 - as above
 from fused_rnn._faster import Situation, faster
 from fused_rnn._layers import layer_arguments
 from fused_rnn._modes import rounds_on_cuda
@@ -114,7 +114,7 @@ class Explanation:
 
 
 def explain(
-    layer: torch.nn.Module, x: Any, hx: Any = None, *, lengths: Lengths | None = None, resets: Tensor | None = None,
+    layer: torch.nn.Module, x: Any, hx: Any = None, *, lengths: Lengths | None = None, resets: Resets | None = None,
     device: CudaDevice | None = None,
 ) -> Explanation:  # fmt: skip
     """Which schedule `layer(x, hx, ...)` would run for each layer of its stack, and why; the layer computes nothing.

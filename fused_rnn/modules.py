@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from fused_rnn._checks import Lengths, two_states
+from fused_rnn._checks import Lengths, Resets, two_states
 from fused_rnn._recurrent_cell import RecurrentCell
 from fused_rnn._recurrent_layer import RecurrentLayer
 from fused_rnn._signatures import named_arguments
@@ -81,8 +81,9 @@ class LSTM(RecurrentLayer):
         lengths: integers [B], a tensor on any device, a list or a numpy array; a 0-d tensor or a number for unbatched
             input. Row b ends before step lengths[b], where the reverse direction starts and whose state is final.
             Output beyond it is zero; the input there may be anything.
-        resets: [T, B] bool ([B, T] with `batch_first`, [T] without a batch): the state of a row is zero before the
-            step, in either direction, and no gradient goes further back. Padding is not reset.
+        resets: [T, B] bool ([B, T] with `batch_first`, [T] without a batch), a tensor on the input's device, lists or a
+            numpy array: the state of a row is zero before the step, in either direction, and no gradient goes further
+            back. Padding is not reset.
         return_cells: the cell state after each step of the last layer is returned too.
 
     Returns:
@@ -130,24 +131,24 @@ class LSTM(RecurrentLayer):
 
     @overload
     def forward(
-        self, input: Steps, hx: State | None = None, *, lengths: Lengths | None = None, resets: Tensor | None = None,
+        self, input: Steps, hx: State | None = None, *, lengths: Lengths | None = None, resets: Resets | None = None,
         return_cells: Literal[False] = False,
     ) -> tuple[Steps, State]: ...  # fmt: skip
 
     @overload
     def forward(
-        self, input: Steps, hx: State | None = None, *, lengths: Lengths | None = None, resets: Tensor | None = None,
+        self, input: Steps, hx: State | None = None, *, lengths: Lengths | None = None, resets: Resets | None = None,
         return_cells: Literal[True],
     ) -> tuple[Steps, State, Steps]: ...  # fmt: skip
 
     @overload
     def forward(
-        self, input: Steps, hx: State | None = None, *, lengths: Lengths | None = None, resets: Tensor | None = None,
+        self, input: Steps, hx: State | None = None, *, lengths: Lengths | None = None, resets: Resets | None = None,
         return_cells: bool,
     ) -> tuple[Steps, State] | tuple[Steps, State, Steps]: ...  # fmt: skip
 
     def forward(
-        self, input: Steps, hx: State | None = None, *, lengths: Lengths | None = None, resets: Tensor | None = None,  # noqa: A002
+        self, input: Steps, hx: State | None = None, *, lengths: Lengths | None = None, resets: Resets | None = None,  # noqa: A002
         return_cells: bool = False,
     ) -> tuple[Steps, State] | tuple[Steps, State, Steps]:  # fmt: skip
         """Run the sequence; see the class for shapes."""
@@ -159,24 +160,24 @@ class LSTM(RecurrentLayer):
         @overload
         def __call__(
             self, input: Steps, hx: State | None = None, *, lengths: Lengths | None = None,
-            resets: Tensor | None = None, return_cells: Literal[False] = False,
+            resets: Resets | None = None, return_cells: Literal[False] = False,
         ) -> tuple[Steps, State]: ...  # fmt: skip
 
         @overload
         def __call__(
             self, input: Steps, hx: State | None = None, *, lengths: Lengths | None = None,
-            resets: Tensor | None = None, return_cells: Literal[True],
+            resets: Resets | None = None, return_cells: Literal[True],
         ) -> tuple[Steps, State, Steps]: ...  # fmt: skip
 
         @overload
         def __call__(
             self, input: Steps, hx: State | None = None, *, lengths: Lengths | None = None,
-            resets: Tensor | None = None, return_cells: bool,
+            resets: Resets | None = None, return_cells: bool,
         ) -> tuple[Steps, State] | tuple[Steps, State, Steps]: ...  # fmt: skip
 
         def __call__(
             self, input: Steps, hx: State | None = None, *, lengths: Lengths | None = None,  # noqa: A002
-            resets: Tensor | None = None, return_cells: bool = False,
+            resets: Resets | None = None, return_cells: bool = False,
         ) -> tuple[Steps, State] | tuple[Steps, State, Steps]:  # fmt: skip
             """As `forward`."""
 
@@ -237,7 +238,7 @@ class GRU(RecurrentLayer):
         )  # fmt: skip
 
     def forward(
-        self, input: Steps, hx: Tensor | None = None, *, lengths: Lengths | None = None, resets: Tensor | None = None,  # noqa: A002
+        self, input: Steps, hx: Tensor | None = None, *, lengths: Lengths | None = None, resets: Resets | None = None,  # noqa: A002
         return_cells: Literal[False] = False,
     ) -> tuple[Steps, Tensor]:  # fmt: skip
         """Run the sequence; see the class for shapes."""
@@ -248,7 +249,7 @@ class GRU(RecurrentLayer):
 
         def __call__(
             self, input: Steps, hx: Tensor | None = None, *, lengths: Lengths | None = None,  # noqa: A002
-            resets: Tensor | None = None, return_cells: Literal[False] = False,
+            resets: Resets | None = None, return_cells: Literal[False] = False,
         ) -> tuple[Steps, Tensor]:  # fmt: skip
             """As `forward`."""
 
@@ -307,7 +308,7 @@ class RNN(RecurrentLayer):
         self.nonlinearity: str = nonlinearity  # not in the class: torch.jit reads annotations there, and stops at them
 
     def forward(
-        self, input: Steps, hx: Tensor | None = None, *, lengths: Lengths | None = None, resets: Tensor | None = None,  # noqa: A002
+        self, input: Steps, hx: Tensor | None = None, *, lengths: Lengths | None = None, resets: Resets | None = None,  # noqa: A002
         return_cells: Literal[False] = False,
     ) -> tuple[Steps, Tensor]:  # fmt: skip
         """Run the sequence; see the class for shapes."""
@@ -318,7 +319,7 @@ class RNN(RecurrentLayer):
 
         def __call__(
             self, input: Steps, hx: Tensor | None = None, *, lengths: Lengths | None = None,  # noqa: A002
-            resets: Tensor | None = None, return_cells: Literal[False] = False,
+            resets: Resets | None = None, return_cells: Literal[False] = False,
         ) -> tuple[Steps, Tensor]:  # fmt: skip
             """As `forward`."""
 

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from fused_rnn import _checks, modules
 from fused_rnn._calls import CellCalls, LayerCalls, state_like_input
-from fused_rnn._checks import two_states
+from fused_rnn._checks import Lengths, Resets, two_states
 from fused_rnn._int8_layers import Int8Matrix, dequantize_rows, quantize_rows, run_stack
 from fused_rnn._layers import REGULAR
 from fused_rnn._quantizable import float_weights, suffixes_of, why_not_quantized
@@ -215,7 +215,7 @@ class QuantizedLayer(LayerCalls, QuantizedModule):
         return CELL_OF_MODE[self.mode]
 
     def forward(
-        self, input: Any, hx: Any = None, *, lengths: Tensor | None = None, resets: Tensor | None = None,  # noqa: A002
+        self, input: Any, hx: Any = None, *, lengths: Lengths | None = None, resets: Resets | None = None,  # noqa: A002
         return_cells: bool = False,
     ) -> Any:  # fmt: skip
         """Run the sequence; shapes are those of the float layer."""
