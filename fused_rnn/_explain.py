@@ -20,6 +20,7 @@ from fused_rnn._modes import rounds_on_cuda
 from fused_rnn._recurrent_cell import RecurrentCell
 from fused_rnn._recurrent_layer import RecurrentLayer
 from fused_rnn._route import Forward
+from fused_rnn._signatures import advised
 from fused_rnn.quantized import QuantizedModule
 
 
@@ -113,6 +114,7 @@ class Explanation:
         return "\n".join(lines)
 
 
+@advised
 def explain(
     layer: torch.nn.Module, x: Any, hx: Any = None, *, lengths: Lengths | None = None, resets: Resets | None = None,
     device: CudaDevice | None = None,

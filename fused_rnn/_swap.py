@@ -91,7 +91,7 @@ def _tell(rule: Swap, objections: list[str]) -> None:
         text = f"fused_rnn.{rule.action} {each}"
         if rule.strict:
             raise ValueError(text)
-        warnings.warn(text, stacklevel=4)
+        warnings.warn(text, stacklevel=5)  # those of _tell, swap, convert and what it is decorated with
 
 
 def _class_name(module: torch.nn.Module, base: type[torch.nn.Module]) -> str:

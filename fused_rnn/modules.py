@@ -7,7 +7,7 @@ documentation.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Literal, NoReturn, TypeAlias, TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import PackedSequence
 from fused_rnn._checks import Lengths, Resets, two_states
 from fused_rnn._recurrent_cell import RecurrentCell
 from fused_rnn._recurrent_layer import RecurrentLayer
-from fused_rnn._signatures import named_arguments
+from fused_rnn._signatures import named_arguments, refuse_keywords, without_unknown
 from fused_rnn._variants import Variants
 
 Device: TypeAlias = torch.device | str | int | None
@@ -147,11 +147,14 @@ class LSTM(RecurrentLayer):
         return_cells: bool,
     ) -> tuple[Steps, State] | tuple[Steps, State, Steps]: ...  # fmt: skip
 
+    @without_unknown
     def forward(
         self, input: Steps, hx: State | None = None, *, lengths: Lengths | None = None, resets: Resets | None = None,  # noqa: A002
-        return_cells: bool = False,
+        return_cells: bool = False, **unknown: NoReturn,
     ) -> tuple[Steps, State] | tuple[Steps, State, Steps]:  # fmt: skip
         """Run the sequence; see the class for shapes."""
+        if type(unknown) is dict and unknown:
+            refuse_keywords(self, unknown)
         found: tuple[Steps, State] | tuple[Steps, State, Steps] = self._run(input, hx, lengths, resets, return_cells)
         return found
 
@@ -237,11 +240,14 @@ class GRU(RecurrentLayer):
             dtype,
         )  # fmt: skip
 
+    @without_unknown
     def forward(
         self, input: Steps, hx: Tensor | None = None, *, lengths: Lengths | None = None, resets: Resets | None = None,  # noqa: A002
-        return_cells: Literal[False] = False,
+        return_cells: Literal[False] = False, **unknown: NoReturn,
     ) -> tuple[Steps, Tensor]:  # fmt: skip
         """Run the sequence; see the class for shapes."""
+        if type(unknown) is dict and unknown:
+            refuse_keywords(self, unknown)
         found: tuple[Steps, Tensor] = self._run(input, hx, lengths, resets, return_cells)
         return found
 
@@ -307,11 +313,14 @@ class RNN(RecurrentLayer):
         )  # fmt: skip
         self.nonlinearity: str = nonlinearity  # not in the class: torch.jit reads annotations there, and stops at them
 
+    @without_unknown
     def forward(
         self, input: Steps, hx: Tensor | None = None, *, lengths: Lengths | None = None, resets: Resets | None = None,  # noqa: A002
-        return_cells: Literal[False] = False,
+        return_cells: Literal[False] = False, **unknown: NoReturn,
     ) -> tuple[Steps, Tensor]:  # fmt: skip
         """Run the sequence; see the class for shapes."""
+        if type(unknown) is dict and unknown:
+            refuse_keywords(self, unknown)
         found: tuple[Steps, Tensor] = self._run(input, hx, lengths, resets, return_cells)
         return found
 
@@ -365,8 +374,11 @@ class LSTMCell(RecurrentCell):
     ) -> None:  # fmt: skip
         super().__init__(input_size, hidden_size, bias, num_chunks=4, device=device, dtype=dtype)
 
-    def forward(self, input: Tensor, hx: State | None = None) -> State:  # noqa: A002
+    @without_unknown
+    def forward(self, input: Tensor, hx: State | None = None, **unknown: NoReturn) -> State:  # noqa: A002
         """Make one step; see the class for shapes."""
+        if type(unknown) is dict and unknown:
+            refuse_keywords(self, unknown)
         found: State = self._step("lstm", input, hx)  # h and c, in a tuple
         return found
 
@@ -408,8 +420,11 @@ class GRUCell(RecurrentCell):
     ) -> None:  # fmt: skip
         super().__init__(input_size, hidden_size, bias, num_chunks=3, device=device, dtype=dtype)
 
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:  # noqa: A002
+    @without_unknown
+    def forward(self, input: Tensor, hx: Tensor | None = None, **unknown: NoReturn) -> Tensor:  # noqa: A002
         """Make one step; see the class for shapes."""
+        if type(unknown) is dict and unknown:
+            refuse_keywords(self, unknown)
         found: Tensor = self._step("gru", input, hx)
         return found
 
@@ -454,8 +469,11 @@ class RNNCell(RecurrentCell):
         super().__init__(input_size, hidden_size, bias, num_chunks=1, device=device, dtype=dtype)
         self.nonlinearity: str = nonlinearity  # not in the class: torch.jit reads annotations there, and stops at them
 
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:  # noqa: A002
+    @without_unknown
+    def forward(self, input: Tensor, hx: Tensor | None = None, **unknown: NoReturn) -> Tensor:  # noqa: A002
         """Make one step; see the class for shapes."""
+        if type(unknown) is dict and unknown:
+            refuse_keywords(self, unknown)
         if self.nonlinearity not in CELL_OF_NONLINEARITY:
             raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
         found: Tensor = self._step(CELL_OF_NONLINEARITY[self.nonlinearity], input, hx)
