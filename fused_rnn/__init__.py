@@ -19,7 +19,7 @@ from fused_rnn.modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from fused_rnn.quantized import quantize
 from fused_rnn.stepper import Stepper
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "GRU",
