@@ -8,6 +8,7 @@
 #   make docs     the documentation site into build/docs (warnings are errors); make docs-links asks its external links, too
 #   make wheel    a wheel without torch's libraries into build/wheels
 #   make perf-check   register tiles against the processor's peak, instructions of each schedule (UPDATE=1 records them)
+#   make library  the C and C++ library of streams with its tests, by CMake, without torch or Python
 #   make build    compile what changed       make clean    remove what was built (the virtual environment stays)
 #
 # Variables: PYTHON (which makes the environment), VENV (where), TORCH (what pip installs as torch, options included, such as
@@ -27,11 +28,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 BUILD_REQUIREMENTS := "setuptools>=77" wheel "ninja>=1.11" "pybind11>=2.13"
 SPHINX := $(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --nitpicky --doctree-dir build/docs-trees
 TORCH_LIBRARIES := libtorch*.so libc10*.so
-CXX_SOURCES = $(shell find csrc tests/native tests/cuda_on_cpu tools/micro tools/native -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
+CXX_SOURCES = $(shell find csrc include examples/realtime tests/native tests/stream tests/cuda_on_cpu tools/micro tools/native -name '*.h' -o -name '*.hpp' -o -name '*.c' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
 NATIVE_TESTS = $(wildcard tests/native/*.cpp)
 
 .DEFAULT_GOAL := help
-.PHONY: help bench test test-fast native perf-check build docs docs-links wheel lint format clean FORCE
+.PHONY: help bench test test-fast native library perf-check build docs docs-links wheel lint format clean FORCE
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -49,6 +50,11 @@ test-fast: $(VENV)/.installed-dev build
 
 native: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/test_native.py
+
+library:
+	cmake -B build/cmake -DFUSED_RNN_WERROR=$(if $(FUSED_RNN_WERROR),$(FUSED_RNN_WERROR),0)
+	cmake --build build/cmake --parallel $(MAX_JOBS)
+	ctest --test-dir build/cmake --output-on-failure
 
 # Compiles programs of its own; neither torch nor the environment is needed.
 perf-check:

@@ -13,6 +13,7 @@ from pathlib import Path
 import setuptools
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))  # pip runs this file without its folder on the path
@@ -34,17 +35,29 @@ class NinjaBuildExt(build_ext):
         shutil.copy2(module, target)
 
 
+class BuildWithLibrary(build_py):
+    """build_py that puts sources into the package: those of the C library, and with them what cells are compiled with.
+
+    fused_rnn/cmake.py and fused_rnn/_cell_compiler.py say where.
+    """
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            for name in glob("csrc/**/*.*") + glob("include/*") + glob("cmake/*") + ["CMakeLists.txt"]:
+                if not name.startswith(("csrc/binding/", "csrc/cuda/")):
+                    target = Path(self.build_lib, "fused_rnn", name)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    self.copy_file(str(ROOT / name), str(target))
+
+
 if int(setuptools.__version__.split(".")[0]) < MIN_SETUPTOOLS:
     raise fail(f"setuptools>={MIN_SETUPTOOLS} is needed to build, found {setuptools.__version__}.")
 # bench/ is a plain folder in a checkout (`python -m bench`) and the package fused_rnn_bench once installed.
 PACKAGES = find_packages(str(ROOT), include=["fused_rnn", "fused_rnn.*", "bench", "bench.*"])
-# The headers that cells of users are compiled with: csrc/cpu/simd is fused_rnn/csrc/cpu/simd once installed.
-FOLDERS = sorted({str(Path(name).parent) for part in ("core", "cells", "cpu") for name in glob(f"csrc/{part}/**/*.h")})
-HEADERS = {f"fused_rnn.{folder.replace('/', '.')}": folder for folder in FOLDERS}
 setup(
-    packages=[*(re.sub(r"^bench\b", "fused_rnn_bench", name) for name in PACKAGES), *HEADERS],
-    package_dir={"fused_rnn_bench": "bench", **HEADERS},
-    package_data={name: ["*.h"] for name in HEADERS},
+    packages=[re.sub(r"^bench\b", "fused_rnn_bench", name) for name in PACKAGES],
+    package_dir={"fused_rnn_bench": "bench"},
     ext_modules=[Extension("fused_rnn._C", sources=glob("csrc/**/*.cpp"), language="c++")],
-    cmdclass={"build_ext": NinjaBuildExt},
+    cmdclass={"build_ext": NinjaBuildExt, "build_py": BuildWithLibrary},
 )

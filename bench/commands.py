@@ -1,4 +1,4 @@
-"""The command line: run, features, memory, busy, step, compare, heatmap, explain, workload and all.
+"""The command line: run, features, memory, busy, step, realtime, compare, heatmap, explain, workload and all.
 
 Exit codes: 0 when all is well, 1 when a verification failed, 2 for a usage error, which is one line on stderr. A missed
 bar and a noisy row are shown, but the code stays 0: other work of the machine makes them.
@@ -7,6 +7,7 @@ bar and a noisy row are shown, but the code stays 0: other work of the machine m
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -14,7 +15,7 @@ import torch
 
 import fused_rnn
 
-from . import busy, memory, report, steps
+from . import busy, memory, realtime, report, steps
 from .case import rounding
 from .console import make_console, measure_each, print_lines, print_tables
 from .environment import describe
@@ -42,7 +43,6 @@ from .workloads import char_lm
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from rich.console import Console
 
@@ -188,7 +188,9 @@ def memory_command(problems: tuple[Problem, ...], against: tuple[str, ...], thre
     return 0 if all(SUBJECT in row.bytes for row in rows) else 1
 
 
-def _failure_lines(rows: Sequence[busy.BusyRow] | Sequence[steps.StepRow]) -> list[str]:
+def _failure_lines(
+    rows: Sequence[busy.BusyRow] | Sequence[steps.StepRow] | Sequence[realtime.RealtimeRow],
+) -> list[str]:
     return [f"FAILED {row.problem}: {why}" for row in rows for why in row.failures]
 
 
@@ -245,6 +247,41 @@ def step_command(problems: tuple[Problem, ...], threads: int | None, seconds: fl
     lines = _failure_lines(rows) + noise_lines({str(row.problem): row.noise for row in rows})
     output.finish([steps.table(rows)], lines, steps.as_json(environment, rows, seconds))
     return 1 if any(row.failures for row in rows) else 0
+
+
+_REALTIME_EXAMPLES = ("realtime", "realtime --cell lstm,gru --input 1 --hidden 8,64 --batch 1")
+
+
+@cli.command("realtime", epilog=epilog(*_REALTIME_EXAMPLES, text=PROBLEM_HELP))
+@problem_options("infer")
+@click.option(
+    "--program",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=realtime.PROGRAM,
+    show_default=True,
+    help="What CMake builds of examples/realtime/step_times.cpp.",
+)
+@seconds_option(1.0)
+@output_options
+def realtime_command(problems: tuple[Problem, ...], program: Path, seconds: float, output: Output) -> int:
+    """Time steps and blocks of PROBLEMS by the C library and by Stepper, which must have the same bits."""
+    if not program.is_file():
+        raise click.UsageError(f"--program {program} is no file: CMake builds it (docs/guides/realtime.md).")
+    for problem in problems:
+        if why := steps.refuses(problem):
+            raise click.UsageError(f"{problem}: {why}.")
+    with thread_count(1):
+        environment = describe()
+        output.begin(environment)
+        run = partial(_measure_realtime, program)
+        rows = measure_each(problems or realtime.PROBLEMS, run, seconds)
+    lines = _failure_lines(rows) + noise_lines({str(row.problem): row.noise for row in rows})
+    output.finish([realtime.table(rows)], lines, realtime.as_json(environment, rows, seconds))
+    return 1 if any(row.failures for row in rows) else 0
+
+
+def _measure_realtime(program: Path, problem: Problem, seconds: float) -> realtime.RealtimeRow:
+    return realtime.measure_realtime(problem, program, seconds)
 
 
 _EXPLAIN_EXAMPLES = ("explain lstm:t100,b16,i128,h128,f32,train", "explain --cell gru --batch 1 --mode infer")

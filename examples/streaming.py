@@ -115,6 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> tuple[float, float]:
     parser.add_argument("--units", type=int, default=16, help="of the layer (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=200, help="of training (default: %(default)s)")
     parser.add_argument("--quick", dest="steps", action="store_const", const=70, help="as --steps 70")
+    parser.add_argument("--save", metavar="FILE", help="write the network for the C++ program of examples/realtime")
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn (default: %(default)s)")
     options = parser.parse_args(arguments)
     torch.manual_seed(options.seed)
@@ -122,6 +123,8 @@ def main(arguments: Sequence[str] | None = None) -> tuple[float, float]:
     layer = getattr(IMPLEMENTATIONS[options.impl], options.cell.upper())(1, options.units)
     head = nn.Linear(options.units, 1)
     train(layer, head, options.steps)
+    if options.save is not None:
+        fused_rnn.save_stream(fused_rnn.Chain(layer, head), options.save)
     x = sound(LENGTH, ROWS)
     linear = linear_filter(x, amplifier(x))
 

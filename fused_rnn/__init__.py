@@ -18,6 +18,7 @@ from fused_rnn.convert import convert, restore
 from fused_rnn.modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from fused_rnn.quantized import quantize
 from fused_rnn.stepper import Stepper
+from fused_rnn.stream import Chain, save_stream
 
 __version__ = "0.2.0"
 
@@ -29,6 +30,7 @@ __all__ = [
     "Cell",
     "CellError",
     "CellReport",
+    "Chain",
     "CoupledLSTM",
     "CudaDevice",
     "Explanation",
@@ -51,5 +53,6 @@ __all__ = [
     "quantize",
     "quantized",
     "restore",
+    "save_stream",
     "strict",
 ]

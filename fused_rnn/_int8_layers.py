@@ -36,7 +36,9 @@ def quantize_rows(weight: Tensor) -> Int8Matrix:
     its largest value overflows (below 4e-37) is zero.
     """
     largest = weight.abs().amax(1)
-    factor = _LARGEST / largest
+    factor = (
+        torch.full_like(largest, _LARGEST) / largest
+    )  # as factor_rows.h has it; a number / tensor has two roundings
     usable = largest.isfinite() & factor.isfinite()
     rows = torch.where(usable.unsqueeze(1), (weight * factor.unsqueeze(1)).round(), 0.0)
     scale = torch.where(largest.isfinite(), largest / _LARGEST, torch.nan).where(~factor.isposinf(), 0.0)

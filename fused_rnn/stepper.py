@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
@@ -47,6 +47,50 @@ def _check_parameters(layer: RecurrentLayer, parameters: Sequence[Sequence[Tenso
                 raise ValueError(f"{name} of layer {index} must be {dtype} of shape {shape}, got {given}")
 
 
+class SteppedLayer(NamedTuple):
+    """A layer that can make single steps, as native code takes it."""
+
+    layer: RecurrentLayer
+    parameters: Sequence[tuple[Tensor | None, ...]]  # w_ih, w_hh, b_ih, b_hh, w_hr and the unit weights of each layer
+    dtype: torch.dtype
+    weights: torch.dtype | None  # how matrices are kept; None: exactly
+
+
+def stepped_layer(layer: torch.nn.Module, weights: torch.dtype | None, name: str = "layer") -> SteppedLayer:
+    """The parameters of a layer, which messages call `name`, checked; raises what `Stepper` says of its arguments."""
+    layer = convert(layer) if isinstance(layer, torch.nn.RNNBase) else layer
+    if isinstance(layer, QuantizedLayer):
+        if weights not in {None, torch.int8}:
+            raise TypeError(f"weights must be None or torch.int8 for an int8 layer, got {weights!r}")
+        layer, weights = layer.dequantized(), torch.int8
+    if not isinstance(layer, RecurrentLayer):
+        raise TypeError(f"{name} must be an LSTM, GRU or RNN, got {type(layer).__name__}")
+    if layer.bidirectional:
+        raise ValueError(f"{name} must have one direction: the other one would need the end of the sequence first")
+    if weights not in _STORAGES:
+        raise TypeError(f"weights must be None, torch.bfloat16 or torch.int8, got {weights!r}")
+    refused = [option for option in _NOT_STEPPED if getattr(layer, option)]
+    if refused:
+        raise NotImplementedError(f"{name} has {' and '.join(refused)}, which a Stepper does not compute")
+    variants, directions = layer._variants(), [layer_weights[0] for layer_weights in layer._layers()]
+    weight = directions[0].w_ih
+    for each in (tensor for tensors in directions for tensor in tensors if tensor is not None):
+        if not each.is_cpu:
+            raise NotImplementedError(f"{name} must be on the CPU, got {each.device}")
+    if weight.dtype != torch.float32 and (weight.dtype != torch.float64 or weights is not None):
+        wanted = "float32 or float64" if weights is None else f"float32 to keep its weights as {weights}"
+        raise ValueError(f"{name} must be of type {wanted}, got {weight.dtype}")
+    with torch.no_grad():
+        of_units = [unit_weights(variants, [w], layer.hidden_size) for w in directions]
+    parameters = [(*w[:5], own) for w, own in zip(directions, of_units, strict=True)]
+    layer._prepare_kernels()
+    if layer.cell in _ops.LOADED and (weights is not None or weight.dtype not in _ops.LOADED[layer.cell]):
+        wanted = "exact weights, weights=None" if weights is not None else f"kernels for {weight.dtype}"
+        raise NotImplementedError(f"a Stepper of the cell {layer.cell} needs {wanted}")
+    _check_parameters(layer, parameters, weight.dtype)
+    return SteppedLayer(layer, parameters, weight.dtype, weights)
+
+
 class Stepper:
     """A recurrent layer, or a stack of them, that takes one time step per call and keeps its state.
 
@@ -82,30 +126,8 @@ class Stepper:
 
     @advised
     def __init__(self, layer: torch.nn.Module, batch_size: int = 1, *, weights: torch.dtype | None = None) -> None:
-        layer = convert(layer) if isinstance(layer, torch.nn.RNNBase) else layer
-        if isinstance(layer, QuantizedLayer):
-            if weights not in {None, torch.int8}:
-                raise TypeError(f"weights must be None or torch.int8 for an int8 layer, got {weights!r}")
-            layer, weights = layer.dequantized(), torch.int8
-        if not isinstance(layer, RecurrentLayer):
-            raise TypeError(f"layer must be an LSTM, GRU or RNN, got {type(layer).__name__}")
-        if layer.bidirectional:
-            raise ValueError("layer must have one direction: the other one would need the end of the sequence first")
+        layer, parameters, self._dtype, weights = stepped_layer(layer, weights)
         check_batch_size(batch_size)
-        if weights not in _STORAGES:
-            raise TypeError(f"weights must be None, torch.bfloat16 or torch.int8, got {weights!r}")
-        refused = [name for name in _NOT_STEPPED if getattr(layer, name)]
-        if refused:
-            raise NotImplementedError(f"layer has {' and '.join(refused)}, which a Stepper does not compute")
-        variants, directions = layer._variants(), [layer_weights[0] for layer_weights in layer._layers()]
-        weight = directions[0].w_ih
-        for each in (tensor for tensors in directions for tensor in tensors if tensor is not None):
-            if not each.is_cpu:
-                raise NotImplementedError(f"layer must be on the CPU, got {each.device}")
-        if weight.dtype != torch.float32 and (weight.dtype != torch.float64 or weights is not None):
-            wanted = "float32 or float64" if weights is None else f"float32 to keep its weights as {weights}"
-            raise ValueError(f"layer must be of type {wanted}, got {weight.dtype}")
-        self._dtype = weight.dtype
         width = layer.proj_size or layer.hidden_size
         self._x_shape, self._y_shape = (batch_size, layer.input_size), (batch_size, width)
         self._h_shape = (layer.num_layers, batch_size, width)
@@ -114,14 +136,6 @@ class Stepper:
         others = (self._states - 1) * layer.hidden_size
         self._c_shape = (layer.num_layers, batch_size, others) if others else None
         self._description = f"{layer}, batch_size={batch_size}, weights={weights}"
-        with torch.no_grad():
-            of_units = [unit_weights(variants, [w], layer.hidden_size) for w in directions]
-        parameters = [(*w[:5], own) for w, own in zip(directions, of_units, strict=True)]
-        layer._prepare_kernels()
-        if layer.cell in _ops.LOADED and (weights is not None or weight.dtype not in _ops.LOADED[layer.cell]):
-            wanted = "exact weights, weights=None" if weights is not None else f"kernels for {weight.dtype}"
-            raise NotImplementedError(f"a Stepper of the cell {layer.cell} needs {wanted}")
-        _check_parameters(layer, parameters, weight.dtype)
         sizes = {name: getattr(layer, name) for name in ("input_size", "hidden_size", "proj_size")}
         self._native = _ops.make_stepper(layer.cell, parameters, storage=_STORAGES[weights], batch=batch_size, **sizes)
 

@@ -11,6 +11,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from tests.stream.library import build
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -36,8 +38,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 FIRST = (
     *("test_native.py", "test_cuda_emulator.py", "test_bench_peers.py", "test_in_place.py", "test_onnx.py"),
     *("test_compile.py", "test_fork.py", "test_examples.py", "test_fuzz.py", "test_cuda_build.py", "test_build.py"),
-    "test_notebooks.py",
-    "test_recurrent.py",
+    *("test_notebooks.py", "test_recurrent.py", "test_stream.py"),
 )
 
 
@@ -46,6 +47,7 @@ SLOW: dict[str, tuple[str, ...]] = {
     "test_aot_inductor.py": (),
     "test_bench_features.py": (),
     "test_bench_peers.py": ("refused", "means", "missing_package"),
+    "test_bench_realtime.py": ("failure", "usage"),
     "test_bench_report.py": (),
     "test_build.py": (),
     "test_code_blocks.py": (),
@@ -53,6 +55,7 @@ SLOW: dict[str, tuple[str, ...]] = {
     "test_cuda_build.py": (),
     "test_cuda_emulator.py": ("[emulator]", "every_source_is_listed"),
     "test_distributed.py": (),
+    "test_effect.py": (),
     "test_examples.py": ("help",),
     "test_examples_distributed.py": (),
     "test_examples_ppo.py": ("rollout",),
@@ -73,7 +76,9 @@ SLOW: dict[str, tuple[str, ...]] = {
     "test_quantized_onnx.py": (),
     "test_cell_fuzz.py": (),
     "test_recurrent.py": ("source",),
+    "test_recurrent_peers.py": (),
     "test_site.py": (),
+    "test_stream.py": ("refused", "version_1", "bytes_of_their_type", "flags"),
     "test_torchrl.py": (),
 }
 # and everywhere tests that by their name ask torch's compilers.
@@ -97,6 +102,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if is_slow(item.path.name, item.name):
             item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a build of the C library with its tests and examples."""
+    base = tmp_path_factory.getbasetemp()
+    # Workers of xdist have folders of their own in that of the run.
+    return build((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cmake-library")
 
 
 @pytest.fixture(autouse=True)

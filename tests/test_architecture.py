@@ -29,6 +29,7 @@ CSRC_RULES: dict[str, tuple[set[str], tuple[str, ...]]] = {
         {"core", "cells", "cpu"},
         ("omp.h", "pthread.h", "dlfcn.h", "sched.h", "unistd.h", "sys/auxv.h", "immintrin.h", "arm_neon.h"),
     ),
+    "stream": ({"core", "cells", "cpu", "stream"}, ("fused_rnn.h", "immintrin.h")),
     "cuda": ({"core", "cells", "cuda"}, ("cuda",)),
     "binding": ({"core", "cells", "cpu", "cuda", "binding"}, ("torch/", "pybind11/")),
 }
@@ -95,11 +96,13 @@ PACKAGE_RULES: dict[str, set[str]] = {
         "stepper": "_checks _modes _ops _recurrent_layer _signatures _variants convert quantized",
         "_check_cell": "_ops _recurrent cells stepper",
         "_faster": "_ops",
+        "cmake": "",
+        "stream": "_int8_layers _recurrent_layer quantized stepper",
         "_explain": "_checks _faster _layers _modes _ops _recurrent_cell _recurrent_layer _route _signatures quantized",
         "__main__": "_explain",
         "_patch": "modules",
         "__init__": "_check_cell _explain _flops _fork _patch _published_layers _recurrent _shapes _strict cells"
-        " convert modules quantized stepper",
+        " convert modules quantized stepper stream",
     }.items()
 }
 # Folder or file with Python outside the package: the top-level names of the project that it may import.
@@ -123,9 +126,9 @@ NATIVE_MARCH = "-march=" + "native"  # not spelled out, since this file is searc
 
 
 def cpp_files(root: Path) -> list[Path]:
-    folders = [root / name for name in ("csrc", "tests/native", "tests/cuda_on_cpu", "tools/micro", "tools/native")]
+    names = ["csrc", "examples", "tests/native", "tests/stream", "tests/cuda_on_cpu", "tools/micro", "tools/native"]
     return sorted(
-        path for folder in folders for path in folder.rglob("*") if path.suffix in {".h", ".cpp", ".cu", ".cuh"}
+        path for name in names for path in (root / name).rglob("*") if path.suffix in {".h", ".cpp", ".cu", ".cuh"}
     )
 
 

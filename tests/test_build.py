@@ -233,6 +233,7 @@ def test_wheel_holds_package_module_types_and_benchmark(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {"fused_rnn/__init__.py", "fused_rnn/py.typed", "fused_rnn_bench/workloads/char_lm.py"} <= names
+    assert {f"fused_rnn/{name}" for name in ("CMakeLists.txt", "include/fused_rnn.h", "csrc/stream/chain.cpp")} <= names
     assert f"fused_rnn/{check_abi.built_module().name}" in names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"fused_rnn", "fused_rnn_bench"}
 
@@ -244,9 +245,12 @@ def test_source_distribution_holds_everything_to_build_and_test(tmp_path: Path) 
     (archive,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(archive) as contents:
         names = {name.partition("/")[2] for name in contents.getnames()}
-    tree = ["csrc", "fused_rnn", "bench", "build_support", "tests", "tools"]
-    suffixes = {".py", ".h", ".cpp", ".cu", ".cuh"}
+    tree = ["csrc", "fused_rnn", "bench", "build_support", "cmake", "examples", "include", "tests", "tools"]
+    suffixes = {".py", ".h", ".hpp", ".c", ".cpp", ".cu", ".cuh", ".in", ".frnn"}
     files = [path for folder in tree for path in (ROOT / folder).rglob("*") if path.suffix in suffixes]
     expected = {path.relative_to(ROOT).as_posix() for path in files}
-    assert expected | {"setup.py", "pyproject.toml", "Makefile", "LICENSE", "fused_rnn/py.typed"} <= names
+    assert (
+        expected | {"setup.py", "pyproject.toml", "Makefile", "CMakeLists.txt", "LICENSE", "fused_rnn/py.typed"}
+        <= names
+    )
     assert not [name for name in names if name.endswith((".so", ".pyc", ".o"))]

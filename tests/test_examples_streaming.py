@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -10,11 +10,19 @@ import torch
 import fused_rnn
 from examples import streaming
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 
 @pytest.mark.parametrize("options", [["--seed", "0"], ["--seed", "1"]])
 def test_the_effect_is_learnt_better_than_by_the_best_linear_filter(options: list[str]) -> None:
     error, linear = streaming.main(["--quick", *options])
     assert error < 0.8 * linear
+
+
+def test_the_network_is_saved_for_the_program_in_cpp(tmp_path: Path) -> None:
+    streaming.main(["--steps", "1", "--save", str(tmp_path / "amplifier.frnn")])
+    assert (tmp_path / "amplifier.frnn").read_bytes()[1:5] == b"FRNN"
 
 
 @pytest.mark.parametrize("kind", [fused_rnn.LSTM, fused_rnn.GRU, fused_rnn.RNN, torch.nn.GRU])

@@ -17,8 +17,6 @@ constexpr int64_t kBytesPerThread = 1 << 19;
 
 }  // namespace
 
-StepLayer::~StepLayer() = default;
-
 Stepper::Stepper(const std::vector<Layer>& layers, int threads)
     : element_bytes_(layers.front().problem.type == DataType::kFloat64 ? 8 : 4) {
   for (const Layer& layer : layers) {

@@ -1,0 +1,12 @@
+// Streams for any AArch64 processor, and for those of them with FEAT_DotProd.
+#define FUSED_RNN_ISA neon
+#define FUSED_RNN_VECTOR_BYTES 16
+#define FUSED_RNN_VECTOR_REGISTERS 32
+#include "stream/unit.h"
+
+namespace fused_rnn::neon {
+
+const StreamUnit& stream_unit_with_dot();
+const StreamUnit& stream_unit_with_dot() { return stream_unit_for<DotQuantizedFloat>(); }
+
+}  // namespace fused_rnn::neon

@@ -1,0 +1,10 @@
+// What the stages of all instruction sets share.
+#include "stream/stage.h"
+
+namespace fused_rnn {
+
+Stage::~Stage() = default;
+
+StageState Stage::state() const { return {}; }
+
+}  // namespace fused_rnn

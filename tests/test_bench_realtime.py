@@ -1,0 +1,71 @@
+"""`bench realtime` holds the outputs of the C library to those of Stepper, and times both."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner
+
+from bench import realtime
+from bench.commands import cli
+from bench.problems import Problem
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+needs_cmake = pytest.mark.skipif(shutil.which("cmake") is None, reason="needs cmake")
+PROBLEMS = ["lstm:t5,b2,i3,h6,f32,infer", "rnn_relu:t4,b1,i1,h5,f32,infer"]
+
+
+def program_of(folder: Path, text: str) -> Path:
+    """A program that stands in for step_times."""
+    program = folder / "program"
+    program.write_text(f"#!/bin/sh\n{text}\n")
+    program.chmod(0o755)
+    return program
+
+
+@needs_cmake
+def test_the_command_prints_and_writes_every_contender(built: Path, tmp_path: Path) -> None:
+    path, program = tmp_path / "out.json", built / "examples/realtime/step_times"
+    options = ["--program", str(program), "--seconds", "0.001", "--json", str(path)]
+    result = CliRunner().invoke(cli, ["realtime", *PROBLEMS, *options])
+    assert result.exit_code == 0, result.output
+    assert "Real time: nanoseconds of one step" in result.stdout
+    rows = json.loads(path.read_text(encoding="utf-8"))["realtime"]
+    assert [row["problem"] for row in rows] == PROBLEMS
+    for row in rows:
+        assert row["contenders"].keys() == {"C, step", "C, block", "Stepper, step", "Stepper, block"}
+        for times in row["contenders"].values():
+            assert 0 < times["minimum_s"] <= times["median_s"] <= times["99_percent_s"] <= times["maximum_s"]
+
+
+def test_other_outputs_are_a_failure(tmp_path: Path) -> None:
+    zeros = program_of(tmp_path, 'head -c $((4 * 5 * 2 * 6)) /dev/zero > "$3"; echo 1 2; echo 3')
+    row = realtime.measure_realtime(Problem.parse(PROBLEMS[0]), zeros, 1e-3)
+    (failure,) = row.failures
+    assert failure.startswith("outputs differ by ")
+
+
+def test_a_program_that_fails_is_a_failure_in_its_words(tmp_path: Path) -> None:
+    broken = program_of(tmp_path, "echo broken >&2; exit 1")
+    assert realtime.measure_realtime(Problem.parse(PROBLEMS[0]), broken, 1e-3).failures == ["broken"]
+    result = CliRunner().invoke(cli, ["realtime", PROBLEMS[0], "--program", str(broken)])
+    assert result.exit_code == 1
+    assert "broken" in result.stdout
+
+
+def test_a_program_that_is_not_built_is_a_usage_error(tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli, ["realtime", PROBLEMS[0], "--program", str(tmp_path / "absent")])
+    assert result.exit_code == 2
+    assert "absent" in result.stderr
+
+
+def test_what_has_no_steps_is_a_usage_error(tmp_path: Path) -> None:
+    program = str(program_of(tmp_path, "exit 1"))
+    result = CliRunner().invoke(cli, ["realtime", "gru:t5,b2,i3,h6,l2,f32,infer", "--program", program])
+    assert result.exit_code == 2
+    assert "steps are of one layer" in result.stderr

@@ -1,0 +1,360 @@
+"""Tests fused_rnn.save_stream and the C library that makes its steps, which is built once with CMake."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fused_rnn
+from build_support import native, toolchain
+from fused_rnn import cmake
+from tests.stream import make_model
+from tests.stream.library import compiler_option, run
+from tests.test_symbols import shared_symbols
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.skipif(shutil.which("cmake") is None, reason="needs cmake")
+
+LAYERS: dict[str, Any] = {
+    "lstm": lambda **options: fused_rnn.LSTM(7, 21, **options),
+    "lstm_projected": lambda **options: fused_rnn.LSTM(7, 21, proj_size=5, **options),
+    "lstm_peephole": lambda **options: fused_rnn.LSTM(7, 21, peephole=True, cell_clip=0.4, **options),
+    "gru": lambda **options: fused_rnn.GRU(7, 21, **options),
+    "rnn_tanh": lambda **options: fused_rnn.RNN(7, 21, **options),
+    "rnn_relu": lambda **options: fused_rnn.RNN(7, 21, nonlinearity="relu", **options),
+    "torch_gru": lambda **options: nn.GRU(7, 21, **options),
+}
+WEIGHTS = (None, torch.bfloat16, torch.int8)
+
+
+class Error(ctypes.Structure):
+    """fused_rnn_error."""
+
+    _fields_ = (("status", ctypes.c_int), ("text", ctypes.c_char * 252))
+
+
+@pytest.fixture(autouse=True)
+def _no_grad() -> Iterator[None]:
+    with torch.no_grad():
+        yield
+
+
+@pytest.fixture(scope="session")
+def library(built: Path) -> ctypes.CDLL:
+    (path,) = (path for path in built.glob("libfused_rnn.*") if path.suffix in {".so", ".dylib"})
+    loaded = ctypes.CDLL(str(path))
+    for name in ("input", "output", "state"):
+        getattr(loaded, f"fused_rnn_model_{name}_size").restype = ctypes.c_int64
+    loaded.fused_rnn_model_instruction_set.restype = ctypes.c_char_p
+    return loaded
+
+
+class Stream:
+    """A stream of the C library."""
+
+    def __init__(self, library: ctypes.CDLL, path: Path, batch: int) -> None:
+        self.library, self.batch, self.stream, error = library, batch, ctypes.c_void_p(), Error()
+        model, size = ctypes.c_void_p(), ctypes.c_int64(batch)
+        status = library.fused_rnn_load_file(str(path).encode(), ctypes.byref(model), ctypes.byref(error))
+        assert status == 0, error.text
+        sizes = (getattr(library, f"fused_rnn_model_{name}_size")(model) for name in ("input", "output", "state"))
+        self.inputs, self.outputs, self.state_size = sizes
+        status = library.fused_rnn_stream_create(model, size, ctypes.byref(self.stream), ctypes.byref(error))
+        assert status == 0, error.text
+        library.fused_rnn_model_free(model)
+
+    def __del__(self) -> None:
+        self.library.fused_rnn_stream_free(self.stream)
+
+    def steps(self, x: Tensor) -> Tensor:
+        assert x.shape[1:] == (self.batch, self.inputs)
+        y, x = torch.empty(x.shape[0], self.batch, self.outputs), x.contiguous()
+        pointers = (ctypes.c_void_p(each.data_ptr()) for each in (x, y))
+        self.library.fused_rnn_steps(self.stream, *pointers, ctypes.c_int64(x.shape[0]))
+        return y
+
+    @property
+    def state(self) -> Tensor:
+        state = torch.empty(self.batch * self.state_size)
+        self.library.fused_rnn_get_state(self.stream, ctypes.c_void_p(state.data_ptr()))
+        return state
+
+
+def saved(library: ctypes.CDLL, folder: Path, module: nn.Module, batch: int = 1, weights: Any = None) -> Stream:
+    fused_rnn.save_stream(module, folder / "model.frnn", weights=weights)
+    return Stream(library, folder / "model.frnn", batch)
+
+
+def flat_state(state: Any) -> Tensor:
+    """A Stepper's state in the order of the C library: h and c of each layer."""
+    parts = zip(*state, strict=True) if isinstance(state, tuple) else ((h,) for h in state)
+    return torch.cat([tensor.flatten() for layer in parts for tensor in layer])
+
+
+# --- Values ---
+
+
+@pytest.mark.parametrize("weights", WEIGHTS, ids=str)
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("options", [{}, {"num_layers": 3, "dropout": 0.5}, {"bias": False}], ids=str)
+def test_steps_have_the_bits_of_a_stepper(
+    name: str, options: dict[str, Any], weights: Any, library: ctypes.CDLL, tmp_path: Path
+) -> None:
+    layer = LAYERS[name](**options)
+    for batch in (1, 2, 19):
+        stream = saved(library, tmp_path, layer, batch, weights)
+        stepper, x = fused_rnn.Stepper(layer, batch, weights=weights), torch.randn(6, batch, 7)
+        assert torch.equal(stream.steps(x), stepper.steps(x))
+        assert torch.equal(stream.state, flat_state(stepper.state))
+
+
+@pytest.mark.parametrize("sizes", [(1, 1), (1, 8), (33, 65), (130, 64)], ids=str)
+@pytest.mark.parametrize("weights", WEIGHTS, ids=str)
+def test_edges_of_vectors_have_the_bits_of_a_stepper(
+    sizes: tuple[int, int], weights: Any, library: ctypes.CDLL, tmp_path: Path
+) -> None:
+    layer, x = fused_rnn.GRU(*sizes), torch.randn(9, 3, sizes[0])
+    stream, stepper = saved(library, tmp_path, layer, 3, weights), fused_rnn.Stepper(layer, 3, weights=weights)
+    assert torch.equal(stream.steps(x), stepper.steps(x))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_int8_rows_have_the_scales_of_a_stepper(seed: int, library: ctypes.CDLL, tmp_path: Path) -> None:
+    # Of 480 rows each, some are such that 127 (largest / 127) is not the largest again.
+    torch.manual_seed(seed)
+    layer, x = fused_rnn.LSTM(3, 120), torch.randn(4, 1, 3)
+    stream, stepper = saved(library, tmp_path, layer, 1, torch.int8), fused_rnn.Stepper(layer, weights=torch.int8)
+    assert torch.equal(stream.steps(x), stepper.steps(x))
+
+
+def test_an_int8_layer_has_the_bits_of_a_stepper(library: ctypes.CDLL, tmp_path: Path) -> None:
+    layer, x = fused_rnn.quantize(nn.Sequential(fused_rnn.LSTM(5, 30)))[0], torch.randn(4, 2, 5)
+    assert torch.equal(saved(library, tmp_path, layer, 2).steps(x), fused_rnn.Stepper(layer, 2).steps(x))
+
+
+ACTIVATIONS = [
+    *(nn.Tanh(), nn.ReLU(), nn.Sigmoid(), nn.Softmax(dim=-1), nn.PReLU(init=0.3), nn.LeakyReLU(0.1)),
+    *(nn.Identity(), nn.Dropout()),
+]
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
+@pytest.mark.parametrize("size", [1, 15, 16, 17, 70])
+def test_an_activation_is_that_of_torch(activation: nn.Module, size: int, library: ctypes.CDLL, tmp_path: Path) -> None:
+    model, x = fused_rnn.Chain(nn.Linear(9, size), activation).eval(), 4 * torch.randn(5, 3, 9)
+    torch.testing.assert_close(saved(library, tmp_path, model, 3).steps(x), model(x), rtol=2e-6, atol=2e-6)
+
+
+def test_a_prelu_may_have_a_slope_for_each_value(library: ctypes.CDLL, tmp_path: Path) -> None:
+    activation = nn.PReLU(20)
+    activation.weight.copy_(torch.rand(20))
+    model, x = nn.Sequential(nn.Linear(9, 20), activation), torch.randn(5, 3, 9)
+    expected = model(x.flatten(0, 1)).view(5, 3, 20)
+    torch.testing.assert_close(saved(library, tmp_path, model, 3).steps(x), expected, rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("inputs", [2, 3])
+def test_a_chain_is_what_torch_computes(residual: bool, inputs: int, library: ctypes.CDLL, tmp_path: Path) -> None:
+    layers = (fused_rnn.LSTM(24, 30, num_layers=2), nn.Tanh(), fused_rnn.GRU(30, 12))
+    model = fused_rnn.Chain(
+        nn.Tanh(), nn.Linear(inputs, 24), fused_rnn.Chain(*layers), nn.Linear(12, 2, bias=False), residual=residual
+    ).eval()
+    x = torch.randn(30, 4, inputs)
+    torch.testing.assert_close(saved(library, tmp_path, model, 4).steps(x), model(x), rtol=1e-5, atol=2e-6)
+
+
+def test_values_that_are_not_finite_reach_their_row_alone(library: ctypes.CDLL, tmp_path: Path) -> None:
+    model, x = fused_rnn.Chain(fused_rnn.GRU(3, 5), nn.Linear(5, 4), nn.Softmax(dim=-1)), torch.randn(2, 3, 3)
+    x[0, 1, 2] = torch.nan
+    y = saved(library, tmp_path, model, 3).steps(x)
+    assert y[:, 1].isnan().all()
+    assert y[:, [0, 2]].isfinite().all()
+
+
+def test_values_are_the_same_beside_streams_of_other_batches(library: ctypes.CDLL, tmp_path: Path) -> None:
+    model, x = fused_rnn.Chain(fused_rnn.LSTM(4, 40), nn.Linear(40, 3)), torch.randn(5, 6, 4)
+    whole = saved(library, tmp_path, model, 6).steps(x)
+    rows = [saved(library, tmp_path, model).steps(x[:, row : row + 1]) for row in range(6)]
+    assert torch.equal(torch.cat(rows, 1), whole)
+
+
+# --- What is refused ---
+
+REFUSED: list[tuple[Any, type[Exception], str]] = [
+    ("model", TypeError, "module must be a torch.nn.Module, got str"),
+    (nn.Sequential(), ValueError, "module must have a recurrent layer or a Linear"),
+    (nn.Tanh(), ValueError, "module must have a recurrent layer or a Linear"),
+    (nn.Sequential(nn.Conv1d(1, 1, 1)), NotImplementedError, "module has a Conv1d, which a stream does not compute"),
+    (nn.LSTM(2, 3, bidirectional=True), ValueError, "module must have one direction"),
+    (fused_rnn.GRU(2, 3, layer_norm=True), NotImplementedError, "module has layer_norm"),
+    (fused_rnn.MinGRU(2, 3), NotImplementedError, "module has a layer of the cell"),
+    (nn.GRU(2, 3, dtype=torch.float64), ValueError, "must be of type torch.float32, got torch.float64"),
+    (nn.Linear(2, 3, dtype=torch.float64), ValueError, "must be float32 on the CPU, got torch.float64"),
+    (nn.Linear(2, 3, device="meta"), ValueError, "on meta"),
+    (nn.Sequential(nn.Linear(2, 3), nn.Linear(2, 3)), ValueError, "takes 2 values and gets 3"),
+    (nn.Sequential(nn.Linear(2, 3), nn.Softmax(dim=0)), ValueError, "Softmax over dim=0"),
+    (nn.Sequential(nn.Linear(2, 3), nn.PReLU(2)), ValueError, "PReLU of 2 parameters: it must have 1 or 3"),
+    (fused_rnn.Chain(nn.Linear(2, 3), residual=True), ValueError, "for its residual, got 2 and 3"),
+    (
+        nn.Sequential(fused_rnn.Chain(nn.Linear(2, 2), residual=True)),
+        NotImplementedError,
+        "only the outermost one may have it",
+    ),
+]
+
+
+@pytest.mark.parametrize(("module", "error", "words"), REFUSED, ids=lambda each: str(each)[:40])
+def test_a_module_is_refused_in_words(module: Any, error: type[Exception], words: str, tmp_path: Path) -> None:
+    with pytest.raises(error, match=re.escape(words)):
+        fused_rnn.save_stream(module, tmp_path / "model.frnn")
+    assert not (tmp_path / "model.frnn").exists()
+
+
+def test_weights_are_refused_in_words(tmp_path: Path) -> None:
+    layer = nn.GRU(2, 3)
+    with pytest.raises(TypeError, match=r"weights must be None, torch\.bfloat16 or torch\.int8"):
+        fused_rnn.save_stream(layer, tmp_path / "model.frnn", weights=torch.float16)
+    nn.init.constant_(next(layer.parameters()), torch.inf)
+    with pytest.raises(ValueError, match="finite weights"):
+        fused_rnn.save_stream(layer, tmp_path / "model.frnn", weights=torch.int8)
+
+
+# --- The file ---
+
+
+def test_a_file_has_the_bytes_of_version_1(tmp_path: Path) -> None:
+    fused_rnn.save_stream(make_model.small_model(), tmp_path / "model.frnn")
+    assert (tmp_path / "model.frnn").read_bytes() == make_model.MODEL.read_bytes()
+
+
+def test_weights_take_the_bytes_of_their_type(tmp_path: Path) -> None:
+    sizes = {}
+    for weights in WEIGHTS:
+        fused_rnn.save_stream(fused_rnn.LSTM(64, 256, bias=False), tmp_path / "model.frnn", weights=weights)
+        sizes[weights] = (tmp_path / "model.frnn").stat().st_size
+    matrices = 4 * 256 * (64 + 256)
+    assert sizes == {None: 128 + 4 * matrices, torch.bfloat16: 128 + 2 * matrices, torch.int8: 128 + matrices + 8192}
+
+
+def test_a_newer_version_is_unsupported(library: ctypes.CDLL) -> None:
+    data, model, error = bytearray(make_model.MODEL.read_bytes()), ctypes.c_void_p(), Error()
+    data[8] = 2
+    size = ctypes.c_size_t(len(data))
+    assert library.fused_rnn_load_memory(bytes(data), size, ctypes.byref(model), ctypes.byref(error)) == 4
+    assert error.text == b"the file has version 2, and this library reads versions up to 1"
+    assert model.value is None
+
+
+# --- The library ---
+
+
+def test_its_own_tests_pass(built: Path) -> None:
+    listed = run("ctest", "--test-dir", built, "--output-on-failure").stdout
+    assert "100% tests passed, 0 tests failed out of 4" in listed
+
+
+@pytest.mark.parametrize("name", native.runnable_instruction_sets())
+def test_every_instruction_set_computes_the_model(name: str, built: Path) -> None:
+    run(built / "tests/stream/c_program", make_model.MODEL, FUSED_RNN_CPU_ISA=name)
+
+
+def test_an_unknown_instruction_set_is_an_error(built: Path) -> None:
+    command = [str(built / "tests/stream/c_program"), str(make_model.MODEL)]
+    environment = {**os.environ, "FUSED_RNN_CPU_ISA": "mmx"}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert result.returncode == 1
+    assert "FUSED_RNN_CPU_ISA must be one of" in result.stdout
+    assert 'got "mmx"' in result.stdout
+
+
+def test_cmake_has_the_flags_of_the_extension_module() -> None:
+    text = (native.ROOT / "CMakeLists.txt").read_text()
+    common = re.search(r"set\(FUSED_RNN_FLAGS (.*?) \$<", text)
+    assert common is not None
+    stated_as_properties = {"-std=c++20", "-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden"}
+    assert set(common[1].split()) == set(toolchain.COMMON_FLAGS) - stated_as_properties
+    units = dict(re.findall(r"set\(FUSED_RNN_FLAGS_(\w+) (.*)\)", text))
+    assert {name: flags.replace('""', "").split() for name, flags in units.items()} == toolchain.ISA_FLAGS
+
+
+def test_units_share_no_symbol_with_the_rest(built: Path) -> None:
+    for name in native.isa_flags():
+        (compiled,) = built.glob(f"CMakeFiles/fused_rnn_objects.dir/csrc/stream/isa/{name}.*.o")
+        assert shared_symbols(compiled, name) == []
+
+
+def test_the_shared_library_shows_its_functions_alone(built: Path) -> None:
+    header = (native.ROOT / "include/fused_rnn.h").read_text()
+    declared = set(re.findall(r"FUSED_RNN_API .*?(fused_rnn_\w+)\(", header))
+    listing = run("nm", "-D", "--defined-only", built / "libfused_rnn.so").stdout
+    strong = {line.split()[-1] for line in listing.splitlines() if line.split()[-2] in {"T", "D", "B"}}
+    assert strong == declared
+
+
+CONSUMER = """
+cmake_minimum_required(VERSION 3.21)
+project(consumer LANGUAGES C CXX)
+{find}
+add_executable(consumer {source})
+target_link_libraries(consumer PRIVATE fused_rnn::{kind})
+"""
+
+
+@pytest.mark.parametrize("kind", ["static", "shared"])
+def test_an_installed_library_is_found_by_cmake(kind: str, built: Path, tmp_path: Path) -> None:
+    run("cmake", "--install", built, "--prefix", tmp_path / "installed")
+    source = native.ROOT / "tests/stream/c_program.c"
+    text = CONSUMER.format(find="find_package(fused_rnn 0.1 REQUIRED)", kind=kind, source=source)
+    (tmp_path / "CMakeLists.txt").write_text(text)
+    run("cmake", "-S", tmp_path, "-B", tmp_path / "build", f"-DCMAKE_PREFIX_PATH={tmp_path / 'installed'}")
+    run("cmake", "--build", tmp_path / "build")
+    run(tmp_path / "build/consumer", make_model.MODEL)
+
+
+@pytest.mark.skipif(shutil.which("pkg-config") is None, reason="needs pkg-config")
+def test_an_installed_library_is_found_by_pkg_config(built: Path, tmp_path: Path) -> None:
+    installed = tmp_path / "installed"
+    run("cmake", "--install", built, "--prefix", installed)
+    (found,) = installed.rglob("fused_rnn.pc")
+    flags = run("pkg-config", "--cflags", "--libs", "fused_rnn", PKG_CONFIG_PATH=str(found.parent)).stdout.split()
+    program, source = tmp_path / "program", native.ROOT / "tests/stream/c_program.c"
+    run("cc", "-std=c11", source, *flags, "-lm", f"-Wl,-rpath,{found.parent.parent}", "-o", program)
+    run(program, make_model.MODEL)
+
+
+def test_an_installed_package_has_the_sources(tmp_path: Path) -> None:
+    command = [sys.executable, "setup.py", "--quiet", "build_py", "--build-lib", str(tmp_path / "lib")]
+    subprocess.run(command, cwd=native.ROOT, check=True)
+    said = run(sys.executable, tmp_path / "lib/fused_rnn/cmake.py").stdout.strip()
+    assert Path(said) == (tmp_path / "lib/fused_rnn").resolve()
+    # CMake looks for every source.
+    run("cmake", "-S", said, "-B", tmp_path / "build", compiler_option())
+    assert not (Path(said) / "csrc/binding").exists()
+    assert cmake.folder() == native.ROOT
+
+
+def test_a_project_may_fetch_the_sources(tmp_path: Path) -> None:
+    fetch = f"""
+include(FetchContent)
+FetchContent_Declare(fused_rnn SOURCE_DIR "{native.ROOT}")
+FetchContent_MakeAvailable(fused_rnn)"""
+    source = native.ROOT / "tests/stream/c_program.c"
+    (tmp_path / "CMakeLists.txt").write_text(CONSUMER.format(find=fetch, kind="static", source=source))
+    run("cmake", "-S", tmp_path, "-B", tmp_path / "build", compiler_option())
+    # Its own tests and install rules stay away. What is built is what `built` has.
+    targets = run("cmake", "--build", tmp_path / "build", "--target", "help").stdout
+    assert "fused_rnn_static" in targets
+    assert "damaged" not in targets
