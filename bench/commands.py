@@ -69,6 +69,11 @@ def cli(context: click.Context) -> None:
     """Compare fused_rnn with torch.nn: accuracy and speed on named problems, and real workloads."""
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
+        return
+    try:
+        fused_rnn.build_info()
+    except ValueError as error:  # FUSED_RNN_CPU_ISA is none of this machine's
+        raise click.ClickException(f"{error}.") from None
 
 
 for command in (compare_command, heatmap_command, workload_group):
@@ -119,6 +124,8 @@ def run_command(
 
     A row that other work of the machine disturbed is marked as noisy and left out of the means.
     """
+    if chart_path and output.json_path and chart_path.resolve() == output.json_path.resolve():
+        raise click.UsageError(f"--json and --chart name the same file, {str(chart_path)!r}.")
     if suite_name or not problems:
         problems += suite(suite_name or "quick")
     with thread_count(threads):

@@ -19,7 +19,8 @@ PROBLEM_HELP = (
     "PROBLEM is a string such as lstm:t100,b16,i128,h128,f32,train: CELL:FIELDS, where CELL is "
     f"{', '.join(CELLS)}, and FIELDS are tN bN iN hN (time steps, batch, input and hidden size), one of "
     f"{' '.join(TYPES)}, train or infer, and optionally lN (layers), bi (bidirectional), pN (projection). The long "
-    "options name the same: every combination of their values is a problem, and one that is not given has its default."
+    "options name the same: every combination of their values is a problem, and one that is not given has its default. "
+    "PROBLEMS and long options exclude each other."
 )
 
 
@@ -99,7 +100,11 @@ def _take(given: dict[str, Any], mode: str, *, timed: bool) -> tuple[Problem, ..
     problems = tuple(map(_parse, given.pop("problems")))
     values = {name: given.pop(name) for name in _FIELDS}
     bidirectional = given.pop("bidirectional")
-    if bidirectional or any(values.values()):
+    options = [option for name, (option, _, _) in _FIELDS.items() if values[name]]
+    options += ["--bidirectional"] if bidirectional else []
+    if problems and options:
+        raise click.UsageError(f"PROBLEM names every field: give it without {', '.join(options)}.")
+    if options:
         chosen = {name: values[name] or (_default(name, mode),) for name in _FIELDS}
         problems += tuple(_grid(chosen, bidirectional=bidirectional))
     for problem in problems:

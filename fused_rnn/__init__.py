@@ -20,7 +20,7 @@ from fused_rnn.quantized import quantize
 from fused_rnn.stepper import Stepper
 from fused_rnn.stream import Chain, save_stream
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "GRU",

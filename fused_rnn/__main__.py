@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from pathlib import Path
 
 import torch
@@ -50,8 +51,11 @@ def _gpus() -> str:
 
 
 def main() -> None:
-    """Print the description."""
-    text = describe()
+    """Print the description; an unknown FUSED_RNN_CPU_ISA is one line on stderr."""
+    try:
+        text = describe()
+    except ValueError as error:
+        sys.exit(f"error: {error}")
     width = max(map(len, text))
     for name, value in text.items():
         print(f"{name:{width}}  {value}")

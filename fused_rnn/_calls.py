@@ -15,6 +15,7 @@ from fused_rnn import _checks
 from fused_rnn._checks import one_state
 from fused_rnn._layers import Ragged
 from fused_rnn._packed import gather_steps, pad, permuted
+from fused_rnn._ragged import check_lengths, check_resets
 
 
 class LayerCalls:
@@ -46,7 +47,7 @@ class LayerCalls:
         states = () if hx is None else self._states(hx)
         if states:
             _checks.check_layer_state_dimensions(states, x)
-        _checks.check_layer_input(x, weight, self.input_size, forms[batched])
+        _checks.check_layer_input(x, weight, self.input_size, forms[int(batched)])  # dynamo of torch 2.11 takes no bool
         if not batched:
             x = x.unsqueeze(1)
             states = tuple(state.unsqueeze(1) for state in states)
@@ -54,9 +55,9 @@ class LayerCalls:
             x = x.transpose(0, 1)
         h_0, c_0 = self._checked(x, states, batch_first=self.batch_first) if states else (None, None)
         if lengths is not None:
-            lengths = _checks.check_lengths(lengths, x, batched=batched, batch_first=self.batch_first)
+            lengths = check_lengths(lengths, x, batched=batched, batch_first=self.batch_first)
         if resets is not None:
-            resets = _checks.check_resets(resets, x, batched=batched, batch_first=self.batch_first)
+            resets = check_resets(resets, x, batched=batched, batch_first=self.batch_first)
         return x, h_0, c_0, Ragged(lengths, resets)
 
     def _prepare_packed(

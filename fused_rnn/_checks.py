@@ -6,14 +6,13 @@ The types of the errors and the beginnings of their messages are those of torch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from fused_rnn._modes import are_expanded, is_transformed
+from fused_rnn._modes import are_expanded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -43,6 +42,7 @@ class Array(Protocol):
 
 
 Lengths: TypeAlias = Tensor | Array | Sequence[int] | int  # a number where the input has no batch
+Resets: TypeAlias = Tensor | Array | Sequence[Sequence[bool] | Array] | Sequence[bool]  # the last without a batch
 
 
 class ArgumentTypeError(TypeError, AttributeError):
@@ -200,7 +200,7 @@ def check_layer_state(
         rows, batch, width = expected
         hint = ""
         if batch_first is not None and state.shape == (rows, x.shape[0], width):
-            hint = _batch_hint(name, x, batch_first)
+            hint = batch_hint(name, x, batch_first)
         elif state.shape == (batch, rows, width):
             hint = f": batch comes second in states, with batch_first too; give {name}.transpose(0, 1)"
         elif state.dim() == 3 and (state.shape[0], state.shape[2]) == (rows, width):
@@ -212,7 +212,7 @@ def check_layer_state(
     check_state_kind(state, name, x)
 
 
-def _batch_hint(name: str, x: Tensor, batch_first: bool) -> str:
+def batch_hint(name: str, x: Tensor, batch_first: bool) -> str:
     """For an argument whose batch has as many rows as x [T, B, I] has steps."""
     order = _shape((BATCH_FIRST_FORMS if batch_first else LAYER_FORMS)[1])
     return (
@@ -232,79 +232,6 @@ def _rows_hint(name: str, given: int, batch: int, *, leading: str = "") -> str:
         f"{opening}: is this a smaller last batch? Give {name}[{leading}:{batch}] to go on with its first rows, None "
         "to start from zero, or drop_last=True to the DataLoader"
     )
-
-
-def _lengths_of(given: Any) -> Tensor:
-    """`given` as a tensor: a number, sequence or array of integers becomes one."""
-    wanted = "a Tensor, a sequence or an array of integers"
-    values = given.tolist() if hasattr(type(given), "__array_interface__") else given
-    if not isinstance(values, (int, list, tuple, range)):
-        raise ArgumentTypeError(f"lengths must be {wanted}, got {type(values).__name__}")
-    entries = () if isinstance(values, int) else values
-    for each in entries:
-        if isinstance(each, list) and all(isinstance(row, list) and len(row) == len(each) for row in entries):
-            break  # perhaps a mask, which the check of shapes knows
-        if not isinstance(each, (Integral, Tensor)):
-            raise TypeError(f"lengths must be {wanted}, got {type(each).__name__} in it")
-    return torch.tensor(values, dtype=torch.int64 if values in ([], ()) else None, device="cpu")
-
-
-def _mask_hint(lengths: Tensor, x: Tensor, *, batched: bool, batch_first: bool) -> str:
-    """For lengths that are a mask of the steps of x [T, B, I]."""
-    if lengths.dim() != 1 + batched:
-        return ""
-    time_steps, batch = x.shape[:2]
-    time_first = lengths.shape == (time_steps, batch) and not (batch_first and time_steps == batch)
-    axis = 0 if time_first or not batched else 1
-    return f". For a mask, give mask.sum({axis}), or (~mask).sum({axis}) where it marks the padding"
-
-
-def check_lengths(lengths: Lengths, x: Tensor, *, batched: bool, batch_first: bool) -> Tensor:
-    """`lengths` as int64 [B] on the device of the input x [T, B, I]."""
-    lengths = check_tensor("lengths", lengths if isinstance(lengths, Tensor) else _lengths_of(lengths))
-    if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
-        hint = _mask_hint(lengths, x, batched=batched, batch_first=batch_first) if lengths.dtype == torch.bool else ""
-        raise TypeError(f"lengths must have an integer dtype, got {lengths.dtype}{hint}")
-    time_steps, batch = x.shape[:2]
-    if lengths.shape != ((batch,) if batched else ()):
-        wanted = f"(B) = [{batch}]" if batched else "() for an input without a batch"
-        swapped = batched and lengths.shape == (time_steps,)
-        mask = _mask_hint(lengths, x, batched=batched, batch_first=batch_first)
-        hint = _batch_hint("lengths", x, batch_first) if swapped else mask
-        raise RuntimeError(f"lengths must have shape {wanted}, got {list(lengths.shape)}{hint}")
-    if lengths.is_meta and not x.is_meta:
-        raise RuntimeError(f"lengths is on device {lengths.device}, which holds no values, but input is on {x.device}")
-    # Values on a device would have to be waited for; those that a compiler or torch.func passes have none to look at.
-    symbolic = torch.compiler.is_compiling() or is_transformed()
-    if lengths.is_cpu and lengths.numel() > 0 and not symbolic:
-        smallest, largest = (int(each) for each in lengths.long().aminmax())
-        if smallest < 0 or largest > time_steps:
-            worst = smallest if smallest < 0 else largest
-            raise ValueError(f"lengths must be from 0 to T = {time_steps}, got {worst}")
-    return lengths.to(x.device, torch.int64).view(batch)
-
-
-def check_resets(resets: object, x: Tensor, *, batched: bool, batch_first: bool) -> Tensor:
-    """`resets` as bool [T, B], for the input x [T, B, I]."""
-    resets = check_tensor("resets", resets, "a Tensor of bool")
-    if resets.dtype != torch.bool:
-        raise TypeError(f"resets must have dtype torch.bool, got {resets.dtype}: give resets.bool()")
-    time_steps, batch = x.shape[:2]
-    names = "(T, B)"
-    expected: tuple[int, ...] = (time_steps, batch)
-    if not batched:
-        names, expected = "(T)", (time_steps,)
-    elif batch_first:
-        names, expected = "(B, T)", (batch, time_steps)
-    if resets.shape != expected:
-        swapped = batched and resets.shape == expected[::-1]
-        hint = f": time and batch are swapped, give resets.t() for batch_first={batch_first}" if swapped else ""
-        raise RuntimeError(f"resets must have shape {names} = {list(expected)}, got {list(resets.shape)}{hint}")
-    if resets.device != x.device:
-        raise RuntimeError(f"resets is on device {resets.device} but input is on {x.device}")
-    if not batched:
-        return resets.unsqueeze(1)
-    return resets.t() if batch_first else resets
 
 
 def check_packed(packed: PackedSequence, lengths: Any, resets: Any) -> None:

@@ -13,13 +13,14 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from fused_rnn import _ops, _route
-from fused_rnn._checks import Lengths  # noqa: TC001 - as above
+from fused_rnn._checks import Lengths, Resets  # noqa: TC001 - as above
 from fused_rnn._faster import Situation, faster
 from fused_rnn._layers import layer_arguments
 from fused_rnn._modes import rounds_on_cuda
 from fused_rnn._recurrent_cell import RecurrentCell
 from fused_rnn._recurrent_layer import RecurrentLayer
 from fused_rnn._route import Forward
+from fused_rnn._signatures import advised
 from fused_rnn.quantized import QuantizedModule
 
 
@@ -113,8 +114,9 @@ class Explanation:
         return "\n".join(lines)
 
 
+@advised
 def explain(
-    layer: torch.nn.Module, x: Any, hx: Any = None, *, lengths: Lengths | None = None, resets: Tensor | None = None,
+    layer: torch.nn.Module, x: Any, hx: Any = None, *, lengths: Lengths | None = None, resets: Resets | None = None,
     device: CudaDevice | None = None,
 ) -> Explanation:  # fmt: skip
     """Which schedule `layer(x, hx, ...)` would run for each layer of its stack, and why; the layer computes nothing.

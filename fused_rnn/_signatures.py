@@ -1,4 +1,4 @@
-"""What a constructor says to an argument that it does not know: the name that was meant, or the class that has it."""
+"""What a function says to an argument that it does not know: the name that was meant, or the class that has it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 _Constructor = TypeVar("_Constructor", bound="Callable[..., None]")
+_Function = TypeVar("_Function", bound="Callable[..., Any]")
 
 _NAMES: dict[str, tuple[str, ...]] = {}  # of each class's arguments, in the order of the classes
 _OF_CELL_STATE = ("peephole", "cell_clip")
@@ -29,6 +30,51 @@ def named_arguments(constructor: _Constructor) -> _Constructor:
         constructor(self, *arguments, **keywords)
 
     return cast("_Constructor", checked)
+
+
+def advised(function: _Function) -> _Function:
+    """Let a function, whose signature stays, refuse unknown keywords with what was probably meant."""
+    name, known = function.__qualname__, tuple(inspect.signature(function).parameters)
+
+    @functools.wraps(function)
+    def checked(*arguments: Any, **keywords: Any) -> Any:
+        for keyword in keywords:
+            if keyword not in known:
+                raise TypeError(_advice(name, keyword, known))
+        return function(*arguments, **keywords)
+
+    return cast("_Function", checked)
+
+
+def without_unknown(forward: _Function) -> _Function:
+    """Show a `forward` without its last parameter `unknown`, which collects keywords for `refuse_keywords`.
+
+    A wrapper would be one more call of Python, which short calls feel. To torch.fx, which traces no layer by itself and
+    says so later, `unknown` is a Proxy and no dict.
+    """
+    signature = inspect.signature(forward)
+    *shown, unknown = signature.parameters.values()
+    assert unknown.kind is unknown.VAR_KEYWORD  # noqa: S101 - a mistake of ours
+    del forward.__annotations__[unknown.name]
+    cast("Any", forward).__signature__ = signature.replace(parameters=shown)
+    return forward
+
+
+def refuse_keywords(module: object, unknown: Iterable[str]) -> NoReturn:
+    """Raise the error of keywords that `forward` of a layer or cell does not have."""
+    kind = type(module)
+    forward = next(
+        vars(each)["forward"] for each in kind.__mro__ if hasattr(vars(each).get("forward"), "__signature__")
+    )
+    known = [name for name in inspect.signature(forward).parameters if name != "self"]
+    raise TypeError(_advice(f"{kind.__name__}.forward", next(iter(unknown)), known))
+
+
+def _advice(function: str, keyword: str, known: Iterable[str]) -> str:
+    """Python's words, and what was meant, or all that there is."""
+    meant = _closest(keyword, known)
+    hint = f"did you mean {meant}?" if meant else f"the arguments are {', '.join(known)}"
+    return f"{function}() got an unexpected keyword argument '{keyword}': {hint}"
 
 
 def _refuse(owner: str, keyword: str) -> NoReturn:

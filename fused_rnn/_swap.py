@@ -20,10 +20,11 @@ _OWN = ("_parameters", "_buffers", "_non_persistent_buffers_set", "_modules")
 # What is bound to the old module: what torch.nn's layers remember about their parameters, and what its compile() made.
 _FORGOTTEN = ("_flat_weights", "_flat_weight_refs", "_flat", "_compiled_call_impl")
 # What a class may have of its own while its instances behave as those of its base: how they are made, and what Python
-# writes into every class.
+# writes into every class, or into those of abc.ABC.
 _NO_BEHAVIOUR = frozenset(
     {"__init__", "__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__annotate__",
-     "__annotate_func__", "__annotations_cache__", "__firstlineno__", "__static_attributes__"}
+     "__annotate_func__", "__annotations_cache__", "__firstlineno__", "__static_attributes__", "__slots__",
+     "__abstractmethods__", "_abc_impl"}
 )  # fmt: skip
 
 
@@ -40,6 +41,8 @@ class Swap(NamedTuple):
     """The module that takes the place of an instance of a base."""
     objections: Callable[[torch.nn.Module, Mapping[str, torch.nn.Module]], list[str]] = lambda model, swapped: []  # noqa: ARG005
     """What else the caller should know, of the model and of what is swapped in it by name; it may raise."""
+    advice: str = ""
+    """What the caller may do about instances that stay: a sentence."""
     strict: bool = False
     """Whether an error takes the place of warnings, before anything is changed."""
 
@@ -59,7 +62,7 @@ def swap(model: torch.nn.Module, rule: Swap) -> Swapped:
     A module that occurs twice has one replacement.
     """
     if not isinstance(model, torch.nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}{_modules_hint(model)}")
     chosen: dict[torch.nn.Module, type[torch.nn.Module]] = {}
     names: dict[str, torch.nn.Module] = {}
     left = []
@@ -69,11 +72,10 @@ def swap(model: torch.nn.Module, rule: Swap) -> Swapped:
             continue
         name, reasons = path or "the model itself", rule.why_left(module, base)
         if reasons:
-            kind = parametrize.type_before_parametrizations(module)
-            left.append(f"{name} ({kind.__name__} {' and '.join(reasons)})")
+            left.append(f"{name} ({_class_name(module, base)} {' and '.join(reasons)})")
         else:
             chosen[module], names[name] = base, module
-    found = [f"left {len(left)} recurrent layer(s) as they are: {'; '.join(left)}"] if left else []
+    found = [f"left {len(left)} recurrent layer(s) as they are: {'; '.join(left)}{rule.advice}"] if left else []
     _tell(rule, found + rule.objections(model, names))
     replaced = {module: rule.replacement(module, base) for module, base in chosen.items()}
     for module in list(model.modules()):
@@ -89,7 +91,25 @@ def _tell(rule: Swap, objections: list[str]) -> None:
         text = f"fused_rnn.{rule.action} {each}"
         if rule.strict:
             raise ValueError(text)
-        warnings.warn(text, stacklevel=4)
+        warnings.warn(text, stacklevel=5)  # those of _tell, swap, convert and what it is decorated with
+
+
+def _class_name(module: torch.nn.Module, base: type[torch.nn.Module]) -> str:
+    """The name of a class; its module, too, where a library has given it the name of the base."""
+    kind = parametrize.type_before_parametrizations(module)
+    same_name = kind is not base and kind.__name__ == base.__name__
+    return f"{kind.__module__}.{kind.__name__}" if same_name else kind.__name__
+
+
+def _modules_hint(given: object) -> str:
+    """For an object that holds models, such as an agent or a trainer."""
+    kinds = (torch.nn.RNNBase, torch.nn.RNNCellBase)
+    held = [
+        name
+        for name, value in getattr(given, "__dict__", {}).items()
+        if isinstance(value, torch.nn.Module) and any(isinstance(each, kinds) for each in value.modules())
+    ]
+    return f": did you mean its {' or '.join(held)}?" if held else ""
 
 
 def own_behaviour(module: torch.nn.Module, base: type[torch.nn.Module]) -> list[str]:

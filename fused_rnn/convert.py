@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 
 from fused_rnn import modules
 from fused_rnn._recurrent_layer import RecurrentLayer
+from fused_rnn._signatures import advised
 from fused_rnn._swap import Swap, carry_attributes, given_weights, own_behaviour, swap
 from fused_rnn._variants import NAMES, PLAIN, Variants, checked_variants
 
@@ -24,9 +25,14 @@ _REPLACEMENTS: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
     torch.nn.GRUCell: modules.GRUCell,
     torch.nn.RNNCell: modules.RNNCell,
 }
+_ADVICE = (
+    ". They run on torch.nn: derive their classes from fused_rnn's, or import the library that has them inside of "
+    "`with fused_rnn.patch():`"
+)
 _RECURRENT = (torch.nn.RNNBase, torch.nn.RNNCellBase)  # torch.nn's and this package's
 
 
+@advised
 def convert(  # noqa: PLR0913 - the options of the layers
     model: _Model, *, strict: bool = False, layer_norm: bool = False, zoneout: float | tuple[float, float] = 0.0,
     recurrent_dropout: float = 0.0, weight_dropout: float = 0.0, peephole: bool = False, cell_clip: float | None = None,
@@ -68,11 +74,18 @@ def convert(  # noqa: PLR0913 - the options of the layers
     """
     options = Variants(layer_norm, zoneout, recurrent_dropout, weight_dropout, peephole, cell_clip, recompute=recompute)
     rule = Swap(
-        "convert", list(_REPLACEMENTS), _why_not_fused, partial(_fused, options), partial(_objections, options), strict
+        "convert",
+        list(_REPLACEMENTS),
+        _why_not_fused,
+        partial(_fused, options),
+        partial(_objections, options),
+        _ADVICE,
+        strict,
     )
     return cast("_Model", swap(model, rule).model)
 
 
+@advised
 def restore(model: _Model) -> _Model:
     """Swap every LSTM, GRU, RNN, LSTMCell, GRUCell and RNNCell of this package in `model` for torch.nn's, in place.
 

@@ -7,16 +7,16 @@ documentation.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Literal, NoReturn, TypeAlias, TypeVar, overload
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from fused_rnn._checks import Lengths, two_states
+from fused_rnn._checks import Lengths, Resets, two_states
 from fused_rnn._recurrent_cell import RecurrentCell
 from fused_rnn._recurrent_layer import RecurrentLayer
-from fused_rnn._signatures import named_arguments
+from fused_rnn._signatures import named_arguments, refuse_keywords, without_unknown
 from fused_rnn._variants import Variants
 
 Device: TypeAlias = torch.device | str | int | None
@@ -81,8 +81,9 @@ class LSTM(RecurrentLayer):
         lengths: integers [B], a tensor on any device, a list or a numpy array; a 0-d tensor or a number for unbatched
             input. Row b ends before step lengths[b], where the reverse direction starts and whose state is final.
             Output beyond it is zero; the input there may be anything.
-        resets: [T, B] bool ([B, T] with `batch_first`, [T] without a batch): the state of a row is zero before the
-            step, in either direction, and no gradient goes further back. Padding is not reset.
+        resets: [T, B] bool ([B, T] with `batch_first`, [T] without a batch), a tensor on the input's device, lists or a
+            numpy array: the state of a row is zero before the step, in either direction, and no gradient goes further
+            back. Padding is not reset.
         return_cells: the cell state after each step of the last layer is returned too.
 
     Returns:
@@ -130,27 +131,30 @@ class LSTM(RecurrentLayer):
 
     @overload
     def forward(
-        self, input: Steps, hx: State | None = None, *, lengths: Lengths | None = None, resets: Tensor | None = None,
+        self, input: Steps, hx: State | None = None, *, lengths: Lengths | None = None, resets: Resets | None = None,
         return_cells: Literal[False] = False,
     ) -> tuple[Steps, State]: ...  # fmt: skip
 
     @overload
     def forward(
-        self, input: Steps, hx: State | None = None, *, lengths: Lengths | None = None, resets: Tensor | None = None,
+        self, input: Steps, hx: State | None = None, *, lengths: Lengths | None = None, resets: Resets | None = None,
         return_cells: Literal[True],
     ) -> tuple[Steps, State, Steps]: ...  # fmt: skip
 
     @overload
     def forward(
-        self, input: Steps, hx: State | None = None, *, lengths: Lengths | None = None, resets: Tensor | None = None,
+        self, input: Steps, hx: State | None = None, *, lengths: Lengths | None = None, resets: Resets | None = None,
         return_cells: bool,
     ) -> tuple[Steps, State] | tuple[Steps, State, Steps]: ...  # fmt: skip
 
+    @without_unknown
     def forward(
-        self, input: Steps, hx: State | None = None, *, lengths: Lengths | None = None, resets: Tensor | None = None,  # noqa: A002
-        return_cells: bool = False,
+        self, input: Steps, hx: State | None = None, *, lengths: Lengths | None = None, resets: Resets | None = None,  # noqa: A002
+        return_cells: bool = False, **unknown: NoReturn,
     ) -> tuple[Steps, State] | tuple[Steps, State, Steps]:  # fmt: skip
         """Run the sequence; see the class for shapes."""
+        if type(unknown) is dict and unknown:
+            refuse_keywords(self, unknown)
         found: tuple[Steps, State] | tuple[Steps, State, Steps] = self._run(input, hx, lengths, resets, return_cells)
         return found
 
@@ -159,24 +163,24 @@ class LSTM(RecurrentLayer):
         @overload
         def __call__(
             self, input: Steps, hx: State | None = None, *, lengths: Lengths | None = None,
-            resets: Tensor | None = None, return_cells: Literal[False] = False,
+            resets: Resets | None = None, return_cells: Literal[False] = False,
         ) -> tuple[Steps, State]: ...  # fmt: skip
 
         @overload
         def __call__(
             self, input: Steps, hx: State | None = None, *, lengths: Lengths | None = None,
-            resets: Tensor | None = None, return_cells: Literal[True],
+            resets: Resets | None = None, return_cells: Literal[True],
         ) -> tuple[Steps, State, Steps]: ...  # fmt: skip
 
         @overload
         def __call__(
             self, input: Steps, hx: State | None = None, *, lengths: Lengths | None = None,
-            resets: Tensor | None = None, return_cells: bool,
+            resets: Resets | None = None, return_cells: bool,
         ) -> tuple[Steps, State] | tuple[Steps, State, Steps]: ...  # fmt: skip
 
         def __call__(
             self, input: Steps, hx: State | None = None, *, lengths: Lengths | None = None,  # noqa: A002
-            resets: Tensor | None = None, return_cells: bool = False,
+            resets: Resets | None = None, return_cells: bool = False,
         ) -> tuple[Steps, State] | tuple[Steps, State, Steps]:  # fmt: skip
             """As `forward`."""
 
@@ -236,11 +240,14 @@ class GRU(RecurrentLayer):
             dtype,
         )  # fmt: skip
 
+    @without_unknown
     def forward(
-        self, input: Steps, hx: Tensor | None = None, *, lengths: Lengths | None = None, resets: Tensor | None = None,  # noqa: A002
-        return_cells: Literal[False] = False,
+        self, input: Steps, hx: Tensor | None = None, *, lengths: Lengths | None = None, resets: Resets | None = None,  # noqa: A002
+        return_cells: Literal[False] = False, **unknown: NoReturn,
     ) -> tuple[Steps, Tensor]:  # fmt: skip
         """Run the sequence; see the class for shapes."""
+        if type(unknown) is dict and unknown:
+            refuse_keywords(self, unknown)
         found: tuple[Steps, Tensor] = self._run(input, hx, lengths, resets, return_cells)
         return found
 
@@ -248,7 +255,7 @@ class GRU(RecurrentLayer):
 
         def __call__(
             self, input: Steps, hx: Tensor | None = None, *, lengths: Lengths | None = None,  # noqa: A002
-            resets: Tensor | None = None, return_cells: Literal[False] = False,
+            resets: Resets | None = None, return_cells: Literal[False] = False,
         ) -> tuple[Steps, Tensor]:  # fmt: skip
             """As `forward`."""
 
@@ -306,11 +313,14 @@ class RNN(RecurrentLayer):
         )  # fmt: skip
         self.nonlinearity: str = nonlinearity  # not in the class: torch.jit reads annotations there, and stops at them
 
+    @without_unknown
     def forward(
-        self, input: Steps, hx: Tensor | None = None, *, lengths: Lengths | None = None, resets: Tensor | None = None,  # noqa: A002
-        return_cells: Literal[False] = False,
+        self, input: Steps, hx: Tensor | None = None, *, lengths: Lengths | None = None, resets: Resets | None = None,  # noqa: A002
+        return_cells: Literal[False] = False, **unknown: NoReturn,
     ) -> tuple[Steps, Tensor]:  # fmt: skip
         """Run the sequence; see the class for shapes."""
+        if type(unknown) is dict and unknown:
+            refuse_keywords(self, unknown)
         found: tuple[Steps, Tensor] = self._run(input, hx, lengths, resets, return_cells)
         return found
 
@@ -318,7 +328,7 @@ class RNN(RecurrentLayer):
 
         def __call__(
             self, input: Steps, hx: Tensor | None = None, *, lengths: Lengths | None = None,  # noqa: A002
-            resets: Tensor | None = None, return_cells: Literal[False] = False,
+            resets: Resets | None = None, return_cells: Literal[False] = False,
         ) -> tuple[Steps, Tensor]:  # fmt: skip
             """As `forward`."""
 
@@ -364,8 +374,11 @@ class LSTMCell(RecurrentCell):
     ) -> None:  # fmt: skip
         super().__init__(input_size, hidden_size, bias, num_chunks=4, device=device, dtype=dtype)
 
-    def forward(self, input: Tensor, hx: State | None = None) -> State:  # noqa: A002
+    @without_unknown
+    def forward(self, input: Tensor, hx: State | None = None, **unknown: NoReturn) -> State:  # noqa: A002
         """Make one step; see the class for shapes."""
+        if type(unknown) is dict and unknown:
+            refuse_keywords(self, unknown)
         found: State = self._step("lstm", input, hx)  # h and c, in a tuple
         return found
 
@@ -407,8 +420,11 @@ class GRUCell(RecurrentCell):
     ) -> None:  # fmt: skip
         super().__init__(input_size, hidden_size, bias, num_chunks=3, device=device, dtype=dtype)
 
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:  # noqa: A002
+    @without_unknown
+    def forward(self, input: Tensor, hx: Tensor | None = None, **unknown: NoReturn) -> Tensor:  # noqa: A002
         """Make one step; see the class for shapes."""
+        if type(unknown) is dict and unknown:
+            refuse_keywords(self, unknown)
         found: Tensor = self._step("gru", input, hx)
         return found
 
@@ -453,8 +469,11 @@ class RNNCell(RecurrentCell):
         super().__init__(input_size, hidden_size, bias, num_chunks=1, device=device, dtype=dtype)
         self.nonlinearity: str = nonlinearity  # not in the class: torch.jit reads annotations there, and stops at them
 
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:  # noqa: A002
+    @without_unknown
+    def forward(self, input: Tensor, hx: Tensor | None = None, **unknown: NoReturn) -> Tensor:  # noqa: A002
         """Make one step; see the class for shapes."""
+        if type(unknown) is dict and unknown:
+            refuse_keywords(self, unknown)
         if self.nonlinearity not in CELL_OF_NONLINEARITY:
             raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
         found: Tensor = self._step(CELL_OF_NONLINEARITY[self.nonlinearity], input, hx)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Sequence  # noqa: TC003 - typing.get_type_hints looks the name up
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -13,12 +13,13 @@ from torch.nn.utils.rnn import PackedSequence
 
 from fused_rnn import _checks, modules
 from fused_rnn._calls import CellCalls, LayerCalls, state_like_input
-from fused_rnn._checks import two_states
+from fused_rnn._checks import Lengths, Resets, two_states
 from fused_rnn._int8_layers import Int8Matrix, dequantize_rows, quantize_rows, run_stack
 from fused_rnn._layers import REGULAR
 from fused_rnn._quantizable import float_weights, suffixes_of, why_not_quantized
 from fused_rnn._recurrent_layer import CELL_OF_MODE
 from fused_rnn._scripting import Unscriptable
+from fused_rnn._signatures import advised, refuse_keywords, without_unknown
 from fused_rnn._swap import Swap, carry_attributes, swap
 from fused_rnn._tensors import QuantizedWeights
 from fused_rnn._tracing import PROXY_ERRORS, Traceable, leaf
@@ -30,6 +31,7 @@ _NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
 _OF_FLOAT_LAYERS = ("_all_weights", "_flat_weights_names", "_sizes_changed")  # attributes that have no meaning here
 
 
+@advised
 def quantize(model: _Model, *, inplace: bool = False) -> _Model:
     """Swap every LSTM, GRU, RNN and cell of this package and of torch.nn in `model` for one with int8 weights.
 
@@ -69,7 +71,7 @@ def quantize(model: _Model, *, inplace: bool = False) -> _Model:
     if swapped.found == 0:
         warnings.warn(
             f"fused_rnn.quantize found no LSTM, GRU, RNN or cell of float weights in {type(model).__name__}",
-            stacklevel=2,
+            stacklevel=3,
         )
     return cast("_Model", swapped.model)
 
@@ -214,11 +216,14 @@ class QuantizedLayer(LayerCalls, QuantizedModule):
         """The name of the cell in the compiled library: lstm, gru, rnn_tanh or rnn_relu."""
         return CELL_OF_MODE[self.mode]
 
+    @without_unknown
     def forward(
-        self, input: Any, hx: Any = None, *, lengths: Tensor | None = None, resets: Tensor | None = None,  # noqa: A002
-        return_cells: bool = False,
+        self, input: Any, hx: Any = None, *, lengths: Lengths | None = None, resets: Resets | None = None,  # noqa: A002
+        return_cells: bool = False, **unknown: NoReturn,
     ) -> Any:  # fmt: skip
         """Run the sequence; shapes are those of the float layer."""
+        if type(unknown) is dict and unknown:
+            refuse_keywords(self, unknown)
         try:
             return self._run(input, hx, lengths, resets, return_cells)
         except PROXY_ERRORS as error:
@@ -311,8 +316,11 @@ class QuantizedCell(CellCalls, QuantizedModule):
         """The name of the cell in the compiled library."""
         raise NotImplementedError
 
-    def forward(self, input: Any, hx: Any = None) -> Any:  # noqa: A002
+    @without_unknown
+    def forward(self, input: Any, hx: Any = None, **unknown: NoReturn) -> Any:  # noqa: A002
         """Make one step; shapes are those of the float cell."""
+        if type(unknown) is dict and unknown:
+            refuse_keywords(self, unknown)
         try:
             return self._step(input, hx)
         except PROXY_ERRORS as error:

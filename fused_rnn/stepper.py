@@ -12,6 +12,7 @@ from fused_rnn import _ops
 from fused_rnn._checks import check_batch_size
 from fused_rnn._modes import increment_version
 from fused_rnn._recurrent_layer import RecurrentLayer
+from fused_rnn._signatures import advised
 from fused_rnn._variants import unit_weights
 from fused_rnn.convert import convert
 from fused_rnn.quantized import QuantizedLayer
@@ -123,6 +124,7 @@ class Stepper:
         stepper.reset()
     """
 
+    @advised
     def __init__(self, layer: torch.nn.Module, batch_size: int = 1, *, weights: torch.dtype | None = None) -> None:
         layer, parameters, self._dtype, weights = stepped_layer(layer, weights)
         check_batch_size(batch_size)

@@ -65,6 +65,7 @@ SLOW: dict[str, tuple[str, ...]] = {
     "test_import.py": ("plain_use",),
     "test_in_place.py": ("eager-", "every_result", "second_derivatives", "vmap", "no_views"),
     "test_leaks.py": (),
+    "test_libraries.py": (),
     "test_many_threads.py": (),
     "test_native.py": ("test_cells-avx2", "test_storage-avx2", "test_vec_math-avx2", "every_native_source_is_listed"),
     "test_native_arm.py": (),

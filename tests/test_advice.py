@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import re
-from typing import Any
+from functools import partial
+from typing import Any, get_type_hints
 
 import pytest
 import torch
+from torch.fx.proxy import TraceError
 from torch.nn.utils.rnn import pack_sequence
 
 import fused_rnn
@@ -152,6 +155,64 @@ def test_a_subclass_hands_its_own_keywords_on() -> None:
     assert Mine(3, zoneout=0.5).zoneout == 0.5
     with pytest.raises(TypeError, match="did you mean zoneout"):
         Mine(3, zone_out=0.5)
+
+
+@of_every_layer
+@pytest.mark.parametrize("swap", [lambda layer: layer, fused_rnn.quantize])
+def test_a_keyword_of_a_call_is_told_the_right_one(name: str, swap: Any) -> None:
+    layer = swap(make(name))
+    for keyword, meant in (("length", "lengths"), ("Resets", "resets"), ("return_cell", "return_cells"), ("h_x", "hx")):
+        message = f"{name}.forward() got an unexpected keyword argument '{keyword}': did you mean {meant}?"
+        with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
+            layer(X, **{keyword: None})
+    with pytest.raises(TypeError, match=r"'mask': the arguments are input, hx, lengths, resets, return_cells$"):
+        layer(X, mask=None)
+    with pytest.raises(TypeError, match="multiple values for argument 'input'"):
+        layer(X, input=X)
+
+
+@of_every_cell
+@pytest.mark.parametrize("swap", [lambda cell: cell, fused_rnn.quantize])
+def test_a_keyword_of_a_cells_call_is_told_all_of_them(name: str, swap: Any) -> None:
+    with pytest.raises(TypeError, match=rf"^{name}\.forward\(\) got .* 'lengths': the arguments are input, hx$"):
+        swap(make(name))(X[0], lengths=None)
+
+
+def test_a_subclass_is_called_by_its_name() -> None:
+    class Mine(fused_rnn.LSTM):
+        def forward(self, x: Any, **options: Any) -> Any:  # type: ignore[override]
+            return super().forward(x, **options)
+
+    mine: Any = Mine(3, 5)
+    with pytest.raises(TypeError, match=r"^Mine\.forward\(\) got .*'reset': did you mean resets\?$"):
+        mine(X, reset=None)
+
+
+@pytest.mark.parametrize(
+    ("function", "keyword", "meant"),
+    [
+        (fused_rnn.convert, "zone_out", "zoneout"),
+        (fused_rnn.quantize, "in_place", "inplace"),
+        (partial(fused_rnn.explain, x=X), "length", "lengths"),
+        (fused_rnn.Stepper, "batchsize", "batch_size"),
+    ],
+)
+def test_a_keyword_of_a_function_is_told_the_right_one(function: Any, keyword: str, meant: str) -> None:
+    with pytest.raises(TypeError, match=rf"\(\) got an unexpected .* '{keyword}': did you mean {meant}\?$"):
+        function(fused_rnn.GRU(3, 5), **{keyword: None})
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'strict': the arguments are model$"):
+        fused_rnn.restore(fused_rnn.GRU(3, 5), strict=True)  # type: ignore[call-arg]
+
+
+@of_every_module
+def test_advice_leaves_signatures_as_they_are(name: str) -> None:
+    forward = getattr(fused_rnn, name).forward
+    assert "unknown" not in {*inspect.signature(forward).parameters, *get_type_hints(forward)}
+
+
+def test_torch_fx_says_that_a_layer_is_a_leaf() -> None:
+    with pytest.raises(TraceError, match=r"is a leaf for torch\.fx, which traces no leaf by itself"):
+        torch.fx.symbolic_trace(fused_rnn.GRU(3, 5))
 
 
 # --- Masks for lengths ---

@@ -41,7 +41,7 @@ SIZES = ("--time-steps", "3", "--batch", "2", "--input", "4", "--hidden", "5")
             ("run", *SIZES, "--cell", "gru,rnn_tanh", "--mode", "infer"),
             ["gru:t3,b2,i4,h5,f32,infer", "rnn_tanh:t3,b2,i4,h5,f32,infer"],
         ),
-        (("run", TINY, *SIZES), [TINY]),
+        (("run", TINY, TINY), [TINY]),
         (
             ("run", "--batch", "1,2,1", "--hidden", "5", "--time-steps", "3"),
             ["lstm:t3,b1,i5,h5,f32,train", "lstm:t3,b2,i5,h5,f32,train"],
@@ -69,6 +69,32 @@ def test_long_options_are_a_grid_of_problems(
     monkeypatch.setattr(memory, "measure", keep)
     assert invoke(*options).exit_code == 130
     assert timed == problems
+
+
+@pytest.mark.parametrize("command", ["run", "memory", "busy", "step", "explain"])
+def test_a_problem_and_long_options_exclude_each_other(command: str) -> None:
+    result = invoke(command, TINY.replace("train", "infer"), "--hidden", "64", "--bidirectional")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == "error: PROBLEM names every field: give it without --hidden, --bidirectional.\n"
+
+
+def test_json_and_chart_are_two_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = invoke("run", TINY, "--json", "run.svg", "--chart", str(tmp_path / "run.svg"))
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == f"error: --json and --chart name the same file, {str(tmp_path / 'run.svg')!r}.\n"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["run", "explain", "step"])
+def test_an_unknown_instruction_set_is_one_line(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise ValueError('FUSED_RNN_CPU_ISA must be one of baseline on this machine, got "nope"')
+
+    monkeypatch.setattr(fused_rnn, "build_info", refuse)
+    result = invoke(command, TINY)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == 'error: FUSED_RNN_CPU_ISA must be one of baseline on this machine, got "nope".\n'
 
 
 def test_json_on_stdout_is_the_file(tmp_path: Path) -> None:

@@ -141,7 +141,11 @@ def test_everybody_names_the_same_requirements() -> None:
 
 def test_every_version_is_the_one_of_the_package() -> None:
     assert 'version = { attr = "fused_rnn.__version__" }' in (ROOT / "pyproject.toml").read_text()
-    assert f"\nversion: {fused_rnn.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    released = re.search(r"^## \[(\d.*)\] - (\d{4}-\d\d-\d\d)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert released is not None
+    assert released[1] == fused_rnn.__version__
+    cited = f"\nversion: {released[1]}\ndate-released: {released[2]}\n"
+    assert cited in (ROOT / "CITATION.cff").read_text()
     assert fused_rnn.build_info()["version"] == fused_rnn.__version__
 
 

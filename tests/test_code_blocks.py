@@ -18,7 +18,8 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 COMMENT, FENCES = r"(?:^<!-- not run: (?P<reason>[^\n]+) -->\n)?", r"^```python\n(?P<code>.*?)^```$"
 BLOCK = re.compile(COMMENT + FENCES, re.DOTALL | re.MULTILINE)
 NOT_RUN = {  # page: the reasons of its blocks, in order
-    "docs/guides/migrating.md": ["needs keras", "needs haste_pytorch", "needs sb3-contrib"],
+    "docs/guides/libraries.md": ["needs lightning", "needs pytorch_forecasting"],  # tests/test_libraries.py does
+    "docs/guides/migrating.md": ["needs keras", "needs haste_pytorch"],
 }
 
 

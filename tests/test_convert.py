@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import abc
 import copy
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -46,7 +48,8 @@ class Own(torch.nn.GRU):
 
 def converted(model: Model) -> Model:
     """The model, converted but for its subclass, which is reported."""
-    message = r"^fused_rnn.convert left 1 recurrent layer\(s\) as they are: own \(Own has its own forward\)$"
+    message = r"^fused_rnn.convert left 1 recurrent layer\(s\) as they are: own \(Own has its own forward\)\. They run "
+    message += r"on torch\.nn: derive their classes from fused_rnn's, or import the library .* fused_rnn\.patch\(\):`$"
     with pytest.warns(UserWarning, match=message):
         return fused_rnn.convert(model)
 
@@ -200,7 +203,7 @@ def test_a_subclass_with_only_a_constructor_is_swapped(kind: type[Narrow]) -> No
 @pytest.mark.parametrize("kind", [Mixed, MixedBehind])
 def test_a_subclass_with_more_is_left(kind: type[torch.nn.LSTMCell]) -> None:
     model = torch.nn.ModuleDict({"a": torch.nn.Sequential(kind(3, 5)), "b": torch.nn.LSTMCell(3, 5)})
-    with pytest.warns(UserWarning, match=rf"as they are: a\.0 \({kind.__name__} has its own trace\)$"):
+    with pytest.warns(UserWarning, match=rf"as they are: a\.0 \({kind.__name__} has its own trace\)\. "):
         fused_rnn.convert(model)
     assert isinstance(model["b"], fused_rnn.LSTMCell)
     layer = kind(3, 5)
@@ -224,6 +227,20 @@ def test_a_method_set_on_a_layer_is_not_lost() -> None:
     assert isinstance(layer(torch.randn(4, 2, 3)), torch.Tensor)
 
 
+def test_a_class_called_as_its_base_is_named_with_its_module() -> None:
+    class Abstract(abc.ABC, torch.nn.RNNBase):
+        __slots__ = ()
+
+        @abc.abstractmethod
+        def extra(self) -> None: ...
+
+    class LSTM(Abstract, torch.nn.LSTM):
+        def extra(self) -> None: ...
+
+    with pytest.warns(UserWarning, match=rf"\({__name__}\.LSTM has its own extra\)\. They run"):
+        fused_rnn.convert(LSTM(3, 5))
+
+
 def test_the_warning_points_at_the_caller() -> None:
     with pytest.warns(UserWarning, match="convert left") as found:
         fused_rnn.convert(Model())
@@ -233,6 +250,16 @@ def test_the_warning_points_at_the_caller() -> None:
 def test_only_modules_are_converted() -> None:
     with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got list"):
         fused_rnn.convert([torch.nn.LSTM(3, 5)])  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize("swap", [fused_rnn.convert, fused_rnn.restore, fused_rnn.quantize])
+def test_an_object_that_holds_a_model_is_told_its_name(swap: Any) -> None:
+    layer = fused_rnn.LSTM(3, 5) if swap is fused_rnn.restore else torch.nn.LSTM(3, 5)
+    agent = SimpleNamespace(policy=torch.nn.Sequential(layer), loss=torch.nn.MSELoss(), steps=3)
+    with pytest.raises(
+        TypeError, match=r"must be a torch\.nn\.Module, got SimpleNamespace: did you mean its policy\?$"
+    ):
+        swap(agent)
 
 
 # --- Options ---
@@ -320,7 +347,7 @@ def test_a_model_that_was_converted_before_is_fine(name: str) -> None:
 def test_strict_raises_and_changes_nothing() -> None:
     model = Model()
     before = list(model.modules())
-    with pytest.raises(ValueError, match=r"fused_rnn\.convert left 1 .*: own \(Own has its own forward\)$"):
+    with pytest.raises(ValueError, match=r"fused_rnn\.convert left 1 .*: own \(Own has its own forward\)\. "):
         fused_rnn.convert(model, strict=True)
     del model.own
     with pytest.raises(ValueError, match=r"found cells, which have no zoneout: cell$"):

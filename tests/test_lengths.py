@@ -267,7 +267,14 @@ BAD_CALLS: tuple[tuple[dict[str, Any], type[Exception], str], ...] = (
         RuntimeError,
         "lengths must be a dense tensor, got one that is torch.sparse_coo",
     ),
-    ({"resets": [True]}, TypeError, "resets must be a Tensor of bool, got list"),
+    ({"resets": "no"}, TypeError, "resets must be a Tensor, a sequence or an array of bool, got str$"),
+    ({"resets": [[0, 1, 0, 0]] * 6}, TypeError, "resets must be .* of bool, got int in it$"),
+    ({"resets": np.zeros((6, 4))}, TypeError, "resets must be .* of bool, got float in it$"),
+    ({"resets": [torch.zeros(4).bool()] * 6}, TypeError, r"got Tensor in it: give torch\.stack\(resets\)$"),
+    ({"resets": [[True] * 4] * 5 + [[True]]}, TypeError, "got sequences of different lengths in it$"),
+    ({"resets": [[True] * 4] * 5 + [True]}, TypeError, "got sequences of different lengths in it$"),
+    ({"resets": [True]}, RuntimeError, r"resets must have shape \(T, B\) = \[6, 4\], got \[1\]$"),
+    ({"resets": [[True] * 6] * 4}, RuntimeError, r"got \[4, 6\]: time and batch are swapped"),
     ({"resets": torch.zeros(6, 4)}, TypeError, r"resets must have dtype torch.bool, got torch.float32"),
     ({"resets": torch.zeros(6).bool()}, RuntimeError, r"resets must have shape \(T, B\) = \[6, 4\], got \[6\]$"),
     ({"resets": torch.zeros(4, 6).bool()}, RuntimeError, r"got \[4, 6\]: time and batch are swapped"),
@@ -311,11 +318,46 @@ def test_a_single_length_may_be_a_number_and_none_an_empty_list(name: str) -> No
     assert_same(layer(x[:, :0], lengths=[]), layer(x[:, :0]))
 
 
+RESETS = torch.tensor([[1, 0, 0, 1], [0, 0, 1, 0], [0, 0, 0, 0], [1, 1, 1, 1], [0, 1, 0, 0], [0, 0, 0, 1]]).bool()
+RESETS_FORMS: dict[str, Any] = {
+    "lists": RESETS.tolist(),
+    "tuples": tuple(map(tuple, RESETS.tolist())),
+    "array": RESETS.numpy(),
+    "transposed array": np.ascontiguousarray(RESETS.t().numpy()).T,
+    "reversed array": RESETS.numpy()[::-1].copy()[::-1],
+    "arrays of steps": list(RESETS.numpy()),
+    "bools of numpy": [list(row) for row in RESETS.numpy()],
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("form", RESETS_FORMS)
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_resets_may_be_any_bools(name: str, form: str, batch_first: bool) -> None:
+    layer, x = make(fused_rnn, name, 3, 5, batch_first=batch_first), torch.randn(6, 4, 3)
+    given, resets = RESETS_FORMS[form], RESETS
+    if batch_first:
+        x, given, resets = x.transpose(0, 1), np.array(given).T, RESETS.t()
+        given = given if "array" in form else given.tolist()
+    assert_same(layer(x, resets=given), layer(x, resets=resets))
+    assert str(fused_rnn.explain(layer, x, resets=given)) == str(fused_rnn.explain(layer, x, resets=resets))
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_resets_without_a_batch_or_without_values(name: str) -> None:
+    layer, x = make(fused_rnn, name, 3, 5), torch.randn(6, 4, 3)
+    for given in (RESETS[:, 0].tolist(), RESETS[:, 0].numpy()):
+        assert_same(layer(x[:, 0], resets=given), layer(x[:, 0], resets=RESETS[:, 0]))
+    assert_same(layer(x[:, :0], resets=[[]] * 6), layer(x[:, :0]))
+    assert_same(layer(x[:0], resets=[]), layer(x[:0]))
+
+
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's compiler does it
 def test_the_compiler_takes_a_list() -> None:
     layer, x = fused_rnn.GRU(3, 5), torch.randn(6, 4, 3)
     compiled: Any = torch.compile(layer, fullgraph=True, backend="aot_eager")
     assert_same(compiled(x, lengths=[4, 3, 2, 1]), layer(x, lengths=[4, 3, 2, 1]))
+    assert_same(compiled(x, resets=RESETS.tolist()), layer(x, resets=RESETS))
 
 
 def test_errors_of_other_layouts_name_their_shapes() -> None:

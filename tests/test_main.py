@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
 
+import pytest
 import torch
 
 import fused_rnn
 from build_support.native import ROOT
 from fused_rnn import __main__ as program
-
-if TYPE_CHECKING:
-    import pytest
 
 
 def printed(**environment: str) -> dict[str, str]:
@@ -46,6 +44,16 @@ def test_the_processor_its_instruction_sets_and_the_settings_are_printed() -> No
     assert f"{os.cpu_count()} logical cores" in lines["processor"]
     assert lines["instruction sets"].endswith("; in use: baseline")
     assert "FUSED_RNN_CPU_ISA=baseline" in lines["settings"]
+
+
+@pytest.mark.parametrize("module", ["fused_rnn", "bench"])
+def test_an_unknown_instruction_set_is_one_line(module: str) -> None:
+    command = [sys.executable, "-m", module, *(["run"] if module == "bench" else [])]
+    environment = {**os.environ, "FUSED_RNN_CPU_ISA": "nope"}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode in {1, 2}
+    assert not result.stdout
+    assert re.fullmatch(r'error: FUSED_RNN_CPU_ISA must be one of baseline, .* machine, got "nope"\.?\n', result.stderr)
 
 
 def test_each_visible_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

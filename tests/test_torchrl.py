@@ -1,7 +1,7 @@
 """TorchRL's LSTMModule and GRUModule on our layers give what they give on torch.nn's, with resets anywhere in a row.
 
 For rows of several episodes TorchRL looks at the type of the layer: torch.nn's get packed sequences, all others padded
-rows with a `mask` of the steps that are there. A mixin of four lines, also shown in docs/with-other-tools.md, takes it.
+rows with a `mask` of the steps that are there. A mixin of four lines, also shown in docs/guides/libraries.md, takes it.
 """
 
 from __future__ import annotations
