@@ -26,6 +26,9 @@ if sys.dont_write_bytecode:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ.setdefault("PYTHONPYCACHEPREFIX", str(Path(__file__).resolve().parent.parent / "build" / "bytecode"))
 
+# Cells that tests compile; processes that they start share them, and `make clean` removes them.
+os.environ.setdefault("FUSED_RNN_CACHE", str(Path(__file__).resolve().parent.parent / "build" / "cells"))
+
 # A drawn problem's time depends on the machine, so there is no deadline. `ci` draws the same problems in every run.
 settings.register_profile(
     "ci", deadline=None, derandomize=True, max_examples=200, suppress_health_check=[HealthCheck.too_slow]

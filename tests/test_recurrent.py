@@ -23,7 +23,6 @@ from tests.own_cells import Everything, OwnElman, OwnGRU, OwnLSTM, layer_in_torc
 from tests.tolerances import relative_error
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from torch import Tensor
@@ -43,14 +42,6 @@ PUBLISHED = (
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
 each_built_in = pytest.mark.parametrize(("cell", "name", "options"), BUILT_IN, ids=str)
 LENGTHS = torch.tensor([4, 6, 0, 1])
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _shared_cache() -> Iterator[None]:
-    """One folder for the tests of a checkout; `make clean` removes it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FUSED_RNN_CACHE", os.environ.get("FUSED_RNN_CACHE") or str(ROOT / "build" / "cells"))
-        yield
 
 
 def pair(cell: type[fused_rnn.Cell], name: str, dtype: torch.dtype = torch.float32, **options: Any) -> tuple[Any, Any]:
