@@ -26,7 +26,9 @@ def test_the_help_has_defaults_run_times_and_a_quick_run(
     assert re.search(r"python examples/\w+\.py.*# about \d+ s on one core; with --quick \d+ s", about)
     for name in re.findall(r"^  (--[\w-]+) [\w{]", options, re.MULTILINE):
         _, told = options.split(f"  {name} ", 1)
-        given = {"--picture": "file to draw"}.get(name, "(default: ")  # a picture is drawn where it is asked for
+        given = {"--picture": "file to draw", "--save": "write the network"}.get(
+            name, "(default: "
+        )  # where it is asked for
         assert given in " ".join(told.split("\n  --", 1)[0].split()), name
     assert "--quick" in options
 
