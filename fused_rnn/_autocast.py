@@ -23,8 +23,8 @@ def product_type(x: Tensor) -> torch.dtype | None:
 def recurrence_type(cell: str, x: Tensor, h_0: Tensor | None, c_0: Tensor | None) -> torch.dtype | None:
     """The type of the recurrence of one layer with input x; None is that of x."""
     product = product_type(x)
-    if product is not None and cell in LOADED:  # whose kernels are those of the layer's type
-        return torch.promote_types(product, x.dtype)
+    if product is not None and cell in LOADED:  # whose weights are of float32, as are its kernels
+        return torch.promote_types(product, torch.float32)
     if product is None or cell not in {"lstm", "lstm_peephole", "gru"} or not x.is_cpu:
         return product
     state = h_0 if cell == "gru" else c_0

@@ -47,7 +47,7 @@ _MODULE = """\
 
 extern "C" __attribute__((visibility("default"))) const fused_rnn::CellModule& fused_rnn_cell_module(
     const fused_rnn::CpuRuntime& runtime) {{
-  return fused_rnn::cell_module<fused_rnn::{title}, {type}>(runtime, "{sources}");
+  return fused_rnn::cell_module<fused_rnn::own::{title}, {type}>(runtime, "{sources}");
 }}
 """
 
@@ -77,10 +77,16 @@ def sources_mark() -> str:
 
 def find_compiler() -> list[str]:
     """The words of CXX, or the first compiler in PATH."""
-    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
-    found = next((words for words in map(shlex.split, names) if shutil.which(words[0])), None)
+    names = [os.environ["CXX"]] if os.environ.get("CXX", "").strip() else ["c++", "g++", "clang++"]
+    try:
+        found = next((words for words in map(shlex.split, names) if shutil.which(words[0])), None)
+    except ValueError as error:
+        raise CompileError(f"CXX is no command ({error}): {names[0]}") from None
     if found is None:
-        raise CompileError(f"no C++ compiler was found (looked for {', '.join(names)}): install g++ 12, or set CXX")
+        raise CompileError(
+            f"no C++ compiler was found (looked for {', '.join(names)}): install g++ 12, or set CXX (with a path with "
+            "spaces in quotes)"
+        )
     return found
 
 
@@ -92,21 +98,46 @@ def library_name(source: CellSource, dtype: torch.dtype, isa: str) -> str:
 def cache_folder() -> Path:
     """Where libraries are kept."""
     if os.environ.get("FUSED_RNN_CACHE"):
-        return Path(os.environ["FUSED_RNN_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fused_rnn"
+        return Path(os.environ["FUSED_RNN_CACHE"]).expanduser().resolve()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().resolve() / "fused_rnn"
 
 
 def load(source: CellSource, dtype: torch.dtype) -> None:
     """Have the kernels of a cell for a type: loaded from a folder or the cache, or compiled."""
     if dtype in _ops.LOADED.get(source.name, ()):
-        return
+        return None
     name = library_name(source, dtype, _ops.active_isa())
-    path = next((folder / name for folder in folders if (folder / name).is_file()), None)
+    path = next((folder / name for folder in folders if _is_whole(folder / name)), None)
     if path is None:
-        path = cache_folder() / name
-        if not path.is_file():
-            compile_library(source, dtype, _ops.active_isa(), path)
-    _ops.load_cell(str(path), sources_mark(), dtype)
+        try:
+            path = cache_folder() / name
+            if not _is_whole(path):
+                compile_library(source, dtype, _ops.active_isa(), path)
+        except (OSError, RuntimeError) as error:  # a folder that cannot be written, or nobody's home
+            if isinstance(error, CompileError):
+                raise
+            return _load_once(source, dtype, name)
+    return _ops.load_cell(str(path), sources_mark(), dtype)
+
+
+def _load_once(source: CellSource, dtype: torch.dtype, name: str) -> None:
+    """Compile for this process alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, name)
+        compile_library(source, dtype, _ops.active_isa(), path)
+        _ops.load_cell(str(path), sources_mark(), dtype)
+
+
+def _sum_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a library is there as it was compiled: a damaged one would end the process."""
+    try:
+        return path.with_suffix(".sum").read_text() == _sum_of(path)
+    except OSError:
+        return False
 
 
 def compile_library(source: CellSource, dtype: torch.dtype, isa: str, path: Path) -> None:
@@ -114,7 +145,7 @@ def compile_library(source: CellSource, dtype: torch.dtype, isa: str, path: Path
     compiler = find_compiler()
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with _lock(path.with_suffix(".lock")):
-        if path.is_file():
+        if _is_whole(path):
             return
         flags = json.loads(_ops.CELL_FLAGS)
         type_name = str(dtype).removeprefix("torch.")
@@ -135,6 +166,7 @@ def compile_library(source: CellSource, dtype: torch.dtype, isa: str, path: Path
                 raise CompileError(
                     f"the cell {source.title} did not compile: {shlex.join(command)}\n{result.stderr[-4000:]}"
                 )
+            path.with_suffix(".sum").write_text(_sum_of(made))
             made.replace(path)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fused_rnn._cell_graph import SCALARS, Condition, TraceError, Value
@@ -32,7 +31,7 @@ log = _unary("log", torch.log, "The natural logarithm.")
 sigmoid = _unary("sigmoid", torch.sigmoid, "1 / (1 + exp(-x)).")
 tanh = _unary("tanh", torch.tanh, "The hyperbolic tangent.")
 relu = _unary("relu", torch.relu, "The larger one of x and 0.")
-softplus = _unary("softplus", F.softplus, "log(1 + exp(x)).")
+softplus = _unary("softplus", lambda x: torch.logaddexp(x, torch.zeros_like(x)), "log(1 + exp(x)).")
 sqrt = _unary("sqrt", torch.sqrt, "The square root.")
 abs = _unary("abs", torch.abs, "The absolute value.")  # noqa: A001 - the field's name
 
@@ -61,6 +60,8 @@ def where(condition: Any, a: Any, b: Any) -> Any:
     if isinstance(condition, Condition):
         return condition.left.graph.where(condition, a, b)
     if isinstance(condition, Tensor):
+        if not isinstance(a, Tensor) and not isinstance(b, Tensor):  # exact in any type
+            a, b = (torch.full_like(condition, each, dtype=torch.float64) for each in (a, b))
         return torch.where(condition, a, b)
     if isinstance(condition, bool):
         return a if condition else b

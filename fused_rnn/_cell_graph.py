@@ -98,6 +98,12 @@ class Value:
     def __ge__(self, other: Any) -> Condition:
         return Condition("where_less_equal", self.graph.value(other), self)
 
+    def __eq__(self, other: object) -> bool:
+        raise TraceError("values are not compared for equality: use where(a < b, ...), or <=, > and >=")
+
+    __ne__ = __eq__
+    __hash__ = object.__hash__
+
     def __bool__(self) -> bool:
         raise TraceError("a value has no truth while a cell is traced: use where(condition, a, b) in place of `if`")
 
@@ -139,6 +145,8 @@ class Graph:
 
     def constant(self, number: float) -> Value:
         """A number."""
+        if math.isnan(number):
+            raise TraceError("a cell computes with numbers, got one that is none (nan)")
         return self.node("constant", payload=float(number))
 
     def value(self, given: Any) -> Value:

@@ -7,6 +7,8 @@ states are stored in any case, so that what follows from them alone is computed 
 from __future__ import annotations
 
 import hashlib
+import math
+import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from fused_rnn._cell_graph import LEAVES, Graph, Value, cheapest_cut, differentiate, reachable
@@ -16,15 +18,22 @@ if TYPE_CHECKING:
 
 _PRECEDENCE = {"add": 1, "sub": 1, "mul": 2, "div": 2, "neg": 3}
 _SIGNS = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
-# What a value cannot be called in C++: its keywords, and the names in use.
-_KEYWORDS = frozenset(
+# What nothing else can be called: keywords and macros of C++, and the names in use.
+_TAKEN = frozenset(
     {
-        "Pack", "V", "abs", "and", "auto", "bool", "break", "case", "char", "class", "const", "constant", "continue",
-        "current", "d_current", "d_gates", "default", "delete", "do", "double", "else", "enum", "exp", "false",
-        "float", "for", "from_h", "from_x", "if", "int", "log", "long", "maximum", "minimum", "new", "not",
-        "operator", "or", "private", "public", "register", "relu", "return", "saved", "short", "sigmoid", "signed",
-        "softplus", "sqrt", "state", "static", "struct", "switch", "tanh", "template", "this", "true", "union",
-        "unit_weights", "unsigned", "using", "virtual", "void", "where_less", "where_less_equal", "while", "xor",
+        "alignas", "alignof", "and", "and_eq", "asm", "auto", "bitand", "bitor", "bool", "break", "case", "catch",
+        "char", "char8_t", "char16_t", "char32_t", "class", "compl", "concept", "const", "consteval", "constexpr",
+        "constinit", "const_cast", "continue", "co_await", "co_return", "co_yield", "decltype", "default", "delete",
+        "do", "double", "dynamic_cast", "else", "enum", "explicit", "export", "extern", "false", "float", "for",
+        "friend", "goto", "if", "inline", "int", "long", "mutable", "namespace", "new", "noexcept", "not", "not_eq",
+        "nullptr", "operator", "or", "or_eq", "private", "protected", "public", "register", "reinterpret_cast",
+        "requires", "return", "short", "signed", "sizeof", "static", "static_assert", "static_cast", "struct",
+        "switch", "template", "this", "thread_local", "throw", "true", "try", "typedef", "typeid", "typename",
+        "union", "unsigned", "using", "virtual", "void", "volatile", "wchar_t", "while", "xor", "xor_eq", "errno",
+        "stdin", "stdout", "stderr", "assert", "unix", "linux", "Pack", "V", "CellForward", "CellBackward", "abs",
+        "constant", "exponential", "log", "maximum", "minimum", "relu", "sigmoid", "softplus", "sqrt", "tanh",
+        "where_less", "where_less_equal", "from_x", "from_h", "current", "state", "saved", "d_current", "d_gates",
+        "unit_weights", "forward", "backward",
     }
 )  # fmt: skip
 
@@ -81,7 +90,8 @@ def write(trace: Trace) -> CellSource:
     reads_hidden = reads_hidden or any(
         leaf == "current[0]" and index in used for index, leaf in backward.leaves.items()
     )
-    body = "\n".join((_forward_text(trace, backward), "", _backward_text(trace, backward)))
+    trace = trace._replace(title=_identifier(trace.title))
+    body, nameless = _body(trace, backward), _body(trace._replace(names={}), backward)
     counts = (
         f"  static constexpr int kGates = {len(trace.gates)}, kStates = {len(trace.states)}, "
         f"kSaved = {len(backward.saved)}, kUnitWeights = {len(trace.unit_weights)};\n"
@@ -94,7 +104,7 @@ def write(trace: Trace) -> CellSource:
         )
         + "  static constexpr int kNormGroups = 0;\n"
     )
-    mark = hashlib.sha256((counts + body).encode()).hexdigest()[:12]
+    mark = hashlib.sha256((counts + nameless).encode()).hexdigest()[:12]  # by other names a cell is the same
     name = f"{trace.title}_{mark}"
     text = _HEADER.format(title=trace.title, comment=_comment(trace), name=name, counts=counts, body=body)
     return CellSource(
@@ -111,6 +121,16 @@ def write(trace: Trace) -> CellSource:
     )
 
 
+def _identifier(name: str) -> str:
+    """A name that C++ takes: that of a macro has capitals."""
+    found = re.sub(r"\W", "_", name)
+    return f"{found}_" if found in _TAKEN or (found.isupper() and len(found) > 1) else found
+
+
+def _body(trace: Trace, backward: _Backward) -> str:
+    return "\n".join((_forward_text(trace, backward), "", _backward_text(trace, backward)))
+
+
 _HEADER = """\
 // The cell {title}, written by fused_rnn from its `step`.
 //
@@ -120,7 +140,7 @@ _HEADER = """\
 #include "cells/cell_math.h"
 #include "cells/cell.h"
 
-namespace fused_rnn {{
+namespace fused_rnn::own {{
 
 struct {title} {{
   static constexpr const char* kName = "{name}";
@@ -130,7 +150,7 @@ struct {title} {{
 
 static_assert(RecurrentCell<{title}>);
 
-}}  // namespace fused_rnn
+}}  // namespace fused_rnn::own
 """
 
 
@@ -209,7 +229,7 @@ class _Writer:
         for value in (*roots, *(a for v in self._nodes if v.index not in leaves for a in v.arguments)):
             self._uses[value.index] = self._uses.get(value.index, 0) + 1
         self._texts: dict[int, tuple[str, int]] = {}
-        self._taken: set[str] = set(_KEYWORDS)
+        self._taken: set[str] = set(_TAKEN)
         self.lines: list[str] = []
         for value in self._nodes:
             self._write(value)
@@ -232,9 +252,10 @@ class _Writer:
 
     def _free_name(self, wanted: str) -> str:
         name, number = wanted if wanted != "t" else "t0", 0
+        name = _identifier(name)
         while name in self._taken:
             number += 1
-            name = f"{wanted}{number}" if wanted == "t" else f"{wanted}_{number}"
+            name = f"{wanted}{number}" if wanted == "t" else f"{_identifier(wanted)}_{number}"
         self._taken.add(name)
         return name
 
@@ -244,9 +265,10 @@ class _Writer:
         if value.index in self._leaves:
             return self._leaves[value.index], 9
         if operation == "constant":
-            return (
-                f"V({int(payload)})" if payload == int(payload) and abs(payload) < 1000 else f"constant<V>({payload!r})"
-            ), 9
+            if math.isinf(payload):
+                return f"constant<V>({'-' if payload < 0 else ''}std::numeric_limits<double>::infinity())", 9
+            whole = payload == int(payload) and abs(payload) < 1000
+            return f"V({int(payload)})" if whole else f"constant<V>({payload!r})", 9
         if operation in LEAVES:
             return _LEAF_TEXTS[operation].format(payload), 1 if operation == "gate" else 9
         if operation in _SIGNS:
@@ -255,9 +277,13 @@ class _Writer:
             return f"{self.text(left, own)} {_SIGNS[operation]} {self.text(right, own + 1)}", own
         if operation == "neg":
             return f"-{self.text(value.arguments[0], 3)}", 3
-        return f"{operation}({', '.join(self.text(argument) for argument in value.arguments)})", 9
+        return (
+            f"{_CPP_NAMES.get(operation, operation)}({', '.join(self.text(argument) for argument in value.arguments)})",
+            9,
+        )
 
 
+_CPP_NAMES = {"exp": "exponential"}
 _LEAF_TEXTS = {
     "from_x": "from_x[{0}]", "from_h": "from_h[{0}]", "gate": "from_x[{0}] + from_h[{0}]", "state": "state[{0}]",
     "unit": "unit_weights[{0}]", "d_state": "d_current[{0}]",

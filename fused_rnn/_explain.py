@@ -232,7 +232,9 @@ def _explain_layer(
     situation = Situation(sizes, training, not layer.training, autocast, gpu)
     name = str(device or torch.cuda.get_device_name(sequence.device)) if on_gpu else _name_of_cpu()
     layer._prepare_kernels()
-    has_kernels = _ops.has_kernels(sizes.cell, sequence) and not (on_gpu and sizes.cell in _ops.LOADED)
+    has_kernels = _ops.has_kernels(sizes.cell, layer._weights(layer._flat_weights_names)[0]) and not (
+        on_gpu and sizes.cell in _ops.LOADED
+    )
     plans = []
     for weights in layer._layers():
         like_x = sequence.new_empty(()).expand(time_steps, batch, width)

@@ -79,11 +79,11 @@ def add_cell(name: str, spec: CellSpec) -> None:
 
 
 def load_cell(path: str, sources: str, dtype: torch.dtype) -> None:
-    """Load the kernels of a known cell for a type from a library that was compiled from `sources`."""
+    """Load the kernels of a cell for a type from a library that was compiled from `sources`."""
     name = _C.load_cell(path, sources)
-    if CellSpec(**_C.cell_spec(name)) != CELLS[name]:
+    if CELLS.setdefault(name, CellSpec(**_C.cell_spec(name))) != CellSpec(**_C.cell_spec(name)):
         raise ImportError(f"the library {path} has another cell {name}")
-    LOADED[name].add(dtype)
+    LOADED.setdefault(name, set()).add(dtype)
 
 
 def has_kernels(cell: str, tensor: Tensor) -> bool:

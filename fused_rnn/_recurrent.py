@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Sequence  # noqa: TC003 - typing.get_type_hints looks the name up
 from typing import Any
@@ -18,9 +19,8 @@ from fused_rnn._recurrent_layer import RecurrentLayer
 from fused_rnn._tensors import DirectionWeights  # noqa: TC001 - the same
 from fused_rnn._tracing import PROXY_ERRORS, leaf
 from fused_rnn._variants import Variants
-from fused_rnn.cells import Cell, cell_of, source_of
+from fused_rnn.cells import SOURCES, Cell, cell_of, source_of
 
-_cells: dict[str, Cell] = {}  # by the name of their kernels
 _refused: set[tuple[str, torch.dtype]] = set()  # what could not be compiled
 
 
@@ -32,8 +32,8 @@ def _prepare_kernels(name: str, dtype: torch.dtype) -> bool:
     if (name, dtype) in _refused or dtype not in _cell_compiler.CPP_TYPES:
         return False
     try:
-        _cell_compiler.load(source_of(_cells[name]), dtype)
-    except (_cell_compiler.CompileError, OSError) as error:
+        _cell_compiler.load(SOURCES[name], dtype)
+    except (_cell_compiler.CompileError, OSError, ValueError) as error:
         _refused.add((name, dtype))
         warnings.warn(f"fused_rnn: a cell runs in plain torch, which is slow, since {error}", stacklevel=2)
         return False
@@ -88,8 +88,9 @@ class Recurrent(RecurrentLayer):
         device: torch.device | str | int | None = None, dtype: torch.dtype | None = None, *, zoneout: float = 0.0,
         recurrent_dropout: float = 0.0, weight_dropout: float = 0.0, recompute: bool = False,
     ) -> None:  # fmt: skip
-        definition = self.__dict__["_definition"] = cell_of(cell)
-        source_of(definition)  # an error in the cell comes first
+        # The layer has a cell of its own, which stays as it is.
+        definition = self.__dict__["_definition"] = copy.deepcopy(cell_of(cell))
+        self.__dict__["_kernels"] = source_of(definition).name
         variants = Variants(False, zoneout, recurrent_dropout, weight_dropout, recompute=recompute)
         super().__init__(
             "RNN_TANH", variants, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0,
@@ -100,6 +101,8 @@ class Recurrent(RecurrentLayer):
             raise ValueError(f"num_heads must divide hidden_size ({hidden_size}) into equal groups, got {num_heads!r}")
         self.mode, self.num_heads = "RECURRENT", num_heads
         gates, recurrent = len(definition.gates) + len(definition.input_gates), len(definition.gates)
+        if recurrent == 0:
+            self._leave_out_recurrent_parameters()
         for name, parameter in list(self.named_parameters()):
             rows = gates if "_ih_" in name else recurrent
             width = hidden_size // num_heads if "weight_hh" in name else parameter.shape[-1]
@@ -109,6 +112,16 @@ class Recurrent(RecurrentLayer):
             for name in definition.unit_weights:
                 self._new_parameter(f"weight_{name}{suffix}", (hidden_size,), device, dtype)
         self.reset_parameters()
+
+    def _leave_out_recurrent_parameters(self) -> None:
+        """A cell whose gates read x alone has no W_hh and b_hh."""
+        for name in ("recurrent_dropout", "weight_dropout"):
+            if getattr(self, name):
+                raise ValueError(f"{type(self).__name__}: {name} needs a W_hh, which this cell does not have")
+        for name in [name for name in self._parameters if "_hh_" in name]:
+            del self._parameters[name]
+        self._all_weights = [[name for name in names if "_hh_" not in name] for names in self._all_weights]
+        self._flat_weights_names = [name for name in self._flat_weights_names if "_hh_" not in name]
 
     def _new_parameter(self, name: str, shape: tuple[int, ...], device: Any, dtype: torch.dtype | None) -> None:
         self.register_parameter(name, torch.nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
@@ -133,9 +146,16 @@ class Recurrent(RecurrentLayer):
 
     @property
     def _plain_cell(self) -> str:
-        name = source_of(self._definition).name
-        _cells.setdefault(name, self._definition)
-        return name
+        return self._kernels
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the name of the kernels, since the cell may be written otherwise where the layer is loaded."""
+        return {name: value for name, value in super().__getstate__().items() if name != "_kernels"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Make the cell known."""
+        super().__setstate__(state)
+        self.__dict__["_kernels"] = source_of(self._definition).name
 
     @property
     def states(self) -> tuple[str, ...]:
@@ -154,12 +174,15 @@ class Recurrent(RecurrentLayer):
 
     def _direction(self, tensors: list[Any]) -> DirectionWeights:
         """The parameters of one direction as the kernels take them: a row of W_hh for each gate and each unit."""
+        if not self._definition.gates:
+            w_ih, *b_ih = tensors
+            tensors = [w_ih, None, *b_ih, *[None] * len(b_ih)]
         found = super()._direction(tensors)
         gates, recurrent = len(self._definition.gates) + len(self._definition.input_gates), len(self._definition.gates)
         hidden_size, w_hh, b_hh = self.hidden_size, found.w_hh, found.b_hh
         if recurrent == 0:
             w_hh = found.w_ih.new_zeros(1, 1).expand(gates * hidden_size, hidden_size)
-            return found._replace(w_hh=w_hh, b_hh=None)
+            return found._replace(w_hh=w_hh)
         if self.num_heads > 1:
             heads, width = self.num_heads, hidden_size // self.num_heads
             apart = w_hh.view(recurrent, heads, width, 1, width) * torch.eye(
@@ -188,7 +211,8 @@ class Recurrent(RecurrentLayer):
     def _check_structure(self) -> None:
         if self._sizes_changed:
             raise RuntimeError(f"{type(self).__name__}: input_size and hidden_size cannot change: make another layer")
-        super()._check_structure()
+        if self._definition.gates:
+            super()._check_structure()
 
     def _states(self, hx: Any) -> tuple[Tensor, ...]:
         names, owner = self.states, type(self).__name__
@@ -212,6 +236,7 @@ class Recurrent(RecurrentLayer):
         return states[0], torch.cat(list(states[1:]), 2) if len(states) > 1 else None
 
     _definition: Cell
+    _kernels: str  # their name
 
     def _run(self, x: Any, hx: Any, lengths: Any, resets: Any, return_cells: bool) -> Any:
         try:

@@ -107,7 +107,8 @@ def layer_in_torch(
     cell, size = layer._definition, layer.hidden_size
     names, recurrent = (*cell.gates, *cell.input_gates), len(cell.gates)
     heads_size = size // layer.num_heads
-    w_hh = layer.weight_hh_l0.view(recurrent, layer.num_heads, heads_size, heads_size)
+    shape = (recurrent, layer.num_heads, heads_size, heads_size)
+    w_hh = layer.weight_hh_l0.view(shape) if recurrent else x.new_empty(0)
     state = tuple(torch.zeros(x.shape[1], size, dtype=x.dtype) for _ in cell.states)
     if first is not None:
         state = tuple(each[0] for each in first)

@@ -68,6 +68,9 @@ STEPS = [
     (step_with_numpy, r"numpy cannot compute with a value|no number while"),
     (step_with_power, r"a power must be an integer from 1 to 16, got 0.5: use exp and log"),
     (step_with_division, r"division by zero"),
+    (lambda _, gate, state: {"h": where(gate.a == 0, state.h, gate.a)}, r"not compared for equality: use where\(a < b"),
+    (lambda _, gate, state: {"h": gate.a if gate.a != 0 else state.h}, r"not compared for equality"),
+    (lambda _, gate, state: {"h": gate.a * float("nan")}, r"got one that is none \(nan\)"),  # noqa: ARG005
     (step_that_sets, r"state 'h' cannot be set: step returns the new states"),
     (lambda _, gate, state: {"h": gate.b}, r"Faulty has no gate 'b'; it has a"),  # noqa: ARG005
     (lambda _, gate, state: {"h": gate.a * state.c}, r"Faulty has no state 'c'; it has h"),
@@ -90,10 +93,11 @@ def test_faulty_step_is_told_by_its_line(step: Any, message: str) -> None:
 ATTRIBUTES = [
     ({"gates": "a"}, r"Faulty.gates must be a tuple of names, got 'a'"),
     ({"gates": ("a", "a")}, r"gates must be different names"),
-    ({"gates": ("for",)}, r"gates must be different names such as Python's, got \('for',\)"),
+    ({"gates": ("for",)}, r"gates must be different names as of variables, .* got \('for',\)"),
     ({"gates": ("x",)}, r"a gate cannot be called 'x'"),
     ({"gates": ()}, r"must have gates or input_gates"),
     ({"input_gates": ("a",)}, r"each with a name of its own"),
+    ({"unit_weights": ("hh",)}, r"must be different names as of variables, which no parameter has, got \('hh',\)"),
     ({"states": ()}, r"states must be 1 to 4 names, got 0"),
     ({"states": ("h", "c")}, r"must return a dict with the new states h, c"),
     ({"unit_weights": ("w",), "step": lambda _, gate, state, unit: {"h": gate.a}}, r"never reads the unit weight w"),  # noqa: ARG005
@@ -117,6 +121,8 @@ def test_wrong_arguments_are_named() -> None:
         fused_rnn.SLSTM(3, 10, num_heads=4)
     with pytest.raises(ValueError, match="zoneout should be"):
         fused_rnn.SLSTM(3, 8, zoneout=2.0)
+    with pytest.raises(ValueError, match="recurrent_dropout needs a W_hh"):
+        fused_rnn.IndRNN(3, 8, recurrent_dropout=0.1)
     layer = fused_rnn.SLSTM(3, 8, device="meta")  # which compiles nothing
     x = torch.randn(2, 1, 3, device="meta")
     with pytest.raises(TypeError, match=r"hx must be a tuple of 4 Tensors, \(h, c, n, m\), got Tensor"):

@@ -119,7 +119,7 @@ def program_of(sources: list[CellSource], folder: Path) -> Path:
     for source in sources:
         (folder / f"{source.title}.h").write_text(source.text)
     includes = "".join(f'#include "{source.title}.h"\n' for source in sources)
-    calls = "".join(f"  for (int i = 0; i < {UNITS}; ++i) run<{source.title}>();\n" for source in sources)
+    calls = "".join(f"  for (int i = 0; i < {UNITS}; ++i) run<own::{source.title}>();\n" for source in sources)
     text = f"#include <cmath>\n#include <cstdio>\n#include <cstdlib>\n{includes}using namespace fused_rnn;\n{DRIVER}"
     (folder / "drawn.cpp").write_text(f"{text}\nint main() {{\n{calls}}}\n")
     flags = [flag for flag in native.common_flags() if flag != "-O3"]

@@ -194,9 +194,82 @@ def test_compiled_and_exported_cells_keep_their_values() -> None:
     x = torch.randn(6, 4, 7)
     eager = results(own, x)
     assert_same(results(torch.compile(own, backend="aot_eager", fullgraph=True), x), eager, 2e-6)
+    first = fused_rnn.MinLSTM(5, SIZE, dtype=torch.float64)  # compiled before it has run
+    _ops.LOADED[first.cell].clear()
+    assert torch.compile(first, backend="aot_eager")(torch.randn(3, 2, 5, dtype=torch.float64))[0].isfinite().all()
     program = torch.export.export(own.eval(), (x,))
     assert "fused_rnn.forward" in str(program.graph)
     assert relative_error(program.module()(x)[0], own(x)[0].double()) < 2e-6
+
+
+def test_zoneout_of_several_states_has_the_gradients_of_plain_torch() -> None:
+    own = fused_rnn.Recurrent(Everything(rate=0.3), 7, SIZE, dtype=torch.float64, zoneout=0.3)
+    x = torch.randn(6, 4, 7, dtype=torch.float64)
+    torch.manual_seed(3)
+    found = results(own, x)
+    _ops.HIDDEN.add(own.cell)
+    try:
+        torch.manual_seed(3)
+        expected = results(own, x)
+    finally:
+        _ops.HIDDEN.discard(own.cell)
+    assert_same(found, expected, 1e-10)
+
+
+def test_a_cell_that_is_changed_afterwards_is_another_one() -> None:
+    cell = Everything(rate=0.3)
+    own = fused_rnn.Recurrent(cell, 7, SIZE, dtype=torch.float64)
+    x = torch.randn(3, 2, 7, dtype=torch.float64)
+    expected = own(x)[0]
+    cell.rate = 2.0
+    assert torch.equal(own(x)[0], expected)
+    changed = fused_rnn.Recurrent(cell, 7, SIZE, dtype=torch.float64)
+    assert changed.cell != own.cell
+    _ops.HIDDEN.add(own.cell)  # plain torch has the number that the kernels have
+    try:
+        assert relative_error(own(x)[0], expected) < 1e-12
+    finally:
+        _ops.HIDDEN.discard(own.cell)
+
+
+def test_layers_without_recurrent_gates_have_no_empty_parameters() -> None:
+    layer = fused_rnn.MinLSTM(5, 8, num_layers=2, bidirectional=True, dtype=torch.float64)
+    assert all("_hh_" not in name and parameter.numel() > 0 for name, parameter in layer.named_parameters())
+    without = fused_rnn.MinLSTM(5, 8, bias=False, dtype=torch.float64)
+    assert [name for name, _ in without.named_parameters()] == ["weight_ih_l0"]
+    for each in (layer, without, copy.deepcopy(layer)):
+        found = results(each, torch.randn(4, 2, 5, dtype=torch.float64))
+        assert all(value.isfinite().all() for value in found)
+
+
+def test_exponentials_reach_zero_and_infinity() -> None:
+    class Exponential(fused_rnn.Cell):
+        input_gates = ("a",)
+
+        def step(self, gate: Any, state: Any) -> dict[str, Any]:  # type: ignore[override]
+            return {"h": fused_rnn.cells.exp(gate.a) + 0 * state.h}
+
+    layer: Any = fused_rnn.Recurrent(Exponential, 1, 1, bias=False)
+    with torch.no_grad():
+        layer.weight_ih_l0.fill_(1.0)
+        given = torch.tensor([-1000.0, -100.0, -20.0, 0.0, 1.0, 88.0, 89.0, 1000.0]).view(1, 8, 1)
+        with fused_rnn.strict():
+            found = layer(given)[0]
+    torch.testing.assert_close(found, given.exp(), rtol=1e-6, atol=0)
+
+
+def test_names_of_the_headers_and_of_cpp_can_be_those_of_cells() -> None:
+    def step(_: Any, gate: Any, state: Any) -> dict[str, Any]:
+        nullptr = fused_rnn.cells.tanh(gate.a)
+        NAN, Pack = nullptr * 0.5, nullptr + state.h
+        return {"h": NAN * Pack}
+
+    for name in ("LstmCell", "Pack", "relu", "Barrier", "INFINITY", "a/b"):
+        cell: Any = type(name, (fused_rnn.Cell,), {"gates": ("a",), "step": step})
+        source = cell.source()
+        assert "const V nullptr_ =" in source
+        assert "const V NAN_ =" in source
+        assert "struct " + {"LstmCell": "LstmCell", "Barrier": "Barrier", "a/b": "a_b"}.get(name, f"{name}_") in source
 
 
 def test_copies_and_pickles() -> None:
@@ -298,6 +371,10 @@ def test_of_two_processes_one_compiles_and_a_third_finds_it(tmp_path: Path) -> N
     output, error = third.communicate()
     assert "torch.Size([2, 1, 4])" in output
     assert "compiling" not in error
+    (library,) = (tmp_path / "cache").glob("*.so")
+    library.write_bytes(library.read_bytes()[:200_000])  # a damaged one is compiled again, or here: cannot be
+    output, error = run_program(tmp_path, "shared_cell.py", **cache, CXX="no-such-compiler").communicate()
+    assert "ReferencePathError" in error
 
 
 def test_cells_built_ahead_of_time_need_no_compiler(tmp_path: Path) -> None:

@@ -32,7 +32,9 @@ def main() -> None:
             header = Path(name, "own.h")
             header.write_text(own.source())
             theirs = counts_of(Path(name), valgrind, f"-DCOUNTED_CELL={built_in}")
-            ours = counts_of(Path(name), valgrind, f'-DCOUNTED_HEADER="{header}"', f"-DCOUNTED_CELL={own.__name__}")
+            ours = counts_of(
+                Path(name), valgrind, f'-DCOUNTED_HEADER="{header}"', f"-DCOUNTED_CELL=own::{own.__name__}"
+            )
             for schedule, count in ours.items():
                 change = count / theirs[schedule] - 1.0
                 print(f"{built_in:<16} {schedule:<16} {theirs[schedule]:>12,} {count:>12,}  {change:+.2%}")

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cmath>
+#include <limits>
 
 #include "cells/activations.h"
 #include "core/platform.h"
@@ -18,8 +19,9 @@ FUSED_RNN_HD inline V constant(double value) {
   }
 }
 
-FUSED_RNN_HD inline float exp(float x) { return std::exp(x); }
-FUSED_RNN_HD inline double exp(double x) { return std::exp(x); }
+// Also beyond the range where the activations need it: up to infinity, and down to 0.
+FUSED_RNN_HD inline float exponential(float x) { return std::exp(x); }
+FUSED_RNN_HD inline double exponential(double x) { return std::exp(x); }
 
 FUSED_RNN_HD inline float log(float x) { return std::log(x); }
 FUSED_RNN_HD inline double log(double x) { return std::log(x); }
@@ -51,7 +53,7 @@ FUSED_RNN_HD inline V minimum(const V& a, const V& b) {
 // rounding of t = 1 + u.
 template <class V>
 FUSED_RNN_HD inline V softplus(const V& x) {
-  const V u = exp(-abs(x));
+  const V u = exponential(-abs(x));
   const V t = V(1) + u;
   return relu(x) + log(t) + (u - (t - V(1))) / t;
 }

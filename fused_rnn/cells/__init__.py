@@ -23,6 +23,7 @@ where `fused_rnn.cells.load(DIR)` finds it.
 
 from __future__ import annotations
 
+import copy
 import json
 import keyword
 import linecache
@@ -93,7 +94,7 @@ class _ClassOrInstance:
         self.__doc__ = function.__doc__
 
     def __get__(self, instance: Any, owner: type) -> Callable[..., Any]:
-        return self._function.__get__(owner() if instance is None else instance)  # type: ignore[no-any-return]
+        return lambda: self._function(owner() if instance is None else instance)
 
 
 class Cell:
@@ -154,19 +155,22 @@ class Cell:
         return source_of(self).text
 
 
+SOURCES: dict[str, CellSource] = {}
+"""The cells that were written, by name."""
+
+
 def source_of(cell: Cell) -> CellSource:
-    """The cell in C++; then its name is known to the operators."""
-    found = cell.__dict__.get("_source")
-    if found is None:
-        found = write(_traced(cell))
-        cell.__dict__["_source"] = found
-    if found.name not in _ops.CELLS:
+    """The cell in C++, as it is now; then its name is known to the operators."""
+    found = write(_traced(cell))
+    if found.name not in _reference.STEPS:
         spec = _ops.CellSpec(
             gates=found.gates, states=found.states, saved=found.saved, split=found.split, gradients=found.gradients,
             unit_weights=found.unit_weights, norm_groups=0, recurrent_gates=found.recurrent_gates,
         )  # fmt: skip
         _ops.add_cell(found.name, spec)
-        _reference.STEPS[found.name] = lambda *tensors: _step_in_torch(cell, *tensors)
+        SOURCES[found.name] = found
+        own = copy.deepcopy(cell)  # which nobody changes
+        _reference.STEPS[found.name] = lambda *tensors: _step_in_torch(own, *tensors)
     return found
 
 
@@ -180,13 +184,23 @@ def cell_of(given: Any) -> Cell:
     return given
 
 
+# What the parameters of a layer are called.
+_RESERVED = frozenset({"ih", "hh", "hr", "weight_ih", "weight_hh", "bias_ih", "bias_hh"})
+
+
 def _names_of(cell: Cell, attribute: str) -> tuple[str, ...]:
     owner, names = type(cell).__name__, getattr(cell, attribute)
     if isinstance(names, str) or not all(isinstance(name, str) for name in names):
         raise CellError(f"{owner}.{attribute} must be a tuple of names, got {names!r}")
-    wrong = [name for name in names if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_")]
+    wrong = [
+        name
+        for name in names
+        if name in _RESERVED or not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_")
+    ]
     if wrong or len(set(names)) != len(names):
-        raise CellError(f"{owner}.{attribute} must be different names such as Python's, got {names!r}")
+        raise CellError(
+            f"{owner}.{attribute} must be different names as of variables, which no parameter has, got {names!r}"
+        )
     return tuple(names)
 
 
@@ -219,7 +233,7 @@ def _step_in_torch(
     unit = _Named(owner, "unit weight", dict(zip(cell.unit_weights, units, strict=True)))
     made = _call_step(cell, gates, _Named(owner, "state", dict(zip(cell.states, before, strict=True))), unit)
     new = [made[name] if isinstance(made[name], Tensor) else torch.full_like(h, made[name]) for name in cell.states]
-    new = [each.expand_as(h) for each in new]
+    new = [each.to(h.dtype).expand_as(h) for each in new]
     return new[0], torch.cat(new[1:], 1) if others else c
 
 
@@ -268,23 +282,27 @@ def _traced(cell: Cell) -> Trace:
 
 def _call_and_watch(cell: Cell, *given: _Named) -> tuple[Any, dict[str, Any]]:
     """What step returns, and its local variables at the end, for their names."""
-    code, local = type(cell).step.__code__, {}
+    code: Any = getattr(type(cell).step, "__code__", None)
+    local: dict[str, Any] = {}
 
     def watch(frame: Any, event: str, _: Any) -> None:
         if event == "return" and frame.f_code is code:
             local.update(frame.f_locals)
 
-    before = sys.getprofile()
-    sys.setprofile(watch)
+    watches = sys.getprofile() is None  # a profiler goes on, and the values have no names
+    if watches:
+        sys.setprofile(watch)
     try:
         return _call_step(cell, *given), local
     except CellError:
         raise
     except Exception as error:
-        sys.setprofile(before)
-        raise CellError(f"{type(cell).__name__}.step{_place_of(error, code.co_filename)}: {error}") from error
+        raise CellError(
+            f"{type(cell).__name__}.step{_place_of(error, getattr(code, 'co_filename', ''))}: {error}"
+        ) from error
     finally:
-        sys.setprofile(before)
+        if watches:
+            sys.setprofile(None)
 
 
 def _place_of(error: BaseException, filename: str) -> str:
@@ -344,7 +362,7 @@ def load(folder: str | Path) -> list[str]:
     """Use the libraries of a folder that `build` made.
 
     Args:
-        folder: the folder; it is looked into when a cell is first used.
+        folder: the folder. Its cells then are known by their names to exported programs, too.
 
     Returns:
         The names of the libraries in it that fit this version of fused_rnn and the instruction set in use.
@@ -358,4 +376,7 @@ def load(folder: str | Path) -> list[str]:
     if not found:
         raise FileNotFoundError(f"{place} has no cells for this version of fused_rnn and {_ops.active_isa()}")
     _cell_compiler.folders.append(place.resolve())
+    for name in found:  # exported programs ask for a cell by its name, and its class may not be at hand
+        path, dtype = place.resolve() / name, name.split("-")[1]
+        _ops.load_cell(str(path), _cell_compiler.sources_mark(), DTYPES[dtype])
     return found

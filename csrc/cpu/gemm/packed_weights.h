@@ -63,6 +63,14 @@ class PackedMatrix {
 
   // b + W rows; `length` is that of the rows, or 0 where they are zeros.
   Gemm<Weight> times(int64_t d, const Factors<RowOf<T>>& rows, int64_t length) const {
+    if (columns_ == 0) {  // nothing is packed: zeros
+      return {.weights = nullptr,
+              .bias = nullptr,
+              .block_stride = 0,
+              .rows = rows.data,
+              .row_stride = rows.stride,
+              .length = 0};
+    }
     return {.weights = packed_ + d * blocks_ * block_stride_,
             .bias = bias(d, 0),
             .block_stride = block_stride_,

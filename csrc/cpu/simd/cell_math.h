@@ -22,6 +22,13 @@ FUSED_RNN_INLINE Vec<Real, Parts> where_less_equal(Vec<Real, Parts> a, Vec<Real,
   return a.map([](auto l, auto r, auto one, auto other) { return l <= r ? one : other; }, a, b, x, y);
 }
 
+// e^x = (e^(x/2))^2, where exp is exact in all of the range that matters.
+template <class Real, int Parts>
+FUSED_RNN_INLINE Vec<Real, Parts> exponential(Vec<Real, Parts> x) {
+  const Vec<Real, Parts> root = exp(x * Vec<Real, Parts>(Real(0.5)));
+  return root * root;
+}
+
 template <class Real, int Parts>
 FUSED_RNN_INLINE Vec<Real, Parts> abs(Vec<Real, Parts> x) {
   using V = Vec<Real, Parts>;

@@ -10,10 +10,11 @@ inline namespace FUSED_RNN_ISA {
 
 class Prefetch {
  public:
-  static constexpr int kStreams = 5, kBytes = 64;  // of a line
+  static constexpr int kStreams = 8, kBytes = 64;  // of a line
 
   // Rows of `bytes` bytes, `stride` bytes apart, in `parts` nearly equal parts.
   void add(const void* first, int64_t bytes, int64_t stride, int64_t rows, int64_t parts) {
+    if (count_ == kStreams) return;  // a prefetch less
     const auto* row = static_cast<const char*>(first);
     streams_[count_++] = {row, row, bytes, stride, rows, (bytes / kBytes + 1) * rows / parts + 1};
   }
