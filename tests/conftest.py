@@ -78,6 +78,7 @@ SLOW: dict[str, tuple[str, ...]] = {
     "test_perf_check.py": (),
     "test_quantized_onnx.py": (),
     "test_cell_fuzz.py": (),
+    "test_cell_libraries.py": ("other_sources",),
     "test_recurrent.py": ("source",),
     "test_recurrent_peers.py": (),
     "test_site.py": (),

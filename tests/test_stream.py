@@ -317,7 +317,8 @@ target_link_libraries(consumer PRIVATE fused_rnn::{kind})
 def test_an_installed_library_is_found_by_cmake(kind: str, built: Path, tmp_path: Path) -> None:
     run("cmake", "--install", built, "--prefix", tmp_path / "installed")
     source = native.ROOT / "tests/stream/c_program.c"
-    text = CONSUMER.format(find="find_package(fused_rnn 0.1 REQUIRED)", kind=kind, source=source)
+    version = ".".join(fused_rnn.__version__.split(".")[:2])
+    text = CONSUMER.format(find=f"find_package(fused_rnn {version} REQUIRED)", kind=kind, source=source)
     (tmp_path / "CMakeLists.txt").write_text(text)
     run("cmake", "-S", tmp_path, "-B", tmp_path / "build", f"-DCMAKE_PREFIX_PATH={tmp_path / 'installed'}")
     run("cmake", "--build", tmp_path / "build")

@@ -1,6 +1,7 @@
 // The weights of one layer in packed form, as the products of the forward and of the backward pass read them.
 #pragma once
 
+#include "cells/cell.h"
 #include "core/views.h"
 #include "cpu/gemm/block.h"
 #include "cpu/gemm/factor_rows.h"
