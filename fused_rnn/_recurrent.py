@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Sequence  # noqa: TC003 - typing.get_type_hints looks the name up
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from fused_rnn import _cell_compiler, _checks, _ops
 from fused_rnn._flat_weights import held
 from fused_rnn._modes import constant_for_compilers
 from fused_rnn._recurrent_layer import RecurrentLayer
+from fused_rnn._signatures import named_arguments, refuse_keywords, without_unknown
 from fused_rnn._tensors import DirectionWeights  # noqa: TC001 - the same
 from fused_rnn._tracing import PROXY_ERRORS, leaf
 from fused_rnn._variants import Variants
@@ -82,6 +83,7 @@ class Recurrent(RecurrentLayer):
         output, (h_n, c_n) = layer(torch.randn(5, 3, 16))  # [5, 3, 32], [2, 3, 32], [2, 3, 32]
     """
 
+    @named_arguments
     def __init__(  # noqa: PLR0913 - torch.nn's arguments, and the variants
         self, cell: Cell | type[Cell], input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True,
         batch_first: bool = False, dropout: float = 0.0, bidirectional: bool = False, num_heads: int = 1,
@@ -262,11 +264,14 @@ class Recurrent(RecurrentLayer):
         found = [output._replace(data=each) for each in found] if packed else found
         return output, final, dict(zip(self.states, (output, *found), strict=True))
 
+    @without_unknown
     def forward(
-        self, input: Any, hx: Any = None, *, lengths: Any = None, resets: Tensor | None = None,  # noqa: A002
-        return_states: bool = False,
+        self, input: Any, hx: Any = None, *, lengths: Any = None, resets: Any = None,  # noqa: A002
+        return_states: bool = False, **unknown: NoReturn,
     ) -> Any:  # fmt: skip
         """Run the sequence; see the class for shapes."""
+        if type(unknown) is dict and unknown:
+            refuse_keywords(self, unknown)
         return self._run(input, hx, lengths, resets, return_states)
 
 

@@ -83,8 +83,8 @@ PACKAGE_RULES: dict[str, set[str]] = {
         "_calls": "_checks _layers _packed _ragged",
         "_recurrent_layer": "_calls _checks _flat_weights _layers _ops _scripting _tensors _tracing _variants",
         "_recurrent_cell": "_calls _checks _flat_weights _layers _scripting _tensors _tracing",
-        "_recurrent": "_cell_compiler _checks _flat_weights _modes _ops _recurrent_layer _tensors _tracing _variants"
-        " cells",
+        "_recurrent": "_cell_compiler _checks _flat_weights _modes _ops _recurrent_layer _signatures _tensors"
+        " _tracing _variants cells",
         "_published_layers": "_published_cells _recurrent cells",
         "modules": "_checks _recurrent_cell _recurrent_layer _signatures _variants",
         "_swap": "_recurrent_layer",

@@ -119,6 +119,10 @@ def test_wrong_arguments_are_named() -> None:
         fused_rnn.Recurrent(torch.nn.LSTM, 3, 4)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="num_heads must divide hidden_size"):
         fused_rnn.SLSTM(3, 10, num_heads=4)
+    with pytest.raises(TypeError, match="did you mean num_heads"):
+        fused_rnn.Recurrent(cell(), 3, 4, numheads=2)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="did you mean return_states"):
+        fused_rnn.SLSTM(3, 8, device="meta")(torch.ones(1, 1, 3, device="meta"), return_state=True)
     with pytest.raises(ValueError, match="zoneout should be"):
         fused_rnn.SLSTM(3, 8, zoneout=2.0)
     with pytest.raises(ValueError, match="recurrent_dropout needs a W_hh"):
