@@ -5,7 +5,8 @@
 //
 // The vectors of units are cut into tiles, whose sums fill the registers. Where a tile has few sums, the reduction is
 // cut too: each chain has every n-th index, and the chains are added in the end. A short chain is what a small network
-// needs, since each step waits for the one before.
+// needs, since each step waits for the one before. No step waits for the product of x; in a block it is made for
+// several steps at once, which read the weights once.
 #pragma once
 
 #include <cstddef>
@@ -23,12 +24,15 @@
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {
 
-// Vectors of a tile: the largest divisor of their number whose sums leave a quarter of the registers free.
-constexpr int static_tile(int gates, int vectors) {
-  int tile = kVectorRegisters * 3 / 4 / gates;
-  while (tile > 1 && vectors % tile != 0) --tile;
-  return tile < 1 ? 1 : tile;
+// The largest divisor of `count` that is at most `most`.
+constexpr int divisor_up_to(int count, int most) {
+  int divisor = most < count ? most : count;
+  while (count % divisor != 0) --divisor;
+  return divisor;
 }
+
+// Vectors of a tile: the largest divisor of their number whose sums leave a quarter of the registers free.
+constexpr int static_tile(int gates, int vectors) { return divisor_up_to(vectors, kVectorRegisters * 3 / 4 / gates); }
 
 // Chains of the reduction: enough of them to hide the latency of an FMA, as far as registers and indices reach.
 constexpr int static_chains(int sums, int length) {
@@ -109,15 +113,26 @@ class alignas(kVectorBytes) StaticLayer {
 
   // Makes one step from x [I] to y [O], or [H] where O is 0. y may be x, and otherwise must not overlap it.
   void step(const float* x, float* y) noexcept {
-    float* const next = h_[kInPlace ? 0 : 1 - now_];
-    update(x, h_[now_], next);
-    if (!kInPlace) now_ = 1 - now_;
-    write(next, x, y);
+    advance(x, y, [&](int tile) FUSED_RNN_INLINE_LAMBDA {
+      const int gates = tile * kSums * kLanes;
+      return product<I, 1>(b_ih_ + gates, w_ih_ + gates * I, x);
+    });
   }
 
-  // Makes `count` steps, from x [count, I] to y [count, O].
+  // Makes `count` steps, from x [count, I] to y [count, O], with the values of as many calls of step.
   void steps(const float* x, float* y, int64_t count) noexcept {
-    for (int64_t i = 0; i < count; ++i) step(x + i * I, y + i * kOutputSize);
+    int64_t i = 0;
+    if constexpr (I > 8) {
+      for (; i + kAhead <= count; i += kAhead) {
+        products_ahead(x + i * I);
+        for (int row = 0; row < kAhead; ++row) {
+          advance(x + (i + row) * I, y + (i + row) * kOutputSize, [&](int tile) FUSED_RNN_INLINE_LAMBDA {
+            return load_sums(ahead_ + row * kWeights + tile * kSums * kLanes);
+          });
+        }
+      }
+    }
+    for (; i < count; ++i) step(x + i * I, y + i * kOutputSize);
   }
 
   // Makes the state 0.
@@ -141,7 +156,9 @@ class alignas(kVectorBytes) StaticLayer {
   static constexpr int kGates = Cell::kGates, kLanes = V::kLanes;
   static constexpr int kVectors = (H + kLanes - 1) / kLanes, kPadded = kVectors * kLanes;
   static constexpr int kTile = static_tile(kGates, kVectors), kTiles = kVectors / kTile;
-  static constexpr int kSums = kGates * kTile;  // of a tile
+  static constexpr int kSums = kGates * kTile;       // of a tile
+  static constexpr int kWeights = kGates * kPadded;  // of one reduction index
+  static constexpr int kAhead = 4;                   // steps of a block whose from_x are made at once
   static constexpr bool kInPlace = kTiles == 1, kHasC = Cell::kStates == 2;
   static_assert(Cell::kStates <= 2 && Cell::kUnitWeights == 0 && recurrent_gates<Cell>() == kGates);
   using Units = Vec<float, kTile>;
@@ -203,9 +220,8 @@ class alignas(kVectorBytes) StaticLayer {
   // --- A step ---
 
   // bias + weights values, of the units of a tile.
-  template <int Length>
+  template <int Length, int kChains>
   FUSED_RNN_INLINE static Sums product(const float* bias, const float* weights, const float* values) noexcept {
-    constexpr int kChains = static_chains(kSums, Length);
     Sums sums[kChains];
 #pragma GCC unroll 4
     for (int chain = 0; chain < kChains; ++chain) {
@@ -251,19 +267,55 @@ class alignas(kVectorBytes) StaticLayer {
     for (int i = 0; i < kTile; ++i) V(units.parts[i]).store(to + i * kLanes);
   }
 
-  // next may be h where there is one tile.
-  void update(const float* x, const float* h, float* next) noexcept {
+  FUSED_RNN_INLINE static Sums load_sums(const float* from) noexcept {
+    Sums sums;
+#pragma GCC unroll 8
+    for (int g = 0; g < kGates; ++g) sums[g] = load_units(from + g * kTile * kLanes);
+    return sums;
+  }
+
+  // from_x of the next steps, by the sums of `product`. A part of a tile's sums is made for all of these steps.
+  void products_ahead(const float* x) noexcept {
+    constexpr int kPart = divisor_up_to(kSums, kVectorRegisters * 3 / 4 / kAhead);
+    for (int part = 0; part < kTiles * kSums; part += kPart) {
+      const float* weights = w_ih_ + (part / kSums * kSums * I + part % kSums) * kLanes;
+      V sums[kAhead][kPart];
+#pragma GCC unroll 32
+      for (int i = 0; i < kAhead * kPart; ++i) {
+        sums[i / kPart][i % kPart] = V::load(b_ih_ + (part + i % kPart) * kLanes);
+      }
+      for (int k = 0; k < I; ++k, weights += kSums * kLanes) {
+#pragma GCC unroll 32
+        for (int i = 0; i < kAhead * kPart; ++i) {
+          V& sum = sums[i / kPart][i % kPart];
+          sum = multiply_add(V::load(weights + i % kPart * kLanes), V(x[i / kPart * I + k]), sum);
+        }
+      }
+#pragma GCC unroll 32
+      for (int i = 0; i < kAhead * kPart; ++i) {
+        sums[i / kPart][i % kPart].store(ahead_ + i / kPart * kWeights + (part + i % kPart) * kLanes);
+      }
+    }
+  }
+
+  // One step; from_x(tile) are the gates from x of the units of a tile.
+  template <class FromX>
+  FUSED_RNN_INLINE void advance(const float* x, float* y, const FromX& from_x) noexcept {
+    const float* const h = h_[now_];
+    if (!kInPlace) now_ = 1 - now_;
+    float* const next = h_[now_];
     for (int tile = 0; tile < kTiles; ++tile) {
       const int first = tile * kTile * kLanes, gates = first * kGates;
-      const Sums from_x = product<I>(b_ih_ + gates, w_ih_ + gates * I, x);
-      const Sums from_h = product<H>(b_hh_ + gates, w_hh_ + gates * H, h);
+      const Sums of_x = from_x(tile);
+      const Sums of_h = product<H, static_chains(kSums, H)>(b_hh_ + gates, w_hh_ + gates * H, h);
       Pack<Units, Cell::kStates> state;
       state[0] = load_units(h + first);
       if constexpr (kHasC) state[1] = load_units(c_ + first);
-      state = Cell::forward(from_x, from_h, state).state;
+      state = Cell::forward(of_x, of_h, state).state;
       store_units(state[0], next + first);
       if constexpr (kHasC) store_units(state[1], c_ + first);
     }
+    write(next, x, y);
   }
 
   void write(const float* h, const float* x, float* y) const noexcept {
@@ -290,13 +342,13 @@ class alignas(kVectorBytes) StaticLayer {
     return lanes[0];
   }
 
-  static constexpr int kWeights = kGates * kPadded;  // of one reduction index, padded
   alignas(kVectorBytes) float w_ih_[kWeights * I] = {};
   alignas(kVectorBytes) float w_hh_[kWeights * H] = {};
   alignas(kVectorBytes) float b_ih_[kWeights] = {}, b_hh_[kWeights] = {};
   alignas(kVectorBytes) float linear_[O > 0 ? O * kPadded : 1] = {};  // [O, padded]
   alignas(kVectorBytes) float h_[kInPlace ? 1 : 2][kPadded] = {};     // before and after a step, by turns
   alignas(kVectorBytes) float c_[kHasC ? kPadded : 1] = {};
+  alignas(kVectorBytes) float ahead_[I > 8 ? kAhead * kWeights : 1] = {};  // [kAhead, kWeights]
   float linear_bias_[O > 0 ? O : 1] = {};
   int now_ = 0;  // which of h_ is the state
   bool residual_ = false;
