@@ -12,6 +12,7 @@ from fused_rnn._explain import CudaDevice, Explanation, build_info, explain
 from fused_rnn._patch import patch
 from fused_rnn._published_layers import SLSTM, CoupledLSTM, IndRNN, MinGRU, MinLSTM
 from fused_rnn._recurrent import Recurrent
+from fused_rnn._stream_json import read_json_model
 from fused_rnn._strict import ReferencePathError, strict
 from fused_rnn.cells import Cell, CellError
 from fused_rnn.convert import convert, restore
@@ -52,6 +53,7 @@ __all__ = [
     "patch",
     "quantize",
     "quantized",
+    "read_json_model",
     "restore",
     "save_stream",
     "strict",

@@ -99,10 +99,11 @@ PACKAGE_RULES: dict[str, set[str]] = {
         "cmake": "",
         "stream": "_int8_layers _recurrent_layer quantized stepper",
         "_explain": "_checks _faster _layers _modes _ops _recurrent_cell _recurrent_layer _route _signatures quantized",
+        "_stream_json": "stream",
         "__main__": "_explain",
         "_patch": "modules",
-        "__init__": "_check_cell _explain _flops _fork _patch _published_layers _recurrent _shapes _strict cells"
-        " convert modules quantized stepper stream",
+        "__init__": "_check_cell _explain _flops _fork _patch _published_layers _recurrent _shapes _stream_json _strict"
+        " cells convert modules quantized stepper stream",
     }.items()
 }
 # Folder or file with Python outside the package: the top-level names of the project that it may import.

@@ -44,10 +44,12 @@ def test_the_command_prints_and_writes_every_contender(built: Path, tmp_path: Pa
 
 
 def test_other_outputs_are_a_failure(tmp_path: Path) -> None:
-    zeros = program_of(tmp_path, 'head -c $((4 * 5 * 2 * 6)) /dev/zero > "$3"; echo 1 2; echo 3')
+    zeros = program_of(tmp_path, 'head -c $((2 * 4 * 5 * 2 * 6)) /dev/zero > "$3"; echo "C, step: 1 2"; echo "peer: 3"')
     row = realtime.measure_realtime(Problem.parse(PROBLEMS[0]), zeros, 1e-3)
-    (failure,) = row.failures
-    assert failure.startswith("outputs differ by ")
+    first, second = row.failures
+    assert first.startswith("outputs of C, step differ by ")
+    assert second.startswith("outputs of peer differ by ")
+    assert not row.timings
 
 
 def test_a_program_that_fails_is_a_failure_in_its_words(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = {  # of the reference, by what it has
     "layers": ("LSTM", "GRU", "RNN"),
     "cells": ("LSTMCell", "GRUCell", "RNNCell"),
-    "stepper": ("Stepper", "Stepper.step", "Stepper.steps", "Stepper.reset", "save_stream", "Chain"),
+    "stepper": ("Stepper", "Stepper.step", "Stepper.steps", "Stepper.reset", "save_stream", "read_json_model", "Chain"),
     "convert": ("convert", "restore", "patch"),
     "explain": ("explain", "build_info", "strict", "Explanation", "CudaDevice", "ReferencePathError"),
     "own-cells": (

@@ -3,7 +3,6 @@
 // The checksum comes first, so that what follows meets damage only where it was made on purpose.
 #include "stream/model_file.h"
 
-#include <array>
 #include <bit>
 #include <cstddef>
 #include <cstring>
@@ -11,6 +10,7 @@
 #include <iterator>
 
 #include "cells/table.h"
+#include "stream/file_format.h"
 
 namespace fused_rnn {
 
@@ -19,65 +19,14 @@ namespace {
 static_assert(std::endian::native == std::endian::little, "the numbers of a file are read as they lie");
 static_assert(sizeof(size_t) == sizeof(uint64_t), "a product of three sizes of a file is counted without overflow");
 
-constexpr size_t kAlignment = 64;
-constexpr unsigned char kMagic[8] = {0x89, 'F', 'R', 'N', 'N', '\r', '\n', 0x1A};
-constexpr uint32_t kVersion = 1;
 constexpr uint32_t kMostStages = 4096;
 constexpr int64_t kLargestSize = 1 << 24;         // so that no count of bytes overflows
 constexpr int64_t kLargestInt8Columns = 1 << 16;  // the sum of so many products fits into 32 bits
 
-struct Header {
-  unsigned char magic[8];
-  uint32_t version, stages;
-  uint64_t bytes;     // of the file
-  uint32_t checksum;  // CRC-32 of the file with zeros in its place
-  uint32_t residual;
-  uint32_t input_size, output_size;
-  uint32_t zeros[6];
-};
-static_assert(sizeof(Header) == kAlignment);
-
-struct Record {
-  uint32_t kind, type;  // type: of the cell, or of the activation
-  uint32_t storage;
-  uint32_t input_size, hidden_size, output_size;
-  uint32_t has_bias, projected;
-  uint64_t offset, bytes;  // of its parameters
-  uint32_t slope_count;
-  uint32_t zeros[3];
-};
-static_assert(sizeof(Record) == kAlignment);
-
-// In the order of their numbers in files, which begin with 1.
-constexpr const char* kCellNames[] = {"lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_peephole"};
 constexpr uint32_t kKinds = 3, kStorages = 3, kActivations = 5;
 
 [[noreturn]] void damaged(const std::string& what) { throw ModelFileError(false, "the file is damaged: " + what); }
 [[noreturn]] void unsupported(const std::string& what) { throw ModelFileError(true, what); }
-
-constexpr std::array<uint32_t, 256> kCrcTable = [] {
-  std::array<uint32_t, 256> table{};
-  for (uint32_t i = 0; i < 256; ++i) {
-    uint32_t value = i;
-    for (int bit = 0; bit < 8; ++bit) value = value & 1 ? 0xEDB88320u ^ (value >> 1) : value >> 1;
-    table[i] = value;
-  }
-  return table;
-}();
-
-// CRC-32 as of zlib, continued over the next bytes; it begins and ends with its bits inverted.
-uint32_t crc32(uint32_t crc, const std::byte* bytes, size_t size) {
-  for (size_t i = 0; i < size; ++i) crc = kCrcTable[(crc ^ static_cast<uint32_t>(bytes[i])) & 0xFFu] ^ (crc >> 8);
-  return crc;
-}
-
-uint32_t checksum_of(const std::byte* bytes, size_t size) {
-  constexpr size_t kPlace = offsetof(Header, checksum), kSize = sizeof(uint32_t);
-  constexpr std::byte kZeros[kSize]{};
-  uint32_t crc = crc32(~0u, bytes, kPlace);
-  crc = crc32(crc, kZeros, kSize);
-  return ~crc32(crc, bytes + kPlace + kSize, size - kPlace - kSize);
-}
 
 bool all_zero(std::initializer_list<uint32_t> values) {
   for (const uint32_t value : values) {
@@ -86,24 +35,24 @@ bool all_zero(std::initializer_list<uint32_t> values) {
   return true;
 }
 
-Header read_header(const std::byte* bytes, size_t size) {
-  Header header;
+FileHeader read_header(const std::byte* bytes, size_t size) {
+  FileHeader header;
   if (size < sizeof header) damaged("it ends within the header");
   std::memcpy(&header, bytes, sizeof header);
-  if (std::memcmp(header.magic, kMagic, sizeof kMagic) != 0) damaged("it does not begin as a model does");
+  if (std::memcmp(header.magic, kFileMagic, sizeof kFileMagic) != 0) damaged("it does not begin as a model does");
   if (header.version == 0) damaged("its version is 0");
-  if (header.version > kVersion) {
+  if (header.version > kFileVersion) {
     unsupported("the file has version " + std::to_string(header.version) + ", and this library reads versions up to " +
-                std::to_string(kVersion));
+                std::to_string(kFileVersion));
   }
   if (header.bytes != size) {
     damaged("it has " + std::to_string(size) + " bytes, and its header says " + std::to_string(header.bytes));
   }
-  if (header.checksum != checksum_of(bytes, size)) damaged("its checksum is wrong");
+  if (header.checksum != file_checksum(bytes, size)) damaged("its checksum is wrong");
   const auto& z = header.zeros;
   if (!all_zero({z[0], z[1], z[2], z[3], z[4], z[5]}) || header.residual > 1) damaged("its header has unknown values");
   if (header.stages < 1 || header.stages > kMostStages) damaged("it has no stages, or too many");
-  if (size < sizeof header + header.stages * sizeof(Record)) damaged("it ends within the table of stages");
+  if (size < sizeof header + header.stages * sizeof(FileRecord)) damaged("it ends within the table of stages");
   return header;
 }
 
@@ -118,7 +67,7 @@ class Arrays {
     const size_t wanted = static_cast<size_t>(count) * element_bytes;
     if (wanted > size_ - at_) damaged("it ends within the parameters");
     const void* array = bytes_ + at_;
-    const size_t padded = (wanted + kAlignment - 1) / kAlignment * kAlignment;
+    const size_t padded = (wanted + kFileAlignment - 1) / kFileAlignment * kFileAlignment;
     if (padded > size_ - at_) damaged("it ends within the parameters");
     at_ += padded;
     return array;
@@ -142,9 +91,9 @@ class Arrays {
 
 bool is_size(uint32_t size) { return size >= 1 && size <= kLargestSize; }
 
-void read_recurrent(const Record& record, Arrays& arrays, FileStage& stage) {
-  if (record.type < 1 || record.type > std::size(kCellNames)) unsupported("a stage has an unknown cell");
-  const int cell = find_cell(kCellNames[record.type - 1]);
+void read_recurrent(const FileRecord& record, Arrays& arrays, FileStage& stage) {
+  if (record.type < 1 || record.type > std::size(kFileCells)) unsupported("a stage has an unknown cell");
+  const int cell = find_cell(kFileCells[record.type - 1]);
   if (cell < 0) unsupported("a stage has a cell that this library was built without");
   stage.cell = cell_spec(cell);
   if (record.storage >= kStorages) unsupported("a stage keeps its weights in an unknown type");
@@ -166,7 +115,7 @@ void read_recurrent(const Record& record, Arrays& arrays, FileStage& stage) {
   if (stage.cell.unit_weights > 0) stage.unit_weights = arrays.floats(stage.cell.unit_weights * stage.hidden_size);
 }
 
-void read_linear(const Record& record, Arrays& arrays, FileStage& stage) {
+void read_linear(const FileRecord& record, Arrays& arrays, FileStage& stage) {
   if (!all_zero({record.type, record.storage, record.hidden_size, record.projected, record.slope_count})) {
     damaged("a linear stage has unknown values");
   }
@@ -174,7 +123,7 @@ void read_linear(const Record& record, Arrays& arrays, FileStage& stage) {
   if (record.has_bias != 0) stage.b_ih = arrays.floats(stage.output_size);
 }
 
-void read_activation(const Record& record, Arrays& arrays, FileStage& stage) {
+void read_activation(const FileRecord& record, Arrays& arrays, FileStage& stage) {
   if (record.type < 1 || record.type > kActivations) unsupported("a stage has an unknown activation");
   stage.activation = static_cast<Activation>(record.type - 1);
   if (!all_zero({record.storage, record.hidden_size, record.has_bias, record.projected}) ||
@@ -190,7 +139,7 @@ void read_activation(const Record& record, Arrays& arrays, FileStage& stage) {
   stage.slopes = arrays.floats(stage.slope_count);
 }
 
-FileStage read_stage(const Record& record, Arrays& arrays) {
+FileStage read_stage(const FileRecord& record, Arrays& arrays) {
   FileStage stage{};
   if (record.kind < 1 || record.kind > kKinds) unsupported("a stage has an unknown kind");
   stage.kind = static_cast<StageKind>(record.kind - 1);
@@ -247,12 +196,12 @@ std::vector<float> FileMatrix::values() const {
 }
 
 ModelFile read_model(const std::byte* bytes, size_t size) {
-  const Header header = read_header(bytes, size);
+  const FileHeader header = read_header(bytes, size);
   ModelFile model{{}, header.input_size, header.output_size, header.residual != 0};
-  Arrays arrays(bytes, sizeof header + header.stages * sizeof(Record), size);
+  Arrays arrays(bytes, sizeof header + header.stages * sizeof(FileRecord), size);
   int64_t width = header.input_size;
   for (uint32_t i = 0; i < header.stages; ++i) {
-    Record record;
+    FileRecord record;
     std::memcpy(&record, bytes + sizeof header + i * sizeof record, sizeof record);
     model.stages.push_back(read_stage(record, arrays));
     if (model.stages.back().input_size != width) damaged("a stage does not fit the one before it");
