@@ -47,10 +47,10 @@ def test_the_example_of_the_guide_compiles(built: Path, tmp_path: Path) -> None:
     run(*native.compiler(), "-std=c++20", *WARNINGS, "-fsyntax-only", f"-I{built / 'include'}", source)
 
 
-CONSUMER = """
+CONSUMER = f"""
 cmake_minimum_required(VERSION 3.21)
 project(consumer LANGUAGES CXX)
-find_package(fused_rnn 0.1 REQUIRED)
+find_package(fused_rnn {".".join(fused_rnn.__version__.split(".")[:2])} REQUIRED)
 add_executable(consumer consumer.cpp)
 target_link_libraries(consumer PRIVATE fused_rnn::headers)
 """
