@@ -20,6 +20,7 @@ from build_support import native, toolchain
 from fused_rnn import cmake
 from tests.stream import make_model
 from tests.stream.library import compiler_option, run
+from tests.test_stepper import LAYERS
 from tests.test_symbols import shared_symbols
 
 if TYPE_CHECKING:
@@ -27,15 +28,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.skipif(shutil.which("cmake") is None, reason="needs cmake")
 
-LAYERS: dict[str, Any] = {
-    "lstm": lambda **options: fused_rnn.LSTM(7, 21, **options),
-    "lstm_projected": lambda **options: fused_rnn.LSTM(7, 21, proj_size=5, **options),
-    "lstm_peephole": lambda **options: fused_rnn.LSTM(7, 21, peephole=True, cell_clip=0.4, **options),
-    "gru": lambda **options: fused_rnn.GRU(7, 21, **options),
-    "rnn_tanh": lambda **options: fused_rnn.RNN(7, 21, **options),
-    "rnn_relu": lambda **options: fused_rnn.RNN(7, 21, nonlinearity="relu", **options),
-    "torch_gru": lambda **options: nn.GRU(7, 21, **options),
-}
 WEIGHTS = (None, torch.bfloat16, torch.int8)
 
 
