@@ -51,9 +51,6 @@ extern "C" __attribute__((visibility("default"))) const fused_rnn::CellModule& f
 }}
 """
 
-folders: list[Path] = []
-"""Where libraries are looked for before the cache: what `fused_rnn.cells.load` was given."""
-
 
 class CompileError(RuntimeError):
     """A cell cannot be compiled: there is no compiler, or it failed."""
@@ -90,9 +87,14 @@ def find_compiler() -> list[str]:
     return found
 
 
+def name_of(dtype: torch.dtype) -> str:
+    """A type in the names of libraries, and to users."""
+    return str(dtype).removeprefix("torch.")
+
+
 def library_name(source: CellSource, dtype: torch.dtype, isa: str) -> str:
     """The file of a cell's library."""
-    return f"{source.name}-{str(dtype).removeprefix('torch.')}-{isa}-{sources_mark()}.so"
+    return f"{source.name}-{name_of(dtype)}-{isa}-{sources_mark()}.so"
 
 
 def cache_folder() -> Path:
@@ -103,36 +105,29 @@ def cache_folder() -> Path:
 
 
 def load(source: CellSource, dtype: torch.dtype) -> None:
-    """Have the kernels of a cell for a type: loaded from a folder or the cache, or compiled."""
-    if dtype in _ops.LOADED.get(source.name, ()):
-        return None
+    """Have the kernels of a cell for a type: from the cache, or compiled."""
     name = library_name(source, dtype, _ops.active_isa())
-    path = next((folder / name for folder in folders if _is_whole(folder / name)), None)
-    if path is None:
-        try:
-            path = cache_folder() / name
-            if not _is_whole(path):
-                compile_library(source, dtype, _ops.active_isa(), path)
-        except (OSError, RuntimeError) as error:  # a folder that cannot be written, or nobody's home
-            if isinstance(error, CompileError):
-                raise
-            return _load_once(source, dtype, name)
-    return _ops.load_cell(str(path), sources_mark(), dtype)
+    try:
+        _load_from(cache_folder(), name, source, dtype)
+    except CompileError:
+        raise
+    except (OSError, RuntimeError):  # a folder that cannot be written, or nobody's home: for this process alone
+        with tempfile.TemporaryDirectory() as folder:
+            _load_from(Path(folder), name, source, dtype)
 
 
-def _load_once(source: CellSource, dtype: torch.dtype, name: str) -> None:
-    """Compile for this process alone."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, name)
+def _load_from(folder: Path, name: str, source: CellSource, dtype: torch.dtype) -> None:
+    path = folder / name
+    if not is_whole(path):
         compile_library(source, dtype, _ops.active_isa(), path)
-        _ops.load_cell(str(path), sources_mark(), dtype)
+    _ops.load_cell(str(path), sources_mark(), dtype)
 
 
 def _sum_of(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _is_whole(path: Path) -> bool:
+def is_whole(path: Path) -> bool:
     """Whether a library is there as it was compiled: a damaged one would end the process."""
     try:
         return path.with_suffix(".sum").read_text() == _sum_of(path)
@@ -145,12 +140,11 @@ def compile_library(source: CellSource, dtype: torch.dtype, isa: str, path: Path
     compiler = find_compiler()
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with _lock(path.with_suffix(".lock")):
-        if _is_whole(path):
+        if is_whole(path):
             return
         flags = json.loads(_ops.CELL_FLAGS)
-        type_name = str(dtype).removeprefix("torch.")
         print(
-            f"fused_rnn: compiling the cell {source.title} for {type_name}, {isa} (once) ...",
+            f"fused_rnn: compiling the cell {source.title} for {name_of(dtype)}, {isa} (once) ...",
             file=sys.stderr,
             flush=True,
         )

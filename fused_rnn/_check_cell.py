@@ -116,7 +116,7 @@ def _against_torch(cell: Cell, dtype: torch.dtype, hidden_size: int) -> Iterator
         found = _values_and_gradients(layer, x, first, keywords)
         if not _ops.has_kernels(layer.cell, x):
             raise RuntimeError(f"{type(cell).__name__} has no kernels for {dtype}")
-        with _in_plain_torch(layer.cell):
+        with in_plain_torch(layer.cell):
             expected = _values_and_gradients(layer, x, first, keywords)
         values = max(_error(a, b) for a, b in zip(found[0], expected[0], strict=True))
         gradients = max(_error(a, b) for a, b in zip(found[1], expected[1], strict=True))
@@ -144,7 +144,7 @@ def _values_and_gradients(
 
 
 @contextmanager
-def _in_plain_torch(name: str) -> Iterator[None]:
+def in_plain_torch(name: str) -> Iterator[None]:
     """Let a cell have no kernels."""
     _ops.HIDDEN.add(name)
     try:

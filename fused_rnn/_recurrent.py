@@ -26,19 +26,15 @@ _refused: set[tuple[str, torch.dtype]] = set()  # what could not be compiled
 
 
 @constant_for_compilers
-def _prepare_kernels(name: str, dtype: torch.dtype) -> bool:
-    """Load or compile the kernels of a cell for a type; whether there are some. If not, a warning says why, once."""
-    if dtype in _ops.LOADED[name]:
-        return True
-    if (name, dtype) in _refused or dtype not in _cell_compiler.CPP_TYPES:
-        return False
+def _load_kernels(name: str, dtype: torch.dtype) -> None:
+    """Load or compile the kernels of a cell for a type. Where there are none, a warning says why, once."""
+    if dtype in _ops.LOADED[name] or (name, dtype) in _refused or dtype not in _cell_compiler.CPP_TYPES:
+        return
     try:
         _cell_compiler.load(SOURCES[name], dtype)
     except (_cell_compiler.CompileError, OSError, ValueError) as error:
         _refused.add((name, dtype))
         warnings.warn(f"fused_rnn: a cell runs in plain torch, which is slow, since {error}", stacklevel=2)
-        return False
-    return True
 
 
 class Recurrent(RecurrentLayer):
@@ -79,9 +75,12 @@ class Recurrent(RecurrentLayer):
 
     Example::
 
-        layer = fused_rnn.Recurrent(fused_rnn.cells.CoupledLSTM, 16, 32, num_layers=2)
+        layer = fused_rnn.Recurrent(MyCell, 16, 32, num_layers=2)  # with the states h and c
         output, (h_n, c_n) = layer(torch.randn(5, 3, 16))  # [5, 3, 32], [2, 3, 32], [2, 3, 32]
     """
+
+    _definition: Cell
+    _kernels: str  # their name
 
     @named_arguments
     def __init__(  # noqa: PLR0913 - torch.nn's arguments, and the variants
@@ -102,7 +101,7 @@ class Recurrent(RecurrentLayer):
         if isinstance(heads, bool) or not isinstance(heads, int) or heads < 1 or hidden_size % heads:
             raise ValueError(f"num_heads must divide hidden_size ({hidden_size}) into equal groups, got {num_heads!r}")
         self.mode, self.num_heads = "RECURRENT", num_heads
-        gates, recurrent = len(definition.gates) + len(definition.input_gates), len(definition.gates)
+        gates, recurrent = self._gate_counts()
         if recurrent == 0:
             self._leave_out_recurrent_parameters()
         for name, parameter in list(self.named_parameters()):
@@ -150,6 +149,11 @@ class Recurrent(RecurrentLayer):
     def _plain_cell(self) -> str:
         return self._kernels
 
+    def _gate_counts(self) -> tuple[int, int]:
+        """G, and R of them that read h."""
+        spec = _ops.CELLS[self._kernels]
+        return spec.gates, spec.recurrent_gates
+
     def __getstate__(self) -> dict[str, Any]:
         """Without the name of the kernels, since the cell may be written otherwise where the layer is loaded."""
         return {name: value for name, value in super().__getstate__().items() if name != "_kernels"}
@@ -172,7 +176,7 @@ class Recurrent(RecurrentLayer):
     def _prepare_kernels(self) -> None:
         weight = held(self, self._all_weights[0][:1])[0]
         if weight.is_cpu:
-            _prepare_kernels(self._plain_cell, weight.dtype)
+            _load_kernels(self._plain_cell, weight.dtype)
 
     def _direction(self, tensors: list[Any]) -> DirectionWeights:
         """The parameters of one direction as the kernels take them: a row of W_hh for each gate and each unit."""
@@ -180,7 +184,7 @@ class Recurrent(RecurrentLayer):
             w_ih, *b_ih = tensors
             tensors = [w_ih, None, *b_ih, *[None] * len(b_ih)]
         found = super()._direction(tensors)
-        gates, recurrent = len(self._definition.gates) + len(self._definition.input_gates), len(self._definition.gates)
+        gates, recurrent = self._gate_counts()
         hidden_size, w_hh, b_hh = self.hidden_size, found.w_hh, found.b_hh
         if recurrent == 0:
             w_hh = found.w_ih.new_zeros(1, 1).expand(gates * hidden_size, hidden_size)
@@ -236,9 +240,6 @@ class Recurrent(RecurrentLayer):
             name = "hx" if len(states) == 1 else f"hx[{k}]"
             _checks.check_layer_state(state, name, expected, "hidden_size", x, batch_first=batch_first)
         return states[0], torch.cat(list(states[1:]), 2) if len(states) > 1 else None
-
-    _definition: Cell
-    _kernels: str  # their name
 
     def _run(self, x: Any, hx: Any, lengths: Any, resets: Any, return_cells: bool) -> Any:
         try:

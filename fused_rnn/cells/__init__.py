@@ -314,7 +314,7 @@ def _place_of(error: BaseException, filename: str) -> str:
     return f", {Path(filename).name}:{frames[-1].lineno}" + (f", `{line}`" if line else "")
 
 
-DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in _cell_compiler.CPP_TYPES}
+DTYPES = {_cell_compiler.name_of(dtype): dtype for dtype in _cell_compiler.CPP_TYPES}
 
 
 INSTRUCTION_SETS = tuple(name for name in json.loads(_ops.CELL_FLAGS) if name != "common")
@@ -365,18 +365,17 @@ def load(folder: str | Path) -> list[str]:
         folder: the folder. Its cells then are known by their names to exported programs, too.
 
     Returns:
-        The names of the libraries in it that fit this version of fused_rnn and the instruction set in use.
+        The names of the libraries in it that are whole and fit this version of fused_rnn and the instruction set in
+        use.
 
     Raises:
         FileNotFoundError: there is no such folder, or no library in it that fits.
     """
-    place = Path(folder)
+    place = Path(folder).resolve()
     mark = f"-{_ops.active_isa()}-{_cell_compiler.sources_mark()}.so"
-    found = sorted(path.name for path in place.glob(f"*{mark}"))
+    found = [path for path in sorted(place.glob(f"*{mark}")) if _cell_compiler.is_whole(path)]
     if not found:
         raise FileNotFoundError(f"{place} has no cells for this version of fused_rnn and {_ops.active_isa()}")
-    _cell_compiler.folders.append(place.resolve())
-    for name in found:  # exported programs ask for a cell by its name, and its class may not be at hand
-        path, dtype = place.resolve() / name, name.split("-")[1]
-        _ops.load_cell(str(path), _cell_compiler.sources_mark(), DTYPES[dtype])
-    return found
+    for path in found:
+        _ops.load_cell(str(path), _cell_compiler.sources_mark(), DTYPES[path.name.split("-")[1]])
+    return [path.name for path in found]
