@@ -2,23 +2,8 @@
 // gives the threads and the plans (see loaded_cells.h).
 #pragma once
 
-#if defined(__AVX512F__)
-#define FUSED_RNN_ISA avx512
-#define FUSED_RNN_VECTOR_BYTES 64
-#define FUSED_RNN_VECTOR_REGISTERS 32
-#elif defined(__AVX2__)
-#define FUSED_RNN_ISA avx2
-#define FUSED_RNN_VECTOR_BYTES 32
-#define FUSED_RNN_VECTOR_REGISTERS 16
-#elif defined(__aarch64__)
-#define FUSED_RNN_ISA neon
-#define FUSED_RNN_VECTOR_BYTES 16
-#define FUSED_RNN_VECTOR_REGISTERS 32
-#else
-#define FUSED_RNN_ISA baseline
-#define FUSED_RNN_VECTOR_BYTES 16
-#define FUSED_RNN_VECTOR_REGISTERS 16
-#endif
+#include "cpu/simd/compiler_isa.h"
+// (first: what follows needs its names)
 #include "cells/cell_math.h"
 #include "cpu/loaded_cells.h"
 #include "cpu/simd/cell_math.h"

@@ -167,29 +167,24 @@ struct Runner {
 };
 
 template <class Types, class Cell>
-std::unique_ptr<StepLayer> make_step_layer_of_any(const StepProblem& problem, const StepParameters& parameters) {
-  if (problem.type == DataType::kFloat64) return std::make_unique<PackedStep<Cell, double>>(problem, parameters);
-  switch (problem.storage) {
-    case StepStorage::kExact:
-      if (problem.rounds_factors) {
-        return std::make_unique<PackedStep<Cell, typename Types::Rounded>>(problem, parameters);
-      }
-      return std::make_unique<PackedStep<Cell, float>>(problem, parameters);
-    case StepStorage::kBFloat16:
-      return std::make_unique<PackedStep<Cell, HalfKeptFloat>>(problem, parameters);
-    case StepStorage::kInt8:
-      return std::make_unique<PackedStep<Cell, typename Types::Quantized>>(problem, parameters);
-  }
-  return nullptr;
-}
-
-template <class Types, class Cell>
 std::unique_ptr<StepLayer> make_step_layer_of(const StepProblem& problem, const StepParameters& parameters) {
-  if constexpr (requires { typename Types::OfSteps; }) {
+  if constexpr (requires { typename Types::OfSteps; }) {  // one type, which is kept exactly
     if (problem.storage != StepStorage::kExact) return nullptr;
     return std::make_unique<PackedStep<Cell, typename Types::OfSteps>>(problem, parameters);
   } else {
-    return make_step_layer_of_any<Types, Cell>(problem, parameters);
+    if (problem.type == DataType::kFloat64) return std::make_unique<PackedStep<Cell, double>>(problem, parameters);
+    switch (problem.storage) {
+      case StepStorage::kExact:
+        if (problem.rounds_factors) {
+          return std::make_unique<PackedStep<Cell, typename Types::Rounded>>(problem, parameters);
+        }
+        return std::make_unique<PackedStep<Cell, float>>(problem, parameters);
+      case StepStorage::kBFloat16:
+        return std::make_unique<PackedStep<Cell, HalfKeptFloat>>(problem, parameters);
+      case StepStorage::kInt8:
+        return std::make_unique<PackedStep<Cell, typename Types::Quantized>>(problem, parameters);
+    }
+    return nullptr;
   }
 }
 

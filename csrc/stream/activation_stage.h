@@ -21,7 +21,7 @@ class ActivationStage final : public Stage {
   explicit ActivationStage(const ActivationProblem& problem)
       : kind_(problem.kind), batch_(problem.batch), size_(problem.size) {
     if (kind_ == Activation::kPrelu) {
-      slopes_memory_ = stage_memory([&](Arena& arena) { slopes_ = arena.take<float>(padded_size(size_)); });
+      slopes_memory_ = zeroed([&](Arena& arena) { slopes_ = arena.take<float>(padded_size(size_)); });
       for (int64_t i = 0; i < size_; ++i) slopes_[i] = problem.slopes[problem.slope_count == 1 ? 0 : i];
     }
     take_result();
@@ -64,7 +64,7 @@ class ActivationStage final : public Stage {
   }
 
   void take_result() {
-    result_memory_ = stage_memory([&](Arena& arena) { y_ = arena.take<float>(batch_ * padded_size(size_)); });
+    result_memory_ = zeroed([&](Arena& arena) { y_ = arena.take<float>(batch_ * padded_size(size_)); });
   }
 
   // y = f(x, index of the first value) for all vectors of a row.
@@ -91,8 +91,8 @@ class ActivationStage final : public Stage {
 
   Activation kind_;
   int64_t batch_, size_;
-  StageMemory slopes_memory_;  // none in a clone, which reads that of another
-  StageMemory result_memory_;
+  ZeroedMemory slopes_memory_;  // none in a clone, which reads that of another
+  ZeroedMemory result_memory_;
   float* slopes_ = nullptr;  // [padded size]
   float* y_ = nullptr;       // [B, padded size]
 };

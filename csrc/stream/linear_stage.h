@@ -21,7 +21,7 @@ class LinearStage final : public Stage {
         y_stride_(Units::padded(problem.output_size)) {
     const WeightView w{problem.weight, 0, problem.input_size, 1}, b{problem.bias, 0, 1, 0}, none{};
     const Matrix::Given given{w, b, none, 1, output_size_, input_size_, false};
-    weights_memory_ = stage_memory([&](Arena& arena) { matrix_ = Matrix(given, arena); });
+    weights_memory_ = zeroed([&](Arena& arena) { matrix_ = Matrix(given, arena); });
     for (int64_t block = 0; block < matrix_.blocks(); ++block) matrix_.pack(0, block);
     take_result();
   }
@@ -57,12 +57,12 @@ class LinearStage final : public Stage {
   }
 
   void take_result() {
-    result_memory_ = stage_memory([&](Arena& arena) { y_ = arena.take<float>(batch_ * y_stride_); });
+    result_memory_ = zeroed([&](Arena& arena) { y_ = arena.take<float>(batch_ * y_stride_); });
   }
 
   int64_t batch_, input_size_, output_size_, y_stride_;
-  StageMemory weights_memory_;  // none in a clone, which reads that of another
-  StageMemory result_memory_;
+  ZeroedMemory weights_memory_;  // none in a clone, which reads that of another
+  ZeroedMemory result_memory_;
   Matrix matrix_;
   float* y_ = nullptr;  // [B, y_stride]
 };

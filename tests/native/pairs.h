@@ -2,7 +2,7 @@
 // pairs asks of a schedule, the padding of the last one above all, can so be tested on every machine.
 #pragma once
 
-#include "isa.h"
+#include "cpu/simd/compiler_isa.h"
 // (first: what follows needs its names)
 #include "cpu/simd/terms.h"
 

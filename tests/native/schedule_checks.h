@@ -2,7 +2,7 @@
 // bits that depend neither on how threads share the work nor on the batch that a row is in.
 #pragma once
 
-#include "isa.h"
+#include "cpu/simd/compiler_isa.h"
 // (first: what follows needs its names)
 #include "cpu/runtime/arena.h"
 #include "cpu/runtime/plan.h"

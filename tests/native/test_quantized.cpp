@@ -1,5 +1,5 @@
 // Tests products of int8: rows as they are quantized, sums that are exact, buffers of their exact size.
-#include "isa.h"
+#include "cpu/simd/compiler_isa.h"
 // (first: what follows needs its names)
 #include "cpu/gemm/packed_weights.h"
 

@@ -1,5 +1,5 @@
 // Tests the layers of a Stepper and the product of matrices, on buffers of their exact size, against plain loops.
-#include "isa.h"
+#include "cpu/simd/compiler_isa.h"
 // (first: what follows needs its names)
 #include "cpu/gemm/matrix_product.h"
 #include "cpu/schedules/packed_step.h"

@@ -1,5 +1,5 @@
 // Tests the conversions between storage types and vectors: every bfloat16 and float16, all roundings, partial vectors.
-#include "isa.h"
+#include "cpu/simd/compiler_isa.h"
 // (first: what follows needs its names)
 #include "cpu/simd/storage.h"
 

@@ -1,5 +1,5 @@
 // Tests the stages of a stream that are not recurrent, in memory of exactly their size, against float64.
-#include "isa.h"
+#include "cpu/simd/compiler_isa.h"
 // (first: what follows needs its names)
 #include <algorithm>
 #include <cmath>

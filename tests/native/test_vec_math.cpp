@@ -1,6 +1,6 @@
 // Tests exp, sigmoid, tanh and the selections of a Vec: against long double in units in the last place, and at the
 // edges.
-#include "isa.h"
+#include "cpu/simd/compiler_isa.h"
 // (first: what follows needs its names)
 #include "cpu/simd/vec_math.h"
 

@@ -4,7 +4,7 @@
 // rows, blocks, GFLOP/s, and its multiplications as a share of those at the peak. A sample of the peak stands before
 // every sample of a tile, and the least time of many rounds counts, so that what else the machine does, and the
 // frequency that it runs at, meet both alike. The operands of a tile fit L2.
-#include "isa.h"
+#include "cpu/simd/compiler_isa.h"
 // (first: what follows needs its names)
 #include "cpu/gemm/micro_kernel.h"
 #include "cpu/runtime/machine.h"

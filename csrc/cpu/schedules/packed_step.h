@@ -8,7 +8,6 @@
 #pragma once
 
 #include <algorithm>
-#include <new>
 #include <type_traits>
 #include <vector>
 
@@ -19,6 +18,7 @@
 #include "cpu/pass/forward_pass.h"
 #include "cpu/runtime/arena.h"
 #include "cpu/runtime/stepping.h"
+#include "cpu/schedules/zeroed_memory.h"
 #include "cpu/simd/vec_math.h"
 
 namespace fused_rnn {
@@ -79,23 +79,6 @@ class StepStates : public StepLayer {
     };
     for (int i = 0; i < 2; ++i) copy(other.h_[i], h_stride_, h_[i]);
     copy(other.c_, c_stride(), c_);
-  }
-
-  struct Release {
-    void operator()(char* memory) const { ::operator delete(memory, std::align_val_t{Arena::kAlignment}); }
-  };
-  using Memory = std::unique_ptr<char, Release>;
-
-  // Memory for all that `lay_out` takes of an arena.
-  template <class LayOut>
-  static Memory zeroed(const LayOut& lay_out) {
-    Arena counter(nullptr);
-    lay_out(counter);
-    Memory memory(static_cast<char*>(::operator new(counter.used(), std::align_val_t{Arena::kAlignment})));
-    std::memset(memory.get(), 0, counter.used());
-    Arena arena(memory.get());
-    lay_out(arena);
-    return memory;
   }
 
   BatchRows<Real> h_before(int64_t step) const { return {h_[step & 1], h_stride_}; }
@@ -187,7 +170,7 @@ class StepStates : public StepLayer {
     FUSED_RNN_INLINE void stay(const Where& /*where*/) const {}
   };
 
-  Memory states_;           // of all that follows
+  ZeroedMemory states_;     // of all that follows
   Real* kept_ = nullptr;    // [B, blocks, columns, lanes]
   Real* h_[2] = {};         // [B, h_stride]
   Real* c_ = nullptr;       // [B, E, unit_stride]
@@ -204,7 +187,7 @@ class PackedStep final : public StepStates<Cell, RealOf<T>> {
 
  public:
   PackedStep(const StepProblem& problem, const StepParameters& parameters) : States(problem) {
-    rows_memory_ = States::zeroed([&](Arena& arena) { lay_out_rows(arena); });
+    rows_memory_ = zeroed([&](Arena& arena) { lay_out_rows(arena); });
     pack(parameters);
   }
 
@@ -239,7 +222,7 @@ class PackedStep final : public StepStates<Cell, RealOf<T>> {
  private:
   PackedStep(const PackedStep& other)
       : States(other), from_x_(other.from_x_), from_h_(other.from_h_), projection_(other.projection_) {
-    rows_memory_ = States::zeroed([&](Arena& arena) { lay_out_rows(arena); });
+    rows_memory_ = zeroed([&](Arena& arena) { lay_out_rows(arena); });
   }
 
   Range all() const { return {0, p_.batch}; }
@@ -284,7 +267,7 @@ class PackedStep final : public StepStates<Cell, RealOf<T>> {
       const auto vector = [](const void* data) { return WeightView{data, 0, 1, 0}; };
       const WeightView w{of.matrix, 0, columns, 1}, b = vector(bias), scales = vector(of.scales);
       const typename MatrixOf::Given all{w, b, scales, 1, units, columns, false};
-      memory_.push_back(States::zeroed([&](Arena& arena) { matrix = MatrixOf(all, arena); }));
+      memory_.push_back(zeroed([&](Arena& arena) { matrix = MatrixOf(all, arena); }));
       for (int64_t block = 0; block < matrix.blocks(); ++block) matrix.pack(0, block);
     };
     make(from_x_, w_ih, given.b_ih, p_.hidden_size, p_.input_size);
@@ -292,15 +275,15 @@ class PackedStep final : public StepStates<Cell, RealOf<T>> {
     if (p_.projected) make(projection_, w_hr, nullptr, p_.output_size, p_.hidden_size);
     if (Cell::kUnitWeights == 0) return;
     memory_.push_back(
-        States::zeroed([&](Arena& arena) { unit_weights_ = arena.take<Real>(Cell::kUnitWeights * unit_stride_); }));
+        zeroed([&](Arena& arena) { unit_weights_ = arena.take<Real>(Cell::kUnitWeights * unit_stride_); }));
     for (int k = 0; k < Cell::kUnitWeights; ++k) {
       std::memcpy(unit_weights_ + k * unit_stride_, static_cast<const Real*>(given.unit_weights) + k * p_.hidden_size,
                   static_cast<size_t>(p_.hidden_size) * sizeof(Real));
     }
   }
 
-  std::vector<typename States::Memory> memory_;  // of what is packed; none in a clone, which reads that of another
-  typename States::Memory rows_memory_;
+  std::vector<ZeroedMemory> memory_;  // of what is packed; none in a clone, which reads that of another
+  ZeroedMemory rows_memory_;
   Matrix from_x_, from_h_;
   Projection projection_;
   FactorRows<T, Real> rows_;

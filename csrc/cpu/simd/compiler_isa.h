@@ -1,4 +1,5 @@
-// Names the instruction set that this test is compiled for, from the compiler's own flags, as the units of cpu/isa do.
+// Names the instruction set that a program is compiled for, from the compiler's own flags, as the units of cpu/isa do:
+// for cells that are compiled by themselves, and for tests and tools.
 #pragma once
 
 #if defined(__AVX512F__)
