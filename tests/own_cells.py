@@ -10,7 +10,7 @@ import torch.nn.functional as F
 import fused_rnn
 from bench.own_cells import OwnGRU, OwnLSTM
 from fused_rnn.cells import abs as absolute
-from fused_rnn.cells import clip, exp, log, maximum, minimum, relu, softplus, sqrt, tanh, where
+from fused_rnn.cells import clip, exp, log, maximum, minimum, relu, sigmoid, softplus, sqrt, tanh, where
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-__all__ = ["Everything", "OwnElman", "OwnGRU", "OwnLSTM"]  # those of the benchmark among them
+# Those of the benchmark among them.
+__all__ = ["DiagonalLSTM", "Everything", "InputGatedGRU", "OwnElman", "OwnGRU", "OwnLSTM"]
 
 
 class OwnElman(fused_rnn.Cell):
@@ -28,6 +29,30 @@ class OwnElman(fused_rnn.Cell):
 
     def step(self, gate: Any, state: Any) -> dict[str, Any]:  # type: ignore[override] # noqa: ARG002
         return {"h": tanh(gate.a)}
+
+
+class InputGatedGRU(fused_rnn.Cell):
+    """A GRU whose update gate sees x alone."""
+
+    gates = ("r", "n")
+    input_gates = ("z",)
+
+    def step(self, gate: Any, state: Any) -> dict[str, Any]:  # type: ignore[override]
+        n = tanh(gate.x.n + sigmoid(gate.r) * gate.h.n)
+        return {"h": n + sigmoid(gate.z) * (state.h - n)}
+
+
+class DiagonalLSTM(fused_rnn.Cell):
+    """An LSTM whose gates see x alone, with a weight of each unit."""
+
+    input_gates = ("f", "g", "o")
+    states = ("h", "c")
+    unit_weights = ("u",)
+
+    def step(self, gate: Any, state: Any, unit: Any) -> dict[str, Any]:  # type: ignore[override]
+        f = sigmoid(gate.f + unit.u * state.h)
+        c = f * state.c + (1 - f) * tanh(gate.g)
+        return {"h": sigmoid(gate.o) * tanh(c), "c": c}
 
 
 class Everything(fused_rnn.Cell):

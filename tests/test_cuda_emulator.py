@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from build_support import native
+from fused_rnn._published_cells import SLSTMCell
+from tests.own_cells import DiagonalLSTM, InputGatedGRU
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 EMULATOR = native.ROOT / "tests" / "cuda_on_cpu"
 DEVICE = '-DFUSED_RNN_EMULATED_DEVICE="emulated_device.h"'
@@ -29,6 +31,7 @@ PROGRAMS = {
     # Relu differs from it in formulas alone, which test_cells.cpp has.
     "gru": ("test_schedules.cpp", ["-DFUSED_RNN_TEST_CELL=GruCell"]),
     "lstm": ("test_schedules.cpp", ["-DFUSED_RNN_TEST_CELL=LstmCell"]),
+    "own_cells": ("test_own_cells.cpp", []),
     "variants-sanitized": ("test_variants.cpp", []),
     "gru-edges-sanitized": (
         "test_schedules.cpp",
@@ -43,7 +46,7 @@ PROGRAMS = {
 
 def compile_object(source: Path, flags: list[str], output: Path) -> Path:
     """Compiles one source."""
-    includes = ["-I", str(EMULATOR), "-I", str(EMULATOR.parent / "native")]
+    includes = ["-I", str(EMULATOR), "-I", str(EMULATOR.parent / "native"), "-I", str(output.parent)]
     # "#pragma unroll" is for nvcc. What an update makes is stored only where there was one, which gcc does not see.
     quiet = ["-Wno-unknown-pragmas", "-Wno-maybe-uninitialized"]
     options = [*native.common_flags(), "-O1", *quiet, *flags, *includes, DEVICE]
@@ -73,6 +76,8 @@ def results(
 ) -> Iterator[dict[str, Future[subprocess.CompletedProcess[str]]]]:
     """What each program that this run needs printed; they compile and run side by side from the start."""
     folder = tmp_path_factory.mktemp("cuda_on_cpu")
+    for cell in (DiagonalLSTM, InputGatedGRU, SLSTMCell):
+        Path(folder, f"{cell.__name__}.h").write_text(cell.source())
     wanted = {
         item.callspec.params["program"]
         for item in request.session.items

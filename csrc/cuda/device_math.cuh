@@ -5,6 +5,7 @@
 // activations of cells/activations.h.
 #pragma once
 
+#include "cells/cell_math.h"
 #include "cuda/device.h"
 
 namespace fused_rnn::cuda {
@@ -41,6 +42,18 @@ FUSED_RNN_HD inline FastFloat tanh(FastFloat x) {
 FUSED_RNN_HD inline FastFloat relu(FastFloat x) { return FastFloat(x.value < 0.0f ? 0.0f : x.value); }
 FUSED_RNN_HD inline FastFloat where_positive(FastFloat y, FastFloat d) {
   return FastFloat(y.value <= 0.0f ? 0.0f : d.value);
+}
+
+// What a cell written in Python may compute besides: see cells/cell_math.h.
+FUSED_RNN_HD inline FastFloat exponential(FastFloat x) { return FastFloat(fast_exp2(kLog2E * x.value)); }
+FUSED_RNN_HD inline FastFloat log(FastFloat x) { return FastFloat(fused_rnn::log(x.value)); }
+FUSED_RNN_HD inline FastFloat sqrt(FastFloat x) { return FastFloat(fused_rnn::sqrt(x.value)); }
+FUSED_RNN_HD inline FastFloat abs(FastFloat x) { return FastFloat(fused_rnn::abs(x.value)); }
+FUSED_RNN_HD inline FastFloat where_less(FastFloat a, FastFloat b, FastFloat x, FastFloat y) {
+  return a.value < b.value ? x : y;
+}
+FUSED_RNN_HD inline FastFloat where_less_equal(FastFloat a, FastFloat b, FastFloat x, FastFloat y) {
+  return a.value <= b.value ? x : y;
 }
 
 FUSED_RNN_HD inline FastFloat clip(FastFloat x, FastFloat limit) {

@@ -32,17 +32,17 @@ int PersistentKernels<Cell, T>::resident_groups(const Option& option, bool backw
 template <class Cell, class T>
 void PerStepKernels<Cell, T>::run(const Problem& problem, const ForwardViews& views, Products& products,
                                   void* workspace, void* stream) {
-  PerStep<ForwardPass<Cell, T, int64_t, Rows::kRagged, true>>(problem, views, products, workspace, stream).run();
+  PerStepOf<ForwardPass<Cell, T, int64_t, Rows::kRagged, true>>(problem, views, products, workspace, stream).run();
 }
 template <class Cell, class T>
 void PerStepKernels<Cell, T>::run(const Problem& problem, const BackwardViews& views, Products& products,
                                   void* workspace, void* stream) {
-  PerStep<BackwardPass<Cell, T, int64_t, Rows::kRagged, true>>(problem, views, products, workspace, stream).run();
+  PerStepOf<BackwardPass<Cell, T, int64_t, Rows::kRagged, true>>(problem, views, products, workspace, stream).run();
 }
 template <class Cell, class T>
 size_t PerStepKernels<Cell, T>::workspace_bytes(const Problem& problem) {
-  return problem.backward ? PerStep<BackwardPass<Cell, T, int64_t, Rows::kRagged, true>>::workspace_bytes(problem)
-                          : PerStep<ForwardPass<Cell, T, int64_t, Rows::kRagged, true>>::workspace_bytes(problem);
+  return problem.backward ? PerStepOf<BackwardPass<Cell, T, int64_t, Rows::kRagged, true>>::workspace_bytes(problem)
+                          : PerStepOf<ForwardPass<Cell, T, int64_t, Rows::kRagged, true>>::workspace_bytes(problem);
 }
 
 }  // namespace fused_rnn::cuda

@@ -1,18 +1,22 @@
 // What the instantiations (instantiate/*.cu) offer: the kernels of one cell in one type, forward and backward.
 //
 // Declared here for every cell of cells/table.h and every type: PerStepKernels are defined by one file for each cell,
-// PersistentKernels by one for each pair of a cell that has them and a type. What has not its file does not link.
+// PersistentKernels by one for each pair of a cell that has them and a type. What has not its file does not link. A
+// cell that is compiled by itself defines its own (cell_module.cuh).
 #pragma once
 
+#include <type_traits>
+
+#include "cells/cell.h"
 #include "core/visit.h"
 #include "cuda/device.h"
 #include "cuda/schedule.h"
 
 namespace fused_rnn::cuda {
 
-// Weights of single units are the per-step schedule's alone.
+// Weights of single units are the per-step schedule's alone, and so are cells without a product in their steps.
 template <class Cell>
-inline constexpr bool kHasPersistentKernels = Cell::kUnitWeights == 0;
+inline constexpr bool kHasPersistentKernels = Cell::kUnitWeights == 0 && recurrent_gates<Cell>() > 0;
 
 template <class Cell, class T>
 struct PersistentKernels {
@@ -29,5 +33,45 @@ struct PerStepKernels {
                   void* stream);
   static size_t workspace_bytes(const Problem& problem);
 };
+
+// The kernels of a cell for elements of type T, as the functions of CellKernels.
+template <class Cell, class T>
+struct KernelsOf {
+  template <class Views>
+  static void run(const Problem& problem, const Option& option, const Views& views, Products& products, void* workspace,
+                  void* stream) {
+    if (option.schedule == Schedule::kPerStep) {
+      PerStepKernels<Cell, T>::run(problem, views, products, workspace, stream);
+    } else {
+      visit_persistent(problem, [&](auto kernels) { decltype(kernels)::type::run(option, views, workspace, stream); });
+    }
+  }
+  static int resident_groups(const Problem& problem, const Option& option) {
+    int groups = 0;
+    visit_persistent(
+        problem, [&](auto kernels) { groups = decltype(kernels)::type::resident_groups(option, problem.backward); });
+    return groups;
+  }
+
+ private:
+  // Calls visitor(Tag<PersistentKernels<...>>); not for cells and types without them, which the choice refuses.
+  template <class Visitor>
+  static void visit_persistent(const Problem& problem, Visitor&& visitor) {
+    if constexpr (kHasPersistentKernels<Cell> && !std::is_same_v<T, double>) {
+      if constexpr (std::is_same_v<T, float>) {
+        if (problem.rounds_factors) return visitor(Tag<PersistentKernels<Cell, TFloat32>>{});
+      }
+      visitor(Tag<PersistentKernels<Cell, T>>{});
+    }
+  }
+};
+
+template <class Cell, class T>
+const CellKernels& kernels_of() {
+  using Kernels = KernelsOf<Cell, T>;
+  static constexpr CellKernels kernels{&Kernels::template run<ForwardViews>, &Kernels::template run<BackwardViews>,
+                                       &PerStepKernels<Cell, T>::workspace_bytes, &Kernels::resident_groups};
+  return kernels;
+}
 
 }  // namespace fused_rnn::cuda

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstring>
 #include <stdexcept>
 #include <string>
 
@@ -94,6 +95,11 @@ void launch(const Kernel& kernel, const LaunchShape& shape, Stream stream) {
   check(cudaLaunchKernelEx(&launch_config.config, run_kernel<Kernel>, kernel), "cudaLaunchKernelEx");
 }
 
+// Sets memory to zero, in the order of the stream.
+inline void clear(void* data, size_t bytes, Stream stream) {
+  check(cudaMemsetAsync(data, 0, bytes, static_cast<cudaStream_t>(stream)), "cudaMemsetAsync");
+}
+
 // How many blocks of this shape the current device can run at once.
 template <class Kernel>
 int active_blocks(const LaunchShape& shape) {
@@ -134,6 +140,8 @@ void launch(const Kernel& kernel, const LaunchShape& shape, Stream /*stream*/) {
       {shape.grid_x, shape.grid_y, shape.grid_z, shape.threads, shape.shared_bytes, shape.cluster, shape.cooperative},
       [](const void* object) { (*static_cast<const Kernel*>(object))(); }, &kernel);
 }
+
+inline void clear(void* data, size_t bytes, Stream /*stream*/) { std::memset(data, 0, bytes); }
 
 template <class Kernel>
 int active_clusters(const LaunchShape& /*shape*/) {

@@ -7,11 +7,13 @@
 // the step before made, then updates every unit:
 //
 //             vector                   product              update
-//   forward   h (1 value a unit)       W_hh h: G results    cell.forward, stores h, c, what is saved
-//   backward  d_from_h (G a unit)      W_hh^T d: 1 result   cell.backward, stores d_gates
+//   forward   h (1 value a unit)       W_hh h: R results    cell.forward, stores the states, what is saved
+//   backward  d_from_h (R a unit)      W_hh^T d: 1 result   cell.backward, stores d_gates
 //
-// State is what a unit keeps for itself between steps, in the compute type: h and c, or their gradients. Backward's has
-// also the sums over time of the gradients of the unit's weights, which 16 bits would not hold.
+// R are the gates that read h, all or the first of them; with none there is no product, and a step needs its unit
+// alone. State is what a unit keeps for itself between steps, in the compute type: h and the others, or their
+// gradients. Backward's has also the sums over time of the gradients of the unit's weights, which 16 bits would not
+// hold.
 //
 // `kRows` says whether rows may end and be reset, and `Zoneout` compiles in zoneout, where a part of the state before
 // the step stays: without them neither instructions nor registers are spent on them.
@@ -67,6 +69,18 @@ FUSED_RNN_DEVICE auto to_values(const Pack<RealOf<T>, N>& reals) {
   return values;
 }
 
+// States as a cell makes them that a pass with zoneout saves.
+template <class Cell>
+inline constexpr int kMadeStates = Cell::kStates - kFirstMade<Cell>;
+
+// The pre-activations from h of all gates: zero of those that do not read it.
+template <class Cell, class T, int kRecurrent>
+FUSED_RNN_DEVICE auto to_gates(const Pack<RealOf<T>, kRecurrent>& from_h) {
+  Pack<ValueOf<T>, Cell::kGates> gates{};
+  for (int g = 0; g < kRecurrent; ++g) gates[g] = ValueOf<T>(from_h[g]);
+  return gates;
+}
+
 // The numbers of a unit that enter its update.
 template <class Cell, class T, class Index, class Views>
 FUSED_RNN_DEVICE Pack<ValueOf<T>, Cell::kUnitWeights> unit_weights_of(const Views& views, const Element& e) {
@@ -95,7 +109,7 @@ struct ForwardPass {
   using Value = ValueOf<T>;
   using Views = ForwardViews;
   static constexpr bool kBackward = false;
-  static constexpr int kResults = Cell::kGates, kVectors = 1, kStates = Cell::kStates;
+  static constexpr int kResults = recurrent_gates<Cell>(), kVectors = 1, kStates = Cell::kStates;
 
   struct Inputs {
     T gates[Cell::kGates];
@@ -103,8 +117,10 @@ struct ForwardPass {
     bool reset_after : 8;  // the step after is a reset
   };
   struct Made {
-    T h, c, saved[Cell::kSaved > 0 ? Cell::kSaved : 1], last_state;  // last_state: the last one as the cell made it
-    Pack<Real, kVectors> vector;                                     // what the next product takes of the unit
+    Pack<T, kStates> states;
+    Pack<T, Cell::kSaved> saved;
+    Pack<T, kMadeStates<Cell>> unmixed;  // before zoneout
+    Pack<Real, kVectors> vector;         // what the next product takes of the unit
   };
 
   // The weight between a unit and an index of the vector.
@@ -119,14 +135,17 @@ struct ForwardPass {
     if (!has(views.h_0) || is_reset_first(views, e, time_steps)) return Real(0);
     return to_real(*element_at<T, Index>(views.h_0, e));
   }
-  FUSED_RNN_DEVICE static Pack<Real, kStates> first_state(const Views& views, const Element& e, int64_t time_steps) {
+  FUSED_RNN_DEVICE static Pack<Real, kStates> first_state(const Views& views, const Element& e, int64_t time_steps,
+                                                          int size) {
     Pack<Real, kStates> state{};
     if (is_reset_first(views, e, time_steps)) return state;
     if (has(views.h_0)) state[0] = to_real(*element_at<T, Index>(views.h_0, e));
-    if constexpr (kStates == 2) state[1] = has(views.c_0) ? to_real(*element_at<T, Index>(views.c_0, e)) : 0;
+    for (int s = 1; s < kStates; ++s) {
+      state[s] = has(views.c_0) ? to_real(element_at<T, Index>(views.c_0, e)[static_cast<Index>(s - 1) * size]) : 0;
+    }
     return state;
   }
-  FUSED_RNN_HD static int position(int step, int /*time_steps*/) { return step; }
+  FUSED_RNN_HD static Index position(Index step, Index /*time_steps*/) { return step; }
 
   FUSED_RNN_DEVICE static Inputs load(const Views& views, const Element& e, const Moment<Index>& now, int size) {
     Inputs in;
@@ -149,26 +168,23 @@ struct ForwardPass {
     Pack<Real, kStates> after = state;
     made = {};
     if (in.kind != RowStep::kInactive) {
-      Pack<Value, kResults> from_x;
-      for (int g = 0; g < kResults; ++g) from_x[g] = Value(to_real(in.gates[g]));
-      const auto result = cell_forward<Cell, Value>(from_x, to_values<T>(from_h), to_values<T>(state),
+      Pack<Value, Cell::kGates> from_x;
+      for (int g = 0; g < Cell::kGates; ++g) from_x[g] = Value(to_real(in.gates[g]));
+      const auto result = cell_forward<Cell, Value>(from_x, to_gates<Cell, T>(from_h), to_values<T>(state),
                                                     unit_weights_of<Cell, T, Index>(views, e));
       Pack<Real, kStates> next;
       for (int s = 0; s < kStates; ++s) next[s] = raw(result.state[s]);
       if constexpr (Zoneout) {
         if (has(views.variant.zoneout)) {
-          made.last_state = from_real<T>(next[kStates - 1]);
+          for (int k = 0; k < kMadeStates<Cell>; ++k) made.unmixed[k] = from_real<T>(next[kFirstMade<Cell> + k]);
           const auto stays = staying<T, Index, kStates>(views, e, now.time, size);
           for (int s = 0; s < kStates; ++s) next[s] = next[s] * (Real(1) - stays[s]) + state[s] * stays[s];
         }
       }
       // h goes on as it is stored.
-      made.h = from_real<T>(next[0]);
-      after[0] = to_real(made.h);
-      if constexpr (kStates == 2) {
-        after[1] = next[1];
-        made.c = from_real<T>(after[1]);
-      }
+      for (int s = 0; s < kStates; ++s) made.states[s] = from_real<T>(next[s]);
+      after = next;
+      after[0] = to_real(made.states[0]);
       for (int k = 0; k < Cell::kSaved; ++k) made.saved[k] = from_real<T>(raw(result.saved[k]));
     }
     if (in.reset_after) after = {};
@@ -177,21 +193,27 @@ struct ForwardPass {
   }
   FUSED_RNN_DEVICE static void store(const Views& views, const Element& e, const Moment<Index>& now, int size,
                                      const Made& made) {
-    *element_at<T, Index>(views.output, now.time, e) = made.h;
-    if constexpr (kStates == 2) {
-      if (has(views.cells)) *element_at<T, Index>(views.cells, now.time, e) = made.c;
+    *element_at<T, Index>(views.output, now.time, e) = made.states[0];
+    if (kStates > 1 && has(views.cells)) {
+      T* to = element_at<T, Index>(views.cells, now.time, e);
+      for (int s = 1; s < kStates; ++s) to[static_cast<Index>(s - 1) * size] = made.states[s];
     }
     if (has(views.saved)) {
       T* to = element_at<T, Index>(views.saved, now.time, e);
       for (int k = 0; k < Cell::kSaved; ++k) to[static_cast<Index>(k) * size] = made.saved[k];
-      if (Zoneout && has(views.variant.zoneout)) to[static_cast<Index>(Cell::kSaved) * size] = made.last_state;
+      if (Zoneout && has(views.variant.zoneout)) {
+        for (int k = 0; k < kMadeStates<Cell>; ++k) to[static_cast<Index>(Cell::kSaved + k) * size] = made.unmixed[k];
+      }
     }
   }
 
-  FUSED_RNN_DEVICE static void end(const Views& views, const Element& e, int /*size*/, const Pack<Real, kStates>& state,
+  FUSED_RNN_DEVICE static void end(const Views& views, const Element& e, int size, const Pack<Real, kStates>& state,
                                    const Pack<Real, kResults>& /*from_h*/) {
     if (has(views.h_n)) *element_at<T, Index>(views.h_n, e) = from_real<T>(state[0]);
-    if constexpr (kStates == 2) *element_at<T, Index>(views.c_n, e) = from_real<T>(state[1]);
+    if constexpr (kStates > 1) {
+      T* to = element_at<T, Index>(views.c_n, e);
+      for (int s = 1; s < kStates; ++s) to[static_cast<Index>(s - 1) * size] = from_real<T>(state[s]);
+    }
   }
 
  private:
@@ -208,11 +230,13 @@ struct BackwardPass {
   using Value = ValueOf<T>;
   using Views = BackwardViews;
   static constexpr bool kBackward = true;
-  static constexpr int kResults = 1, kVectors = Cell::kGates, kStates = Cell::kStates + Cell::kUnitWeights;
+  static constexpr int kVectors = recurrent_gates<Cell>(), kResults = kVectors > 0 ? 1 : 0;
+  static constexpr int kStates = Cell::kStates + Cell::kUnitWeights;
 
   struct Inputs {
-    // after: as the cell made it
-    T d_output, saved[Cell::kSaved > 0 ? Cell::kSaved : 1], before[Cell::kStates], after[Cell::kStates];
+    T d_output;
+    Pack<T, Cell::kSaved> saved;
+    Pack<T, Cell::kStates> before, after;  // after: as the cell made it
     RowStep kind;
   };
   struct Made {
@@ -225,14 +249,14 @@ struct BackwardPass {
   }
   FUSED_RNN_DEVICE static Real bias(const Views&, int, int, int, int) { return Real(0); }
   FUSED_RNN_DEVICE static Real first_vector(const Views&, const Element&, int64_t) { return Real(0); }
-  FUSED_RNN_DEVICE static Pack<Real, kStates> first_state(const Views& views, const Element& e,
-                                                          int64_t /*time_steps*/) {
+  FUSED_RNN_DEVICE static Pack<Real, kStates> first_state(const Views& views, const Element& e, int64_t /*time_steps*/,
+                                                          int size) {
     Pack<Real, kStates> state{};
-    state[0] = given(views.d_h_n, e);
-    if constexpr (Cell::kStates == 2) state[1] = given(views.d_c_n, e);
+    state[0] = given(views.d_h_n, e, 0);
+    for (int s = 1; s < Cell::kStates; ++s) state[s] = given(views.d_c_n, e, static_cast<Index>(s - 1) * size);
     return state;
   }
-  FUSED_RNN_HD static int position(int step, int time_steps) { return time_steps - 1 - step; }
+  FUSED_RNN_HD static Index position(Index step, Index time_steps) { return time_steps - 1 - step; }
 
   FUSED_RNN_DEVICE static Inputs load(const Views& views, const Element& e, const Moment<Index>& now, int size) {
     Inputs in{};
@@ -242,12 +266,13 @@ struct BackwardPass {
         kRows == Rows::kWhole ? now.position == 0 : begins(views, now.position, now.time, e.direction, e.row);
     if (has(views.d_output)) in.d_output = *element_at<T, Index>(views.d_output, now.time, e);
     if constexpr (Cell::kReadsHidden) {
-      if (!reset) in.before[0] = stored(first, views.output, views.h_0, e, now);
+      if (!reset) in.before[0] = stored(first, views.output, views.h_0, e, now, 0);
       in.after[0] = *element_at<T, Index>(views.output, now.time, e);
     }
-    if constexpr (Cell::kStates == 2) {
-      if (!reset) in.before[1] = stored(first, views.cells, views.c_0, e, now);
-      in.after[1] = *element_at<T, Index>(views.cells, now.time, e);
+    for (int s = 1; s < Cell::kStates; ++s) {
+      const Index offset = static_cast<Index>(s - 1) * size;
+      if (!reset) in.before[s] = stored(first, views.cells, views.c_0, e, now, offset);
+      in.after[s] = element_at<T, Index>(views.cells, now.time, e)[offset];
     }
     if constexpr (Cell::kSaved > 0) {
       const T* saved = element_at<T, Index>(views.saved, now.time, e);
@@ -255,8 +280,9 @@ struct BackwardPass {
     }
     if constexpr (Zoneout) {
       if (has(views.variant.zoneout)) {
-        in.after[Cell::kStates - 1] =
-            element_at<T, Index>(views.saved, now.time, e)[static_cast<Index>(Cell::kSaved) * size];
+        const T* unmixed = element_at<T, Index>(views.saved, now.time, e) + static_cast<Index>(Cell::kSaved) * size;
+        for (int k = 0; k < kMadeStates<Cell>; ++k)
+          in.after[kFirstMade<Cell> + k] = unmixed[static_cast<Index>(k) * size];
       }
     }
     return in;
@@ -267,7 +293,9 @@ struct BackwardPass {
     if constexpr (Cell::kReadsHidden) {
       prefetch(element_at<T, Index>(views.output, now.time_before, e));
     }
-    if constexpr (Cell::kStates == 2) prefetch(element_at<T, Index>(views.cells, now.time_before, e));
+    for (int s = 1; s < Cell::kStates; ++s) {
+      prefetch(element_at<T, Index>(views.cells, now.time_before, e) + static_cast<Index>(s - 1) * size);
+    }
     const T* saved = element_at<T, Index>(views.saved, now.time, e);
     for (int k = 0; k < Cell::kSaved; ++k) prefetch(saved + static_cast<Index>(k) * size);
   }
@@ -276,7 +304,7 @@ struct BackwardPass {
                                                      int size, const Inputs& in, const Pack<Real, kResults>& from_h,
                                                      const Pack<Real, kStates>& state, Made& made) {
     Pack<Real, kStates> d_before = state;
-    d_before[0] += from_h[0];
+    if constexpr (kResults > 0) d_before[0] += from_h[0];
     Pack<Real, Cell::kGates> d_from_x{}, d_from_h{};
     if (in.kind != RowStep::kInactive) {
       Pack<Value, Cell::kSaved> saved;
@@ -288,10 +316,11 @@ struct BackwardPass {
       }
       Pack<Real, Cell::kStates> d_after, d_past{};  // d_past: what goes past the cell
       d_after[0] = to_real(in.d_output) + d_before[0];
-      if constexpr (Cell::kStates == 2) {
-        d_after[1] = state[1];
-        // Seldom given, so no register waits for it.
-        if (has(views.d_cells)) d_after[1] += to_real(*element_at<T, Index>(views.d_cells, now.time, e));
+      for (int s = 1; s < Cell::kStates; ++s) d_after[s] = state[s];
+      // Seldom given, so no register waits for them.
+      if (Cell::kStates > 1 && has(views.d_cells)) {
+        const T* from = element_at<T, Index>(views.d_cells, now.time, e);
+        for (int s = 1; s < Cell::kStates; ++s) d_after[s] += to_real(from[static_cast<Index>(s - 1) * size]);
       }
       if constexpr (Zoneout) {
         if (has(views.variant.zoneout)) {
@@ -324,7 +353,7 @@ struct BackwardPass {
       for (int k = Cell::kStates; k < kStates; ++k) sums[k] = d_before[k];
       return sums;
     }
-    made.vector = d_from_h;
+    for (int v = 0; v < kVectors; ++v) made.vector[v] = d_from_h[v];
     return d_before;
   }
   FUSED_RNN_DEVICE static void store(const Views& views, const Element& e, const Moment<Index>& now, int size,
@@ -333,14 +362,19 @@ struct BackwardPass {
     for (int g = 0; g < Cell::kGates; ++g) d_gates[static_cast<Index>(g) * size] = made.d_from_x[g];
     if constexpr (Cell::kSplit) {
       T* d_gates_h = element_at<T, Index>(views.d_gates_h, now.time, e);
-      for (int g = 0; g < Cell::kGates; ++g) d_gates_h[static_cast<Index>(g) * size] = made.d_from_h[g];
+      for (int g = 0; g < kVectors; ++g) d_gates_h[static_cast<Index>(g) * size] = made.d_from_h[g];
     }
   }
 
   FUSED_RNN_DEVICE static void end(const Views& views, const Element& e, int size, const Pack<Real, kStates>& state,
                                    const Pack<Real, kResults>& from_h) {
-    if (has(views.d_h_0)) *element_at<T, Index>(views.d_h_0, e) = from_real<T>(from_h[0] + state[0]);
-    if constexpr (Cell::kStates == 2) *element_at<T, Index>(views.d_c_0, e) = from_real<T>(state[1]);
+    Real d_h_0 = state[0];
+    if constexpr (kResults > 0) d_h_0 += from_h[0];
+    if (has(views.d_h_0)) *element_at<T, Index>(views.d_h_0, e) = from_real<T>(d_h_0);
+    if constexpr (Cell::kStates > 1) {
+      T* to = element_at<T, Index>(views.d_c_0, e);
+      for (int s = 1; s < Cell::kStates; ++s) to[static_cast<Index>(s - 1) * size] = from_real<T>(state[s]);
+    }
     if constexpr (Cell::kUnitWeights > 0) {
       T* to = element_at<T, Index>(views.d_unit_weights, Index(0), e);
       for (int k = 0; k < Cell::kUnitWeights; ++k) {
@@ -350,14 +384,16 @@ struct BackwardPass {
   }
 
  private:
-  FUSED_RNN_DEVICE static Real given(const StateView<const void>& view, const Element& e) {
-    return has(view) ? to_real(*element_at<T, Index>(view, e)) : Real(0);
+  // `offset`: of the state that is looked for.
+  FUSED_RNN_DEVICE static Real given(const StateView<const void>& view, const Element& e, Index offset) {
+    return has(view) ? to_real(element_at<T, Index>(view, e)[offset]) : Real(0);
   }
   // A state before the step; first: the row begins there.
   FUSED_RNN_DEVICE static T stored(bool first, const SequenceView<const void>& states,
-                                   const StateView<const void>& initial, const Element& e, const Moment<Index>& now) {
-    if (!first) return *element_at<T, Index>(states, now.time_before, e);
-    return has(initial) ? *element_at<T, Index>(initial, e) : T{};
+                                   const StateView<const void>& initial, const Element& e, const Moment<Index>& now,
+                                   Index offset) {
+    if (!first) return element_at<T, Index>(states, now.time_before, e)[offset];
+    return has(initial) ? element_at<T, Index>(initial, e)[offset] : T{};
   }
 };
 

@@ -11,6 +11,7 @@
 // A recurrent mask is a factor of h on its way into the forward product and of what backward's returns.
 #pragma once
 
+#include "cuda/diagonal.cuh"
 #include "cuda/launch.h"
 #include "cuda/pass.cuh"
 #include "cuda/products.h"
@@ -48,7 +49,7 @@ struct StepKernel {
     const int64_t apart = directions * count;
     Pack<Real, Pass::kStates> state;
     if (first) {
-      state = Pass::first_state(views, e, time_steps);
+      state = Pass::first_state(views, e, time_steps, hidden_size);
     } else {
       for (int s = 0; s < Pass::kStates; ++s) state[s] = own[s * apart];
     }
@@ -165,10 +166,10 @@ class PerStep {
  private:
   static int64_t rows(const Problem& p) { return p.directions * p.batch; }
   static int64_t product_width(const Problem& p) {
-    return Pass::kBackward ? p.output_size : static_cast<int64_t>(p.cell.gates) * p.hidden_size;
+    return Pass::kBackward ? p.output_size : static_cast<int64_t>(p.cell.recurrent_gates) * p.hidden_size;
   }
   static int64_t vector_width(const Problem& p) {
-    return Pass::kBackward ? static_cast<int64_t>(p.cell.gates) * p.hidden_size : p.output_size;
+    return Pass::kBackward ? static_cast<int64_t>(p.cell.recurrent_gates) * p.hidden_size : p.output_size;
   }
   static size_t state_bytes(const Problem& p) {
     const size_t bytes = static_cast<size_t>(Pass::kStates * rows(p) * p.hidden_size) * sizeof(Real);
@@ -277,5 +278,9 @@ class PerStep {
   Real* states_;
   T *product_, *vectors_, *hidden_, *carried_;
 };
+
+// The schedule per_step of a pass.
+template <class Pass>
+using PerStepOf = std::conditional_t<(recurrent_gates<typename Pass::Cell>() > 0), PerStep<Pass>, Diagonal<Pass>>;
 
 }  // namespace fused_rnn::cuda

@@ -42,7 +42,7 @@ struct PersistentKernel {
   using Results = Pack<float, Pass::kResults>;
   static constexpr int kThreads = kPersistentWarps * kWarpLanes;
   static constexpr bool kNeedsClusters = Exchange::kNeedsClusters;
-  static constexpr int kGates = Pass::Cell::kGates;
+  static constexpr int kGates = recurrent_gates<typename Pass::Cell>();
   static constexpr int kRegisterTiles = register_tiles(kGates, sizeof(T), std::is_same_v<T, float>);
   // Sums that go on independently, so that one product does not wait for the one before.
   static constexpr int kChains = std::is_same_v<T, float> ? 1 : (Pass::kResults >= 3 ? 1 : (sizeof(T) == 2 ? 4 : 2));
@@ -97,7 +97,7 @@ struct PersistentKernel {
     for (int turn = 0; owns && turn < turns; ++turn) {
       const Element e = element(role, turn);
       State state{};
-      if (exists(e)) state = Pass::first_state(views, e, shape.time_steps);
+      if (exists(e)) state = Pass::first_state(views, e, shape.time_steps, shape.hidden_size);
       for (int s = 0; s < Pass::kStates; ++s) state_at(turn, s) = state[s];
     }
     fill_first_vector(reinterpret_cast<T*>(shared + map.vectors), role);

@@ -24,7 +24,8 @@ FUSED_RNN_HD constexpr int register_tiles(int gates, size_t element_bytes, bool 
 
 struct PersistentShape {
   int time_steps, batch, hidden_size;
-  int gates, element_bytes;
+  int gates;  // that read h
+  int element_bytes;
   int register_tiles;  // what the function above says
   int splits;          // warps that share the hidden indices of a tile of units: 1, 2, 4 or 8
   int column_tiles;    // of eight rows of the batch each, one after another in a step

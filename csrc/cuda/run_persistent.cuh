@@ -10,9 +10,6 @@
 
 namespace fused_rnn::cuda {
 
-// Sets memory to zero, in the order of the stream.
-void clear(void* data, size_t bytes, Stream stream);
-
 template <class Pass, template <class T, int kVectors> class ExchangeOf>
 LaunchShape launch_shape(const Option& option, int groups) {
   LaunchShape launch;

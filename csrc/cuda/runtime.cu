@@ -7,7 +7,7 @@
 #include "cells/table.h"
 #include "cuda/kernels.h"
 #include "cuda/launch.h"
-#include "cuda/run_persistent.cuh"
+#include "cuda/loaded_cells.h"
 
 namespace fused_rnn::cuda {
 
@@ -34,39 +34,15 @@ void visit_element(DataType type, Visitor&& visitor) {
   }
 }
 
-// Calls visitor(Tag<PerStepKernels<Cell, T>>).
-template <class Visitor>
-void visit_per_step(const Problem& problem, Visitor&& visitor) {
+// Those of a cell, built in or loaded.
+const CellKernels& kernels_for(const Problem& problem) {
+  const CellKernels* found = nullptr;
   visit_type(Cells{}, problem.cell.index, [&](auto cell) {
     visit_element(problem.type, [&](auto element) {
-      visitor(Tag<PerStepKernels<typename decltype(cell)::type, typename decltype(element)::type>>{});
+      found = &kernels_of<typename decltype(cell)::type, typename decltype(element)::type>();
     });
   });
-}
-
-// Calls visitor(Tag<PersistentKernels<Cell, T>>); not for cells and types without them, which the choice refuses.
-template <class Visitor>
-void visit_persistent(const Problem& problem, Visitor&& visitor) {
-  visit_type(Cells{}, problem.cell.index, [&](auto cell) {
-    using Cell = typename decltype(cell)::type;
-    if constexpr (kHasPersistentKernels<Cell>) {
-      visit_element(problem.type, [&](auto element) {
-        using T = typename decltype(element)::type;
-        if constexpr (std::is_same_v<T, float>) {
-          if (problem.rounds_factors) return visitor(Tag<PersistentKernels<Cell, TFloat32>>{});
-        }
-        if constexpr (!std::is_same_v<T, double>) visitor(Tag<PersistentKernels<Cell, T>>{});
-      });
-    }
-  });
-}
-
-// How many groups of the option's blocks the current device can hold.
-int resident_groups(const Problem& problem, const Option& option) {
-  int groups = 0;
-  visit_persistent(problem,
-                   [&](auto kernels) { groups = decltype(kernels)::type::resident_groups(option, problem.backward); });
-  return groups;
+  return found != nullptr ? *found : loaded_kernels(problem.cell, problem.type);
 }
 
 // The cheapest shape of the option's schedule that the device can hold, or the option refused.
@@ -74,7 +50,7 @@ Option resident(const Problem& problem, const Device& device, const Option& opti
   std::vector<Option> all = shapes(option.schedule, problem, device);
   std::stable_sort(all.begin(), all.end(), [](const Option& a, const Option& b) { return a.step_us < b.step_us; });
   for (Option& one : all) {
-    const int groups = resident_groups(problem, one);
+    const int groups = kernels_for(problem).resident_groups(problem, one);
     if (groups < 1) continue;
     if (one.schedule == Schedule::kGrid) one.groups_at_once = std::min(one.groups_at_once, groups);
     return one;
@@ -85,10 +61,6 @@ Option resident(const Problem& problem, const Device& device, const Option& opti
 }
 
 }  // namespace
-
-void clear(void* data, size_t bytes, Stream stream) {
-  check(cudaMemsetAsync(data, 0, bytes, static_cast<cudaStream_t>(stream)), "cudaMemsetAsync");
-}
 
 Device current_device() {
   return {
@@ -101,8 +73,7 @@ std::vector<Option> options_here(const Problem& problem) {
   std::vector<Option> all = options(problem, device);
   for (Option& option : all) {
     if (option.schedule == Schedule::kPerStep) {
-      visit_per_step(problem,
-                     [&](auto kernels) { option.workspace_bytes = decltype(kernels)::type::workspace_bytes(problem); });
+      option.workspace_bytes = kernels_for(problem).per_step_bytes(problem);
     } else if (option.refusal.empty()) {
       option = resident(problem, device, option);
     }
@@ -145,11 +116,11 @@ Option choose(const Problem& problem, const std::string& forced) {
 template <class Views>
 void run(const Problem& problem, const Option& option, const Views& views, Products& products, void* workspace,
          void* stream) {
-  if (option.schedule == Schedule::kPerStep) {
-    visit_per_step(problem,
-                   [&](auto kernels) { decltype(kernels)::type::run(problem, views, products, workspace, stream); });
+  const CellKernels& kernels = kernels_for(problem);
+  if constexpr (std::is_same_v<Views, ForwardViews>) {
+    kernels.forward(problem, option, views, products, workspace, stream);
   } else {
-    visit_persistent(problem, [&](auto kernels) { decltype(kernels)::type::run(option, views, workspace, stream); });
+    kernels.backward(problem, option, views, products, workspace, stream);
   }
 }
 template void run(const Problem&, const Option&, const ForwardViews&, Products&, void*, void*);

@@ -48,6 +48,15 @@ std::string describe(const Option& option);
 bool offsets_fit(const Problem& problem, const ForwardViews& views);
 bool offsets_fit(const Problem& problem, const BackwardViews& views);
 
+// The kernels of one cell for one type.
+struct CellKernels {
+  void (*forward)(const Problem&, const Option&, const ForwardViews&, Products&, void* workspace, void* stream);
+  void (*backward)(const Problem&, const Option&, const BackwardViews&, Products&, void* workspace, void* stream);
+  size_t (*per_step_bytes)(const Problem&);  // workspace of per_step
+  // How many groups of a persistent option's blocks the current device can hold at once; 0 where there is no kernel.
+  int (*resident_groups)(const Problem&, const Option&);
+};
+
 // Below: only where CUDA is built (runtime.cu); errors of the runtime are std::runtime_error.
 
 Device current_device();

@@ -43,10 +43,18 @@ double model_step_us(const Rules& rules, const Problem& problem, const Option& o
   return waves * (s.column_tiles * tile_us + s.turns() * costs.turn + rules.exchange_us(costs, received_kb));
 }
 
+// Of a cell without a product in its steps: what one step reads and writes, at the rate of the memory.
+double diagonal_step_us(const Problem& problem) {
+  const CellSpec& cell = problem.cell;
+  const auto values = static_cast<double>(cell.gates + cell.states + (problem.backward ? cell.states : 0) + cell.saved);
+  const auto units = static_cast<double>(problem.batch * problem.directions * problem.hidden_size);
+  return values * units * static_cast<double>(element_size(problem.type)) / (kMemoryGbPerUs * 1e9);
+}
+
 double library_step_us(const Problem& problem, const StepCosts& costs) {
   const LibraryRates& rates = kLibraryRates;
-  const double weights =
-      static_cast<double>(problem.cell.gates * problem.hidden_size) * static_cast<double>(problem.output_size);
+  const double weights = static_cast<double>(problem.cell.recurrent_gates * problem.hidden_size) *
+                         static_cast<double>(problem.output_size);
   const double bytes = weights * static_cast<double>(element_size(problem.type));
   const bool exact = problem.type == DataType::kFloat64 || is_exact(problem);
   const double rounded_tflops = problem.type == DataType::kFloat32 ? rates.tf32_tflops : rates.half_tflops;
@@ -59,6 +67,18 @@ double library_step_us(const Problem& problem, const StepCosts& costs) {
 constexpr const char* kNormRefusal =
     "a layer norm joins all units of a row, which no CUDA kernel does: plain torch operations run such layers";
 
+// The one schedule that is not persistent.
+Option per_step_option(const Problem& problem, const Device& device, const StepCosts& costs) {
+  Option option{Schedule::kPerStep, "per_step", "", library_step_us(problem, costs), costs.source};
+  if (problem.cell.recurrent_gates == 0) {
+    option.step_us = diagonal_step_us(problem);
+    option.estimate = "not measured; one kernel for all steps";
+  }
+  if (problem.normalized) option.refusal = kNormRefusal;
+  if (device.capability < 80) option.refusal = "the kernels are built for compute capability 8.0 and newer";
+  return option;
+}
+
 bool fits(int64_t elements) { return elements < (int64_t{1} << 31); }
 
 // Every shape of a schedule that fits; where there is none, `refusal` says what stands against it.
@@ -70,6 +90,7 @@ std::vector<Option> feasible(const Rules& rules, const Problem& problem, const D
   constexpr int64_t kMost = int64_t{1} << 24, kMostSteps = int64_t{1} << 30;
   constexpr int kMostGroups = 65535;  // of a launch; the hardware queues them
   if (problem.normalized) return refuse(kNormRefusal);
+  if (problem.cell.recurrent_gates == 0) return refuse("no gate reads h, so that there is no W_hh to keep on the chip");
   if (problem.projected) return refuse("a projection needs a second product in each step");
   if (problem.zoneout) return refuse("only per_step has zoneout");
   if (problem.recurrent_mask) return refuse("only per_step has a recurrent mask");
@@ -86,7 +107,8 @@ std::vector<Option> feasible(const Rules& rules, const Problem& problem, const D
                   std::to_string(rules.min_capability % 10));
   }
   const StepCosts& costs = step_costs(device.capability);
-  const int vectors = problem.backward ? problem.cell.gates : 1, results = problem.backward ? 1 : problem.cell.gates;
+  const int gates = problem.cell.recurrent_gates;
+  const int vectors = problem.backward ? gates : 1, results = problem.backward ? 1 : gates;
   const int most_ranks =
       std::min(rules.max_ranks > 0 ? rules.max_ranks : device.multiprocessors, device.multiprocessors);
   const auto size = static_cast<size_t>(element_size(problem.type));
@@ -97,7 +119,7 @@ std::vector<Option> feasible(const Rules& rules, const Problem& problem, const D
   s.time_steps = static_cast<int>(problem.time_steps);
   s.batch = static_cast<int>(problem.batch);
   s.hidden_size = static_cast<int>(problem.hidden_size);
-  s.gates = problem.cell.gates;
+  s.gates = gates;
   s.element_bytes = static_cast<int>(size);
   s.register_tiles = register_tiles(s.gates, size, is_exact(problem));
   for (const int splits : {1, 2, 4, 8}) {
@@ -164,24 +186,24 @@ std::vector<Option> options(const Problem& problem, const Device& device) {
                                            [](const Option& a, const Option& b) { return a.step_us < b.step_us; });
     all.push_back(cheapest == found.end() ? best : *cheapest);
   }
-  Option library{Schedule::kPerStep, "per_step", "", library_step_us(problem, costs), costs.source};
-  if (problem.normalized) library.refusal = kNormRefusal;
-  if (device.capability < 80) library.refusal = "the kernels are built for compute capability 8.0 and newer";
-  all.push_back(library);
+  all.push_back(per_step_option(problem, device, costs));
   sort_options(all);
   return all;
 }
 
 namespace {
 
+// Values of a unit that lie side by side in some buffer, at most.
+int64_t most_values(const Problem& p) { return std::max({p.cell.gates, p.cell.cell_states(), saved_values(p)}); }
+
 template <class Void>
 bool fits(const Problem& p, const SequenceView<Void>& view) {
   return fits(view.time_stride) &&
-         fits(p.batch * view.row_stride + p.directions * view.direction_stride + p.cell.gates * p.hidden_size);
+         fits(p.batch * view.row_stride + p.directions * view.direction_stride + most_values(p) * p.hidden_size);
 }
 template <class Void>
 bool fits(const Problem& p, const StateView<Void>& view) {
-  return fits(p.batch * view.row_stride + p.directions * view.direction_stride + p.hidden_size);
+  return fits(p.batch * view.row_stride + p.directions * view.direction_stride + most_values(p) * p.hidden_size);
 }
 template <class... Views>
 bool all_fit(const Problem& p, const Views&... views) {

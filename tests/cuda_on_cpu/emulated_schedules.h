@@ -102,7 +102,7 @@ struct Workspace {
 
 template <template <class, class, class, cuda::Rows, bool> class PassOf, class Cell, class T, class Views>
 void run_per_step(const Shape& s, const Problem& problem, const Inputs<T>& in, const Views& views) {
-  using PerStep = cuda::PerStep<PassOf<Cell, T, int64_t, cuda::Rows::kRagged, true>>;
+  using PerStep = cuda::PerStepOf<PassOf<Cell, T, int64_t, cuda::Rows::kRagged, true>>;
   const Workspace workspace(PerStep::workspace_bytes(problem));
   PlainProducts<T> products(s, in, problem.backward);
   PerStep(problem, views, products, workspace.data.get(), nullptr).run();
@@ -142,9 +142,3 @@ Results<T> run(const Shape& s, const Inputs<T>& in, const cuda::Option& forward,
 }
 
 }  // namespace fused_rnn::test
-
-namespace fused_rnn::cuda {
-
-inline void clear(void* data, size_t bytes, Stream /*stream*/) { std::memset(data, 0, bytes); }
-
-}  // namespace fused_rnn::cuda

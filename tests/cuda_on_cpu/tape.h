@@ -61,6 +61,23 @@ inline Traced operator-(const Traced& a, const Traced& b) {
 inline Traced operator*(const Traced& a, const Traced& b) {
   return {a.value * b.value, {{a.number, b.value}, {b.number, a.value}}};
 }
+inline Traced operator/(const Traced& a, const Traced& b) {
+  return {a.value / b.value, {{a.number, 1.0 / b.value}, {b.number, -a.value / (b.value * b.value)}}};
+}
+inline Traced operator-(const Traced& x) { return {-x.value, {{x.number, -1.0}}}; }
+inline Traced exponential(const Traced& x) {
+  const double y = std::exp(x.value);
+  return {y, {{x.number, y}}};
+}
+inline Traced log(const Traced& x) { return {std::log(x.value), {{x.number, 1.0 / x.value}}}; }
+inline Traced abs(const Traced& x) { return x.value < 0.0 ? -x : x; }
+inline Traced relu(const Traced& x) { return x.value < 0.0 ? Traced(0.0) : x; }
+inline Traced where_less(const Traced& a, const Traced& b, const Traced& x, const Traced& y) {
+  return a.value < b.value ? x : y;
+}
+inline Traced where_less_equal(const Traced& a, const Traced& b, const Traced& x, const Traced& y) {
+  return a.value <= b.value ? x : y;
+}
 inline Traced sigmoid(const Traced& x) {
   const double y = 1.0 / (1.0 + std::exp(-x.value));
   return {y, {{x.number, y * (1.0 - y)}}};

@@ -59,7 +59,8 @@ template <class Cell, class T>
 VariantResults<T> empty_variant_results(const Shape& s, const Variant& variant) {
   VariantResults<T> out{empty_results<Cell, T>(s), {}};
   if (variant.zoneout) {
-    out.plain.saved = Buffer<T>(s.time_steps, s.batch, s.directions, (Cell::kSaved + 1) * s.hidden_size);
+    const int saved = Cell::kSaved + cuda::kMadeStates<Cell>;
+    out.plain.saved = Buffer<T>(s.time_steps, s.batch, s.directions, saved * s.hidden_size);
   }
   if (Cell::kUnitWeights > 0) {
     out.d_unit_weights = Buffer<T>(1, s.batch, s.directions, Cell::kUnitWeights * s.hidden_size);
@@ -151,10 +152,11 @@ class VariantOracle {
   }
 
   void compute_row(int64_t d, int64_t b, VariantResults<double>& results) const {
-    constexpr bool kHasC = Cell::kStates == 2;
+    constexpr bool kHasC = Cell::kStates > 1;
     Results<double>& out = results.plain;
     tape.clear();
-    const Vector h_0 = leaves(plain_.h_0, d, b, 0, s_.output_size), c_0 = leaves(plain_.c_0, d, b, 0, s_.hidden_size);
+    const Vector h_0 = leaves(plain_.h_0, d, b, 0, s_.output_size);
+    const Vector c_0 = leaves(plain_.c_0, d, b, 0, kCellStates<Cell> * s_.hidden_size);
     std::vector<Vector> weights;
     for (int k = 0; k < Cell::kUnitWeights; ++k) weights.push_back(leaves(in_.unit_weights, d, k, 0, s_.hidden_size));
     Vector h = h_0, c = c_0;
@@ -183,7 +185,7 @@ class VariantOracle {
     tape.go_back();
     for (const Step& step : steps) {
       write_gradient(step.from_x, out.d_gates, step.time, b, d);
-      if (Cell::kSplit) write_gradient(step.from_h, out.d_gates_h, step.time, b, d);
+      if (Cell::kSplit) write_gradient(step.from_h, out.d_gates_h, step.time, b, d);  // R gates
       if (projected()) write_gradient(step.h, out.d_projected, step.time, b, d);
     }
     write_gradient(h_0, out.d_h_0, d, b, 0);
@@ -204,31 +206,33 @@ class VariantOracle {
     return all;
   }
 
-  // h before a projection; replaces c.
+  // h before a projection; replaces c, the states besides h one after the other.
   Vector update(int64_t d, int64_t b, const Step& step, const std::vector<Vector>& weights, const Vector& h, Vector& c,
                 Results<double>& out) const {
     const int64_t size = s_.hidden_size;
     Vector hidden;
     for (int64_t u = 0; u < size; ++u) {
       Pack<Traced, Cell::kGates> from_x, from_h;
-      for (int g = 0; g < Cell::kGates; ++g)
-        from_x[g] = step.from_x[g * size + u], from_h[g] = step.from_h[g * size + u];
+      for (int g = 0; g < Cell::kGates; ++g) from_x[g] = step.from_x[g * size + u];
+      for (int g = 0; g < recurrent_gates<Cell>(); ++g) from_h[g] = step.from_h[g * size + u];
       Pack<Traced, Cell::kStates> state;
       if (!projected()) state[0] = h[u];
-      if constexpr (Cell::kStates == 2) state[1] = c[u];
+      for (int s = 1; s < Cell::kStates; ++s) state[s] = c[(s - 1) * size + u];
       Pack<Traced, Cell::kUnitWeights> unit_weights;
       for (int k = 0; k < Cell::kUnitWeights; ++k) unit_weights[k] = weights[k][u];
       auto next = cell_forward<Cell, Traced>(from_x, from_h, state, unit_weights);
       for (int k = 0; k < Cell::kSaved; ++k) out.saved.at(step.time, b, d, k * size + u) = next.saved[k].value;
       if (variant_.zoneout) {
-        out.saved.at(step.time, b, d, Cell::kSaved * size + u) = next.state[Cell::kStates - 1].value;
+        for (int k = 0; k < cuda::kMadeStates<Cell>; ++k) {
+          out.saved.at(step.time, b, d, (Cell::kSaved + k) * size + u) = next.state[kFirstMade<Cell> + k].value;
+        }
         for (int s = 0; s < Cell::kStates; ++s) {
           const Traced stays(in_.zoneout.get(step.time, b, d, s * size + u));
           next.state[s] = next.state[s] * (Traced(1.0) - stays) + state[s] * stays;
         }
       }
       hidden.push_back(rounded(next.state[0]));
-      if constexpr (Cell::kStates == 2) c[u] = next.state[1];
+      for (int s = 1; s < Cell::kStates; ++s) c[(s - 1) * size + u] = next.state[s];
     }
     return hidden;
   }

@@ -138,9 +138,9 @@ template <class T>
 struct Inputs {
   Buffer<T> gates, h_0, c_0;                  // forward
   Buffer<T> d_output, d_h_n, d_c_n, d_cells;  // backward
-  Matrix<T> w_hh, b_hh, w_hr;
-  Buffer<T> x;           // [T, B, 1, I], of which the gates are made
-  Matrix<T> w_ih, b_ih;  // [D, G*H, I]
+  Matrix<T> w_hh, b_hh, w_hr;                 // [D, R*H, P], [D, R*H, 1], [D, P, H]
+  Buffer<T> x;                                // [T, B, 1, I], of which the gates are made
+  Matrix<T> w_ih, b_ih;                       // [D, G*H, I]
   Buffer<T> unit_weights, norm, zoneout,
       recurrent_mask;                 // variants: [D, K, H], [D, N, H], [T, B, D, states, H], [D, B, P]
   std::vector<int64_t> lengths;       // empty: all T
@@ -207,7 +207,11 @@ void fill_input(const Shape& s, Random& random, Inputs<T>& in) {
   in.x.fill(random, 0.25);
   in.w_ih = Matrix<T>(s.directions, Cell::kGates * s.hidden_size, s.input_size, s.transposed);
   in.w_ih.fill(random, s.directions);
-  if (s.bias) in.b_ih = in.b_hh;
+  if (s.bias && recurrent_gates<Cell>() == Cell::kGates) in.b_ih = in.b_hh;
+  if (s.bias && recurrent_gates<Cell>() < Cell::kGates) {
+    in.b_ih = Matrix<T>(s.directions, Cell::kGates * s.hidden_size, 1, false);
+    for (T& value : in.b_ih.data) value = from_double<T>(random(-0.25, 0.25));
+  }
   in.gates.for_each([&](int64_t t, int64_t b, int64_t d, int64_t u) {
     double sum = s.bias ? in.b_ih.get(d, u, 0) : 0.0;
     for (int64_t i = 0; i < s.input_size; ++i) sum += in.w_ih.get(d, u, i) * in.x.get(t, b, 0, i);
@@ -220,7 +224,8 @@ void fill_input(const Shape& s, Random& random, Inputs<T>& in) {
 template <class Cell, class T>
 Inputs<T> random_inputs(const Shape& s, uint64_t seed) {
   Random random(seed);
-  const int64_t gate_rows = Cell::kGates * s.hidden_size;
+  const int64_t gate_rows = Cell::kGates * s.hidden_size, recurrent_rows = recurrent_gates<Cell>() * s.hidden_size;
+  const int64_t others = kCellStates<Cell> * s.hidden_size;  // of the states besides h
   const bool projected = s.output_size != s.hidden_size;
   Inputs<T> in;
   const auto buffer = [&](Buffer<T>& to, int64_t first, int64_t inner, int64_t size, double range) {
@@ -231,18 +236,18 @@ Inputs<T> random_inputs(const Shape& s, uint64_t seed) {
   buffer(in.d_output, s.time_steps, s.directions, s.output_size, 1.0);
   buffer(in.d_h_n, s.directions, 1, s.output_size, 1.0);
   if (s.initial) buffer(in.h_0, s.directions, 1, s.output_size, 1.0);
-  if (Cell::kStates == 2) {
-    if (s.initial) buffer(in.c_0, s.directions, 1, s.hidden_size, 1.0);
-    buffer(in.d_c_n, s.directions, 1, s.hidden_size, 1.0);
-    buffer(in.d_cells, s.time_steps, s.directions, s.hidden_size, 1.0);
+  if (others > 0) {
+    if (s.initial) buffer(in.c_0, s.directions, 1, others, 1.0);
+    buffer(in.d_c_n, s.directions, 1, others, 1.0);
+    buffer(in.d_cells, s.time_steps, s.directions, others, 1.0);
   }
   const auto matrix = [&](Matrix<T>& to, int64_t rows, int64_t columns, bool transposed) {
     to = Matrix<T>(s.directions, rows, columns, transposed);
     to.fill(random, s.directions);
   };
-  matrix(in.w_hh, gate_rows, s.output_size, s.transposed);
+  matrix(in.w_hh, recurrent_rows, s.output_size, s.transposed);
   if (s.bias) {
-    matrix(in.b_hh, gate_rows, 1, false);
+    matrix(in.b_hh, recurrent_rows, 1, false);
     // A norm of nearly equal values, of a single unit above all, would magnify their rounding errors up to 300 times.
     const double range = s.normalized ? 1.0 : 0.25;
     for (T& value : in.b_hh.data) value = from_double<T>(random(-range, range));
@@ -274,14 +279,14 @@ Results<T> empty_results(const Shape& s) {
   const auto state = [&](int64_t size) { return Buffer<T>(s.directions, s.batch, 1, size); };
   out.output = sequence(s.output_size);
   out.h_n = state(s.output_size);
-  const int saved = Cell::kSaved + (s.zoneout ? 1 : 0) + (s.normalized ? Cell::kGates : 0);
+  const int saved = Cell::kSaved + (s.zoneout ? spec_of<Cell>(0).made_states() : 0) + (s.normalized ? Cell::kGates : 0);
   out.saved = sequence(saved * s.hidden_size);
   out.d_gates = sequence(Cell::kGates * s.hidden_size);
-  if (Cell::kSplit || s.normalized) out.d_gates_h = sequence(Cell::kGates * s.hidden_size);
+  if (Cell::kSplit || s.normalized) out.d_gates_h = sequence(recurrent_gates<Cell>() * s.hidden_size);
   out.d_h_0 = state(s.output_size);
-  if (Cell::kStates == 2) {
-    out.c_n = out.d_c_0 = state(s.hidden_size);
-    out.cells = sequence(s.hidden_size);
+  if (const int64_t others = kCellStates<Cell> * s.hidden_size; others > 0) {
+    out.c_n = out.d_c_0 = state(others);
+    out.cells = sequence(others);
   }
   if (projected) {
     out.hidden = sequence(s.hidden_size);
