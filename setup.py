@@ -45,7 +45,7 @@ class BuildWithLibrary(build_py):
         super().run()
         if not self.editable_mode:
             for name in glob("csrc/**/*.*") + glob("include/*") + glob("cmake/*") + ["CMakeLists.txt"]:
-                if not name.startswith(("csrc/binding/", "csrc/cuda/")):
+                if not name.startswith(("csrc/binding/", "csrc/cuda/instantiate/")):
                     target = Path(self.build_lib, "fused_rnn", name)
                     target.parent.mkdir(parents=True, exist_ok=True)
                     self.copy_file(str(ROOT / name), str(target))

@@ -20,14 +20,14 @@ import tempfile
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from fused_rnn import _ops
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from fused_rnn._cell_source import CellSource
 
@@ -63,12 +63,13 @@ def headers() -> Path:
 
 
 @cache
-def sources_mark() -> str:
-    """A mark of the headers, by which a library belongs to a version of the kernels."""
+def sources_mark(kernels: str = "cpu") -> str:
+    """A mark of the headers, by which a library belongs to a version of the kernels, those of csrc/cpu or csrc/cuda."""
     digest = hashlib.sha256(_ops.CELL_FLAGS.encode())
-    for folder in ("core", "cells", "cpu"):
-        for path in sorted((headers() / folder).rglob("*.h")):
-            digest.update(path.read_bytes())
+    for folder in ("core", "cells", kernels):
+        for path in sorted((headers() / folder).rglob("*")):
+            if path.suffix in {".h", ".cuh"}:
+                digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
 
@@ -106,21 +107,24 @@ def cache_folder() -> Path:
 
 def load(source: CellSource, dtype: torch.dtype) -> None:
     """Have the kernels of a cell for a type: from the cache, or compiled."""
-    name = library_name(source, dtype, _ops.active_isa())
+    isa = _ops.active_isa()
+
+    def use(path: Path) -> None:
+        compile_library(source, dtype, isa, path)
+        _ops.load_cell(str(path), sources_mark(), dtype)
+
+    in_cache(library_name(source, dtype, isa), use)
+
+
+def in_cache(name: str, use: Callable[[Path], None]) -> None:
+    """`use` a file of the cache, which makes it where it is not there."""
     try:
-        _load_from(cache_folder(), name, source, dtype)
+        use(cache_folder() / name)
     except CompileError:
         raise
     except (OSError, RuntimeError):  # a folder that cannot be written, or nobody's home: for this process alone
         with tempfile.TemporaryDirectory() as folder:
-            _load_from(Path(folder), name, source, dtype)
-
-
-def _load_from(folder: Path, name: str, source: CellSource, dtype: torch.dtype) -> None:
-    path = folder / name
-    if not is_whole(path):
-        compile_library(source, dtype, _ops.active_isa(), path)
-    _ops.load_cell(str(path), sources_mark(), dtype)
+            use(Path(folder, name))
 
 
 def _sum_of(path: Path) -> str:
@@ -136,30 +140,47 @@ def is_whole(path: Path) -> bool:
 
 
 def compile_library(source: CellSource, dtype: torch.dtype, isa: str, path: Path) -> None:
-    """Compile a cell for a type and an instruction set; nothing where another process has done it meanwhile."""
-    compiler = find_compiler()
+    """Have a cell compiled for a type and an instruction set."""
+    text = _MODULE.format(title=source.title, type=CPP_TYPES[dtype], sources=sources_mark())
+
+    def command() -> list[str]:
+        flags = json.loads(_ops.CELL_FLAGS)
+        return [*find_compiler(), *flags["common"], *flags[isa], "-shared"]
+
+    make(path, source, f"{name_of(dtype)}, {isa}", Module("module.cpp", text, command))
+
+
+class Module(NamedTuple):
+    """The source of a library beside its cell."""
+
+    file: str
+    text: str
+    command: Callable[[], list[str]]  # the compiler with its flags, without folders and files
+
+
+def make(path: Path, source: CellSource, purpose: str, module: Module) -> None:
+    """Compile a library where it is not there; nothing where another process has done it meanwhile."""
+    if is_whole(path):
+        return
+    command = module.command()
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with _lock(path.with_suffix(".lock")):
         if is_whole(path):
             return
-        flags = json.loads(_ops.CELL_FLAGS)
-        print(
-            f"fused_rnn: compiling the cell {source.title} for {name_of(dtype)}, {isa} (once) ...",
-            file=sys.stderr,
-            flush=True,
-        )
+        print(f"fused_rnn: compiling the cell {source.title} for {purpose} (once) ...", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             Path(folder, f"{source.title}.h").write_text(source.text)
-            module = Path(folder, "module.cpp")
-            module.write_text(_MODULE.format(title=source.title, type=CPP_TYPES[dtype], sources=sources_mark()))
+            text = Path(folder, module.file)
+            text.write_text(module.text)
             made = Path(folder, path.name)
-            includes = ["-I", str(headers()), "-I", folder]
-            command = [*compiler, *flags["common"], *flags[isa], *includes, "-shared", str(module), "-o", str(made)]
-            result = subprocess.run(command, capture_output=True, text=True, check=False)
+            command = [*command, "-I", str(headers()), "-I", folder, str(text), "-o", str(made)]
+            result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
             if result.returncode != 0:
                 raise CompileError(
-                    f"the cell {source.title} did not compile: {shlex.join(command)}\n{result.stderr[-4000:]}"
+                    f"the cell {source.title} did not compile: {shlex.join(command)}\n{result.stdout[-4000:]}"
                 )
+            if result.stdout:
+                path.with_suffix(".log").write_text(result.stdout)
             path.with_suffix(".sum").write_text(_sum_of(made))
             made.replace(path)
 

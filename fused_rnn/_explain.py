@@ -232,9 +232,9 @@ def _explain_layer(
     situation = Situation(sizes, training, not layer.training, autocast, gpu)
     name = str(device or torch.cuda.get_device_name(sequence.device)) if on_gpu else _name_of_cpu()
     layer._prepare_kernels()
-    has_kernels = _ops.has_kernels(sizes.cell, layer._weights(layer._flat_weights_names)[0]) and not (
-        on_gpu and sizes.cell in _ops.LOADED
-    )
+    has_kernels = _ops.has_kernels(sizes.cell, layer._weights(layer._flat_weights_names)[0])
+    if device is not None and sizes.cell in _ops.LOADED:  # nvcc makes kernels for it, of any cell
+        has_kernels = bool(_ops.LOADED[sizes.cell] or _ops.LOADED_ON_CUDA[sizes.cell])
     plans = []
     for weights in layer._layers():
         like_x = sequence.new_empty(()).expand(time_steps, batch, width)
@@ -255,7 +255,7 @@ def _explain_layer(
         )
         extent = ", ".join((*(each for each in ("lengths", "resets") if getattr(ragged, each) is not None), ""))
         use = f"{extent}{'training' if training else 'inference'}"
-        changes = faster(situation) if has_kernels else ["a CPU with a C++ compiler, which makes kernels of the cell"]
+        changes = faster(situation) if has_kernels else [_MAKERS[on_gpu]]
         answer = _answer(type(layer).__name__, use, told[0], changes)
         plans.append(LayerPlan(f"{_text_of(sizes, width)}, {use}", told, answer=answer))
         width = sizes.directions * (layer.proj_size or layer.hidden_size)
@@ -288,6 +288,11 @@ def _text_of(sizes: _ops.Problem, input_size: int) -> str:
     )
 
 
+# What makes kernels of a cell that has none, on a CPU and on a GPU.
+_MAKERS = (
+    "a CPU with a C++ compiler, which makes kernels of the cell",
+    "a fused_rnn with CUDA and nvcc, which makes kernels of the cell",
+)
 _WHAT = {
     "whole": "each layer is one call of own kernels",
     "apart": "each layer is a library's GEMM and own kernels",

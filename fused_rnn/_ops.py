@@ -7,7 +7,7 @@ which is H without a projection. An operator returns an empty tensor of shape [0
 from __future__ import annotations
 
 import importlib
-from collections import namedtuple
+from collections import defaultdict, namedtuple
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch  # before the compiled module, whose symbols it provides
@@ -67,6 +67,8 @@ CELL_FLAGS: str = _C.cell_flags
 LOADED: dict[str, set[torch.dtype]] = {}
 """Of each cell that is not built in, the types with kernels on CPU."""
 
+LOADED_ON_CUDA: defaultdict[str, set[torch.dtype]] = defaultdict(set)
+"""Likewise on the GPUs of this machine."""
 
 HIDDEN: set[str] = set()
 """Cells that run in plain torch although they have kernels, to be compared with these."""
@@ -80,15 +82,28 @@ def add_cell(name: str, spec: CellSpec) -> None:
 
 def load_cell(path: str, sources: str, dtype: torch.dtype) -> None:
     """Load the kernels of a cell for a type from a library that was compiled from `sources`."""
-    name = _C.load_cell(path, sources)
-    if CELLS.setdefault(name, CellSpec(**_C.cell_spec(name))) != CellSpec(**_C.cell_spec(name)):
+    LOADED.setdefault(_known(path, _C.load_cell(path, sources)), set()).add(dtype)
+
+
+def load_cuda_cell(path: str, sources: str, dtype: torch.dtype) -> None:
+    """The same of its kernels for GPUs, which have libraries of their own."""
+    name = _known(path, _C.load_cuda_cell(path, sources))
+    LOADED.setdefault(name, set())
+    LOADED_ON_CUDA[name].add(dtype)
+
+
+def _known(path: str, name: str) -> str:
+    """The name of a cell of a library, whose counts are those that Python knows."""
+    spec = CellSpec(**_C.cell_spec(name))
+    if CELLS.setdefault(name, spec) != spec:
         raise ImportError(f"the library {path} has another cell {name}")
-    LOADED.setdefault(name, set()).add(dtype)
+    return name
 
 
 def has_kernels(cell: str, tensor: Tensor) -> bool:
     """Whether there are kernels of a cell for the type and device of a tensor."""
-    return cell not in LOADED or (tensor.dtype in LOADED[cell] and not tensor.is_cuda and cell not in HIDDEN)
+    loaded = LOADED_ON_CUDA if tensor.is_cuda else LOADED
+    return cell not in LOADED or (tensor.dtype in loaded[cell] and cell not in HIDDEN)
 
 
 NORM_EPSILON: float = _C.norm_epsilon

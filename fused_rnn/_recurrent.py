@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from fused_rnn import _cell_compiler, _checks, _ops
+from fused_rnn import _cell_compiler, _checks, _cuda_cells, _ops
 from fused_rnn._flat_weights import held
 from fused_rnn._modes import constant_for_compilers
 from fused_rnn._recurrent_layer import RecurrentLayer
@@ -22,18 +22,19 @@ from fused_rnn._tracing import PROXY_ERRORS, leaf
 from fused_rnn._variants import Variants
 from fused_rnn.cells import SOURCES, Cell, cell_of, source_of
 
-_refused: set[tuple[str, torch.dtype]] = set()  # what could not be compiled
+_refused: set[tuple[str, torch.dtype, bool]] = set()  # what could not be compiled
 
 
 @constant_for_compilers
-def _load_kernels(name: str, dtype: torch.dtype) -> None:
+def _load_kernels(name: str, dtype: torch.dtype, on_gpu: bool) -> None:
     """Load or compile the kernels of a cell for a type. Where there are none, a warning says why, once."""
-    if dtype in _ops.LOADED[name] or (name, dtype) in _refused or dtype not in _cell_compiler.CPP_TYPES:
+    loaded, wanted = (_ops.LOADED_ON_CUDA if on_gpu else _ops.LOADED), (name, dtype, on_gpu)
+    if dtype in loaded[name] or wanted in _refused or dtype not in _cell_compiler.CPP_TYPES:
         return
     try:
-        _cell_compiler.load(SOURCES[name], dtype)
+        (_cuda_cells if on_gpu else _cell_compiler).load(SOURCES[name], dtype)
     except (_cell_compiler.CompileError, OSError, ValueError) as error:
-        _refused.add((name, dtype))
+        _refused.add(wanted)
         warnings.warn(f"fused_rnn: a cell runs in plain torch, which is slow, since {error}", stacklevel=2)
 
 
@@ -46,9 +47,10 @@ class Recurrent(RecurrentLayer):
     [G*H], `bias_hh_lk` [R*H], and `weight_NAME_lk` [H] for each unit weight; those of the second direction end with
     `_reverse`.
 
-    Kernels are compiled for this processor when the layer is first called, which takes some 10 seconds once; they are
-    kept in ~/.cache/fused_rnn, or where the environment variable FUSED_RNN_CACHE says. On a GPU, and without a C++
-    compiler, the layer runs in plain torch: `fused_rnn.explain` says so and `fused_rnn.strict` makes it an error.
+    Kernels are compiled for this processor, or for the GPUs of this machine, when the layer is first called. This takes
+    some 10 seconds once, for GPUs a minute. They are kept in ~/.cache/fused_rnn, or where the environment variable
+    FUSED_RNN_CACHE says. Without a C++ compiler, on a GPU without nvcc, the layer runs in plain torch:
+    `fused_rnn.explain` says so and `fused_rnn.strict` makes it an error.
 
     Args:
         cell: a `fused_rnn.Cell`, or a class of them that needs no arguments.
@@ -175,8 +177,8 @@ class Recurrent(RecurrentLayer):
 
     def _prepare_kernels(self) -> None:
         weight = held(self, self._all_weights[0][:1])[0]
-        if weight.is_cpu:
-            _load_kernels(self._plain_cell, weight.dtype)
+        if weight.is_cpu or weight.is_cuda:
+            _load_kernels(self._plain_cell, weight.dtype, weight.is_cuda)
 
     def _direction(self, tensors: list[Any]) -> DirectionWeights:
         """The parameters of one direction as the kernels take them: a row of W_hh for each gate and each unit."""

@@ -70,6 +70,7 @@ PACKAGE_RULES: dict[str, set[str]] = {
         "_cell_functions": "_cell_graph",
         "_cell_source": "_cell_graph",
         "_cell_compiler": "_cell_source _ops",
+        "_cuda_cells": "_cell_compiler _cell_source _ops",
         "cells": "_cell_compiler _cell_functions _cell_graph _cell_source _ops _reference",
         "cells/__main__": "cells",
         "_published_cells": "cells",
@@ -83,8 +84,8 @@ PACKAGE_RULES: dict[str, set[str]] = {
         "_calls": "_checks _layers _packed _ragged",
         "_recurrent_layer": "_calls _checks _flat_weights _layers _ops _scripting _tensors _tracing _variants",
         "_recurrent_cell": "_calls _checks _flat_weights _layers _scripting _tensors _tracing",
-        "_recurrent": "_cell_compiler _checks _flat_weights _modes _ops _recurrent_layer _signatures _tensors"
-        " _tracing _variants cells",
+        "_recurrent": "_cell_compiler _checks _cuda_cells _flat_weights _modes _ops _recurrent_layer _signatures"
+        " _tensors _tracing _variants cells",
         "_published_layers": "_published_cells _recurrent cells",
         "modules": "_checks _recurrent_cell _recurrent_layer _signatures _variants",
         "_swap": "_recurrent_layer",

@@ -6,7 +6,8 @@ The longer check, with sanitizers, graphs and times, is tools/gpu_check.sh.
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+import shutil
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -32,6 +33,20 @@ def results(layer: torch.nn.RNNBase, x: torch.Tensor, **arguments: torch.Tensor)
     output.double().square().sum().backward()
     found = [output, x.grad, *(p.grad for p in layer.parameters())]
     return [t.detach().double().cpu() for t in found if t is not None]
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc compiles the cells")
+@pytest.mark.parametrize("kind", [fused_rnn.SLSTM, fused_rnn.CoupledLSTM, fused_rnn.IndRNN, fused_rnn.MinLSTM])
+def test_own_cells_agree_with_float64_on_the_cpu(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", "ieee")
+    torch.manual_seed(0)
+    layer, x = kind(5, 40, bidirectional=True), torch.randn(6, 11, 5)
+    with fused_rnn.strict():
+        expected = results(copy.deepcopy(layer).double(), x.double())
+        actual = results(layer.cuda(), x.cuda())
+    tolerance = TOLERANCES[torch.float32]
+    for found, wanted in zip(actual, expected, strict=True):
+        assert (found - wanted).abs().max() <= tolerance.gradients * wanted.abs().max()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)

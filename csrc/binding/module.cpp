@@ -17,7 +17,7 @@
 #include "cpu/runtime/machine.h"
 #include "cpu/runtime/team.h"
 #include "cpu/runtime/workspace.h"
-#include "cuda/schedule.h"
+#include "cuda/loaded_cells.h"
 
 #if !defined(FUSED_RNN_VERSION) || !defined(FUSED_RNN_CUDA_BUILD) || !defined(FUSED_RNN_CELL_FLAGS)
 #error "the build passes FUSED_RNN_VERSION, FUSED_RNN_CUDA_BUILD and FUSED_RNN_CELL_FLAGS"
@@ -47,6 +47,14 @@ py::dict cell_spec_dict(const std::string& name) {
   result["norm_groups"] = spec.norm_groups;
   result["recurrent_gates"] = spec.recurrent_gates;
   return result;
+}
+
+// Loads a library of a cell for GPUs, as load_cell does one for the CPU. It need not find a GPU.
+std::string load_cuda_cell(const std::string& path, const std::string& sources) {
+  void* const function = function_of_library(path, cuda::kCellModuleFunction);
+  const cuda::CellModule& module = reinterpret_cast<cuda::CellModuleFunction>(function)();
+  cuda::add_kernels(add_cell(path, module.cell, module.sources, sources), module.type, *module.kernels);
+  return module.cell.name;
 }
 
 py::dict plan_dict(const py::object& named, bool training, int threads) {
@@ -148,6 +156,7 @@ PYBIND11_MODULE(_C, m) {
         return std::string(fused_rnn::load_cell(path, sources).name);
       },
       py::arg("path"), py::arg("sources"));
+  m.def("load_cuda_cell", &fused_rnn::load_cuda_cell, py::arg("path"), py::arg("sources"));
   m.def("build_info", &fused_rnn::build_info);
   m.def("kept_bytes", &fused_rnn::Workspace::waiting_bytes);
   m.def("is_amd_processor", &fused_rnn::is_amd_processor);

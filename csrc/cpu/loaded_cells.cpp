@@ -24,17 +24,21 @@ struct LoadedCell {
 
 class Registry {
  public:
-  CellSpec add(const CellModule& module) {
+  CellSpec add(const CellSpec& spec) {
     const std::unique_lock lock(mutex_);
-    LoadedCell* cell = find(module.cell.name);
+    LoadedCell* cell = find(spec.name);
     if (cell == nullptr) {
       cell = &cells_.emplace_back();
-      cell->spec = module.cell;
+      cell->spec = spec;
       cell->spec.index = Cells::kSize + static_cast<int>(cells_.size()) - 1;
     }
-    const CpuUnit*& unit = cell->units.at(static_cast<size_t>(module.type));
-    if (unit == nullptr) unit = module.unit;
     return cell->spec;
+  }
+
+  void add_unit(const CellSpec& known, DataType type, const CpuUnit* added) {
+    const std::unique_lock lock(mutex_);
+    const CpuUnit*& unit = find(known.name)->units.at(static_cast<size_t>(type));
+    if (unit == nullptr) unit = added;
   }
 
   std::optional<CellSpec> spec_of(std::string_view name) {
@@ -66,25 +70,40 @@ Registry& registry() {
   return all;
 }
 
+std::invalid_argument refusal(const std::string& path, const std::string& why) {
+  return std::invalid_argument("cannot load the cell in " + path + ": " + why);
+}
+
 }  // namespace
 
-CellSpec load_cell(const std::string& path, const std::string& sources) {
-  const auto refuse = [&](const std::string& why) -> std::invalid_argument {
-    return std::invalid_argument("cannot load the cell in " + path + ": " + why);
-  };
+void* function_of_library(const std::string& path, const char* name) {
   void* const library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (library == nullptr) throw refuse(dlerror());
-  void* const symbol = dlsym(library, kCellModuleFunction);
-  if (symbol == nullptr) throw refuse("it is no library of a cell");
-  static const CpuRuntime runtime{run_team, make_plan, plan_options, &Barrier::make, &Barrier::wait};
-  const CellModule& module = reinterpret_cast<CellModuleFunction>(symbol)(runtime);
-  if (sources != module.sources) throw refuse("it was compiled from other sources, for another version of fused_rnn");
-  if (active_cpu_isa() != module.instruction_set) {
-    throw refuse("it was compiled for " + std::string(module.instruction_set) + ", and " + active_cpu_isa() +
-                 " is in use");
+  if (library == nullptr) throw refusal(path, dlerror());
+  void* const symbol = dlsym(library, name);
+  if (symbol == nullptr) throw refusal(path, "it is no library of a cell");
+  return symbol;
+}
+
+CellSpec add_cell(const std::string& path, const CellSpec& cell, const char* compiled_from,
+                  const std::string& sources) {
+  if (sources != compiled_from) {
+    throw refusal(path, "it was compiled from other sources, for another version of fused_rnn");
   }
-  if (find_cell(module.cell.name) >= 0) throw refuse(std::string(module.cell.name) + " is a built-in cell");
-  return registry().add(module);
+  if (find_cell(cell.name) >= 0) throw refusal(path, std::string(cell.name) + " is a built-in cell");
+  return registry().add(cell);
+}
+
+CellSpec load_cell(const std::string& path, const std::string& sources) {
+  void* const function = function_of_library(path, kCellModuleFunction);
+  static const CpuRuntime runtime{run_team, make_plan, plan_options, &Barrier::make, &Barrier::wait};
+  const CellModule& module = reinterpret_cast<CellModuleFunction>(function)(runtime);
+  if (sources == module.sources && active_cpu_isa() != module.instruction_set) {
+    throw refusal(path, "it was compiled for " + std::string(module.instruction_set) + ", and " + active_cpu_isa() +
+                            " is in use");
+  }
+  const CellSpec cell = add_cell(path, module.cell, module.sources, sources);
+  registry().add_unit(cell, module.type, module.unit);
+  return cell;
 }
 
 std::optional<CellSpec> find_loaded_cell(std::string_view name) { return registry().spec_of(name); }

@@ -1,7 +1,8 @@
 // Cells that were compiled by themselves and loaded at run time: the libraries they come in, and where they are found.
 //
 // A library holds one cell for one type and the instruction set in use (see cell_module.h). Its cell has an index
-// beyond those of cells/table.h, and its schedules are called as the built-in ones are. It is never unloaded.
+// beyond those of cells/table.h, and its schedules are called as the built-in ones are. It is never unloaded. Libraries
+// for GPUs are other ones (cuda/loaded_cells.h), of cells that are known in the same way.
 #pragma once
 
 #include <optional>
@@ -39,6 +40,11 @@ inline constexpr const char* kCellModuleFunction = "fused_rnn_cell_module";
 // the same cell, and without effect where that is loaded. Throws std::invalid_argument where the file is no such
 // library, was compiled from other `sources`, or for an instruction set that is not in use.
 CellSpec load_cell(const std::string& path, const std::string& sources);
+
+// For libraries of cells of any kind: the function of that name, and the cell, which then is known by its name and has
+// its index. `compiled_from` is what the library says of itself. They throw as load_cell does.
+void* function_of_library(const std::string& path, const char* name);
+CellSpec add_cell(const std::string& path, const CellSpec& cell, const char* compiled_from, const std::string& sources);
 
 // The loaded cell of that name.
 std::optional<CellSpec> find_loaded_cell(std::string_view name);
