@@ -7,6 +7,7 @@
 #include "cuda/grid.cuh"
 #include "cuda/one_block.cuh"
 #include "cuda/schedule.h"
+#include "cuda/small_block.cuh"
 
 namespace fused_rnn::cuda {
 
@@ -20,6 +21,21 @@ LaunchShape launch_shape(const Option& option, int groups) {
   if (option.schedule == Schedule::kCluster) launch.cluster = static_cast<unsigned>(option.shape.ranks);
   launch.cooperative = option.schedule == Schedule::kGrid;
   return launch;
+}
+
+// Calls visitor with the SmallBlockKernel of the option's rows, with its arguments but for the views, and its launch.
+template <class Pass, class Visitor>
+auto visit_small_kernel(const Option& option, Visitor&& visitor) {
+  const SmallShape& shape = option.small;
+  const LaunchShape launch{.grid_x = static_cast<unsigned>(option.groups),
+                           .threads = static_cast<unsigned>(shape.threads()),
+                           .shared_bytes = option.shared_bytes};
+  const auto visit = [&](auto kernel) {
+    kernel.set_shape(shape);
+    return visitor(kernel, launch);
+  };
+  if (shape.rows == 1) return visit(SmallBlockKernel<Pass, 1>{});
+  return visit(SmallBlockKernel<Pass, kMostSmallRows>{});
 }
 
 // Calls visitor with a PersistentKernel of the option's schedule, whose arguments are yet to be set.
@@ -37,6 +53,12 @@ auto visit_kernel(const Option& option, Visitor&& visitor) {
 
 template <class Pass>
 void run_persistent(const Option& option, const typename Pass::Views& views, void* workspace, Stream stream) {
+  if (option.schedule == Schedule::kSmallBlock) {
+    return visit_small_kernel<Pass>(option, [&](auto kernel, const LaunchShape& shape) {
+      kernel.views = views;
+      launch(kernel, shape, stream);
+    });
+  }
   visit_kernel<Pass>(option, [&](auto kernel, auto shape_of) {
     kernel.set_shape(option.shape);
     kernel.views = views;
@@ -58,6 +80,10 @@ void run_persistent(const Option& option, const typename Pass::Views& views, voi
 // How many groups of the option's blocks the current device can hold at once.
 template <class Pass>
 int resident_groups(const Option& option) {
+  if (option.schedule == Schedule::kSmallBlock) {
+    return visit_small_kernel<Pass>(
+        option, [](auto kernel, const LaunchShape& shape) { return active_blocks<decltype(kernel)>(shape); });
+  }
   return visit_kernel<Pass>(option, [&](auto kernel, auto shape_of) {
     using Kernel = decltype(kernel);
     const LaunchShape shape = shape_of(option, 1);

@@ -56,7 +56,7 @@ Option resident(const Problem& problem, const Device& device, const Option& opti
     return one;
   }
   Option refused = option;
-  refused.refusal = "the device cannot hold " + std::to_string(option.shape.ranks) + " such blocks at once";
+  refused.refusal = "the device cannot hold its blocks at once";
   return refused;
 }
 
@@ -94,8 +94,9 @@ Option choose(const Problem& problem, const std::string& forced) {
   {
     const std::lock_guard lock(mutex);
     if (const auto found = known.find(key); found != known.end()) {
-      found->second.shape.time_steps = static_cast<int>(problem.time_steps);
-      return found->second;
+      Option option = found->second;
+      option.shape.time_steps = option.small.time_steps = static_cast<int>(problem.time_steps);
+      return option;
     }
   }
   std::string reasons;

@@ -9,6 +9,7 @@
 #include "core/views.h"
 #include "cuda/persistent_shape.h"
 #include "cuda/products.h"
+#include "cuda/small_shape.h"
 
 namespace fused_rnn::cuda {
 
@@ -19,7 +20,7 @@ struct Device {
   int shared_bytes;     // that one block may have
 };
 
-enum class Schedule { kPerStep, kOneBlock, kCluster, kGrid };
+enum class Schedule { kPerStep, kSmallBlock, kOneBlock, kCluster, kGrid };
 
 // One schedule for one problem: how it would run, or why it cannot.
 struct Option {
@@ -28,7 +29,8 @@ struct Option {
   std::string refusal;         // empty: it can run
   double step_us = 0;          // a model's estimate, in microseconds for each time step
   std::string estimate;        // where the numbers of that model come from
-  PersistentShape shape{};     // of all but per_step
+  PersistentShape shape{};     // of one_block, cluster and grid
+  SmallShape small{};          // of small_block
   int groups = 0;              // of blocks, in all
   int groups_at_once = 0;      // in one launch
   size_t shared_bytes = 0;     // of a block

@@ -19,11 +19,15 @@ struct Rules {
   double (*exchange_us)(const StepCosts& costs, double received_kb);
 };
 
+constexpr int kOldestCapability = 80;  // that the kernels are built for
+
 constexpr Rules kRules[] = {
-    {Schedule::kOneBlock, "one_block", 80, 1, 1, 2, 0, [](const StepCosts& c, double) { return c.one_block; }},
+    {Schedule::kOneBlock, "one_block", kOldestCapability, 1, 1, 2, 0,
+     [](const StepCosts& c, double) { return c.one_block; }},
     {Schedule::kCluster, "cluster", 90, 2, 16, 2, 1,
      [](const StepCosts& c, double kb) { return c.cluster + c.cluster_kb * kb; }},
-    {Schedule::kGrid, "grid", 80, 1, 0, 1, 0, [](const StepCosts& c, double kb) { return c.grid + c.grid_kb * kb; }},
+    {Schedule::kGrid, "grid", kOldestCapability, 1, 0, 1, 0,
+     [](const StepCosts& c, double kb) { return c.grid + c.grid_kb * kb; }},
 };
 
 bool is_exact(const Problem& problem) { return problem.type == DataType::kFloat32 && !problem.rounds_factors; }
@@ -75,11 +79,66 @@ Option per_step_option(const Problem& problem, const Device& device, const StepC
     option.estimate = "not measured; one kernel for all steps";
   }
   if (problem.normalized) option.refusal = kNormRefusal;
-  if (device.capability < 80) option.refusal = "the kernels are built for compute capability 8.0 and newer";
+  if (device.capability < kOldestCapability)
+    option.refusal = "the kernels are built for compute capability 8.0 and newer";
   return option;
 }
 
 bool fits(int64_t elements) { return elements < (int64_t{1} << 31); }
+
+// Why no kernel that keeps the weights on the chip runs the problem; empty: nothing is against it.
+std::string common_refusal(const Problem& problem, const Device& device, int min_capability) {
+  constexpr int64_t kMost = int64_t{1} << 24, kMostSteps = int64_t{1} << 30;
+  if (problem.normalized) return kNormRefusal;
+  if (problem.cell.recurrent_gates == 0) return "no gate reads h, so that there is no W_hh to keep on the chip";
+  if (problem.projected) return "a projection needs a second product in each step";
+  if (problem.zoneout) return "only per_step has zoneout";
+  if (problem.recurrent_mask) return "only per_step has a recurrent mask";
+  if (problem.cell.unit_weights > 0) return "only per_step has weights of single units";
+  if (problem.type == DataType::kFloat64) return "there is no float64 kernel";
+  if (problem.hidden_size > kMost || problem.batch > kMost) return "sizes beyond 2^24";
+  if (problem.time_steps > kMostSteps) return "more than 2^30 steps";
+  if (!fits(problem.batch * problem.directions * problem.cell.gates * problem.hidden_size)) {
+    return "one step of the gates has 2^31 elements or more";
+  }
+  if (problem.batch == 0) return "the batch is empty";
+  if (device.capability >= min_capability) return "";
+  return "needs compute capability " + std::to_string(min_capability / 10) + "." + std::to_string(min_capability % 10);
+}
+
+// Every number of rows that small_block could give to a block; where there is none, `refusal` says why.
+std::vector<Option> small_shapes(const Problem& problem, const Device& device, std::string* refusal) {
+  *refusal = common_refusal(problem, device, kOldestCapability);
+  if (refusal->empty() && problem.hidden_size > kMostSmallUnits) {
+    *refusal = "a block holds the weights of " + std::to_string(kMostSmallUnits) + " units at most";
+  }
+  if (!refusal->empty()) return {};
+  const StepCosts& costs = step_costs(device.capability);
+  const int gates = problem.cell.recurrent_gates, vectors = problem.backward ? gates : 1;
+  std::vector<Option> found;
+  for (const int rows : {1, kMostSmallRows}) {
+    SmallShape s{static_cast<int>(problem.time_steps), static_cast<int>(problem.batch),
+                 static_cast<int>(problem.hidden_size), rows, 0};
+    s.row_groups = (s.batch + rows - 1) / rows;
+    if (rows > 1 && s.batch == 1) continue;
+    Option option{Schedule::kSmallBlock, "small_block", "", 0, costs.small_source};
+    option.small = s;
+    option.shared_bytes = small_shared_bytes(s, vectors);
+    option.groups = s.row_groups * static_cast<int>(problem.directions);
+    option.groups_at_once = std::min(option.groups, device.multiprocessors * small_blocks_at_once(s));
+    // Blocks of one multiprocessor share its four schedulers.
+    const int beside = (option.groups_at_once + device.multiprocessors - 1) / device.multiprocessors;
+    const double warps = s.threads() / (4.0 * 32) * beside;
+    const int products = problem.backward ? tile_units(vectors) : gates;  // of an element of the vector
+    const double of_row = vector_chunks(vectors, s.hidden_size) * (kSmallChunk * products + 1) +
+                          (problem.backward ? kSmallRow.backward : kSmallRow.forward);
+    const double lane = small_instructions(is_exact(problem), problem.backward) + rows * of_row;
+    const int waves = (option.groups + option.groups_at_once - 1) / option.groups_at_once;
+    option.step_us = waves * (costs.small_cycles + warps * lane) / (costs.clock_ghz * 1e3);
+    found.push_back(option);
+  }
+  return found;
+}
 
 // Every shape of a schedule that fits; where there is none, `refusal` says what stands against it.
 std::vector<Option> feasible(const Rules& rules, const Problem& problem, const Device& device, std::string* refusal) {
@@ -87,25 +146,9 @@ std::vector<Option> feasible(const Rules& rules, const Problem& problem, const D
     *refusal = reason;
     return std::vector<Option>{};
   };
-  constexpr int64_t kMost = int64_t{1} << 24, kMostSteps = int64_t{1} << 30;
   constexpr int kMostGroups = 65535;  // of a launch; the hardware queues them
-  if (problem.normalized) return refuse(kNormRefusal);
-  if (problem.cell.recurrent_gates == 0) return refuse("no gate reads h, so that there is no W_hh to keep on the chip");
-  if (problem.projected) return refuse("a projection needs a second product in each step");
-  if (problem.zoneout) return refuse("only per_step has zoneout");
-  if (problem.recurrent_mask) return refuse("only per_step has a recurrent mask");
-  if (problem.cell.unit_weights > 0) return refuse("only per_step has weights of single units");
-  if (problem.type == DataType::kFloat64) return refuse("there is no float64 kernel");
-  if (problem.hidden_size > kMost || problem.batch > kMost) return refuse("sizes beyond 2^24");
-  if (problem.time_steps > kMostSteps) return refuse("more than 2^30 steps");
-  if (!fits(problem.batch * problem.directions * problem.cell.gates * problem.hidden_size)) {
-    return refuse("one step of the gates has 2^31 elements or more");
-  }
-  if (problem.batch == 0) return refuse("the batch is empty");
-  if (device.capability < rules.min_capability) {
-    return refuse("needs compute capability " + std::to_string(rules.min_capability / 10) + "." +
-                  std::to_string(rules.min_capability % 10));
-  }
+  *refusal = common_refusal(problem, device, rules.min_capability);
+  if (!refusal->empty()) return {};
   const StepCosts& costs = step_costs(device.capability);
   const int gates = problem.cell.recurrent_gates;
   const int vectors = problem.backward ? gates : 1, results = problem.backward ? 1 : gates;
@@ -164,6 +207,7 @@ std::vector<Option> feasible(const Rules& rules, const Problem& problem, const D
 
 std::vector<Option> shapes(Schedule schedule, const Problem& problem, const Device& device) {
   std::string refusal;
+  if (schedule == Schedule::kSmallBlock) return small_shapes(problem, device, &refusal);
   for (const Rules& rules : kRules) {
     if (rules.schedule == schedule) return feasible(rules, problem, device, &refusal);
   }
@@ -179,12 +223,18 @@ void sort_options(std::vector<Option>& options) {
 std::vector<Option> options(const Problem& problem, const Device& device) {
   std::vector<Option> all;
   const StepCosts& costs = step_costs(device.capability);
-  for (const Rules& rules : kRules) {
-    Option best{rules.schedule, rules.name, "", 0, costs.source};
-    const std::vector<Option> found = feasible(rules, problem, device, &best.refusal);
+  const auto add = [&](const Option& refused, const std::vector<Option>& found) {
     const auto cheapest = std::min_element(found.begin(), found.end(),
                                            [](const Option& a, const Option& b) { return a.step_us < b.step_us; });
-    all.push_back(cheapest == found.end() ? best : *cheapest);
+    all.push_back(cheapest == found.end() ? refused : *cheapest);
+  };
+  Option small{Schedule::kSmallBlock, "small_block", "", 0, costs.small_source};
+  const std::vector<Option> of_small = small_shapes(problem, device, &small.refusal);
+  add(small, of_small);
+  for (const Rules& rules : kRules) {
+    Option refused{rules.schedule, rules.name, "", 0, costs.source};
+    const std::vector<Option> found = feasible(rules, problem, device, &refused.refusal);
+    add(refused, found);
   }
   all.push_back(per_step_option(problem, device, costs));
   sort_options(all);
@@ -226,6 +276,10 @@ std::string describe(const Option& option) {
   std::snprintf(estimate, sizeof estimate, "about %.2f us a step (", option.step_us);
   std::string text = estimate + option.estimate + ")";
   if (option.schedule == Schedule::kPerStep) return text;
+  if (option.schedule == Schedule::kSmallBlock) {
+    return text + ": " + std::to_string(option.groups) + " blocks of " + std::to_string(option.small.rows) + " rows, " +
+           std::to_string(option.small.threads()) + " threads";
+  }
   const PersistentShape& s = option.shape;
   return text + ": " + std::to_string(option.groups) + " groups of " + std::to_string(s.ranks) + " blocks, each " +
          std::to_string(s.units()) + " units of " + std::to_string(s.columns()) + " rows, hidden indices in " +

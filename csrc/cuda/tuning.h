@@ -17,11 +17,15 @@ struct StepCosts {
   double cluster_kb, grid_kb;       // for each KiB that a block receives
   double library_call;              // per_step: starting a library's product and a kernel, for each direction
   const char* source;
+  double small_cycles;  // small_block: latencies that nothing hides, of shared memory, shuffles, the cell, a barrier
+  const char* small_source;
 };
 
 constexpr StepCosts kStepCosts[] = {
-    {80, 1.4, 0.25, 0, 1.4, 0.44, 0.84, 0, 0.022, 12.5, "scaled from H200 by the clock, not measured"},
-    {90, 1.8, 0.2, 0.25, 1.05, 0.34, 0.65, 0.0275, 0.017, 12.5, "measured on H200"},
+    {80, 1.4, 0.25, 0, 1.4, 0.44, 0.84, 0, 0.022, 12.5, "scaled from H200 by the clock, not measured", 350,
+     "instructions counted, not measured"},
+    {90, 1.8, 0.2, 0.25, 1.05, 0.34, 0.65, 0.0275, 0.017, 12.5, "measured on H200", 350,
+     "instructions counted, not measured"},
 };
 
 constexpr const StepCosts& step_costs(int capability) {
@@ -38,6 +42,16 @@ constexpr const StepCosts& step_costs(int capability) {
 constexpr double tile_cycles(bool exact_float32, bool tfloat32) {
   return exact_float32 ? 170.0 : (tfloat32 ? 32.0 : 16.0);
 }
+
+// Instructions of a lane in a step of small_block, counted in the disassembly for sm_90a (LSTM, H = 64): those for its
+// unit, and those that each row adds besides loads and products.
+constexpr double small_instructions(bool exact_float32, bool backward) {
+  return backward ? 218.0 : (exact_float32 ? 247.0 : 187.0);
+}
+struct SmallRowInstructions {
+  double forward, backward;
+};
+constexpr SmallRowInstructions kSmallRow{8, 31};
 
 // What a library's product adds: the weights come from L2, and the rates are those of a few rows (float32: of an H200).
 struct LibraryRates {

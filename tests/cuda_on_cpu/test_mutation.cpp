@@ -18,18 +18,21 @@ using Cell = GruCell;
 struct Case {
   Shape shape;
   Schedule schedule;
-  int splits, column_tiles;
+  int splits, column_tiles;  // or the rows of small_block
 };
 
 // Both ways to meet (one warp for a tile, or several), one and two tiles of columns, every exchange.
-const Case kCases[] = {{{4, 6, 1, 24, 24}, Schedule::kOneBlock, 1, 1}, {{4, 12, 1, 24, 24}, Schedule::kOneBlock, 4, 2},
-                       {{4, 6, 1, 40, 40}, Schedule::kCluster, 4, 1},  {{5, 12, 2, 40, 40}, Schedule::kCluster, 8, 2},
-                       {{4, 6, 1, 40, 40}, Schedule::kGrid, 4, 1},     {{5, 12, 2, 40, 40}, Schedule::kGrid, 8, 2}};
+const Case kCases[] = {
+    {{4, 6, 1, 24, 24}, Schedule::kOneBlock, 1, 1},   {{4, 12, 1, 24, 24}, Schedule::kOneBlock, 4, 2},
+    {{4, 6, 1, 40, 40}, Schedule::kCluster, 4, 1},    {{5, 12, 2, 40, 40}, Schedule::kCluster, 8, 2},
+    {{4, 6, 1, 40, 40}, Schedule::kGrid, 4, 1},       {{5, 12, 2, 40, 40}, Schedule::kGrid, 8, 2},
+    {{4, 3, 2, 24, 24}, Schedule::kSmallBlock, 1, 0}, {{4, 6, 1, 40, 40}, Schedule::kSmallBlock, 4, 0}};
 
 Option option_of(const Case& one, bool backward) {
   Problem problem = problem_of<Cell>(one.shape, kTypeOf<T>);
   problem.backward = backward;
   for (const Option& option : shapes(one.schedule, problem, kHopper)) {
+    if (one.schedule == Schedule::kSmallBlock && option.small.rows == one.splits) return option;
     if (option.shape.splits == one.splits && option.shape.column_tiles == one.column_tiles) return option;
   }
   check(false, "the shape is possible");
@@ -82,7 +85,7 @@ void every_synchronisation_is_needed() {
   const Runs runs;
   std::set<std::string> sites;
   for (const std::string& site : emulator::synchronisation_sites()) sites.insert(site);
-  for (const char* file : {"persistent.cuh", "one_block.cuh", "cluster.cuh", "grid.cuh"}) {
+  for (const char* file : {"persistent.cuh", "small_block.cuh", "one_block.cuh", "cluster.cuh", "grid.cuh"}) {
     const auto of_file = [&](const std::string& site) { return site.find(file) == 0; };
     check(std::any_of(sites.begin(), sites.end(), of_file), std::string("synchronisation in ") + file);
   }

@@ -14,6 +14,9 @@ using cuda::Schedule;
 using cuda::TFloat32;
 using Cell = FUSED_RNN_TEST_CELL;
 
+// Those that keep the weights on the chip.
+constexpr Schedule kOnChip[] = {Schedule::kSmallBlock, Schedule::kOneBlock, Schedule::kCluster, Schedule::kGrid};
+
 uint64_t seed = 1;
 
 template <class T>
@@ -21,7 +24,9 @@ void check_options(const Shape& s, const Inputs<T>& in, const Option& forward, c
   emulator::set_seed(++seed);
   const Results<T> actual = run<Cell, T>(s, in, forward, backward);
   const auto cut = [](const Option& o) {
-    return " " + std::to_string(o.shape.splits) + "x" + std::to_string(o.shape.column_tiles);
+    return " " + (o.schedule == Schedule::kSmallBlock
+                      ? std::to_string(o.small.rows)
+                      : std::to_string(o.shape.splits) + "x" + std::to_string(o.shape.column_tiles));
   };
   const std::string what = std::string(Cell::kName) + " " + forward.name + cut(forward) + cut(backward) + " " +
                            name_of(kTypeOf<T>) + (kIsTFloat32<T> ? " (TF32)" : "") + to_string(s);
@@ -50,16 +55,17 @@ void check_per_step(const Shape& s) {
   check_options<T>(s, random_inputs<Cell, T>(s, 7), kPerStep, kPerStep);
 }
 
-// A tile is 16 units by 32 hidden indices by 8 rows.
+// A tile is 16 units by 32 hidden indices by 8 rows; small_block has 64 units at most.
 template <class T>
 void sizes_around_a_tile_in_every_shape() {
-  for (const Schedule schedule : {Schedule::kOneBlock, Schedule::kCluster, Schedule::kGrid}) {
+  for (const Schedule schedule : kOnChip) {
     for (const int64_t hidden_size : {1, 16, 33, 63}) {
       const bool fits = check_shapes<T>({3, hidden_size % 10, 2, hidden_size, hidden_size}, schedule) > 0;
       const bool one_block_owns_all = hidden_size <= 16;  // and a cluster has two at least
       check(fits == !(schedule == Schedule::kCluster && one_block_owns_all), "some shape fits");
     }
-    check(check_shapes<T>({3, 17, 1, 40, 40}, schedule) > 3, "several shapes fit");
+    const size_t several = schedule == Schedule::kSmallBlock ? 2 : 4;
+    check(check_shapes<T>({3, 17, 1, 40, 40}, schedule) >= several, "several shapes fit");
   }
 }
 
@@ -76,7 +82,7 @@ void weights_beyond_the_registers_come_from_shared_memory() {
 template <class T>
 void sequences_of_zero_and_one_step_pass_the_states_through() {
   for (const int64_t time_steps : {0, 1}) {
-    for (const Schedule schedule : {Schedule::kOneBlock, Schedule::kCluster, Schedule::kGrid}) {
+    for (const Schedule schedule : kOnChip) {
       check_shapes<T>({time_steps, 2, 2, 19, 19}, schedule);
     }
     check_per_step<T>({time_steps, 2, 2, 19, 19});
@@ -87,7 +93,7 @@ template <class T>
 void optional_inputs_may_be_absent_and_weights_may_be_transposed() {
   for (const bool given : {false, true}) {
     const Shape s{3, 5, 2, 20, 20, given, !given, given};
-    for (const Schedule schedule : {Schedule::kOneBlock, Schedule::kCluster, Schedule::kGrid}) {
+    for (const Schedule schedule : kOnChip) {
       check_shapes<T>(s, schedule);
     }
     check_per_step<T>(s);
@@ -98,7 +104,7 @@ template <class T>
 void rows_end_and_start_anew_where_they_like() {
   for (const auto& [lengths, resets] : {std::pair{true, false}, {false, true}, {true, true}}) {
     const Shape s{5, 9, 2, 20, 20, lengths, true, false, lengths, resets};
-    for (const Schedule schedule : {Schedule::kOneBlock, Schedule::kCluster, Schedule::kGrid}) {
+    for (const Schedule schedule : kOnChip) {
       check_shapes<T>(s, schedule);
     }
     check_per_step<T>(s);
@@ -132,7 +138,7 @@ void check_order(const Shape& s, Schedule schedule, size_t most, int repeats) {
 
 template <class T>
 void results_do_not_depend_on_the_order_of_the_threads() {
-  for (const Schedule schedule : {Schedule::kOneBlock, Schedule::kCluster, Schedule::kGrid}) {
+  for (const Schedule schedule : kOnChip) {
     check_order<T>({4, 9, 1, 40, 40}, schedule, 8, 4);
   }
 }
