@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-SCHEDULES = ("per_step", "one_block", "cluster", "grid")
+SCHEDULES = ("per_step", "small_block", "one_block", "cluster", "grid")
 # Schedule: the hidden size that it is tried with.
-HIDDEN_SIZES = {"per_step": 37, "one_block": 37, "cluster": 200, "grid": 200}
+HIDDEN_SIZES = {"per_step": 37, "small_block": 37, "one_block": 37, "cluster": 200, "grid": 200}
 
 
 def results(layer: torch.nn.RNNBase, x: torch.Tensor, **arguments: torch.Tensor) -> list[torch.Tensor]:

@@ -33,7 +33,8 @@ def plan(
 
 @pytest.mark.parametrize(
     ("hidden_size", "device", "expected"),
-    [(32, H200, "one_block"), (64, H200, "cluster"), (64, A100, "one_block"), (256, H200, "cluster"),
+    [(32, H200, "small_block"), (64, H200, "small_block"), (64, A100, "small_block"), (96, A100, "one_block"),
+     (128, H200, "cluster"), (256, H200, "cluster"),
      (256, A100, "grid"),
      (512, H200, "cluster"), (1024, H200, "grid"), (1024, SLICE, "per_step"), (4096, H200, "per_step")],
 )  # fmt: skip
@@ -51,6 +52,7 @@ def test_every_refusal_says_what_stands_against_it() -> None:
     assert "bytes of shared memory, has 232448" in plan(2048)[1].others["grid"]
     assert "projection" in plan(64, proj_size=8)[0].others["cluster"]
     assert "float64" in plan(64, dtype=torch.float64)[0].others["one_block"]
+    assert plan(65)[0].others["small_block"] == "a block holds the weights of 64 units at most"
     assert "empty" in plan(64, batch=0)[0].others["grid"]
 
 
@@ -75,29 +77,30 @@ def test_variants_run_step_by_step(variant: dict[str, Any], reason: str, backwar
     chosen, *others = options(backward=backward, **variant)
     assert (chosen["schedule"], chosen["refused"]) == ("per_step", False)
     assert {each["schedule"]: each["why"] for each in others} == dict.fromkeys(
-        ["one_block", "cluster", "grid"], f"only per_step has {reason}"
+        ["small_block", "one_block", "cluster", "grid"], f"only per_step has {reason}"
     )
 
 
 @pytest.mark.parametrize("backward", [False, True])
 def test_layer_norms_are_refused_by_every_schedule(backward: bool) -> None:
     refused = options(backward=backward, normalized=True, proj_size=8)
-    assert {each["schedule"] for each in refused} == {"one_block", "cluster", "grid", "per_step"}
+    assert {each["schedule"] for each in refused} == {"small_block", "one_block", "cluster", "grid", "per_step"}
     assert all(each["refused"] and "a layer norm joins all units of a row" in each["why"] for each in refused)
 
 
 def test_a_schedule_that_was_not_chosen_shows_its_estimate_and_where_the_estimate_is_from() -> None:
-    chosen = plan(64)[0]
+    chosen = plan(128)[0]
     assert "us a step (measured on H200)" in chosen.why
     assert "not measured" in plan(64, A100)[0].why
-    assert all("us a step" in reason for reason in chosen.others.values())
-    assert str(chosen).count("  not ") == len(chosen.others) == 3
+    assert "us a step (instructions counted, not measured)" in plan(64)[0].why
+    assert all("us a step" in reason for name, reason in chosen.others.items() if name != "small_block")
+    assert str(chosen).count("  not ") == len(chosen.others) == 4
 
 
 def test_a_device_of_long_ago_is_refused_everything() -> None:
     refused = plan(64, CudaDevice(75, 40, 65536))[0]
     assert refused.schedule == "none"
-    assert set(refused.others) == {"one_block", "cluster", "grid", "per_step"}
+    assert set(refused.others) == {"small_block", "one_block", "cluster", "grid", "per_step"}
     assert "8.0 and newer" in refused.others["per_step"]
 
 

@@ -96,7 +96,7 @@ def test_layer_norms_on_a_gpu_are_said_to_run_in_plain_torch() -> None:
     layer = fused_rnn.LSTM(8, 64, layer_norm=True)
     plan = fused_rnn.explain(layer, torch.randn(5, 3, 8), device=H200).layers[0].passes[0]
     assert plan.schedule == "plain_torch"
-    assert set(plan.others) == {"one_block", "cluster", "grid", "per_step"}
+    assert set(plan.others) == {"small_block", "one_block", "cluster", "grid", "per_step"}
 
 
 # --- The answer ---

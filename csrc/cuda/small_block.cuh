@@ -39,7 +39,7 @@ struct SmallBlockKernel {
   }
 
   FUSED_RNN_DEVICE void operator()() const {
-    const int direction = block_x() < shape.row_groups ? 0 : 1;
+    const int direction = block_x() / shape.row_groups;
     const int first_row = (block_x() - direction * shape.row_groups) * kRows;
     const int lane = thread_index() % kUnitLanes, column = lane / (kUnitLanes / kRows);
     const Element e{first_row + column, direction, thread_index() / kUnitLanes};

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FOLDER = ROOT / "build" / "gpu_check"  # logs, records and programs of the last run
-SCHEDULES = ("per_step", "one_block", "cluster", "grid")
+SCHEDULES = ("per_step", "small_block", "one_block", "cluster", "grid")
 TOTAL_SECONDS = 465.0
 GRACE_SECONDS = 4.0  # between the time that a worker is given and the time at which it is stopped
 _LOG_TAIL = 4000  # characters of a log that are kept

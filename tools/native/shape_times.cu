@@ -151,13 +151,13 @@ template <class T, class Views>
 void time_shapes(const Problem& problem, const Views& views, const T* last, int64_t count, Pool& pool) {
   std::vector<float> first;
   NoProducts none;
-  for (const Schedule schedule : {Schedule::kOneBlock, Schedule::kCluster, Schedule::kGrid}) {
+  for (const Schedule schedule : {Schedule::kSmallBlock, Schedule::kOneBlock, Schedule::kCluster, Schedule::kGrid}) {
     for (const Option& option : shapes(schedule, problem, current_device())) {
       Line line("shape_times");
       line.text("cell", problem.cell.name).text("type", kTypeName<T>).text("pass", problem.backward ? "back" : "fwd");
       line.number("hidden", static_cast<double>(problem.hidden_size))
           .number("batch", static_cast<double>(problem.batch));
-      line.text("schedule", option.name).number("splits", option.shape.splits);
+      line.text("schedule", option.name).number("splits", option.shape.splits).number("rows", option.small.rows);
       line.number("column_tiles", option.shape.column_tiles).number("ranks", option.shape.ranks);
       line.number("groups", option.groups).number("shared", static_cast<double>(option.shared_bytes));
       line.number("model_us", option.step_us);
