@@ -33,7 +33,7 @@ def plan(
 
 @pytest.mark.parametrize(
     ("hidden_size", "device", "expected"),
-    [(32, H200, "small_block"), (64, H200, "small_block"), (64, A100, "small_block"), (96, A100, "one_block"),
+    [(32, H200, "small_block"), (64, H200, "small_block"), (64, A100, "small_block"),
      (128, H200, "cluster"), (256, H200, "cluster"),
      (256, A100, "grid"),
      (512, H200, "cluster"), (1024, H200, "grid"), (1024, SLICE, "per_step"), (4096, H200, "per_step")],

@@ -27,8 +27,16 @@ inline void check(cudaError_t error, const char* call) {
   throw std::runtime_error(std::string("fused_rnn: ") + call + ": " + cudaGetErrorString(error));
 }
 
+// Blocks that a multiprocessor should have room for; 0: as ptxas likes.
 template <class Kernel>
-__global__ void __launch_bounds__(Kernel::kThreads) run_kernel(const __grid_constant__ Kernel kernel) {
+constexpr int room_for_blocks() {
+  if constexpr (requires { Kernel::kRoomForBlocks; }) return Kernel::kRoomForBlocks;
+  return 0;
+}
+
+template <class Kernel>
+__global__ void __launch_bounds__(Kernel::kThreads, room_for_blocks<Kernel>())
+    run_kernel(const __grid_constant__ Kernel kernel) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
   if constexpr (requires { requires Kernel::kNeedsClusters; }) {
     __trap();  // the host refuses the launch

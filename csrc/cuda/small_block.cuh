@@ -22,6 +22,7 @@ struct SmallBlockKernel {
   using State = Pack<float, Pass::kStates>;
   using Results = Pack<float, Pass::kResults>;
   static constexpr int kThreads = kUnitLanes * kMostSmallUnits;
+  static constexpr int kRoomForBlocks = 1;  // else ptxas spills, to have two
   static constexpr int kTile = tile_units(Pass::kVectors), kTileLanes = kUnitLanes * kTile;
   static constexpr int kChunks = vector_chunks(Pass::kVectors, kMostSmallUnits);
   static constexpr int kItems = kTile * kRows;  // pairs of a unit and a row that the lanes of a tile share

@@ -36,8 +36,8 @@ FUSED_RNN_HD constexpr int vector_width(int vectors, int hidden_size) {
   return vector_chunks(vectors, hidden_size) * kSmallChunk * kUnitLanes * tile_units(vectors);
 }
 
-// Blocks for whose registers, 128 a lane, a multiprocessor has room.
-constexpr int small_blocks_at_once(const SmallShape& shape) { return 512 / shape.threads(); }
+// Blocks for whose registers, more than 128 a lane, a multiprocessor has room.
+constexpr int small_blocks_at_once(const SmallShape& shape) { return 256 / shape.threads(); }
 
 // Of a block: two vectors for each row.
 FUSED_RNN_HD constexpr size_t small_shared_bytes(const SmallShape& shape, int vectors) {
