@@ -41,7 +41,7 @@ class RecurrenceResult(NamedTuple):
 
 
 def recurrence(
-    cell: str, arguments: Arguments, *, keep_cells: bool = False, route: Route | None = None
+    cell: str, arguments: Arguments, *, heads: int = 1, keep_cells: bool = False, route: Route | None = None
 ) -> RecurrenceResult:
     """The recurrence by the route of its layer, differentiable in all its real arguments but the masks.
 
@@ -52,15 +52,15 @@ def recurrence(
     if route.kind is Forward.REFERENCE:
         _strict.reference_path(route.reason)
         absent = arguments.gates.new_empty(0)
-        return RecurrenceResult._make((*_reference.recurrence(cell, *arguments), absent, absent)[:4])
+        return RecurrenceResult._make((*_reference.recurrence(cell, *arguments, heads=heads), absent, absent)[:4])
     trained = wants_gradient(arguments)
     if route.graph is Graph.TRANSFORMABLE or (route.graph is Graph.NODE and trained):
         node = EagerRecurrence if route.graph is Graph.TRANSFORMABLE else DirectRecurrence
-        return _recurrence_result(node.apply(cell, *arguments))  # type: ignore[no-untyped-call]
+        return _recurrence_result(node.apply(cell, heads, *arguments))  # type: ignore[no-untyped-call]
     keep_cells = keep_cells or (route.graph is Graph.OPERATOR and trained)
     # A trace in grad mode would hold the registered gradients as a piece of Python.
     with torch.no_grad() if _modes.is_traced() else nullcontext():
-        return _recurrence_result(_ops.forward(cell, arguments, keep_cells))
+        return _recurrence_result(_ops.forward(cell, arguments, keep_cells, heads))
 
 
 def _recurrence_result(results: Sequence[Tensor]) -> RecurrenceResult:
@@ -85,16 +85,16 @@ class EagerRecurrence(Function):
     """
 
     @staticmethod
-    def forward(cell: str, *given: Any) -> tuple[Tensor, ...]:
+    def forward(cell: str, heads: int, *given: Any) -> tuple[Tensor, ...]:
         """Run the operator and make the anchor."""
         arguments = Arguments._make(given)
         anchor = _reference.anchor_of(cell, arguments.gates, dense=_modes.has_tangents())
-        return (*_ops.forward(cell, arguments, True), anchor)
+        return (*_ops.forward(cell, arguments, True, heads), anchor)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         """Save the tensors of the backward pass, and for tangents, which come at once, all arguments."""
-        cell, *given = inputs
+        cell, ctx.heads, *given = inputs
         *found, anchor = output
         arguments, results = Arguments._make(given), ForwardResult._make(found)
         ctx.strict = _strict.active()
@@ -108,8 +108,8 @@ class EagerRecurrence(Function):
         incoming = incoming_gradients(ctx.cell, d_results)
         found: Any = _NO_GRADIENTS
         if not incoming.are_zero():
-            _, *need = ctx.needs_input_grad
-            given = (ctx.cell, *need, *incoming, *kept(ctx))
+            _, _, *need = ctx.needs_input_grad
+            given = (ctx.cell, ctx.heads, *need, *incoming, *kept(ctx))
             if _route.of_gradients(incoming).graph is Graph.NODE:
                 with _strict.resumed(ctx.strict):
                     found = RecurrenceGradients.apply(*given)  # type: ignore[no-untyped-call]
@@ -118,15 +118,15 @@ class EagerRecurrence(Function):
         d_gates, *others = found
         if d_anchor is not None:
             d_gates = d_anchor if d_gates is None else d_gates + d_anchor
-        return (None, d_gates, *others)
+        return (None, None, d_gates, *others)
 
     @staticmethod
-    def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
+    def jvp(ctx: Any, _cell: None, _heads: None, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
         """Tangents of the results; None for those that are not differentiable."""
         _strict.reference_path(_route.TANGENTS.reason)
         saved = iter(ctx.saved_tensors)
         arguments, results = take(Arguments, saved), tuple(saved)
-        found = _reference.push(partial(_reference.recurrence, ctx.cell), arguments, tangents, results)
+        found = _reference.push(partial(_reference.recurrence, ctx.cell, heads=ctx.heads), arguments, tangents, results)
         moving: Any = Arguments._make(tangents).gates
         anchor = torch.zeros_like(arguments.gates) if moving is None else moving
         return (*_NO_TANGENTS._replace(**dict(zip(ForwardResult._fields, found, strict=False))), anchor)
@@ -143,23 +143,23 @@ class DirectRecurrence(EagerRecurrence):
     setup_context = Function.setup_context
 
     @staticmethod
-    def forward(ctx: Any, cell: str, *arguments: Any) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def forward(ctx: Any, cell: str, heads: int, *arguments: Any) -> tuple[Tensor, ...]:  # type: ignore[override]
         """Run the operator and save the tensors of the backward pass."""
-        output = EagerRecurrence.forward(cell, *arguments)
-        EagerRecurrence.setup_context(ctx, (cell, *arguments), output)
+        output = EagerRecurrence.forward(cell, heads, *arguments)
+        EagerRecurrence.setup_context(ctx, (cell, heads, *arguments), output)
         return output
 
 
-class _Given(NamedTuple):
-    """What `RecurrenceGradients` is a function of, beside the cell."""
+class Given(NamedTuple):
+    """What `RecurrenceGradients` is a function of, beside the cell and its heads."""
 
-    need: Arguments  # whether each gradient is needed
+    need: Any  # of Arguments: whether each gradient is needed
     incoming: Incoming
     arguments: Arguments  # with the anchor for gates
     results: Kept
 
     @classmethod
-    def of(cls, given: Sequence[Any]) -> _Given:
+    def of(cls, given: Sequence[Any]) -> Given:
         rest = iter(given)
         return cls(take(Arguments, rest), take(Incoming, rest), take(Arguments, rest), take(Kept, rest))
 
@@ -174,14 +174,14 @@ class RecurrenceGradients(Function):
     generate_vmap_rule = True  # weights may be the same for all members while their gradients are not
 
     @staticmethod
-    def forward(cell: str, *given: Any) -> tuple[Tensor | None, ...]:
-        """The gradients of the arguments, from the fields of `_Given` one after the other."""
-        return tuple(recurrence_gradients(cell, *_Given.of(given)))  # vmap wants no other kind of tuple
+    def forward(cell: str, heads: int, *given: Any) -> tuple[Tensor | None, ...]:
+        """The gradients of the arguments, from the fields of `Given` one after the other."""
+        return tuple(recurrence_gradients(cell, heads, Given.of(given)))  # vmap wants no other kind of tuple
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor | None, ...]) -> None:  # noqa: ARG004
         """Save everything."""
-        ctx.cell, *given = inputs
+        ctx.cell, ctx.heads, *given = inputs
         rest = iter(given)
         ctx.need = take(Arguments, rest)
         ctx.strict = _strict.active()
@@ -193,20 +193,20 @@ class RecurrenceGradients(Function):
         """Gradients of what arrived and of the arguments."""
         _strict.reference_path(_route.SECOND_DERIVATIVES.reason, held=ctx.strict)
         function, variables = RecurrenceGradients._in_plain_torch(ctx, kept(ctx))
-        _, *wanted = ctx.needs_input_grad
-        need: Any = _Given.of(wanted)
+        _, _, *wanted = ctx.needs_input_grad
+        need: Any = Given.of(wanted)
         found = _reference.pull(function, variables, (*need.incoming, *need.arguments), d_gradients)
-        return (None, *_NO_GRADIENTS, *found, *[None] * len(Kept._fields))
+        return (None, None, *_NO_GRADIENTS, *found, *[None] * len(Kept._fields))
 
     @staticmethod
-    def jvp(ctx: Any, _: None, *tangents: Any) -> tuple[Tensor | None, ...]:
+    def jvp(ctx: Any, _cell: None, _heads: None, *tangents: Any) -> tuple[Tensor | None, ...]:
         """Tangents of the gradients."""
         _strict.reference_path(_route.TANGENTS_OF_GRADIENTS.reason, held=ctx.strict)
         tensors = kept(ctx)
         function, variables = RecurrenceGradients._in_plain_torch(ctx, tensors)
-        arguments = _Given.of((*ctx.need, *tensors)).arguments
+        arguments = Given.of((*ctx.need, *tensors)).arguments
         gradients = [t if need else None for t, need in zip(arguments, ctx.need, strict=True)]
-        moving = _Given.of(tangents)
+        moving = Given.of(tangents)
         return _reference.push(function, variables, (*moving.incoming, *moving.arguments), gradients)
 
     @staticmethod
@@ -214,14 +214,15 @@ class RecurrenceGradients(Function):
         ctx: Any, tensors: Sequence[Any]
     ) -> tuple[Callable[..., tuple[Tensor | None, ...]], tuple[Tensor | None, ...]]:
         """The same gradients as a function of what arrives and the arguments, and those: gates in place of anchor."""
-        _, incoming, arguments, (output, cells, saved, _) = _Given.of((*ctx.need, *tensors))
+        _, incoming, arguments, (output, cells, saved, _) = Given.of((*ctx.need, *tensors))
         with torch.no_grad():
-            gates = _reference.gates_of(ctx.cell, arguments, output, cells, saved)
+            gates = _reference.gates_of(ctx.cell, arguments, output, cells, saved, ctx.heads)
 
         def gradients(*variables: Tensor | None) -> tuple[Tensor | None, ...]:
             rest = iter(variables)
             d_results, values = take(Incoming, rest), take(Arguments, rest)
-            return _reference.pull(partial(_reference.recurrence, ctx.cell), values, ctx.need, d_results)
+            recurrence = partial(_reference.recurrence, ctx.cell, heads=ctx.heads)
+            return _reference.pull(recurrence, values, ctx.need, d_results)
 
         return gradients, (*incoming, *arguments._replace(gates=gates.detach() + arguments.gates))
 
@@ -247,8 +248,8 @@ _Operator = _ops.named_arguments("forward")
 
 def _keep_for_operator(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     """The same for the operator by itself."""
-    given = _Operator._make(inputs)
-    ctx.can_differentiate = given.save
+    given = _Operator(*inputs)
+    ctx.can_differentiate, ctx.heads = given.save, given.heads
     arguments = {name: getattr(given, name) for name in Arguments._fields}
     _keep(ctx, given.cell, Arguments(**{**arguments, "gates": None}), ForwardResult._make(output))
 
@@ -262,10 +263,11 @@ def _gradients_of_operator(ctx: Any, *d_outputs: Tensor | None) -> tuple[Tensor 
     incoming, found = incoming_gradients(ctx.cell, d_outputs), _NO_GRADIENTS
     if not incoming.are_zero():
         saved = iter(kept(ctx))
-        need = _Operator._make(ctx.needs_input_grad)
+        need = _Operator(*ctx.needs_input_grad)
         needed: Any = Arguments(**{name: getattr(need, name) for name in Arguments._fields})
-        found = recurrence_gradients(ctx.cell, needed, incoming, take(Arguments, saved), take(Kept, saved))
-    return tuple(_Operator(cell=None, **found._asdict(), save=None, round_factors=None))
+        given = Given(needed, incoming, take(Arguments, saved), take(Kept, saved))
+        found = recurrence_gradients(ctx.cell, ctx.heads, given)
+    return tuple(_Operator(cell=None, **found._asdict(), save=None, round_factors=None, heads=None))
 
 
 # What a compiler differentiates: an operator whose saved tensors know when they were changed in place, where those of a
@@ -279,23 +281,21 @@ def incoming_gradients(cell: str, d_outputs: Sequence[Tensor | None]) -> Incomin
     return Incoming(d_output, d_h_n) if _ops.CELLS[cell].states == 1 else Incoming(d_output, d_h_n, d_c_n, d_cells)
 
 
-def recurrence_gradients(
-    cell: str, need: Any, incoming: Incoming, arguments: Arguments, results: Kept, *, in_place: bool = False
-) -> Any:
+def recurrence_gradients(cell: str, heads: int, given: Given, *, in_place: bool = False) -> Any:
     """The gradients of the arguments that need them, None elsewhere; the gates themselves may be anything.
 
     With `in_place` the gate gradients take the memory of what is saved.
     """
-    output, cells, saved, hidden = results
+    need, incoming, arguments, (output, cells, saved, hidden) = given
     if in_place:
-        result = _ops.backward_in_place(cell, incoming, arguments, output, cells, saved)._replace(d_gates=saved)
+        result = _ops.backward_in_place(cell, incoming, arguments, output, cells, saved, heads)._replace(d_gates=saved)
     else:
-        result = _ops.backward(cell, incoming, arguments, output, cells, saved)
+        result = _ops.backward(cell, incoming, arguments, output, cells, saved, heads)
     d_gates_h = result.d_gates_h if result.d_gates_h.dim() == 5 else result.d_gates
     d_gates_h = d_gates_h.reshape(*d_gates_h.shape[:3], arguments.w_hh.shape[1])  # [T, B, D, G*H]
     return _NO_GRADIENTS._replace(
         gates=result.d_gates if need.gates else None,
-        w_hh=w_hh_gradient(d_gates_h, output, arguments) if need.w_hh else None,
+        w_hh=w_hh_gradient(d_gates_h, output, arguments, heads) if need.w_hh else None,
         b_hh=d_gates_h.sum((0, 1)) if need.b_hh else None,
         w_hr=w_hr_gradient(result.d_projected, hidden) if need.w_hr else None,
         h_0=result.d_h_0 if need.h_0 else None,

@@ -272,18 +272,20 @@ def _problem_of(layer: RecurrentLayer, x: Tensor, device: CudaDevice | None) -> 
         time_steps=x.shape[0],
         batch=x.shape[1],
         directions=2 if layer.bidirectional else 1,
-        hidden_size=layer.hidden_size,
+        hidden_size=layer.hidden_size // layer._heads().number,
         proj_size=layer.proj_size,
         normalized=variants.layer_norm,
         zoneout=any(variants.zoneouts),
         recurrent_mask=bool(variants.recurrent_dropout and layer.training),
         rounds_factors=rounds_factors,
+        heads=layer._heads().number,
     )
 
 
 def _text_of(sizes: _ops.Problem, input_size: int) -> str:
     return (
-        f"{sizes.cell}: T={sizes.time_steps} B={sizes.batch} D={sizes.directions} I={input_size} H={sizes.hidden_size}"
+        f"{sizes.cell}: T={sizes.time_steps} B={sizes.batch} D={sizes.directions} I={input_size}"
+        f" H={sizes.heads * sizes.hidden_size}{f' heads={sizes.heads}' if sizes.heads > 1 else ''}"
         f"{f' P={sizes.proj_size}' if sizes.proj_size else ''} {str(sizes.dtype).removeprefix('torch.')}"
     )
 

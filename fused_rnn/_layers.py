@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fused_rnn import _autocast, _onnx, _ops, _route, _whole_layer
 from fused_rnn._autograd import RecurrenceResult, recurrence
+from fused_rnn._heads import ONE_HEAD, Heads
 from fused_rnn._modes import hides_derivatives, is_recorded, is_transformed
 from fused_rnn._packed import gather_steps, scatter_steps
 from fused_rnn._products import linear
@@ -60,6 +61,7 @@ class LayerSpec(NamedTuple):
     hidden_size: int
     variants: Variants = PLAIN
     ragged: Ragged = REGULAR
+    heads: Heads = ONE_HEAD
 
 
 class Steps(NamedTuple):
@@ -154,16 +156,31 @@ def run_layer(
     Without grad the result has cells only with `keep_cells`. A node of the graph that makes a copy of the output where
     it is `handed_out` returns it as [T, B, D*P].
     """
-    variants = spec.variants
-    if variants is PLAIN:
+    variants, heads = spec.variants, spec.heads
+    if variants is PLAIN and heads is ONE_HEAD:
         return _run(spec, weights, Steps(x, spec.ragged), h_0, c_0, keep_cells=keep_cells, handed_out=handed_out)
     weights = with_dropped_weights(variants, weights)
-    steps = Steps(x, spec.ragged, draw_masks(variants, spec.cell, x, weights))
+    masks = draw_masks(variants, spec.cell, x, weights, heads.number)
+    given = (x, h_0, c_0, *spec.ragged, *masks, *chain.from_iterable(weights))
+    if heads is not ONE_HEAD:
+        weights = [heads.of_weights(w) for w in weights]
+        masks, h_0, c_0 = heads.of_masks(masks), heads.of_states(h_0), heads.of_states(c_0)
+    steps = Steps(x, spec.ragged, masks)
     run: Callable[..., RecurrenceResult] = partial(_run, spec._replace(variants=variants.of_each_run), weights)
     if variants.recompute and torch.is_grad_enabled() and not is_recorded() and x.shape[0] > 0:
-        run = _while_unchanged(run, (x, h_0, c_0, *steps.ragged, *steps.masks, *chain.from_iterable(weights)))
-        return _run_segments(run, steps, h_0, c_0, directions=len(weights))
-    return run(steps, h_0, c_0, keep_cells=keep_cells)
+        result = _run_segments(_while_unchanged(run, given), steps, h_0, c_0, directions=len(weights))
+    else:
+        result = run(steps, h_0, c_0, keep_cells=keep_cells, handed_out=handed_out and variants is PLAIN)
+    return result if heads is ONE_HEAD else _of_all_heads(heads, result, keep_cells=keep_cells)
+
+
+def _of_all_heads(heads: Heads, result: RecurrenceResult, *, keep_cells: bool) -> RecurrenceResult:
+    """The states of all units; the output of each step [T, B, D*heads, H/heads] is already that of all."""
+    output, h_n, c_n, cells = result
+    c_n = heads.joined(c_n) if c_n.dim() > 1 else c_n
+    if keep_cells and cells.dim() > 1:
+        cells = heads.joined(cells.movedim(2, 0)).movedim(0, 2)
+    return RecurrenceResult(output, heads.joined(h_n), c_n, cells)
 
 
 def _run(
@@ -177,16 +194,16 @@ def _run(
     handed_out: bool = False,
 ) -> RecurrenceResult:
     """The layer by its route."""
-    (x, ragged, masks), directions = steps, len(weights)
+    (x, ragged, masks), directions, heads = steps, len(weights), spec.heads.number
     arguments = layer_arguments(x, weights, h_0, c_0, ragged)
     if spec.variants is not PLAIN or weights[0].unit is not None:
-        of_units = unit_weights(spec.variants, weights, spec.hidden_size)
+        of_units = unit_weights(spec.variants, weights, spec.hidden_size, heads)
         arguments = arguments._replace(unit_weights=of_units, zoneout=masks.zoneout, recurrent_mask=masks.recurrent)
     has_kernels = spec.cell not in _ops.LOADED or _ops.has_kernels(spec.cell, weights[0].w_hh)
     route = _route.of_layer(arguments, spec.variants, has_kernels=has_kernels)
     if route.kind is Forward.WHOLE:
         return _whole_layer.run(
-            spec.cell, arguments, directions, ragged.places, keep_cells=keep_cells, handed_out=handed_out
+            spec.cell, arguments, directions, ragged.places, heads=heads, keep_cells=keep_cells, handed_out=handed_out
         )
     if route.kind is Forward.ONNX:
         unsupported = {"return_cells": keep_cells, **changing(spec.variants)}
@@ -205,14 +222,15 @@ def _run_apart(
 ) -> RecurrenceResult:
     """Projection and recurrence."""
     x, w_ih, b_ih, _, _, _, h_0, c_0, lengths, resets, *variant_tensors = given
-    w_hh, b_hh, w_hr = of_recurrence(given, len(weights))
-    cell, hidden_size, variants, _ = spec
+    cell, hidden_size, variants, _, (heads, _) = spec
+    directions = len(weights) * heads
+    w_hh, b_hh, w_hr = of_recurrence(given, directions)
     may_train = torch.is_grad_enabled() and route.graph is not Graph.NOTHING
     if lengths is not None and places is None and may_train:
         x = _whole_layer.without_padding(x, lengths)
     if variants.layer_norm:
         b_ih = b_hh = None  # they follow the norms
-    unit_shape = (len(weights), w_hh.shape[1] // hidden_size, hidden_size)
+    unit_shape = (directions, w_hh.shape[1] * heads // hidden_size, hidden_size // heads)
     if places is not None and not variants.layer_norm:
         elements = linear(gather_steps(x, places), w_ih, b_ih)
         # Kernels do not look at the padding; plain torch, which makes tangents, multiplies it by zero.
@@ -232,7 +250,7 @@ def _run_apart(
         norm = norm_of(weights, gates)
     unit_weights, zoneout, mask = (None if t is None else t.to(gates.dtype) for t in variant_tensors)
     arguments = Arguments(gates, w_hh, b_hh, w_hr, h_0, c_0, unit_weights, norm, lengths, resets, zoneout, mask)
-    result = recurrence(cell, arguments, keep_cells=keep_cells, route=route)
+    result = recurrence(cell, arguments, heads=heads, keep_cells=keep_cells, route=route)
     if w_hr is None or dtype in {None, product}:
         return result
     return result._replace(output=result.output.to(product), h_n=result.h_n.to(product))  # products, under autocast

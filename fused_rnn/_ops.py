@@ -175,8 +175,9 @@ class QuantizedResult(NamedTuple):
 
 def named_arguments(operator: str) -> Any:
     """The type of an operator's arguments as a tuple with their names, which are those of its schema."""
-    schema = getattr(torch.ops.fused_rnn, operator).default._schema
-    return namedtuple(operator, [argument.name for argument in schema.arguments])  # noqa: PYI024
+    arguments = getattr(torch.ops.fused_rnn, operator).default._schema.arguments
+    defaults = [argument.default_value for argument in arguments if argument.has_default_value()]  # torch may drop them
+    return namedtuple(operator, [argument.name for argument in arguments], defaults=defaults)  # noqa: PYI024
 
 
 # Whether this processor multiplies bfloat16.
@@ -192,20 +193,22 @@ def rounds_factors(tensor: Tensor) -> bool:
     return tensor.is_cuda and rounds_on_cuda()
 
 
-def forward(cell: str, arguments: Arguments, save: bool) -> ForwardResult:
+def forward(cell: str, arguments: Arguments, save: bool, heads: int = 1) -> ForwardResult:
     """The recurrence of one layer over a whole sequence.
 
     In either direction a step t of row b is inactive from t = lengths[b] on: its results are zero and the state passes
-    through. The state before step t is zero where resets[t, b].
+    through. The state before step t is zero where resets[t, b]. D counts the heads of each direction.
     """
-    return ForwardResult._make(_forward(cell, *arguments, save, rounds_factors(arguments.gates)))
+    return ForwardResult._make(_forward(cell, *arguments, save, rounds_factors(arguments.gates), heads))
 
 
-def layer(cell: str, arguments: LayerArguments, directions: int, *, save: bool, hand_out: bool = False) -> LayerResult:
-    """The same on CPU without norms, from the input instead of the gates."""
+def layer(
+    cell: str, arguments: LayerArguments, directions: int, *, save: bool, hand_out: bool = False, heads: int = 1
+) -> LayerResult:
+    """The same on CPU without norms, from the input instead of the gates; `directions` are 1 or 2."""
     rounds = MULTIPLIES_BFLOAT16 and rounds_on_cpu()
     try:
-        return LayerResult._make(_layer(cell, *arguments, directions, save, hand_out, rounds))
+        return LayerResult._make(_layer(cell, *arguments, directions, save, hand_out, rounds, heads))
     except RuntimeError as error:
         raise _refusal(error) from None
 
@@ -237,7 +240,13 @@ def step(cell: str, *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
 
 
 def backward(
-    cell: str, incoming: Sequence[Tensor | None], arguments: Arguments, output: Tensor, cells: Tensor, saved: Tensor
+    cell: str,
+    incoming: Sequence[Tensor | None],
+    arguments: Arguments,
+    output: Tensor,
+    cells: Tensor,
+    saved: Tensor,
+    heads: int = 1,
 ) -> BackwardResult:
     """The gradients of `forward` with respect to everything but the weights.
 
@@ -245,7 +254,7 @@ def backward(
     """
     _, w_hh, _, w_hr, *others = arguments
     rounds = rounds_factors(output)
-    return BackwardResult._make(_backward(cell, *incoming, w_hh, w_hr, output, cells, saved, *others, rounds))
+    return BackwardResult._make(_backward(cell, *incoming, w_hh, w_hr, output, cells, saved, *others, rounds, heads))
 
 
 def can_run_in_place(cell: str) -> bool:
@@ -255,7 +264,13 @@ def can_run_in_place(cell: str) -> bool:
 
 
 def backward_in_place(
-    cell: str, incoming: Sequence[Tensor | None], arguments: Arguments, output: Tensor, cells: Tensor, saved: Tensor
+    cell: str,
+    incoming: Sequence[Tensor | None],
+    arguments: Arguments,
+    output: Tensor,
+    cells: Tensor,
+    saved: Tensor,
+    heads: int = 1,
 ) -> BackwardResult:
     """The same on CPU without variants, for a cell that is not split.
 
@@ -263,7 +278,7 @@ def backward_in_place(
     """
     _, w_hh, _, w_hr, h_0, c_0, _, _, lengths, resets, _, _ = arguments
     return BackwardResult._make(
-        _backward_in_place(cell, *incoming, w_hh, w_hr, output, cells, saved, h_0, c_0, lengths, resets)
+        _backward_in_place(cell, *incoming, w_hh, w_hr, output, cells, saved, h_0, c_0, lengths, resets, heads)
     )
 
 
@@ -282,7 +297,7 @@ class LayerBackwardResult(NamedTuple):
 
 
 def layer_backward(
-    cell: str, incoming: Incoming, arguments: LayerArguments, kept: Kept, need: Any, *, in_place: bool
+    cell: str, incoming: Incoming, arguments: LayerArguments, kept: Kept, need: Any, *, in_place: bool, heads: int = 1
 ) -> LayerBackwardResult:
     """The gradients of `layer` that are needed (by the names of `LayerArguments`), and those of the states.
 
@@ -294,7 +309,7 @@ def layer_backward(
     given = (*incoming, x, w_ih, w_hh, w_hr, *results, *others)
     needed = (need.x, need.w_ih, need.w_hh, need.b_ih or need.b_hh, need.w_hr)
     run = _layer_backward_in_place if in_place else _layer_backward
-    found = LayerBackwardResult._make(run(cell, *given, *needed, MULTIPLIES_BFLOAT16 and rounds_on_cpu()))
+    found = LayerBackwardResult._make(run(cell, *given, *needed, MULTIPLIES_BFLOAT16 and rounds_on_cpu(), heads))
     if arguments.unit_weights is None:
         return found
     return found._replace(d_unit_weights=found.d_unit_weights.sum(1))  # they are those of each row
@@ -323,6 +338,8 @@ class Problem(NamedTuple):
     """Of a forward pass that makes the gates of its input itself; 0: they are given."""
     rounds_factors: bool = False
     """Of float32 products, by torch's switch."""
+    heads: int = 1
+    """Of each direction; hidden_size is that of one."""
 
 
 def is_variant(problem: Problem) -> bool:

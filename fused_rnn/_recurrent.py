@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from fused_rnn import _cell_compiler, _checks, _cuda_cells, _ops
 from fused_rnn._flat_weights import held
+from fused_rnn._heads import ONE_HEAD, Heads
 from fused_rnn._modes import constant_for_compilers
 from fused_rnn._recurrent_layer import RecurrentLayer
 from fused_rnn._signatures import named_arguments, refuse_keywords, without_unknown
@@ -151,6 +152,11 @@ class Recurrent(RecurrentLayer):
     def _plain_cell(self) -> str:
         return self._kernels
 
+    def _heads(self) -> Heads:
+        if self.num_heads == 1 or self._gate_counts()[1] == 0:
+            return ONE_HEAD
+        return Heads(self.num_heads, self.hidden_size // self.num_heads)
+
     def _gate_counts(self) -> tuple[int, int]:
         """G, and R of them that read h."""
         spec = _ops.CELLS[self._kernels]
@@ -191,12 +197,6 @@ class Recurrent(RecurrentLayer):
         if recurrent == 0:
             w_hh = found.w_ih.new_zeros(1, 1).expand(gates * hidden_size, hidden_size)
             return found._replace(w_hh=w_hh)
-        if self.num_heads > 1:
-            heads, width = self.num_heads, hidden_size // self.num_heads
-            apart = w_hh.view(recurrent, heads, width, 1, width) * torch.eye(
-                heads, dtype=w_hh.dtype, device=w_hh.device
-            ).view(heads, 1, heads, 1)
-            w_hh = apart.reshape(recurrent * hidden_size, hidden_size)
         missing = (gates - recurrent) * hidden_size
         if missing:
             w_hh = F.pad(w_hh, (0, 0, 0, missing))

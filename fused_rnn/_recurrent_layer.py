@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import PackedSequence  # noqa: TC002 - typing.get_type_h
 from fused_rnn import _checks
 from fused_rnn._calls import LayerCalls, state_like_input
 from fused_rnn._flat_weights import FlatWeights, held
+from fused_rnn._heads import ONE_HEAD, Heads
 from fused_rnn._layers import LayerSpec, run_stack, run_unchecked
 from fused_rnn._ops import CELLS
 from fused_rnn._scripting import Unscriptable
@@ -85,6 +86,10 @@ class RecurrentLayer(Unscriptable, Traceable, LayerCalls, FlatWeights):
     def _suffixes(self) -> list[str]:
         """What the names of the parameters of each direction of each layer end with."""
         return [names[0].removeprefix("weight_ih") for names in self._all_weights]
+
+    def _heads(self) -> Heads:
+        """Those of a direction."""
+        return ONE_HEAD
 
     def _variants(self) -> Variants:
         zoneout = self.zoneout if self.zoneout != (0.0, 0.0) else 0.0
@@ -196,7 +201,7 @@ class RecurrentLayer(Unscriptable, Traceable, LayerCalls, FlatWeights):
         layers = self._layers(variants, tensors)
         _checks.check_parameter_devices(sequence, zip(self._all_weights, chain.from_iterable(layers), strict=True))
         cell = (CELL_OF_MODE.get(self.mode) if variants is PLAIN else None) or self.cell
-        spec = LayerSpec(cell, self.hidden_size, variants, ragged)
+        spec = LayerSpec(cell, self.hidden_size, variants, ragged, self._heads())
         output, h_n, c_n, cells = run_stack(spec, sequence, layers, h_0, c_0, dropout=dropout, keep_cells=return_cells)
         output = self._like_input(x, output, ragged.places)
         if return_cells:

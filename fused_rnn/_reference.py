@@ -61,8 +61,11 @@ def step(
     return activation(gates[:, 0]), c
 
 
-def recurrence(cell: str, *tensors: Any) -> tuple[Tensor, ...]:
-    """What `_ops.forward` returns that is differentiable, from `Arguments`: output, h_n, for an LSTM c_n and cells."""
+def recurrence(cell: str, *tensors: Any, heads: int = 1) -> tuple[Tensor, ...]:
+    """What `_ops.forward` returns that is differentiable, from `Arguments`: output, h_n, for an LSTM c_n and cells.
+
+    D counts the `heads` of each direction, those of the first direction first.
+    """
     gates, w_hh, b_hh, w_hr, h_0, c_0, unit_weights, norm, lengths, resets, zoneout, recurrent_mask = Arguments(
         *tensors
     )
@@ -83,7 +86,7 @@ def recurrence(cell: str, *tensors: Any) -> tuple[Tensor, ...]:
     for d in range(directions):
         h, c = h_0[d], c_0[d]
         steps = []
-        for t in range(time_steps) if d == 0 else reversed(range(time_steps)):
+        for t in range(time_steps) if d < heads else reversed(range(time_steps)):
             h_before, c_before = (zero_where(None if resets is None else resets[t], state) for state in (h, c))
             vector = h_before if recurrent_mask is None else h_before * recurrent_mask[d]
             from_h = F.linear(vector, w_hh[d], None if b_hh is None else b_hh[d])
@@ -103,7 +106,7 @@ def recurrence(cell: str, *tensors: Any) -> tuple[Tensor, ...]:
             if inactive is not None:  # the state passes through
                 h_after, c_after = (torch.where(inactive.unsqueeze(1), *pair) for pair in ((h, h_after), (c, c_after)))
             h, c = h_after, c_after
-        of_time = steps if d == 0 else steps[::-1]
+        of_time = steps if d < heads else steps[::-1]
         output, cells = (
             torch.stack(states) if states else last.new_zeros(0, *last.shape)
             for states, last in (([h for h, _ in of_time], h), ([c for _, c in of_time], c))
@@ -114,7 +117,7 @@ def recurrence(cell: str, *tensors: Any) -> tuple[Tensor, ...]:
     return tuple(each.to(dtype) for each in stacked[: 4 if states > 1 else 2])
 
 
-def gates_of(cell: str, arguments: Arguments, output: Tensor, cells: Tensor, saved: Tensor) -> Tensor:
+def gates_of(cell: str, arguments: Arguments, output: Tensor, cells: Tensor, saved: Tensor, heads: int = 1) -> Tensor:
     """The gate pre-activations [T, B, D, G, H] that a run of the operator started from, out of what it left.
 
     They have the type that is computed in, float32 for half types; the gates among the arguments are not looked at.
@@ -129,7 +132,7 @@ def gates_of(cell: str, arguments: Arguments, output: Tensor, cells: Tensor, sav
         arguments = Arguments._make(t.float() if t is not None and t.is_floating_point() else t for t in arguments)
     spec = _ops.CELLS[cell]
     made = None if arguments.zoneout is None else saved[:, :, :, spec.saved]  # the last state before zoneout
-    from_h = _from_h(cell, arguments, output)
+    from_h = _from_h(cell, arguments, output, heads)
     if cell in ("lstm", "lstm_peephole"):
         i, f, g, o = saved[:, :, :, :4].unbind(3)
         total = torch.stack([_logit(i), _logit(f), _atanh(g), _logit(o)], 3)
@@ -143,7 +146,7 @@ def gates_of(cell: str, arguments: Arguments, output: Tensor, cells: Tensor, sav
         total = torch.where(h > 0, h, -1.0).unsqueeze(3)
     if arguments.unit_weights is not None:
         p_i, p_f, p_o, _ = arguments.unit_weights.unbind(1)
-        before = _states_before(cells, arguments.c_0, arguments)
+        before = _states_before(cells, arguments.c_0, arguments, heads)
         current = cells if made is None else made
         total = total - torch.stack([p_i * before, p_f * before, torch.zeros_like(before), p_o * current], 3)
     return total - from_h
@@ -159,9 +162,9 @@ def anchor_of(cell: str, gates: Tensor, *, dense: bool) -> Tensor:
     return torch.zeros_like(gates) if dense else gates.new_zeros(()).expand(gates.shape)
 
 
-def _from_h(cell: str, arguments: Arguments, output: Tensor) -> Tensor:
+def _from_h(cell: str, arguments: Arguments, output: Tensor, heads: int) -> Tensor:
     """The recurrent pre-activations [T, B, D, G, H]."""
-    before = _states_before(output, arguments.h_0, arguments)
+    before = _states_before(output, arguments.h_0, arguments, heads)
     if arguments.recurrent_mask is not None:
         before = before * arguments.recurrent_mask.transpose(0, 1)
     from_h = torch.stack([h @ w.mT for h, w in zip(before.unbind(2), arguments.w_hh.unbind(), strict=True)], 2)
@@ -175,10 +178,10 @@ def _from_h(cell: str, arguments: Arguments, output: Tensor) -> Tensor:
     return torch.stack([normalize_recurrent(cell, gates, norm) for gates, norm in directions], 2)
 
 
-def _states_before(states: Tensor, initial: Tensor | None, arguments: Arguments) -> Tensor:
+def _states_before(states: Tensor, initial: Tensor | None, arguments: Arguments, heads: int) -> Tensor:
     """The state before each step, from that after each step: both [T, B, D, units]; initial [D, B, units]."""
     found = [
-        _states_before_of(states[:, :, d], None if initial is None else initial[d], d == 1, arguments)
+        _states_before_of(states[:, :, d], None if initial is None else initial[d], d >= heads, arguments)
         for d in range(states.shape[2])
     ]
     return torch.stack(found, 2)

@@ -83,7 +83,7 @@ def _results(cell: str, arguments: Arguments, *, save: bool) -> tuple[Tensor, ..
 
 @_rule("layer")
 def _layer_shapes(given: Any) -> tuple[Tensor, ...]:
-    directions, gates = given.directions, CELLS[given.cell].gates
+    directions, gates = given.directions * given.heads, CELLS[given.cell].gates
     shape = (*given.x.shape[:2], directions, gates, given.w_hh.shape[0] // (directions * gates))
     w_hr = None if given.w_hr is None else by_direction(given.w_hr, directions)
     as_gates = Arguments(given.x.new_empty(shape), given.w_hh, w_hr=w_hr, zoneout=given.zoneout)

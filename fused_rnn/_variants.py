@@ -142,13 +142,16 @@ def unit_weights_of(variants: Variants, weights: Sequence[DirectionWeights]) -> 
     return torch.stack([torch.cat([peepholes, limits]) for peepholes in each])
 
 
-def unit_weights(variants: Variants, weights: Sequence[DirectionWeights], hidden_size: int) -> Tensor | None:
+def unit_weights(
+    variants: Variants, weights: Sequence[DirectionWeights], hidden_size: int, heads: int = 1
+) -> Tensor | None:
     """The numbers [D, K, H] of each unit that a cell has besides its matrices; None: it has none."""
     if variants.unit_weights:
         return unit_weights_of(variants, weights)
     if weights[0].unit is None:
         return None
-    return torch.stack([w.unit.view(-1, hidden_size) for w in weights if w.unit is not None])
+    each = torch.stack([w.unit.view(heads, -1, hidden_size // heads) for w in weights if w.unit is not None])
+    return each.flatten(0, 1)
 
 
 def norm_of(weights: Sequence[DirectionWeights], like: Tensor) -> Tensor:
@@ -195,11 +198,11 @@ class Masks(NamedTuple):
 NO_MASKS = Masks()
 
 
-def draw_masks(variants: Variants, cell: str, x: Tensor, weights: Sequence[DirectionWeights]) -> Masks:
+def draw_masks(variants: Variants, cell: str, x: Tensor, weights: Sequence[DirectionWeights], heads: int = 1) -> Masks:
     """The masks of a layer with input x [T, B, I], from torch's generator."""
     zoneout = recurrent = None
     w_hh = weights[0].w_hh
-    width = w_hh.shape[1]  # H too where there is zoneout
+    width = w_hh.shape[1] * heads  # H too where there is zoneout
     states = CELLS[cell].states
     probabilities = (*variants.zoneouts, *variants.zoneouts)[:states]
     if any(probabilities):

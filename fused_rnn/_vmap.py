@@ -25,7 +25,7 @@ _BATCH = {"lengths": 0} | dict.fromkeys(
      "cells", "saved"),
     1,
 )  # fmt: skip
-RECURRENCE = (None, *map(_BATCH.get, Arguments._fields))  # of the cell and the arguments
+RECURRENCE = (None, None, *map(_BATCH.get, Arguments._fields))  # of the cell, its heads and the arguments
 
 
 def batched(
@@ -85,7 +85,8 @@ def _register(name: str) -> None:
     batch_dims = tuple(map(_BATCH.get, _ops.named_arguments(name)._fields))
 
     def rule(info: Any, in_dims: Sequence[int | None], *arguments: Any) -> tuple[Results, tuple[int | None, ...]]:
-        return batched(operator, batch_dims, info.batch_size, in_dims, arguments)
+        given = batch_dims[: len(arguments)]  # without those that are the defaults
+        return batched(operator, given, info.batch_size, in_dims, arguments)
 
     torch.library.register_vmap(f"fused_rnn::{name}", rule)
 

@@ -15,36 +15,37 @@ if TYPE_CHECKING:
     from fused_rnn._tensors import Arguments
 
 
-def w_hh_gradient(d_gates_h: Tensor, output: Tensor, arguments: Arguments) -> Tensor:
-    """dW_hh [D, G*H, P] from d_gates_h [T, B, D, G*H] and output [T, B, D, P].
+def w_hh_gradient(d_gates_h: Tensor, output: Tensor, arguments: Arguments, heads: int = 1) -> Tensor:
+    """dW_hh [D, G*H, P] from d_gates_h [T, B, D, G*H] and output [T, B, D, P]; D counts the heads of each direction.
 
     Lengths matter only for where the reverse direction starts: gradients and outputs of inactive steps are zero.
     """
     h_0, lengths, resets, mask = arguments.h_0, arguments.lengths, arguments.resets, arguments.recurrent_mask
     parts = []
-    for direction in range(output.shape[2]):
+    for d in range(output.shape[2]):
+        backwards = d >= heads
         # The state before step t is the output of step t - 1, or of step t + 1 where a sequence is read from its end.
         after, before = slice(1, None), slice(None, -1)
-        if direction == 1:
+        if backwards:
             after, before = before, after
-        d_steps = d_gates_h[:, :, direction]
+        d_steps = d_gates_h[:, :, d]
         zeroed = None if resets is None else resets[after]
-        vector = _reference.zero_where(zeroed, output[before, :, direction])
-        vector = vector if mask is None else vector * mask[direction]
+        vector = _reference.zero_where(zeroed, output[before, :, d])
+        vector = vector if mask is None else vector * mask[d]
         part = _sum_of_outer_products(d_steps[after], vector)
         if h_0 is not None and output.shape[0] > 0:  # no step, no first step
-            zeroed = None if resets is None else _first_steps(resets, direction, lengths)
-            first = _reference.zero_where(zeroed, h_0[direction])
-            first = first if mask is None else first * mask[direction]
-            d_first = _first_steps(d_steps, direction, lengths)
+            zeroed = None if resets is None else _first_steps(resets, lengths, backwards=backwards)
+            first = _reference.zero_where(zeroed, h_0[d])
+            first = first if mask is None else first * mask[d]
+            d_first = _first_steps(d_steps, lengths, backwards=backwards)
             part = _sum_of_outer_products(d_first.unsqueeze(0), first.unsqueeze(0), part)
         parts.append(part)
     return _stack(parts, output.dtype)
 
 
-def _first_steps(steps: Tensor, direction: int, lengths: Tensor | None) -> Tensor:
+def _first_steps(steps: Tensor, lengths: Tensor | None, *, backwards: bool) -> Tensor:
     """The step [B, ...] of [T, B, ...] that each row starts with; some step of a row of length 0."""
-    if direction == 0:
+    if not backwards:
         return steps[0]
     if lengths is None:
         return steps[-1]

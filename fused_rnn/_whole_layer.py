@@ -15,6 +15,7 @@ from torch.autograd import Function
 
 from fused_rnn import _ops, _route, _strict
 from fused_rnn._autograd import (
+    Given,
     RecurrenceGradients,
     RecurrenceResult,
     incoming_gradients,
@@ -47,6 +48,7 @@ def run(
     directions: int,
     places: Tensor | None = None,
     *,
+    heads: int = 1,
     keep_cells: bool = False,
     handed_out: bool = False,
 ) -> RecurrenceResult:
@@ -55,9 +57,9 @@ def run(
     An output that is `handed_out` to the caller is [T, B, D*P], no view, and not read by the backward pass.
     """
     if wants_gradient(arguments):
-        call = _Call(cell, directions, handed_out, places)
+        call = _Call(cell, directions, heads, handed_out, places)
         return RecurrenceResult._make(_Layer.apply(call, *arguments))  # type: ignore[no-untyped-call]
-    result = _ops.layer(cell, arguments, directions, save=keep_cells, hand_out=handed_out)
+    result = _ops.layer(cell, arguments, directions, save=keep_cells, hand_out=handed_out, heads=heads)
     output = result.handed_out if handed_out else result.output
     return RecurrenceResult(output, result.h_n, result.c_n, result.cells)
 
@@ -89,8 +91,9 @@ class _Call(NamedTuple):
 
     cell: str
     directions: int
-    handed_out: bool
-    places: Tensor | None
+    heads: int = 1  # of each
+    handed_out: bool = False
+    places: Tensor | None = None
 
 
 class _Layer(Function):
@@ -99,13 +102,10 @@ class _Layer(Function):
     @staticmethod
     def forward(ctx: Any, call: _Call, *given: Any) -> tuple[Tensor, ...]:
         """Run the operator and save the tensors of the backward pass."""
-        cell, directions, handed_out, places = call
-        results = _run_and_keep(
-            ctx, cell, directions, LayerArguments._make(given), (*given, places), hand_out=handed_out
-        )
-        if _ops.CELLS[cell].states == 1:
+        results = _run_and_keep(ctx, call, LayerArguments._make(given), (*given, call.places))
+        if _ops.CELLS[call.cell].states == 1:
             ctx.mark_non_differentiable(results.c_n, results.cells)
-        return results.handed_out if handed_out else results.output, results.h_n, results.c_n, results.cells
+        return results.handed_out if call.handed_out else results.output, results.h_n, results.c_n, results.cells
 
     @staticmethod
     def backward(ctx: Any, *d_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -127,7 +127,7 @@ class _Step(Function):
     @staticmethod
     def forward(ctx: Any, cell: str, *given: Any) -> tuple[Tensor, ...]:
         """Run the operator and save the tensors of the backward pass."""
-        results = _run_and_keep(ctx, cell, 1, _as_layer(given), given)
+        results = _run_and_keep(ctx, _Call(cell, 1), _as_layer(given), given)
         h = results.h_n.squeeze_(0)
         return (h,) if _ops.CELLS[cell].states == 1 else (h, results.c_n.squeeze_(0))
 
@@ -160,18 +160,11 @@ def _as_layer(given: Sequence[Any]) -> LayerArguments:
     return LayerArguments(x, w_ih, b_ih, w_hh, b_hh, None, h, c)
 
 
-def _run_and_keep(
-    ctx: Any,
-    cell: str,
-    directions: int,
-    arguments: LayerArguments,
-    given: Sequence[Tensor | None],
-    *,
-    hand_out: bool = False,
-) -> _ops.LayerResult:
+def _run_and_keep(ctx: Any, call: _Call, arguments: LayerArguments, given: Sequence[Tensor | None]) -> _ops.LayerResult:
     """The results of the operator, which are saved behind what the node was given."""
-    results = _ops.layer(cell, arguments, directions, save=True, hand_out=hand_out)
-    ctx.cell, ctx.directions, ctx.strict = cell, directions, _strict.active()
+    cell, directions, heads, hand_out, _ = call
+    results = _ops.layer(cell, arguments, directions, save=True, hand_out=hand_out, heads=heads)
+    ctx.cell, ctx.directions, ctx.heads, ctx.strict = cell, directions * heads, heads, _strict.active()
     ctx.set_materialize_grads(False)
     own(results.saved)
     keep(ctx, (*given, *Kept(results.output, results.cells, results.saved, results.hidden)))
@@ -184,7 +177,7 @@ def _gradients(
     """Gradients of every field of `LayerArguments`, each only where it is needed; no two of them share memory."""
     route = _route.of_gradients(incoming, given)
     if route.kind is Backward.ONE_CALL:
-        return _gradients_by_one_call(ctx.cell, given, need, incoming, results)
+        return _gradients_by_one_call(ctx, given, need, incoming, results)
     if given.lengths is not None and places is None:
         given = given._replace(x=without_padding(given.x, given.lengths))
     # The biases have one gradient where the gates have.
@@ -208,9 +201,9 @@ def _gradients(
     )
 
 
-def _gradients_by_one_call(cell: str, given: LayerArguments, need: Any, incoming: Incoming, results: Kept) -> Any:
-    in_place = may_run_in_place(results.saved) and _ops.can_run_in_place(cell)
-    found = _ops.layer_backward(cell, incoming, given, results, need, in_place=in_place)
+def _gradients_by_one_call(ctx: Any, given: LayerArguments, need: Any, incoming: Incoming, results: Kept) -> Any:
+    in_place = may_run_in_place(results.saved) and _ops.can_run_in_place(ctx.cell)
+    found = _ops.layer_backward(ctx.cell, incoming, given, results, need, in_place=in_place, heads=ctx.heads)
     return _NO_GRADIENTS._replace(
         **{name: getattr(found, f"d_{name}") for name in given._fields if getattr(need, name)}
     )
@@ -265,7 +258,7 @@ def _recurrence_gradients(
     if route.graph is Graph.NODE:
         with _strict.resumed(ctx.strict):
             flat = (*needed, *incoming, *arguments, *results)
-            return Arguments._make(RecurrenceGradients.apply(ctx.cell, *flat))  # type: ignore[no-untyped-call]
+            return Arguments._make(RecurrenceGradients.apply(ctx.cell, ctx.heads, *flat))  # type: ignore[no-untyped-call]
     in_place = (
         route is _route.LIBRARY_GEMMS
         and may_run_in_place(results.saved)
@@ -273,7 +266,7 @@ def _recurrence_gradients(
         and not _ops.CELLS[ctx.cell].split
         and unit_weights is zoneout is mask is None
     )
-    return recurrence_gradients(ctx.cell, needed, incoming, arguments, results, in_place=in_place)
+    return recurrence_gradients(ctx.cell, ctx.heads, Given(needed, incoming, arguments, results), in_place=in_place)
 
 
 def _projection_gradients(

@@ -63,9 +63,11 @@ PACKAGE_RULES: dict[str, set[str]] = {
         "_whole_layer": "_autograd _ops _products _route _saved _strict _tensors",
         "_packed": "_modes",
         "_variants": "_norm _ops _tensors",
+        "_heads": "_tensors _variants",
         "_autocast": "_ops",
         "_onnx": "_autocast _autograd _tensors",
-        "_layers": "_autocast _autograd _modes _onnx _ops _packed _products _route _tensors _variants _whole_layer",
+        "_layers": "_autocast _autograd _heads _modes _onnx _ops _packed _products _route _tensors _variants"
+        " _whole_layer",
         "_cell_graph": "",
         "_cell_functions": "_cell_graph",
         "_cell_source": "_cell_graph",
@@ -82,9 +84,9 @@ PACKAGE_RULES: dict[str, set[str]] = {
         "_flops": "_ops",
         "_signatures": "",
         "_calls": "_checks _layers _packed _ragged",
-        "_recurrent_layer": "_calls _checks _flat_weights _layers _ops _scripting _tensors _tracing _variants",
+        "_recurrent_layer": "_calls _checks _flat_weights _heads _layers _ops _scripting _tensors _tracing _variants",
         "_recurrent_cell": "_calls _checks _flat_weights _layers _scripting _tensors _tracing",
-        "_recurrent": "_cell_compiler _checks _cuda_cells _flat_weights _modes _ops _recurrent_layer _signatures"
+        "_recurrent": "_cell_compiler _checks _cuda_cells _flat_weights _heads _modes _ops _recurrent_layer _signatures"
         " _tensors _tracing _variants cells",
         "_published_layers": "_published_cells _recurrent cells",
         "modules": "_checks _recurrent_cell _recurrent_layer _signatures _variants",

@@ -8,11 +8,12 @@
 
 namespace fused_rnn {
 
-BackwardResult run_backward(const std::string& cell, const BackwardTensors& given, bool in_place, bool round_factors,
+BackwardResult run_backward(const std::string& cell, const BackwardTensors& given, const BackwardOptions& options,
                             const LayerGradientViews* layer) {
+  const auto [in_place, round_factors, heads] = options;
   Reader read(given.output, "output");
   const auto& [w_hh, w_hr, rows, variant] = given.recurrence;
-  Problem p = describe(cell, read.type(), extent_of(given.output, "output"), w_hh, w_hr, variant);
+  Problem p = describe(cell, read.type(), extent_of(given.output, "output", heads), w_hh, w_hr, variant);
   p.backward = true;
   p.rounds_factors = round_factors;
   const bool has_c = p.cell.states > 1;
@@ -79,11 +80,12 @@ BackwardResult backward(CellName cell, const OptionalTensor& d_output, const Opt
                         const OptionalTensor& w_hr, const Tensor& output, const Tensor& cells, const Tensor& saved,
                         const OptionalTensor& h_0, const OptionalTensor& c_0, const OptionalTensor& unit_weights,
                         const OptionalTensor& norm, const OptionalTensor& lengths, const OptionalTensor& resets,
-                        const OptionalTensor& zoneout, const OptionalTensor& recurrent_mask, bool round_factors) {
+                        const OptionalTensor& zoneout, const OptionalTensor& recurrent_mask, bool round_factors,
+                        int64_t heads) {
   const RecurrenceTensors recurrence{
       w_hh, w_hr, {h_0, c_0, lengths, resets}, {unit_weights, norm, zoneout, recurrent_mask}};
-  return run_backward(cell.take(), {{d_output, d_h_n, d_c_n, d_cells}, output, cells, saved, recurrence}, false,
-                      round_factors);
+  return run_backward(cell.take(), {{d_output, d_h_n, d_c_n, d_cells}, output, cells, saved, recurrence},
+                      {false, round_factors, heads});
 }
 
 // NOLINTNEXTLINE(readability-function-size): the schema's arguments
@@ -91,11 +93,12 @@ BackwardResult backward_in_place(CellName name, const OptionalTensor& d_output, 
                                  const OptionalTensor& d_c_n, const OptionalTensor& d_cells, const Tensor& w_hh,
                                  const OptionalTensor& w_hr, const Tensor& output, const Tensor& cells,
                                  const Tensor& saved, const OptionalTensor& h_0, const OptionalTensor& c_0,
-                                 const OptionalTensor& lengths, const OptionalTensor& resets) {
+                                 const OptionalTensor& lengths, const OptionalTensor& resets, int64_t heads) {
   const std::string cell = name.take();
   if (known_cell(cell).split) fail("saved cannot be written over: cell \"" + cell + "\" is split");
   const RecurrenceTensors recurrence{w_hh, w_hr, {h_0, c_0, lengths, resets}};
-  return run_backward(cell, {{d_output, d_h_n, d_c_n, d_cells}, output, cells, saved, recurrence}, true, false);
+  return run_backward(cell, {{d_output, d_h_n, d_c_n, d_cells}, output, cells, saved, recurrence},
+                      {true, false, heads});
 }
 
 }  // namespace
@@ -106,13 +109,14 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fused_rnn, m) {
   m.def(
       "backward(str cell, Tensor? d_output, Tensor? d_h_n, Tensor? d_c_n, Tensor? d_cells, Tensor w_hh, Tensor? w_hr,"
       " Tensor output, Tensor cells, Tensor saved, Tensor? h_0, Tensor? c_0, Tensor? unit_weights,"
-      " Tensor? norm, Tensor? lengths, Tensor? resets, Tensor? zoneout, Tensor? recurrent_mask, bool round_factors)"
+      " Tensor? norm, Tensor? lengths, Tensor? resets, Tensor? zoneout, Tensor? recurrent_mask, bool round_factors,"
+      " int heads=1)"
       " -> (Tensor d_gates, Tensor d_gates_h, Tensor d_h_0, Tensor d_c_0, Tensor d_projected,"
       " Tensor d_unit_weights, Tensor d_norm)");
   m.def(
       "backward_in_place(str cell, Tensor? d_output, Tensor? d_h_n, Tensor? d_c_n, Tensor? d_cells, Tensor w_hh,"
       " Tensor? w_hr, Tensor output, Tensor cells, Tensor(a!) saved, Tensor? h_0, Tensor? c_0, Tensor? lengths,"
-      " Tensor? resets)"
+      " Tensor? resets, int heads=1)"
       " -> (Tensor d_gates, Tensor d_gates_h, Tensor d_h_0, Tensor d_c_0, Tensor d_projected,"
       " Tensor d_unit_weights, Tensor d_norm)");
 }

@@ -2,6 +2,7 @@
 #include <array>
 #include <cstdlib>
 #include <optional>
+#include <vector>
 
 #include "binding/cuda_backend.h"
 #include "binding/cuda_stream.h"
@@ -20,11 +21,13 @@ namespace {
 // is the same in every step is made once.
 class TorchProducts : public cuda::Products {
  public:
-  TorchProducts(const Problem& problem, const RecurrenceTensors& given) : problem_(problem), given_(given) {}
+  TorchProducts(const Problem& problem, const RecurrenceTensors& given)
+      : problem_(problem), given_(given), operands_(static_cast<size_t>(2 * problem.directions)) {}
 
   void multiply(cuda::Factor factor, const StateView<const void>& from, const StateView<void>& to) override {
     for (int64_t d = 0; d < problem_.directions; ++d) {
-      std::optional<Operands>& operands = operands_[factor == cuda::Factor::kRecurrent ? 0 : 1][d];
+      const int64_t first = factor == cuda::Factor::kRecurrent ? 0 : problem_.directions;
+      std::optional<Operands>& operands = operands_[static_cast<size_t>(first + d)];
       if (!operands || operands->from.data != from.data || operands->to.data != to.data) {
         operands.emplace(operands_of(factor, from, to, d));
       }
@@ -70,7 +73,7 @@ class TorchProducts : public cuda::Products {
 
   const Problem& problem_;
   const RecurrenceTensors& given_;
-  std::optional<Operands> operands_[2][2];  // by factor and direction
+  std::vector<std::optional<Operands>> operands_;  // [factor][D]
 };
 
 }  // namespace

@@ -20,21 +20,31 @@ inline CellSpec known_cell(const std::string& name) {
 
 // How far a sequence extends. With an input size it is the input of a layer, whose parameters are stacked.
 struct Extent {
-  int64_t time_steps, batch, directions, input_size = 0;
+  int64_t time_steps, batch, directions, heads, input_size = 0;
 };
 
-inline Extent extent_of(const Tensor& sequence, const char* name) {  // [T, B, D, ...]
-  const Shape shape = shape_of(sequence);
-  if (shape.size() < 4 || shape[2] < 1 || shape[2] > 2) {
-    fail(std::string(name) + " must have shape [T, B, D, ...] with D = 1 or 2, got " + to_string(shape));
-  }
-  return {shape[0], shape[1], shape[2]};
+// Whether D counts the heads of one direction or of two.
+inline bool counts_heads(int64_t directions, int64_t heads) {
+  if (heads < 1) fail("heads must be at least 1, got " + std::to_string(heads));
+  return directions == heads || directions == 2 * heads;
 }
 
-inline Extent extent_of_layer(const Shape& x, int64_t directions) {  // [T, B, I]
+inline Extent extent_of(const Tensor& sequence, const char* name, int64_t heads) {  // [T, B, D, ...]
+  const Shape shape = shape_of(sequence);
+  if (shape.size() < 4 || !counts_heads(shape[2], heads)) {
+    fail(std::string(name) + " must have shape [T, B, D, ...] with D = " + std::to_string(heads) + " or " +
+         std::to_string(2 * heads) + ", got " + to_string(shape));
+  }
+  return {shape[0], shape[1], shape[2], heads};
+}
+
+inline Extent extent_of_layer(const Shape& x, int64_t directions, int64_t heads = 1) {  // [T, B, I]
   if (x.size() != 3 || x[2] < 1) fail("x must have shape [T, B, I], got " + to_string(x));
-  if (directions < 1 || directions > 2) fail("directions must be 1 or 2, got " + std::to_string(directions));
-  return {x[0], x[1], directions, x[2]};
+  if (!counts_heads(directions, heads)) {
+    fail("directions must be 1 or 2, " + (heads > 1 ? "each of " + std::to_string(heads) + " heads, " : std::string()) +
+         "got " + std::to_string(directions));
+  }
+  return {x[0], x[1], directions, heads, x[2]};
 }
 
 // The forward problem. H and P are those of w_hh, [D, G*H, P] or stacked [D*G*H, P].
@@ -49,6 +59,7 @@ inline Problem describe(const std::string& cell, DataType type, const Extent& ex
   }
   if (variant.norm.has_value() && spec.norm_groups == 0) fail("norm must be None" + of_cell());
   if (variant.zoneout.has_value() && w_hr.has_value()) fail("zoneout must be None where there is a w_hr");
+  if (extent.heads > 1 && w_hr.has_value()) fail("w_hr must be None where there are several heads");
 
   const size_t dimensions = stacked ? 2 : 3;
   const int64_t row_groups = stacked ? extent.directions * spec.gates : spec.gates;
@@ -77,7 +88,8 @@ inline Problem describe(const std::string& cell, DataType type, const Extent& ex
           .normalized = variant.norm.has_value(),
           .zoneout = variant.zoneout.has_value(),
           .recurrent_mask = variant.recurrent_mask.has_value(),
-          .input_size = extent.input_size};
+          .input_size = extent.input_size,
+          .heads = extent.heads};
 }
 
 }  // namespace fused_rnn

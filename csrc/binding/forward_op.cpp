@@ -12,10 +12,11 @@ namespace fused_rnn {
 
 namespace {
 
-ForwardResult run_forward(const std::string& cell, const ForwardTensors& given, bool save, bool round_factors) {
+ForwardResult run_forward(const std::string& cell, const ForwardTensors& given, bool save, bool round_factors,
+                          int64_t heads) {
   Reader read(given.gates, "gates");
   const auto& [w_hh, w_hr, rows, variant] = given.recurrence;
-  Problem p = describe(cell, read.type(), extent_of(given.gates, "gates"), w_hh, w_hr, variant);
+  Problem p = describe(cell, read.type(), extent_of(given.gates, "gates", heads), w_hh, w_hr, variant);
   p.keeps_weights = keeps_weights(p, save);
   p.rounds_factors = round_factors;
   if (p.normalized && given.b_hh.has_value()) fail("b_hh must be None where there is a norm, which has the biases");
@@ -40,10 +41,10 @@ ForwardResult forward(CellName cell, const Tensor& gates, const Tensor& w_hh, co
                       const OptionalTensor& w_hr, const OptionalTensor& h_0, const OptionalTensor& c_0,
                       const OptionalTensor& unit_weights, const OptionalTensor& norm, const OptionalTensor& lengths,
                       const OptionalTensor& resets, const OptionalTensor& zoneout, const OptionalTensor& recurrent_mask,
-                      bool save, bool round_factors) {
+                      bool save, bool round_factors, int64_t heads) {
   const RecurrenceTensors recurrence{
       w_hh, w_hr, {h_0, c_0, lengths, resets}, {unit_weights, norm, zoneout, recurrent_mask}};
-  return run_forward(cell.take(), {gates, b_hh, recurrence}, save, round_factors);
+  return run_forward(cell.take(), {gates, b_hh, recurrence}, save, round_factors, heads);
 }
 
 }  // namespace
@@ -54,7 +55,7 @@ STABLE_TORCH_LIBRARY(fused_rnn, m) {
   m.def(
       "forward(str cell, Tensor gates, Tensor w_hh, Tensor? b_hh, Tensor? w_hr, Tensor? h_0, Tensor? c_0,"
       " Tensor? unit_weights, Tensor? norm, Tensor? lengths, Tensor? resets, Tensor? zoneout,"
-      " Tensor? recurrent_mask, bool save, bool round_factors)"
+      " Tensor? recurrent_mask, bool save, bool round_factors, int heads=1)"
       " -> (Tensor output, Tensor h_n, Tensor c_n, Tensor cells, Tensor saved, Tensor hidden)");
 }
 

@@ -31,13 +31,14 @@ struct LayerOptions {
   bool save;      // for a backward pass
   bool hand_out;  // an output [T, B, D*P], no view, for the caller to change; with `save` not the one that is saved
   bool round_factors;  // of float32 products, where that is faster
+  int64_t heads = 1;   // of one direction
 };
 
 LayerResult run_layer(const std::string& cell, const LayerForwardTensors& given, int64_t directions,
                       const LayerOptions& options) {
-  const auto [save, hand_out, round_factors] = options;
+  const auto [save, hand_out, round_factors, heads] = options;
   Reader read(given.x, "x");
-  const Extent extent = extent_of_layer(shape_of(given.x), directions);
+  const Extent extent = extent_of_layer(shape_of(given.x), directions * heads, heads);
   Problem p = describe(cell, read.type(), extent, given.w_hh, given.w_hr, given.variant);
   p.keeps_weights = keeps_weights(p, save);
   p.rounds_factors = round_factors;
@@ -53,7 +54,7 @@ LayerResult run_layer(const std::string& cell, const LayerForwardTensors& given,
   made.view(views);
   run_forward(p, views, max_threads());
   const Tensor none = allocate(false, {});
-  const Shape flat{p.time_steps, p.batch, directions * p.output_size};
+  const Shape flat{p.time_steps, p.batch, p.directions * p.output_size};
   const Tensor handed_out = !hand_out ? none : save ? copied(made.output, flat) : reshaped(made.output, flat);
   return {hand_out && !save ? none : made.output, made.h_n, made.c_n, made.cells, made.saved, made.hidden, handed_out};
 }
@@ -64,10 +65,10 @@ LayerResult layer(CellName cell, const Tensor& x, const Tensor& w_ih, const Opti
                   const OptionalTensor& c_0, const OptionalTensor& lengths, const OptionalTensor& resets,
                   const OptionalTensor& unit_weights, const OptionalTensor& zoneout,
                   const OptionalTensor& recurrent_mask, int64_t directions, bool save, bool hand_out,
-                  bool round_factors) {
+                  bool round_factors, int64_t heads) {
   const VariantTensors variant{unit_weights, kNoTensor, zoneout, recurrent_mask};
   return run_layer(cell.take(), {x, w_ih, b_ih, w_hh, b_hh, w_hr, {h_0, c_0, lengths, resets}, variant}, directions,
-                   {save, hand_out, round_factors});
+                   {save, hand_out, round_factors, heads});
 }
 
 // The same for one step, x [B, I] and states [B, H], of which there are only results.
@@ -113,12 +114,13 @@ struct Needed {
 
 // In place: the gate gradients take the place of what was saved.
 LayerGradientsResult run_layer_backward(const std::string& cell, const LayerBackwardTensors& given,
-                                        const Needed& needed, bool in_place, bool round_factors) {
+                                        const Needed& needed, const BackwardOptions& options) {
   const auto& [x, w_ih, b_ih, w_hh, b_hh, w_hr, rows, variant] = given.layer;
   const Tensor& output = given.output;
   Reader read(x, "x");
-  const int64_t directions = output.dim() == 4 ? output.size(2) : 1;
-  const Problem p = describe(cell, read.type(), extent_of_layer(shape_of(x), directions), w_hh, w_hr, variant);
+  const int64_t directions = output.dim() == 4 ? output.size(2) : options.heads;
+  const Extent extent = extent_of_layer(shape_of(x), directions, options.heads);
+  const Problem p = describe(cell, read.type(), extent, w_hh, w_hr, variant);
   const int64_t gate_rows = p.cell.gates * p.hidden_size, width = directions * gate_rows;
   read(w_ih, "w_ih", "[D*G*H, I]", {width, p.input_size});
   read(w_hr, "w_hr", "[D*P, H]", {directions * p.output_size, p.hidden_size});
@@ -151,7 +153,7 @@ LayerGradientsResult run_layer_backward(const std::string& cell, const LayerBack
   const OptionalTensor w_hr_apart = w_hr.has_value() ? OptionalTensor(by_direction(*w_hr)) : std::nullopt;
   const BackwardTensors recurrence{
       given.incoming, output, given.cells, given.saved, {w_hh_apart, w_hr_apart, rows, variant}};
-  const BackwardResult found = run_backward(cell, recurrence, in_place, round_factors, &layer);
+  const BackwardResult found = run_backward(cell, recurrence, options, &layer);
   const Tensor other_bias = p.cell.split ? d_b_hh : copied(d_b_ih, shape_of(d_b_ih));
   return {d_x, d_w_ih, d_w_hh, d_b_ih, other_bias, d_w_hr, std::get<2>(found), std::get<3>(found), std::get<5>(found)};
 }
@@ -166,11 +168,11 @@ LayerGradientsResult layer_backward(CellName cell, const OptionalTensor& d_outpu
                                     const OptionalTensor& lengths, const OptionalTensor& resets,
                                     const OptionalTensor& unit_weights, const OptionalTensor& zoneout,
                                     const OptionalTensor& recurrent_mask, bool need_x, bool need_w_ih, bool need_w_hh,
-                                    bool need_bias, bool need_w_hr, bool round_factors) {
+                                    bool need_bias, bool need_w_hr, bool round_factors, int64_t heads) {
   const VariantTensors variant{unit_weights, kNoTensor, zoneout, recurrent_mask};
   const LayerForwardTensors layer{x, w_ih, kNoTensor, w_hh, kNoTensor, w_hr, {h_0, c_0, lengths, resets}, variant};
   return run_layer_backward(cell.take(), {{d_output, d_h_n, d_c_n, d_cells}, layer, output, cells, saved, hidden},
-                            {need_x, need_w_ih, need_w_hh, need_bias, need_w_hr}, InPlace, round_factors);
+                            {need_x, need_w_ih, need_w_hh, need_bias, need_w_hr}, {InPlace, round_factors, heads});
 }
 
 }  // namespace
@@ -181,7 +183,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fused_rnn, m) {
   m.def(
       "layer(str cell, Tensor x, Tensor w_ih, Tensor? b_ih, Tensor w_hh, Tensor? b_hh, Tensor? w_hr, Tensor? h_0,"
       " Tensor? c_0, Tensor? lengths, Tensor? resets, Tensor? unit_weights, Tensor? zoneout, Tensor? recurrent_mask,"
-      " int directions, bool save, bool hand_out, bool round_factors)"
+      " int directions, bool save, bool hand_out, bool round_factors, int heads=1)"
       " -> (Tensor output, Tensor h_n, Tensor c_n, Tensor cells, Tensor saved, Tensor hidden, Tensor handed_out)");
   m.def(
       "step(str cell, Tensor x, Tensor w_ih, Tensor? b_ih, Tensor w_hh, Tensor? b_hh, Tensor? h, Tensor? c)"
@@ -194,7 +196,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fused_rnn, m) {
            saved +
            " saved, Tensor? hidden, Tensor? h_0, Tensor? c_0, Tensor? lengths, Tensor? resets, Tensor? unit_weights,"
            " Tensor? zoneout, Tensor? recurrent_mask,"
-           " bool need_x, bool need_w_ih, bool need_w_hh, bool need_bias, bool need_w_hr, bool round_factors)"
+           " bool need_x, bool need_w_ih, bool need_w_hh, bool need_bias, bool need_w_hr, bool round_factors,"
+           " int heads=1)"
            " -> (Tensor d_x, Tensor d_w_ih, Tensor d_w_hh, Tensor d_b_ih, Tensor d_b_hh, Tensor d_w_hr, Tensor d_h_0,"
            " Tensor d_c_0, Tensor d_unit_weights)";
   };

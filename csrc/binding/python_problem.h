@@ -25,12 +25,13 @@ inline Problem problem_of(const pybind11::object& named) {
     throw pybind11::value_error(std::string(name) + " of a problem cannot be " + std::to_string(value));
   };
   const auto flag = [&](const char* name) { return named.attr(name).cast<bool>(); };
+  const int64_t heads = size("heads", 1);
   const int64_t hidden_size = size("hidden_size", 1), proj_size = size("proj_size", 0);
   return {.cell = known_cell(named.attr("cell").cast<std::string>()),
           .type = type_by_name(pybind11::str(named.attr("dtype"))),
           .time_steps = size("time_steps", 0),
           .batch = size("batch", 0),
-          .directions = size("directions", 1, 2),
+          .directions = heads * size("directions", 1, 2),
           .hidden_size = hidden_size,
           .output_size = proj_size > 0 ? proj_size : hidden_size,
           .backward = false,
@@ -39,7 +40,8 @@ inline Problem problem_of(const pybind11::object& named) {
           .zoneout = flag("zoneout"),
           .recurrent_mask = flag("recurrent_mask"),
           .input_size = size("input_size", 0),
-          .rounds_factors = flag("rounds_factors")};
+          .rounds_factors = flag("rounds_factors"),
+          .heads = heads};
 }
 
 }  // namespace fused_rnn

@@ -95,9 +95,14 @@ struct ForwardBuffers {
 
 using BackwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-// The backward pass of a recurrence; with `in_place` the gate gradients take the place of what was saved. On CPU with
-// the gradients of a layer around it, if any.
-BackwardResult run_backward(const std::string& cell, const BackwardTensors& given, bool in_place, bool round_factors,
+struct BackwardOptions {
+  bool in_place;  // the gate gradients take the place of what was saved
+  bool round_factors;
+  int64_t heads = 1;  // of one direction
+};
+
+// The backward pass of a recurrence. On CPU with the gradients of a layer around it, if any.
+BackwardResult run_backward(const std::string& cell, const BackwardTensors& given, const BackwardOptions& options,
                             const LayerGradientViews* layer = nullptr);
 
 }  // namespace fused_rnn

@@ -55,8 +55,8 @@ struct Problem {
   DataType type;
   int64_t time_steps;   // T
   int64_t batch;        // B
-  int64_t directions;   // D: 1, or 2 of which the second runs backwards in time
-  int64_t hidden_size;  // H
+  int64_t directions;   // D: 1, or 2 of which the second runs backwards in time; each once for each of its heads
+  int64_t hidden_size;  // H; with heads that of one
   int64_t output_size;  // P: the projected size, or H
   bool backward;
   bool projected;               // h is W_hr times what the cell makes
@@ -67,6 +67,7 @@ struct Problem {
   bool keeps_weights = false;   // the workspace is as a pass of these weights' key left it, or zeros
   bool quantized = false;       // weights are int8, and what they multiply is made int8 on the way
   bool rounds_factors = false;  // of float32 products: to TF32 on CUDA, on CPU to bfloat16 where it multiplies that
+  int64_t heads = 1;            // of one direction: units with all that is theirs, between which W_hh has no entries
 };
 
 // Whether the problem has something that the plain schedules do not know.
@@ -94,7 +95,8 @@ constexpr double kNormEpsilon = 1e-5;  // added to the variance, as in torch.nn.
 inline std::string to_string(const Problem& problem) {
   std::string text = problem.cell.name;
   text += " T=" + std::to_string(problem.time_steps) + " B=" + std::to_string(problem.batch);
-  text += " D=" + std::to_string(problem.directions) + " H=" + std::to_string(problem.hidden_size);
+  text += " D=" + std::to_string(problem.directions / problem.heads) + " H=" + std::to_string(problem.hidden_size);
+  if (problem.heads > 1) text += " heads=" + std::to_string(problem.heads);
   if (problem.projected) text += " P=" + std::to_string(problem.output_size);
   if (problem.input_size > 0) text += " I=" + std::to_string(problem.input_size);
   if (problem.normalized) text += " layer_norm";

@@ -19,16 +19,15 @@ struct DiagonalKernel {
 
   typename Pass::Views views;
   Index time_steps, batch;
-  int hidden_size;
+  int heads, hidden_size;
 
   FUSED_RNN_DEVICE void operator()() const {
     const Index index = static_cast<Index>(block_x()) * kThreads + thread_index();
     if (index >= batch * hidden_size) return;
     const Element e{static_cast<int>(index / hidden_size), block_y(), static_cast<int>(index % hidden_size)};
-    const auto moment = [&](Index step) {
-      return moment_at(Pass::position(step, time_steps), e.direction, time_steps);
-    };
-    auto state = Pass::first_state(views, e, time_steps, hidden_size);
+    const Direction direction = direction_of(e.direction, heads);
+    const auto moment = [&](Index step) { return moment_at(Pass::position(step, time_steps), direction, time_steps); };
+    auto state = Pass::first_state(views, e, time_steps, hidden_size, direction);
     typename Pass::Inputs ahead[kAhead];
 #pragma unroll
     for (int k = 0; k < kAhead; ++k) {
@@ -65,7 +64,8 @@ class Diagonal {
     using Kernel = DiagonalKernel<Pass>;
     const int64_t units = problem_.batch * problem_.hidden_size;
     if (units == 0) return;
-    launch(Kernel{views_, problem_.time_steps, problem_.batch, static_cast<int>(problem_.hidden_size)},
+    launch(Kernel{views_, problem_.time_steps, problem_.batch, static_cast<int>(problem_.heads),
+                  static_cast<int>(problem_.hidden_size)},
            {.grid_x = static_cast<unsigned>((units + Kernel::kThreads - 1) / Kernel::kThreads),
             .grid_y = static_cast<unsigned>(problem_.directions),
             .threads = Kernel::kThreads},

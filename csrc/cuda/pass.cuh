@@ -46,7 +46,7 @@ struct Moment {
 
 // `position`: 0 is where the direction begins.
 template <class Index>
-FUSED_RNN_HD inline Moment<Index> moment_at(Index position, int direction, Index time_steps) {
+FUSED_RNN_HD inline Moment<Index> moment_at(Index position, Direction direction, Index time_steps) {
   const Index time = time_at(position, direction, time_steps);
   return {time, time_before(time, direction), time_after(time, direction), position, position == time_steps - 1};
 }
@@ -131,14 +131,15 @@ struct ForwardPass {
     if (!has(views.b_hh)) return Real(0);
     return to_real(weight_at<T>(views.b_hh, direction, static_cast<int64_t>(gate) * size + unit, 0));
   }
-  FUSED_RNN_DEVICE static Real first_vector(const Views& views, const Element& e, int64_t time_steps) {
-    if (!has(views.h_0) || is_reset_first(views, e, time_steps)) return Real(0);
+  FUSED_RNN_DEVICE static Real first_vector(const Views& views, const Element& e, int64_t time_steps,
+                                            Direction direction) {
+    if (!has(views.h_0) || is_reset_first(views, e, time_steps, direction)) return Real(0);
     return to_real(*element_at<T, Index>(views.h_0, e));
   }
   FUSED_RNN_DEVICE static Pack<Real, kStates> first_state(const Views& views, const Element& e, int64_t time_steps,
-                                                          int size) {
+                                                          int size, Direction direction) {
     Pack<Real, kStates> state{};
-    if (is_reset_first(views, e, time_steps)) return state;
+    if (is_reset_first(views, e, time_steps, direction)) return state;
     if (has(views.h_0)) state[0] = to_real(*element_at<T, Index>(views.h_0, e));
     for (int s = 1; s < kStates; ++s) {
       state[s] = has(views.c_0) ? to_real(element_at<T, Index>(views.c_0, e)[static_cast<Index>(s - 1) * size]) : 0;
@@ -217,8 +218,9 @@ struct ForwardPass {
   }
 
  private:
-  FUSED_RNN_DEVICE static bool is_reset_first(const Views& views, const Element& e, int64_t time_steps) {
-    return time_steps > 0 && is_reset<kRows>(views, time_at<int64_t>(0, e.direction, time_steps), e.row);
+  FUSED_RNN_DEVICE static bool is_reset_first(const Views& views, const Element& e, int64_t time_steps,
+                                              Direction direction) {
+    return time_steps > 0 && is_reset<kRows>(views, time_at<int64_t>(0, direction, time_steps), e.row);
   }
 };
 
@@ -248,9 +250,9 @@ struct BackwardPass {
     return weight_at<T>(views.w_hh, direction, static_cast<int64_t>(gate) * size + hidden, unit);
   }
   FUSED_RNN_DEVICE static Real bias(const Views&, int, int, int, int) { return Real(0); }
-  FUSED_RNN_DEVICE static Real first_vector(const Views&, const Element&, int64_t) { return Real(0); }
+  FUSED_RNN_DEVICE static Real first_vector(const Views&, const Element&, int64_t, Direction) { return Real(0); }
   FUSED_RNN_DEVICE static Pack<Real, kStates> first_state(const Views& views, const Element& e, int64_t /*time_steps*/,
-                                                          int size) {
+                                                          int size, Direction /*direction*/) {
     Pack<Real, kStates> state{};
     state[0] = given(views.d_h_n, e, 0);
     for (int s = 1; s < Cell::kStates; ++s) state[s] = given(views.d_c_n, e, static_cast<Index>(s - 1) * size);
@@ -262,8 +264,7 @@ struct BackwardPass {
     Inputs in{};
     in.kind = step_of<kRows>(views, now.time, e.row);
     const bool reset = in.kind == RowStep::kReset;
-    const bool first =
-        kRows == Rows::kWhole ? now.position == 0 : begins(views, now.position, now.time, e.direction, e.row);
+    const bool first = kRows == Rows::kWhole ? now.position == 0 : begins(views, now.position, now.time_before, e.row);
     if (has(views.d_output)) in.d_output = *element_at<T, Index>(views.d_output, now.time, e);
     if constexpr (Cell::kReadsHidden) {
       if (!reset) in.before[0] = stored(first, views.output, views.h_0, e, now, 0);

@@ -33,7 +33,7 @@ struct StepKernel {
 
   typename Pass::Views views;
   int64_t time_steps, position, batch;
-  int directions, hidden_size;
+  int directions, heads, hidden_size;
   const T* product;  // [D, B, results * H], or null for zero
   Real* states;      // [states, D, B, H]
   T* vectors;        // [D, B, vectors * H], or null where a projection makes them
@@ -49,7 +49,7 @@ struct StepKernel {
     const int64_t apart = directions * count;
     Pack<Real, Pass::kStates> state;
     if (first) {
-      state = Pass::first_state(views, e, time_steps, hidden_size);
+      state = Pass::first_state(views, e, time_steps, hidden_size, direction_of(e.direction, heads));
     } else {
       for (int s = 0; s < Pass::kStates; ++s) state[s] = own[s * apart];
     }
@@ -63,7 +63,7 @@ struct StepKernel {
       Pass::end(views, e, hidden_size, state, results);
       return;
     }
-    const Moment<int64_t> now = moment_at(position, e.direction, time_steps);
+    const Moment<int64_t> now = moment_at(position, direction_of(e.direction, heads), time_steps);
     typename Pass::Made made;
     const typename Pass::Inputs inputs = Pass::load(views, e, now, hidden_size);
     state = Pass::update(views, e, now, hidden_size, inputs, results, state, made);
@@ -85,7 +85,7 @@ struct ProjectionKernel {
 
   typename Pass::Views views;
   int64_t time_steps, position, batch;
-  int width;
+  int heads, width;
   const T* product;  // [D, B, P]: forward: W_hr hidden; backward: W_hh^T d_from_h, or null for zero
   T* carried;        // [D, B, P], where h is a projection: forward: h; backward: its gradient of rows that have ended
   T* vectors;        // [D, B, P], forward: what the next product takes
@@ -96,7 +96,8 @@ struct ProjectionKernel {
     if (index >= batch * width) return;
     const Element e{static_cast<int>(index / width), block_y(), static_cast<int>(index % width)};
     const int64_t own = (e.direction * batch + e.row) * width + e.unit;
-    const Moment<int64_t> now = moment_at(position, e.direction, time_steps);
+    const Direction direction = direction_of(e.direction, heads);
+    const Moment<int64_t> now = moment_at(position, direction, time_steps);
     const bool active = !start && !end && row_step(views, now.time, e.row) != RowStep::kInactive;
     if constexpr (Pass::kBackward) {
       const RealOf<T> from_h = product != nullptr ? masked<T>(views, e, to_real(product[own])) : RealOf<T>(0);
@@ -117,7 +118,7 @@ struct ProjectionKernel {
         vectors[own] = from_real<T>(masked<T>(views, e, to_real(h)));
       };
       if (start) {
-        hand_on(from_real<T>(Pass::first_vector(views, e, time_steps)));
+        hand_on(from_real<T>(Pass::first_vector(views, e, time_steps, direction)));
       } else if (end) {
         *element_at<T, int64_t>(views.h_n, e) = carried[own];
       } else {
@@ -176,7 +177,7 @@ class PerStep {
     return (bytes + 255) / 256 * 256;
   }
 
-  // What a sequence holds where the two directions are at a position.
+  // What a sequence holds where the two directions are at a position; of a projection, which has one head.
   template <class Void>
   StateView<Void> at(const SequenceView<Void>& view, int64_t position) const {
     using Byte = std::conditional_t<std::is_const_v<Void>, const unsigned char, unsigned char>;
@@ -204,15 +205,15 @@ class PerStep {
   }
   void launch_step(const Views& views, int64_t position, const T* product, bool first, bool last) {
     T* const vectors = problem_.projected && !Pass::kBackward ? nullptr : vectors_;
-    launch_rows(
-        StepKernel<Pass>{views, problem_.time_steps, position, problem_.batch, static_cast<int>(problem_.directions),
-                         static_cast<int>(problem_.hidden_size), product, states_, vectors, first, last},
-        problem_.hidden_size);
+    launch_rows(StepKernel<Pass>{views, problem_.time_steps, position, problem_.batch,
+                                 static_cast<int>(problem_.directions), static_cast<int>(problem_.heads),
+                                 static_cast<int>(problem_.hidden_size), product, states_, vectors, first, last},
+                problem_.hidden_size);
   }
   void launch_projection(int64_t position, const T* product, bool start, bool end) {
     launch_rows(ProjectionKernel<Pass>{views_, problem_.time_steps, position, problem_.batch,
-                                       static_cast<int>(problem_.output_size), product,
-                                       problem_.projected ? carried_ : nullptr, vectors_, start, end},
+                                       static_cast<int>(problem_.heads), static_cast<int>(problem_.output_size),
+                                       product, problem_.projected ? carried_ : nullptr, vectors_, start, end},
                 problem_.output_size);
   }
   void multiply(Factor factor, const StateView<const void>& from, T* to, int64_t width) {

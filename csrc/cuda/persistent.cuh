@@ -1,7 +1,7 @@
 // The persistent schedules: one launch for the whole sequence, in which the weights never leave the chip.
 //
-// A group of blocks owns some rows of the batch in one direction. Each block owns some hidden units, and keeps their
-// weights in registers and shared memory. A step is
+// A group of blocks owns some rows of the batch in one head of one direction. Each block owns some hidden units, and
+// keeps their weights in registers and shared memory. A step is
 //
 //   product    W times the vector that the step before made, from shared memory; warps that share the units of a tile
 //              each multiply a part of the hidden indices; sums meet in shared memory
@@ -72,7 +72,7 @@ struct PersistentKernel {
     const int warp = warp_index(), lane = lane_index();
     const int split = warp % shape.splits, unit_tile = warp / shape.splits, first_value = split << owned_log2;
     Role role;
-    role.direction = group < shape.row_groups ? 0 : 1;
+    role.direction = group / shape.row_groups;
     role.first_row = (group - role.direction * shape.row_groups) * shape.columns();
     role.first_unit = rank * shape.units();
     role.column = lane % 4 * 2;
@@ -97,7 +97,7 @@ struct PersistentKernel {
     for (int turn = 0; owns && turn < turns; ++turn) {
       const Element e = element(role, turn);
       State state{};
-      if (exists(e)) state = Pass::first_state(views, e, shape.time_steps, shape.hidden_size);
+      if (exists(e)) state = Pass::first_state(views, e, shape.time_steps, shape.hidden_size, direction_of(e));
       for (int s = 0; s < Pass::kStates; ++s) state_at(turn, s) = state[s];
     }
     fill_first_vector(reinterpret_cast<T*>(shared + map.vectors), role);
@@ -142,7 +142,7 @@ struct PersistentKernel {
           State state = state_before(turn);
           made.vector = {};
           if (exists(e)) {
-            const Moment<int> now = moment_at(Pass::position(step, steps), e.direction, steps);
+            const Moment<int> now = moment_at(Pass::position(step, steps), direction_of(e), steps);
             state = Pass::update(views, e, now, shape.hidden_size, inputs, results, state, made);
             if (Exchange::kStoresFirst) Pass::store(views, e, now, shape.hidden_size, made);
           }
@@ -161,7 +161,7 @@ struct PersistentKernel {
         if (Exchange::kStoresFirst) continue;
         const Element e = element(role, turn);
         if (exists(e)) {
-          const Moment<int> now = moment_at(Pass::position(step, steps), e.direction, steps);
+          const Moment<int> now = moment_at(Pass::position(step, steps), direction_of(e), steps);
           Pass::store(views, e, now, shape.hidden_size, made);
         }
       }
@@ -181,7 +181,7 @@ struct PersistentKernel {
  private:
   // What a thread is for.
   struct Role {
-    int direction, first_row, first_unit;  // of the block
+    int direction, first_row, first_unit;  // of the block; direction: index of D, which counts heads
     int column, unit, first_value;  // of a tile's four values in a lane, where they are and which the warp updates
     int first_tile, tiles;          // of hidden indices that the warp multiplies
   };
@@ -201,15 +201,18 @@ struct PersistentKernel {
     return {role.first_row + column_tile * kTileColumns + column + value % 2, role.direction,
             role.first_unit + unit + value / 2 * 8};
   }
+  FUSED_RNN_DEVICE Direction direction_of(const Element& e) const {
+    return fused_rnn::direction_of(e.direction, shape.heads);
+  }
   FUSED_RNN_DEVICE bool exists(const Element& e) const { return e.row < shape.batch && e.unit < shape.hidden_size; }
 
   FUSED_RNN_DEVICE void load_inputs(typename Pass::Inputs& inputs, const Element& e, int step) const {
     if (!exists(e)) return;
     const int steps = shape.time_steps, ahead = Pass::position(step + 1, steps);
-    inputs = Pass::load(views, e, moment_at(Pass::position(step, steps), e.direction, steps), shape.hidden_size);
+    inputs = Pass::load(views, e, moment_at(Pass::position(step, steps), direction_of(e), steps), shape.hidden_size);
     // One turn of an exchange between blocks takes longer than the memory.
     if ((Exchange::kShortSteps || turns > 1) && ahead > 0 && ahead < steps) {
-      Pass::prefetch_inputs(views, e, moment_at(ahead, e.direction, steps), shape.hidden_size);
+      Pass::prefetch_inputs(views, e, moment_at(ahead, direction_of(e), steps), shape.hidden_size);
     }
   }
 
@@ -296,7 +299,8 @@ struct PersistentKernel {
       const int column = i / width, index = i % width;
       const Element e{role.first_row + column, role.direction, index % layout.padded};
       float value = 0.0f;
-      if (e.row < shape.batch && e.unit < shape.hidden_size) value = Pass::first_vector(views, e, shape.time_steps);
+      if (e.row < shape.batch && e.unit < shape.hidden_size)
+        value = Pass::first_vector(views, e, shape.time_steps, direction_of(e));
       for (int b = 0; b < Exchange::kBuffers; ++b) {
         vectors[b * map.vector_elements + column * layout.stride + index] = to_factor<T>(b == 0 ? value : 0.0f);
       }

@@ -30,7 +30,8 @@ struct PersistentShape {
   int splits;          // warps that share the hidden indices of a tile of units: 1, 2, 4 or 8
   int column_tiles;    // of eight rows of the batch each, one after another in a step
   int ranks;           // blocks of a group, which together own all units
-  int row_groups;      // groups that share the batch of one direction
+  int row_groups;      // groups that share the batch of one head of one direction
+  int heads;           // of one direction
   int first_group;     // of this launch
 
   FUSED_RNN_HD constexpr int columns() const { return 8 * column_tiles; }

@@ -117,8 +117,12 @@ std::vector<Option> small_shapes(const Problem& problem, const Device& device, s
   const int gates = problem.cell.recurrent_gates, vectors = problem.backward ? gates : 1;
   std::vector<Option> found;
   for (const int rows : {1, kMostSmallRows}) {
-    SmallShape s{static_cast<int>(problem.time_steps), static_cast<int>(problem.batch),
-                 static_cast<int>(problem.hidden_size), rows, 0};
+    SmallShape s{static_cast<int>(problem.time_steps),
+                 static_cast<int>(problem.batch),
+                 static_cast<int>(problem.hidden_size),
+                 rows,
+                 0,
+                 static_cast<int>(problem.heads)};
     s.row_groups = (s.batch + rows - 1) / rows;
     if (rows > 1 && s.batch == 1) continue;
     Option option{Schedule::kSmallBlock, "small_block", "", 0, costs.small_source};
@@ -162,6 +166,7 @@ std::vector<Option> feasible(const Rules& rules, const Problem& problem, const D
   s.time_steps = static_cast<int>(problem.time_steps);
   s.batch = static_cast<int>(problem.batch);
   s.hidden_size = static_cast<int>(problem.hidden_size);
+  s.heads = static_cast<int>(problem.heads);
   s.gates = gates;
   s.element_bytes = static_cast<int>(size);
   s.register_tiles = register_tiles(s.gates, size, is_exact(problem));

@@ -40,14 +40,15 @@ struct SmallBlockKernel {
   }
 
   FUSED_RNN_DEVICE void operator()() const {
-    const int direction = block_x() / shape.row_groups;
+    const int direction = block_x() / shape.row_groups;  // index of D, which counts heads
+    const Direction order = direction_of(direction, shape.heads);
     const int first_row = (block_x() - direction * shape.row_groups) * kRows;
     const int lane = thread_index() % kUnitLanes, column = lane / (kUnitLanes / kRows);
     const Element e{first_row + column, direction, thread_index() / kUnitLanes};
     const bool exists = e.row < shape.batch && e.unit < shape.hidden_size;
     const bool stores = exists && lane % (kUnitLanes / kRows) == 0;
     const int steps = shape.time_steps, size = shape.hidden_size;
-    const auto moment = [&](int step) { return moment_at(Pass::position(step, steps), direction, steps); };
+    const auto moment = [&](int step) { return moment_at(Pass::position(step, steps), order, steps); };
 
     Weights weights;
     load_weights(weights, direction);
@@ -55,7 +56,7 @@ struct SmallBlockKernel {
     State state{};
     if (exists) {
       for (int r = 0; r < Pass::kResults; ++r) bias[r] = Pass::bias(views, direction, r, e.unit, size);
-      state = Pass::first_state(views, e, steps, size);
+      state = Pass::first_state(views, e, steps, size, order);
     }
     fill_first_vector(direction, first_row);
     typename Pass::Inputs next;
@@ -125,7 +126,7 @@ struct SmallBlockKernel {
       const Element e{first_row + i / width, direction, index % shape.hidden_size};
       float value = 0.0f;
       if (e.row < shape.batch && index < Pass::kVectors * shape.hidden_size) {
-        value = factor(Pass::first_vector(views, e, shape.time_steps));
+        value = factor(Pass::first_vector(views, e, shape.time_steps, direction_of(direction, shape.heads)));
       }
       vector(0)[i] = value;
       vector(1)[i] = 0.0f;

@@ -1,4 +1,5 @@
-// The shape of a launch of small_block: a block for a few rows of the batch in one direction, four lanes for a unit.
+// The shape of a launch of small_block: a block for a few rows of the batch in one head of one direction, four lanes
+// for a unit.
 #pragma once
 
 #include <cstddef>
@@ -15,7 +16,8 @@ constexpr int kSmallChunk = 4;       // elements that a lane reads at once
 struct SmallShape {
   int time_steps, batch, hidden_size;
   int rows;        // of a block: 1 or kMostSmallRows
-  int row_groups;  // blocks that share the batch of one direction
+  int row_groups;  // blocks that share the batch of one head of one direction
+  int heads;       // of one direction
 
   // Whole warps.
   FUSED_RNN_HD constexpr int units() const { return (hidden_size + 7) / 8 * 8; }

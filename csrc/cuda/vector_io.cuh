@@ -62,7 +62,7 @@ FUSED_RNN_HD inline bool has(const View& view) {
   return view.data != nullptr;
 }
 
-// One unit of one row, in one direction.
+// One unit of one row, in one head of one direction, which `direction` counts.
 struct Element {
   int row, direction, unit;
 };

@@ -84,6 +84,9 @@ void a_cell_without_recurrent_gates_is_one_kernel() {
     check_per_step<DiagonalLSTM, double>(kFromZero, {zoneout, false});
   }
   check_per_step<DiagonalLSTM, double>({3, 0, 1, 5, 5});
+  Shape heads = kRagged;
+  heads.directions = 6, heads.heads = 3;
+  check_per_step<DiagonalLSTM, double>(heads);
   for (const Option& option : options(problem_of<DiagonalLSTM>(kRagged, DataType::kFloat64), kHopper)) {
     const bool per_step = option.schedule == Schedule::kPerStep;
     check(per_step == option.refusal.empty(), option.name);

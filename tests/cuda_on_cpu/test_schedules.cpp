@@ -113,6 +113,16 @@ void rows_end_and_start_anew_where_they_like() {
 }
 
 template <class T>
+void heads_go_the_way_of_their_direction() {
+  for (const int64_t directions : {2, 4}) {
+    Shape s{4, 9, directions, 20, 20, true, true, false, true, true};
+    s.heads = 2;
+    for (const Schedule schedule : kOnChip) check_shapes<T>(s, schedule);
+    check_per_step<T>(s);
+  }
+}
+
+template <class T>
 void groups_that_do_not_fit_follow_in_another_launch() {
   check(check_shapes<T>({3, 20, 2, 40, 40}, Schedule::kGrid, kSmall) > 0, "some shape fits");
 }
@@ -168,6 +178,7 @@ void check_type() {
   // The other types differ from one of these in the tiles of their products alone.
   if constexpr (std::is_same_v<T, float> || std::is_same_v<T, BFloat16>) {
     rows_end_and_start_anew_where_they_like<T>();
+    heads_go_the_way_of_their_direction<T>();
     results_do_not_depend_on_the_order_of_the_threads<T>();
   }
   if constexpr (!kIsTFloat32<T>) per_step_runs_every_size<T>();

@@ -162,7 +162,7 @@ class VariantOracle {
     Vector h = h_0, c = c_0;
     std::vector<Step> steps;
     for (int64_t position = 0; position < s_.time_steps; ++position) {
-      const int64_t t = d == 0 ? position : s_.time_steps - 1 - position;
+      const int64_t t = d < s_.heads ? position : s_.time_steps - 1 - position;
       if (!plain_.active(t, b)) continue;
       if (plain_.reset(t, b)) h.assign(h.size(), Traced(0.0)), c.assign(c.size(), Traced(0.0));
       steps.push_back({t, leaves(plain_.gates, t, b, d, Cell::kGates * s_.hidden_size), sums(d, b, h), {}});

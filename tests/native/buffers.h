@@ -24,6 +24,7 @@ struct Shape {
   bool zoneout = false;  // not with a projection
   bool recurrent_mask = false;
   int64_t input_size = 0;  // the schedule makes the gates of x itself; 0: they are given
+  int64_t heads = 1;       // of each direction; `directions` counts them all
 };
 
 // How a test converts a type; storage types bring a specialisation of their own.

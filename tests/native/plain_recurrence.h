@@ -99,7 +99,7 @@ class PlainRecurrence {
   }
   bool projected() const { return s_.output_size != s_.hidden_size; }
   bool normalizes_c() const { return kHasNormalizedC<Cell> && s_.normalized; }
-  int64_t time_of(int64_t d, int64_t position) const { return d == 0 ? position : s_.time_steps - 1 - position; }
+  int64_t time_of(int64_t d, int64_t position) const { return d < s_.heads ? position : s_.time_steps - 1 - position; }
   static double rounded(double x) { return to_double(from_double<T>(x)); }
   static double get(const Buffer<T>& from, int64_t i, int64_t b, int64_t d, int64_t u) {
     return from.data.empty() ? 0.0 : from.get(i, b, d, u);

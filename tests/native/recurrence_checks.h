@@ -13,7 +13,8 @@ inline std::string to_string(const Shape& s) {
   return " T" + std::to_string(s.time_steps) + " B" + std::to_string(s.batch) + " D" + std::to_string(s.directions) +
          " H" + std::to_string(s.hidden_size) + " P" + std::to_string(s.output_size) + (s.lengths ? " lengths" : "") +
          (s.resets ? " resets" : "") + (s.normalized ? " normalized" : "") + (s.zoneout ? " zoneout" : "") +
-         (s.recurrent_mask ? " mask" : "") + (s.input_size > 0 ? " I" + std::to_string(s.input_size) : "");
+         (s.recurrent_mask ? " mask" : "") + (s.input_size > 0 ? " I" + std::to_string(s.input_size) : "") +
+         (s.heads > 1 ? " heads" + std::to_string(s.heads) : "");
 }
 
 template <class Cell>
@@ -30,7 +31,8 @@ Problem problem_of(const Shape& s, DataType type) {
           .normalized = s.normalized,
           .zoneout = s.zoneout,
           .recurrent_mask = s.recurrent_mask,
-          .input_size = s.input_size};
+          .input_size = s.input_size,
+          .heads = s.heads};
 }
 
 template <class T>

@@ -135,6 +135,15 @@ void rows_end_and_start_anew_anywhere() {
   }
 }
 
+void heads_go_the_way_of_their_direction() {
+  for (const int64_t directions : {2, 4}) {
+    Shape s{5, 4, directions, 11, 11, true, true, false, true, true};
+    s.heads = 2;
+    check_variants<WeightedCell, float>(s);
+    check_variants<TwoStateCell, double>(s);
+  }
+}
+
 template <class Cell, class T>
 void check_rows(const Shape& s) {
   for (const Shape& shape : variants_of<Cell>(s))
@@ -180,6 +189,7 @@ int main() {
       {"gradients may be absent", gradients_may_be_absent},
       {"results do not depend on what is kept for backward", results_do_not_depend_on_what_is_kept_for_backward},
       {"rows end and start anew anywhere", rows_end_and_start_anew_anywhere},
+      {"heads go the way of their direction", heads_go_the_way_of_their_direction},
       {"a row does not depend on its batch", a_row_does_not_depend_on_its_batch},
       {"without a variant the numbers are those of the sweep", without_a_variant_the_numbers_are_those_of_the_sweep},
   });

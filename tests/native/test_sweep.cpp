@@ -105,6 +105,29 @@ void gates_are_made_of_the_input() {
   }
 }
 
+Shape with_heads(Shape s, int64_t heads) {
+  s.directions *= heads, s.heads = heads;
+  return s;
+}
+
+void heads_go_the_way_of_their_direction() {
+  for (const int64_t directions : {1, 2}) {
+    for (const int64_t heads : {2, 3}) {
+      for (const bool ragged : {false, true}) {
+        const auto shape = [&](int64_t size) {
+          return with_heads({5, 4, directions, size, size, true, true, false, ragged, ragged}, heads);
+        };
+        Sweeps::check_shape<BilinearCell, float>(shape(9));
+        Sweeps::check_shape<TwoStateCell, double>(with_input(shape(17), 7));
+        Sweeps::check_shape<IdentityCell, BFloat16>(with_input(shape(8), 33));
+      }
+    }
+  }
+  Sweeps::check_shape<TwoStateCell, double>(with_heads({1, 3, 2, 5, 5}, 2));
+  const Shape shape = with_input(with_heads({6, 5, 2, 17, 17, true, true, false, true, true}, 3), 9);
+  Sweeps::check_plans<TwoStateCell, double>(shape, {{6, 1, 1}, {4, 1, 2}, {3, 2, 1}, {2, 2, 2}});
+}
+
 void a_row_does_not_depend_on_its_batch() {
   Sweeps::check_rows<IdentityCell, IdentityType>({6, 11, 2, 35, 35});
   Sweeps::check_rows<BilinearCell, float>({6, 11, 2, 13, 13});
@@ -129,6 +152,7 @@ int main() {
        optional_inputs_may_be_absent_and_weights_may_be_transposed},
       {"rows end and start anew anywhere", rows_end_and_start_anew_anywhere},
       {"gates are made of the input", gates_are_made_of_the_input},
+      {"heads go the way of their direction", heads_go_the_way_of_their_direction},
       {"a row does not depend on its batch", a_row_does_not_depend_on_its_batch},
   });
 }

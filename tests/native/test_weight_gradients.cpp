@@ -147,7 +147,7 @@ struct Layer {
   // As it enters W_hh, rounded to the type.
   double h_before(int64_t t, int64_t b, int64_t d, int64_t k) const {
     if (in.reset(t, b)) return 0.0;
-    const int64_t before = d == 0 ? t - 1 : t + 1;
+    const int64_t before = d < s.heads ? t - 1 : t + 1;
     const bool inside = before >= 0 && before < s.time_steps && in.active(before, b);
     const double h = inside ? out.output.get(before, b, d, k) : s.initial ? in.h_0.get(d, b, 0, k) : 0.0;
     if (!s.recurrent_mask) return h;
@@ -230,6 +230,17 @@ void lists_of_rows_are_right() {
   }
 }
 
+void heads_are_right() {
+  for (const int64_t directions : {3, 6}) {
+    for (const bool transposed : {false, true}) {
+      Shape s = with_input({250, 5, directions, 9, 9, true, true, transposed, true, true}, 6);
+      s.heads = 3;
+      check_layer<BilinearCell, float>(s);
+      check_layer<IdentityCell, BFloat16>(s);
+    }
+  }
+}
+
 void no_steps_and_no_rows_give_zeros() {
   check_layer<BilinearCell, float>(with_input({0, 3, 2, 5, 5}, 4));
   check_layer<TwoStateCell, double>(with_input({3, 0, 1, 5, 5}, 4));
@@ -257,6 +268,7 @@ int main() {
       {"odd sizes are right", odd_sizes_are_right},
       {"rounds of steps are right", rounds_of_steps_are_right},
       {"lists of rows are right", lists_of_rows_are_right},
+      {"heads are right", heads_are_right},
       {"no steps and no rows give zeros", no_steps_and_no_rows_give_zeros},
       {"weights may be transposed and states absent", weights_may_be_transposed_and_states_absent},
       {"a recurrent mask multiplies h", a_recurrent_mask_multiplies_h},

@@ -52,8 +52,9 @@ class BackwardPass {
         first_split_gate(views.first_split_gate),
         weights(unit_weights) {
     if (s > 0) {
-      output_before = rows_at<T>(views.output, time_before(t, d), d);
-      cells_before = rows_at<T>(views.cells, time_before(t, d), d);
+      const int64_t before = time_before(t, direction_of(d, problem.heads));
+      output_before = rows_at<T>(views.output, before, d);
+      cells_before = rows_at<T>(views.cells, before, d);
     }
     if constexpr (HasVariants) {
       zoneout = {rows_at<T>(views.variant.zoneout, t, d), hidden_size};

@@ -104,7 +104,10 @@ std::string name_of(const Plan& plan, const Problem& problem) {
   std::string text = std::to_string(plan.threads()) + " threads";
   const char* joint = " share ";
   if (plan.direction_parts > 1) {
-    text += std::string(joint) + "the " + std::to_string(problem.directions) + " directions";
+    text += std::string(joint) + "the " + std::to_string(problem.directions) +
+            (problem.heads == 1                    ? " directions"
+             : problem.heads == problem.directions ? " heads"
+                                                   : " heads of both directions");
     joint = " and ";
   }
   if (plan.row_parts > 1) {

@@ -77,11 +77,12 @@ class InputGates {
     if (!made()) return;
     const Range blocks = blocks_of(part);
     const int64_t rows = part.rows.size();
-    const Factors<Row> x = rows_of_x(thread, part, d, begin, count);
+    const Direction direction = direction_of(d, p_.heads);
+    const Factors<Row> x = rows_of_x(thread, part, direction, begin, count);
     Real* gates = gates_ + first_row(thread, part) * gates_size_;
     const auto wanted = [&](const auto& tile) {
       return v_.lengths == nullptr || any_row(tile, [&](int64_t index) {
-               const int64_t t = time_at(begin + index / rows, d, p_.time_steps);
+               const int64_t t = time_at(begin + index / rows, direction, p_.time_steps);
                return row_step(v_, t, part.rows.begin + index % rows) != RowStep::kInactive;
              });
     };
@@ -115,18 +116,18 @@ class InputGates {
  private:
   // [count * rows, stride], the steps one after the other: where they lie, if they are as the product takes them and at
   // equal distances; else a copy.
-  Factors<Row> rows_of_x(int thread, const Part& part, int64_t d, int64_t begin, int64_t count) const {
+  Factors<Row> rows_of_x(int thread, const Part& part, Direction direction, int64_t begin, int64_t count) const {
     const int64_t rows = part.rows.size();
     if constexpr (std::is_same_v<T, Row>) {
-      const int64_t step = d == 0 ? v_.x.time_stride : -v_.x.time_stride, row = v_.x.row_stride;
+      const int64_t step = time_after<int64_t>(0, direction) * v_.x.time_stride, row = v_.x.row_stride;
       const bool whole = p_.input_size % Terms<WeightOf<T>>::kCount == 0;
       if (whole && v_.lengths == nullptr && (rows == 1 || count == 1 || step == rows * row)) {
-        return {at<T>(v_.x, time_at(begin, d, p_.time_steps), part.rows.begin, 0), rows == 1 ? step : row};
+        return {at<T>(v_.x, time_at(begin, direction, p_.time_steps), part.rows.begin, 0), rows == 1 ? step : row};
       }
     }
     Row* x = x_ + first_row(thread, part) * x_size_;
     for (int64_t s = 0; s < count; ++s) {
-      const int64_t t = time_at(begin + s, d, p_.time_steps);
+      const int64_t t = time_at(begin + s, direction, p_.time_steps);
       for (int64_t row = 0; row < rows; ++row) copy(t, part.rows.begin + row, x + (s * rows + row) * x_stride_);
     }
     return {x, x_stride_};

@@ -126,7 +126,8 @@ class RowBackward {
   }
 
   void step(Range rows, int64_t d, int64_t s, const Scratch& scratch) const {
-    const int64_t t = time_at(s, d, p_.time_steps);
+    const Direction direction = direction_of(d, p_.heads);
+    const int64_t t = time_at(s, direction, p_.time_steps), before = time_before(t, direction);
     make_d_h(rows, d, s != p_.time_steps - 1);
     for (int64_t row = rows.begin; row < rows.end; ++row) {
       if (row_step(v_, t, row) == RowStep::kInactive) {
@@ -141,7 +142,7 @@ class RowBackward {
     const Pass pass(p_, v_, parameters_.unit_weights(d), d, s, t);
     for (int64_t row = rows.begin; row < rows.end; ++row) {
       const RowStep kind = row_step(v_, t, row);
-      if (kind != RowStep::kInactive) update(pass, {*this, scratch, d, t, row, kind, begins(v_, s, t, d, row)});
+      if (kind != RowStep::kInactive) update(pass, {*this, scratch, d, t, row, kind, begins(v_, s, before, row)});
       if (kind != RowStep::kReset) continue;
       // The state before the step was no function of anything.
       for (const StateBuffer<Real>* handed : {&d_sums_, &carry_h_, &carry_c_}) clear_row(*handed, d, row);

@@ -69,7 +69,8 @@ class RowForward {
     for (int64_t d = part.directions.begin; d < part.directions.end; ++d) load_initial(part.rows, d);
     barriers_.wait_for_team();  // packed weights and parameters are complete
     for (int64_t d = part.directions.begin; d < part.directions.end; ++d) {
-      for (int64_t s = 0; s < p_.time_steps; ++s) step(part.rows, d, time_at(s, d, p_.time_steps), made);
+      const Direction direction = direction_of(d, p_.heads);
+      for (int64_t s = 0; s < p_.time_steps; ++s) step(part.rows, d, time_at(s, direction, p_.time_steps), made);
       store_state<T>(h_, v_.h_n, p_.output_size, d, part.rows);
       if (kStates == 2) store_state<T>(c_, v_.c_n, p_.hidden_size, d, part.rows);
     }

@@ -114,7 +114,7 @@ class BackwardSweep {
 
   // Whether an active row starts at position s: the step before it is inactive, or there is none.
   bool starts(int64_t d, int64_t s, int64_t t, int64_t row) const {
-    return s == 0 || (ragged_ && begins(v_, s, t, d, row));
+    return s == 0 || (ragged_ && begins(v_, s, time_before(t, direction_of(d, p_.heads)), row));
   }
 
   // Whether the update takes a row alone.
@@ -144,7 +144,7 @@ class BackwardSweep {
   template <class TileOf>
   bool recurrent_is_wanted(const TileOf& tile, int64_t d, int64_t s) const {
     if (!ragged_ || s == p_.time_steps - 1) return true;
-    const int64_t after = time_at(s + 1, d, p_.time_steps);
+    const int64_t after = time_at(s + 1, direction_of(d, p_.heads), p_.time_steps);
     return any_row(tile, [&](int64_t row) { return row_step(v_, after, row) == RowStep::kPlain; });
   }
 
@@ -164,7 +164,7 @@ class BackwardSweep {
   };
 
   Step at_position(int64_t d, int64_t s) const {
-    const int64_t t = time_at(s, d, p_.time_steps);
+    const int64_t t = time_at(s, direction_of(d, p_.heads), p_.time_steps);
     return {.d = d,
             .s = s,
             .t = t,
@@ -184,11 +184,12 @@ class BackwardSweep {
     if (!projected()) {
       auto product = recurrent(d, s);
       StepPrefetch prefetch(part, chunk_count<Units::kColumns>(product, part.rows, output_blocks), p_.time_steps);
-      const int64_t next = time_before(step.t, d);
+      const Direction direction = direction_of(d, p_.heads);
+      const int64_t next = time_before(step.t, direction);
       prefetch.add<T>(v_.saved, next, d, (HasVariants ? saved_values(p_) : Cell::kSaved) * p_.hidden_size);
       prefetch.add<T>(v_.d_output, next, d, p_.output_size);
       // The state before the next step; the one after it is at hand.
-      const int64_t before = time_before(next, d);
+      const int64_t before = time_before(next, direction);
       if (kCells > 0) prefetch.add<T>(v_.cells, before, d, kCells * p_.hidden_size);
       if (Cell::kReadsHidden) prefetch.add<T>(v_.output, before, d, p_.output_size);
       if (v_.d_gates.data != v_.saved.data) prefetch.add<T>(v_.d_gates, next, d, Cell::kGates * p_.hidden_size);

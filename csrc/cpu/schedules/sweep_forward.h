@@ -141,7 +141,7 @@ class ForwardSweep {
   };
 
   Step at_position(int64_t d, int64_t s, const GatesMade& made) const {
-    const int64_t t = time_at(s, d, p_.time_steps);
+    const int64_t t = time_at(s, direction_of(d, p_.heads), p_.time_steps);
     return {.d = d,
             .t = t,
             .made = made,
@@ -164,7 +164,7 @@ class ForwardSweep {
         factor_rows_.of(thread, part.rows, {at_t.factors_before.data, output_stride_}, p_.output_size);
     auto recurrent = weights_.recurrent().times(d, h, from_zero ? 0 : p_.output_size);
     StepPrefetch prefetch(part, chunk_count<Units::kColumns>(recurrent, part.rows, blocks), p_.time_steps);
-    const int64_t next = time_after(t, d);
+    const int64_t next = time_after(t, direction_of(d, p_.heads));
     prefetch.add<T>(v_.gates, next, d, Cell::kGates * p_.hidden_size);
     prefetch.add<T>(v_.saved, next, d, (HasVariants ? saved_values(p_) : Cell::kSaved) * p_.hidden_size);
     prefetch.add<T>(v_.cells, next, d, kCells * p_.hidden_size);

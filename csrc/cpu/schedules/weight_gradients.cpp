@@ -71,7 +71,7 @@ GradientWork WeightGradients::work() const {
   if (apart > 0) gates.push_back({joint, apart, v_.d_gates, true, false});
   if (apart > 0) gates.push_back({joint, apart, v_.d_gates_h, false, true});
   GradientWork work;
-  work.steps = p_.directions == 1 ? steps_together() : std::max<int64_t>(p_.time_steps, 1);
+  work.steps = p_.directions == p_.heads ? steps_together() : std::max<int64_t>(p_.time_steps, 1);
   for (int64_t begin = 0; begin < p_.time_steps || begin == 0; begin += work.steps) {
     const Steps steps{begin, std::min(begin + work.steps, p_.time_steps)};
     // With a single round the threads need not meet before the end.
@@ -87,14 +87,15 @@ GradientWork WeightGradients::work() const {
 
 void WeightGradients::find_states_before(int64_t d) const {
   const int64_t first = d * p_.time_steps * p_.batch;
+  const Direction direction = direction_of(d, p_.heads);
   for (int64_t t = 0; t < p_.time_steps; ++t) {
-    const int64_t position = time_at(t, d, p_.time_steps);
+    const int64_t position = time_at(t, direction, p_.time_steps);
     for (int64_t row = 0; row < p_.batch; ++row) {
-      const StateBefore where = state_before(v_, position, t, d, row);
+      const StateBefore where = state_before(v_, position, t, direction, row);
       const void*& found = states_before_[first + t * p_.batch + row];
       found = nullptr;
       if (where == StateBefore::kStep) {
-        found = shifted(v_.output.data, v_.output.offset(time_before(t, d), row, d), p_.type);
+        found = shifted(v_.output.data, v_.output.offset(time_before(t, direction), row, d), p_.type);
       } else if (where == StateBefore::kInitial && v_.h_0) {
         found = shifted(v_.h_0.data, v_.h_0.offset(d, row), p_.type);
       }
@@ -169,14 +170,18 @@ void WeightGradients::projection(MatrixWork& work, const Steps& steps, int64_t d
 }
 
 void WeightGradients::input(MatrixWork& work) const {
-  for (int64_t d = 0; d < p_.directions; ++d) {
-    const WeightView& w = layer_.w_ih;
-    const auto [sums, rounded] = d_x_.at(0, d == p_.directions - 1);
+  const int64_t depth = p_.cell.gates * p_.hidden_size;
+  const WeightView& w = layer_.w_ih;
+  // Heads whose gates are neighbours, and their weights, are one sum.
+  const bool joined = v_.d_gates.direction_stride == depth && w.direction_stride == depth * w.row_stride;
+  const int64_t together = joined ? p_.heads : 1;
+  for (int64_t d = 0; d < p_.directions; d += together) {
+    const auto [sums, rounded] = d_x_.at(0, d + together == p_.directions);
     const void* gates = shifted(v_.d_gates.data, d * v_.d_gates.direction_stride, p_.type);
     work.push_back({.type = p_.type,
                     .rounds_factors = p_.rounds_factors,
                     .rows = p_.time_steps * p_.batch,
-                    .depth = p_.cell.gates * p_.hidden_size,
+                    .depth = together * depth,
                     .a = {gates, v_.d_gates.row_stride, 1},
                     .nonzero_rows = rows_.active(),
                     .factors = {{.columns = layer_.input_size,
