@@ -240,14 +240,9 @@ def step(cell: str, *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
 
 
 def backward(
-    cell: str,
-    incoming: Sequence[Tensor | None],
-    arguments: Arguments,
-    output: Tensor,
-    cells: Tensor,
-    saved: Tensor,
+    cell: str, incoming: Sequence[Tensor | None], arguments: Arguments, output: Tensor, cells: Tensor, saved: Tensor,
     heads: int = 1,
-) -> BackwardResult:
+) -> BackwardResult:  # fmt: skip
     """The gradients of `forward` with respect to everything but the weights.
 
     Incoming are d_output, d_h_n, d_c_n, d_cells; of the arguments gates and b_hh are not looked at.
@@ -264,14 +259,9 @@ def can_run_in_place(cell: str) -> bool:
 
 
 def backward_in_place(
-    cell: str,
-    incoming: Sequence[Tensor | None],
-    arguments: Arguments,
-    output: Tensor,
-    cells: Tensor,
-    saved: Tensor,
+    cell: str, incoming: Sequence[Tensor | None], arguments: Arguments, output: Tensor, cells: Tensor, saved: Tensor,
     heads: int = 1,
-) -> BackwardResult:
+) -> BackwardResult:  # fmt: skip
     """The same on CPU without variants, for a cell that is not split.
 
     d_gates take the place of what is saved, and are [0] in the result.
@@ -336,10 +326,8 @@ class Problem(NamedTuple):
     recurrent_mask: bool = False
     input_size: int = 0
     """Of a forward pass that makes the gates of its input itself; 0: they are given."""
-    rounds_factors: bool = False
-    """Of float32 products, by torch's switch."""
-    heads: int = 1
-    """Of each direction; hidden_size is that of one."""
+    rounds_factors: bool = False  # of float32 products, by torch's switch
+    heads: int = 1  # of each direction; hidden_size is that of one
 
 
 def is_variant(problem: Problem) -> bool:

@@ -129,9 +129,9 @@ def test_nothing_is_saved_without_grad(monkeypatch: pytest.MonkeyPatch) -> None:
     saves = []
     forward = _ops.forward
 
-    def recorded(cell: str, arguments: _tensors.Arguments, save: bool) -> _ops.ForwardResult:
+    def recorded(cell: str, arguments: _tensors.Arguments, save: bool, heads: int) -> _ops.ForwardResult:
         saves.append(save)
-        return forward(cell, arguments, save)
+        return forward(cell, arguments, save, heads)
 
     monkeypatch.setattr(_ops, "forward", recorded)
     tensors = draw("lstm")

@@ -301,9 +301,9 @@ def test_it_is_what_plain_layers_run(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     layer = _ops.layer
 
-    def recorded(cell: str, *given: Any, save: bool, hand_out: bool) -> _ops.LayerResult:
+    def recorded(cell: str, *given: Any, save: bool, hand_out: bool, heads: int) -> _ops.LayerResult:
         calls.append((cell, save, hand_out))
-        return layer(cell, *given, save=save, hand_out=hand_out)
+        return layer(cell, *given, save=save, hand_out=hand_out, heads=heads)
 
     monkeypatch.setattr(_ops, "layer", recorded)
     x = torch.randn(3, 2, 4)

@@ -27,7 +27,7 @@ struct DiagonalKernel {
     const Element e{static_cast<int>(index / hidden_size), block_y(), static_cast<int>(index % hidden_size)};
     const Direction direction = direction_of(e.direction, heads);
     const auto moment = [&](Index step) { return moment_at(Pass::position(step, time_steps), direction, time_steps); };
-    auto state = Pass::first_state(views, e, time_steps, hidden_size, direction);
+    auto state = Pass::first_state(views, e, first_time(time_steps, direction), hidden_size);
     typename Pass::Inputs ahead[kAhead];
 #pragma unroll
     for (int k = 0; k < kAhead; ++k) {

@@ -12,15 +12,13 @@
 //
 // R are the gates that read h, all or the first of them; with none there is no product, and a step needs its unit
 // alone. State is what a unit keeps for itself between steps, in the compute type: h and the others, or their
-// gradients. Backward's has also the sums over time of the gradients of the unit's weights, which 16 bits would not
-// hold.
+// gradients. Backward's has also sums over time: the gradients of the unit's weights.
 //
 // `kRows` says whether rows may end and be reset, and `Zoneout` compiles in zoneout, where a part of the state before
 // the step stays: without them neither instructions nor registers are spent on them.
 //
-// Rows end and are reset by predicates (row_step of core/views.h). What a step gives to the next one, state and
-// vector, is zero where the next step of the row in forward's order is a reset: forward clears after the step before,
-// backward after the reset itself.
+// Rows end and are reset by predicates (row_step of core/views.h). What a step gives to the next one, state and vector,
+// is zero where forward's next step of the row is a reset. Forward clears after the step before, backward after it.
 #pragma once
 
 #include "cells/cell.h"
@@ -40,15 +38,19 @@ bool is_ragged(const Views& views) {
 template <class Index>
 struct Moment {
   Index time, time_before, time_after;  // of the step, and of its neighbours in the order of the direction
-  Index position;                       // in that order
+  Index position;                       // in that order, from 0 on
   bool is_last;                         // no step comes after
 };
 
-// `position`: 0 is where the direction begins.
 template <class Index>
 FUSED_RNN_HD inline Moment<Index> moment_at(Index position, Direction direction, Index time_steps) {
   const Index time = time_at(position, direction, time_steps);
   return {time, time_before(time, direction), time_after(time, direction), position, position == time_steps - 1};
+}
+
+// Of the first step; negative where there is none.
+FUSED_RNN_HD inline int64_t first_time(int64_t steps, Direction d) {
+  return steps > 0 ? time_at<int64_t>(0, d, steps) : -1;
 }
 
 template <Rows kRows, class Views>
@@ -131,15 +133,14 @@ struct ForwardPass {
     if (!has(views.b_hh)) return Real(0);
     return to_real(weight_at<T>(views.b_hh, direction, static_cast<int64_t>(gate) * size + unit, 0));
   }
-  FUSED_RNN_DEVICE static Real first_vector(const Views& views, const Element& e, int64_t time_steps,
-                                            Direction direction) {
-    if (!has(views.h_0) || is_reset_first(views, e, time_steps, direction)) return Real(0);
+  FUSED_RNN_DEVICE static Real first_vector(const Views& views, const Element& e, int64_t first_time) {
+    if (!has(views.h_0) || is_reset_first(views, e, first_time)) return Real(0);
     return to_real(*element_at<T, Index>(views.h_0, e));
   }
-  FUSED_RNN_DEVICE static Pack<Real, kStates> first_state(const Views& views, const Element& e, int64_t time_steps,
-                                                          int size, Direction direction) {
+  FUSED_RNN_DEVICE static Pack<Real, kStates> first_state(const Views& views, const Element& e, int64_t first_time,
+                                                          int size) {
     Pack<Real, kStates> state{};
-    if (is_reset_first(views, e, time_steps, direction)) return state;
+    if (is_reset_first(views, e, first_time)) return state;
     if (has(views.h_0)) state[0] = to_real(*element_at<T, Index>(views.h_0, e));
     for (int s = 1; s < kStates; ++s) {
       state[s] = has(views.c_0) ? to_real(element_at<T, Index>(views.c_0, e)[static_cast<Index>(s - 1) * size]) : 0;
@@ -218,9 +219,8 @@ struct ForwardPass {
   }
 
  private:
-  FUSED_RNN_DEVICE static bool is_reset_first(const Views& views, const Element& e, int64_t time_steps,
-                                              Direction direction) {
-    return time_steps > 0 && is_reset<kRows>(views, time_at<int64_t>(0, direction, time_steps), e.row);
+  FUSED_RNN_DEVICE static bool is_reset_first(const Views& views, const Element& e, int64_t first_time) {
+    return first_time >= 0 && is_reset<kRows>(views, first_time, e.row);
   }
 };
 
@@ -250,9 +250,8 @@ struct BackwardPass {
     return weight_at<T>(views.w_hh, direction, static_cast<int64_t>(gate) * size + hidden, unit);
   }
   FUSED_RNN_DEVICE static Real bias(const Views&, int, int, int, int) { return Real(0); }
-  FUSED_RNN_DEVICE static Real first_vector(const Views&, const Element&, int64_t, Direction) { return Real(0); }
-  FUSED_RNN_DEVICE static Pack<Real, kStates> first_state(const Views& views, const Element& e, int64_t /*time_steps*/,
-                                                          int size, Direction /*direction*/) {
+  FUSED_RNN_DEVICE static Real first_vector(const Views&, const Element&, int64_t) { return Real(0); }
+  FUSED_RNN_DEVICE static Pack<Real, kStates> first_state(const Views& views, const Element& e, int64_t, int size) {
     Pack<Real, kStates> state{};
     state[0] = given(views.d_h_n, e, 0);
     for (int s = 1; s < Cell::kStates; ++s) state[s] = given(views.d_c_n, e, static_cast<Index>(s - 1) * size);

@@ -49,7 +49,7 @@ struct StepKernel {
     const int64_t apart = directions * count;
     Pack<Real, Pass::kStates> state;
     if (first) {
-      state = Pass::first_state(views, e, time_steps, hidden_size, direction_of(e.direction, heads));
+      state = Pass::first_state(views, e, first_time(time_steps, direction_of(e.direction, heads)), hidden_size);
     } else {
       for (int s = 0; s < Pass::kStates; ++s) state[s] = own[s * apart];
     }
@@ -118,7 +118,7 @@ struct ProjectionKernel {
         vectors[own] = from_real<T>(masked<T>(views, e, to_real(h)));
       };
       if (start) {
-        hand_on(from_real<T>(Pass::first_vector(views, e, time_steps, direction)));
+        hand_on(from_real<T>(Pass::first_vector(views, e, first_time(time_steps, direction))));
       } else if (end) {
         *element_at<T, int64_t>(views.h_n, e) = carried[own];
       } else {

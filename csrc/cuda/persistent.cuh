@@ -97,7 +97,8 @@ struct PersistentKernel {
     for (int turn = 0; owns && turn < turns; ++turn) {
       const Element e = element(role, turn);
       State state{};
-      if (exists(e)) state = Pass::first_state(views, e, shape.time_steps, shape.hidden_size, direction_of(e));
+      if (exists(e))
+        state = Pass::first_state(views, e, first_time(shape.time_steps, direction_of(e)), shape.hidden_size);
       for (int s = 0; s < Pass::kStates; ++s) state_at(turn, s) = state[s];
     }
     fill_first_vector(reinterpret_cast<T*>(shared + map.vectors), role);
@@ -300,7 +301,7 @@ struct PersistentKernel {
       const Element e{role.first_row + column, role.direction, index % layout.padded};
       float value = 0.0f;
       if (e.row < shape.batch && e.unit < shape.hidden_size)
-        value = Pass::first_vector(views, e, shape.time_steps, direction_of(e));
+        value = Pass::first_vector(views, e, first_time(shape.time_steps, direction_of(e)));
       for (int b = 0; b < Exchange::kBuffers; ++b) {
         vectors[b * map.vector_elements + column * layout.stride + index] = to_factor<T>(b == 0 ? value : 0.0f);
       }

@@ -56,7 +56,7 @@ struct SmallBlockKernel {
     State state{};
     if (exists) {
       for (int r = 0; r < Pass::kResults; ++r) bias[r] = Pass::bias(views, direction, r, e.unit, size);
-      state = Pass::first_state(views, e, steps, size, order);
+      state = Pass::first_state(views, e, first_time(steps, order), size);
     }
     fill_first_vector(direction, first_row);
     typename Pass::Inputs next;
@@ -121,12 +121,13 @@ struct SmallBlockKernel {
 
   // Zeros in both buffers but for the values of the first step.
   FUSED_RNN_DEVICE void fill_first_vector(int direction, int first_row) const {
+    const int64_t first = first_time(shape.time_steps, direction_of(direction, shape.heads));
     for (int i = thread_index(); i < kRows * width; i += thread_count()) {
       const int index = i % width;
       const Element e{first_row + i / width, direction, index % shape.hidden_size};
       float value = 0.0f;
       if (e.row < shape.batch && index < Pass::kVectors * shape.hidden_size) {
-        value = factor(Pass::first_vector(views, e, shape.time_steps, direction_of(direction, shape.heads)));
+        value = factor(Pass::first_vector(views, e, first));
       }
       vector(0)[i] = value;
       vector(1)[i] = 0.0f;
