@@ -291,8 +291,10 @@ def recurrence_gradients(cell: str, heads: int, given: Given, *, in_place: bool 
         result = _ops.backward_in_place(cell, incoming, arguments, output, cells, saved, heads)._replace(d_gates=saved)
     else:
         result = _ops.backward(cell, incoming, arguments, output, cells, saved, heads)
-    d_gates_h = result.d_gates_h if result.d_gates_h.dim() == 5 else result.d_gates
-    d_gates_h = d_gates_h.reshape(*d_gates_h.shape[:3], arguments.w_hh.shape[1])  # [T, B, D, G*H]
+    d_gates_h = result.d_gates_h
+    if d_gates_h.dim() != 5:
+        d_gates_h = result.d_gates[:, :, :, : _ops.CELLS[cell].recurrent_gates]
+    d_gates_h = d_gates_h.reshape(*d_gates_h.shape[:3], arguments.w_hh.shape[1])  # [T, B, D, R*H]
     return _NO_GRADIENTS._replace(
         gates=result.d_gates if need.gates else None,
         w_hh=w_hh_gradient(d_gates_h, output, arguments, heads) if need.w_hh else None,

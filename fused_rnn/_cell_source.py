@@ -115,7 +115,7 @@ def write(trace: Trace) -> CellSource:
         states=len(trace.states),
         saved=len(backward.saved),
         split=split,
-        gradients=2 * len(trace.gates) - joint,
+        gradients=len(trace.gates) + (trace.recurrent - joint if split else 0),
         unit_weights=len(trace.unit_weights),
         recurrent_gates=trace.recurrent,
     )

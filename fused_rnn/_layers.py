@@ -230,7 +230,7 @@ def _run_apart(
         x = _whole_layer.without_padding(x, lengths)
     if variants.layer_norm:
         b_ih = b_hh = None  # they follow the norms
-    unit_shape = (directions, w_hh.shape[1] * heads // hidden_size, hidden_size // heads)
+    unit_shape = (directions, _ops.CELLS[cell].gates, hidden_size // heads)
     if places is not None and not variants.layer_norm:
         elements = linear(gather_steps(x, places), w_ih, b_ih)
         # Kernels do not look at the padding; plain torch, which makes tangents, multiplies it by zero.

@@ -38,19 +38,24 @@ except ImportError as error:
 class CellSpec(NamedTuple):
     """A cell described by counts."""
 
-    gates: int  # gates of one hidden unit (rows of W_hh per unit)
+    gates: int  # G, gates of one hidden unit (rows of W_ih per unit)
     states: int  # 1: hidden state only; 2: hidden and cell state
     saved: int  # values per hidden unit and step that the backward pass needs
     split: bool  # whether the gradients of the two pre-activations, W_ih x + b_ih and W_hh h + b_hh, differ
     gradients: int  # gradients of pre-activations of one hidden unit and step that differ
     unit_weights: int  # numbers of every unit that enter its update
     norm_groups: int  # sets of gates that a layer norm joins; 0: the cell has no normalized form
-    recurrent_gates: int  # the first gates, which read h; the rows of W_hh and b_hh of the others are zeros
+    recurrent_gates: int  # R, the first gates, which read h (rows of W_hh per unit)
 
     @property
     def cell_states(self) -> int:
         """E, the states besides h; they lie one after the other where an LSTM has c."""
         return self.states - 1
+
+    @property
+    def one_bias(self) -> bool:
+        """Whether b_ih and b_hh have the same gradient."""
+        return not self.split and self.recurrent_gates == self.gates
 
     @property
     def made_states(self) -> int:
@@ -157,7 +162,7 @@ class BackwardResult(NamedTuple):
     """What `backward` returns; [0] stands for a tensor that the call does not have."""
 
     d_gates: Tensor  # [T, B, D, G, H]
-    d_gates_h: Tensor  # [T, B, D, G, H], gradient of W_hh h; only where it differs from d_gates
+    d_gates_h: Tensor  # [T, B, D, R, H], gradient of W_hh h; only where it differs from d_gates
     d_h_0: Tensor  # [D, B, P]
     d_c_0: Tensor  # [D, B, E*H], cells with more states than h
     d_projected: Tensor  # [T, B, D, P], total gradient of the projected hidden state; projection
@@ -230,7 +235,7 @@ def quantized_layer(
 def step(cell: str, *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
     """One step on CPU of a plain cell: h and c ([0] without one), of which no gradients can be had.
 
-    From x [B, I], w_ih [G*H, I], b_ih [G*H], w_hh [G*H, H], b_hh [G*H], h [B, H] and c [B, H].
+    From x [B, I], w_ih [G*H, I], b_ih [G*H], w_hh [R*H, H], b_hh [R*H], h [B, H] and c [B, H].
     """
     try:
         result: tuple[Tensor, Tensor] = _step(cell, *tensors)
@@ -277,9 +282,9 @@ class LayerBackwardResult(NamedTuple):
 
     d_x: Tensor  # [T, B, I]
     d_w_ih: Tensor  # [D*G*H, I]
-    d_w_hh: Tensor  # [D*G*H, P]
+    d_w_hh: Tensor  # [D*R*H, P]
     d_b_ih: Tensor  # [D*G*H]
-    d_b_hh: Tensor  # [D*G*H], a copy where the cell is not split
+    d_b_hh: Tensor  # [D*R*H], a copy of d_b_ih where the cell has one_bias
     d_w_hr: Tensor  # [D*P, H]
     d_h_0: Tensor  # [D, B, P]
     d_c_0: Tensor  # [D, B, E*H], cells with more states than h

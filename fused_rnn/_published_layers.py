@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from types import FunctionType
+from typing import Any, ClassVar
 
 import torch  # noqa: TC002 - typing.get_type_hints looks the name up
 
 from fused_rnn._published_cells import CoupledLSTMCell, IndRNNCell, MinGRUCell, MinLSTMCell, SLSTMCell
 from fused_rnn._recurrent import Recurrent
+from fused_rnn._signatures import named_arguments
 from fused_rnn.cells import Cell  # noqa: TC001 - the same
 
 
@@ -25,6 +27,18 @@ class _Published(Recurrent):
             device, dtype, zoneout=zoneout, recurrent_dropout=recurrent_dropout, weight_dropout=weight_dropout,
             recompute=recompute,
         )  # fmt: skip
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """Give each layer here the constructor under its own name, which errors say."""
+        super().__init_subclass__(**keywords)
+        if "_published" not in vars(cls):  # a class of somebody else
+            return
+        shared: Any = _Published.__init__
+        own = FunctionType(shared.__code__, shared.__globals__, closure=shared.__closure__)
+        for name in ("__defaults__", "__kwdefaults__", "__annotations__", "__doc__", "__module__"):
+            setattr(own, name, getattr(shared, name))
+        own.__qualname__ = f"{cls.__qualname__}.__init__"
+        cls.__init__ = named_arguments(own)  # type: ignore[method-assign]
 
 
 class CoupledLSTM(_Published):

@@ -8,7 +8,6 @@ from collections.abc import Sequence  # noqa: TC003 - typing.get_type_hints look
 from typing import Any, NoReturn
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
@@ -187,21 +186,12 @@ class Recurrent(RecurrentLayer):
             _load_kernels(self._plain_cell, weight.dtype, weight.is_cuda)
 
     def _direction(self, tensors: list[Any]) -> DirectionWeights:
-        """The parameters of one direction as the kernels take them: a row of W_hh for each gate and each unit."""
+        """The parameters of one direction as the kernels take them: W_hh of no rows where no gate reads h."""
         if not self._definition.gates:
             w_ih, *b_ih = tensors
-            tensors = [w_ih, None, *b_ih, *[None] * len(b_ih)]
-        found = super()._direction(tensors)
-        gates, recurrent = self._gate_counts()
-        hidden_size, w_hh, b_hh = self.hidden_size, found.w_hh, found.b_hh
-        if recurrent == 0:
-            w_hh = found.w_ih.new_zeros(1, 1).expand(gates * hidden_size, hidden_size)
-            return found._replace(w_hh=w_hh)
-        missing = (gates - recurrent) * hidden_size
-        if missing:
-            w_hh = F.pad(w_hh, (0, 0, 0, missing))
-            b_hh = None if b_hh is None else F.pad(b_hh, (0, missing))
-        return found._replace(w_hh=w_hh, b_hh=b_hh)
+            w_hh = torch.empty(0, self.hidden_size, dtype=w_ih.dtype, device=w_ih.device)
+            tensors = [w_ih, w_hh, *b_ih, *[None] * len(b_ih)]
+        return super()._direction(tensors)
 
     def _layers(
         self, variants: Variants | None = None, tensors: list[Any] | None = None
@@ -209,7 +199,8 @@ class Recurrent(RecurrentLayer):
         layers, names = super()._layers(variants, tensors), self._definition.unit_weights
         if not names:
             return layers
-        units = [torch.cat(held(self, [f"weight_{name}{suffix}" for name in names])) for suffix in self._suffixes()]
+        parts = [held(self, [f"weight_{name}{suffix}" for name in names]) for suffix in self._suffixes()]
+        units = [part[0] if len(part) == 1 else torch.cat(part) for part in parts]
         directions = len(layers[0])
         return [
             [w._replace(unit=units[index * directions + d]) for d, w in enumerate(layer)]

@@ -35,7 +35,9 @@ def step(
     unit_weights: Tensor | None = None,
     norm: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """New h (not yet projected) and c from the pre-activations [B, G, H]; without a cell state c passes through.
+    """New h (not yet projected) and c from the pre-activations [B, G, H] of x and [B, R, H] of h.
+
+    Without a cell state c passes through.
 
     `unit_weights` [K, H] are those of a cell that has them; the last rows of `norm` [N, H] normalize c.
     """
@@ -74,7 +76,7 @@ def recurrence(cell: str, *tensors: Any, heads: int = 1) -> tuple[Tensor, ...]:
         gates, w_hh = gates.float(), w_hh.float()
         b_hh, w_hr, h_0, c_0 = (None if t is None else t.float() for t in (b_hh, w_hr, h_0, c_0))
         unit_weights, norm = (None if t is None else t.float() for t in (unit_weights, norm))
-    time_steps, batch, directions, gate_count, hidden_size = gates.shape
+    time_steps, batch, directions, _, hidden_size = gates.shape
     if lengths is not None:  # there may be anything in the padding
         padding = torch.arange(time_steps, device=gates.device).unsqueeze(1) >= lengths
         gates = gates.masked_fill(padding[:, :, None, None, None], 0.0)
@@ -90,7 +92,7 @@ def recurrence(cell: str, *tensors: Any, heads: int = 1) -> tuple[Tensor, ...]:
             h_before, c_before = (zero_where(None if resets is None else resets[t], state) for state in (h, c))
             vector = h_before if recurrent_mask is None else h_before * recurrent_mask[d]
             from_h = F.linear(vector, w_hh[d], None if b_hh is None else b_hh[d])
-            from_h = from_h.reshape(batch, gate_count, hidden_size)
+            from_h = from_h.reshape(batch, _ops.CELLS[cell].recurrent_gates, hidden_size)
             if norm is not None:
                 from_h = normalize_recurrent(cell, from_h, norm[d])
             of_direction = (None if parameters is None else parameters[d] for parameters in (unit_weights, norm))

@@ -84,7 +84,7 @@ def _results(cell: str, arguments: Arguments, *, save: bool) -> tuple[Tensor, ..
 @_rule("layer")
 def _layer_shapes(given: Any) -> tuple[Tensor, ...]:
     directions, gates = given.directions * given.heads, CELLS[given.cell].gates
-    shape = (*given.x.shape[:2], directions, gates, given.w_hh.shape[0] // (directions * gates))
+    shape = (*given.x.shape[:2], directions, gates, given.w_ih.shape[0] // (directions * gates))
     w_hr = None if given.w_hr is None else by_direction(given.w_hr, directions)
     as_gates = Arguments(given.x.new_empty(shape), given.w_hh, w_hr=w_hr, zoneout=given.zoneout)
     output, *others = _results(given.cell, as_gates, save=given.save)
@@ -128,7 +128,7 @@ def _gradients(given: Any, unit_weights: Tensor | None = None, norm: Tensor | No
     """The results of `backward`."""
     output, w_hr, spec = given.output, given.w_hr, CELLS[given.cell]
     time_steps, batch, directions, _, hidden_size = given.saved.shape
-    gates_shape = (time_steps, batch, directions, spec.gates, hidden_size)
+    sequence = (time_steps, batch, directions)
 
     def of_rows(parameters: Tensor | None) -> Tensor:
         shape = (0,) if parameters is None else (directions, batch, *parameters.shape[1:])
@@ -136,8 +136,8 @@ def _gradients(given: Any, unit_weights: Tensor | None = None, norm: Tensor | No
         return result
 
     return (
-        output.new_empty(gates_shape),
-        output.new_empty(gates_shape if spec.split or norm is not None else (0,)),
+        output.new_empty((*sequence, spec.gates, hidden_size)),
+        output.new_empty((*sequence, spec.recurrent_gates, hidden_size) if spec.split or norm is not None else (0,)),
         output.new_empty((directions, batch, output.shape[3])),
         output.new_empty((directions, batch, spec.cell_states * hidden_size) if spec.states > 1 else (0,)),
         output.new_empty(output.shape if w_hr is not None else (0,)),
@@ -157,7 +157,7 @@ def _layer_backward_shapes(given: Any) -> tuple[Tensor, ...]:
         x.new_empty(w_ih.shape if given.need_w_ih else (0,)),
         x.new_empty(w_hh.shape if given.need_w_hh else (0,)),
         x.new_empty(bias if given.need_bias else (0,)),
-        x.new_empty(bias if given.need_bias else (0,)),
+        x.new_empty(w_hh.shape[:1] if given.need_bias else (0,)),
         x.new_empty(w_hr.shape if given.need_w_hr else (0,)),
         x.new_empty((directions, batch, width)),
         x.new_empty((directions, batch, spec.cell_states * hidden_size) if spec.states > 1 else (0,)),

@@ -16,9 +16,9 @@ class DirectionWeights(NamedTuple):
     """The parameters of one direction of one layer, in torch.nn's order; then those of the variants."""
 
     w_ih: Tensor  # [G*H, I]
-    w_hh: Tensor  # [G*H, P]
+    w_hh: Tensor  # [R*H, P]
     b_ih: Tensor | None = None  # [G*H]
-    b_hh: Tensor | None = None  # [G*H]
+    b_hh: Tensor | None = None  # [R*H]
     w_hr: Tensor | None = None  # [P, H], projection
     w_peephole: Tensor | None = None  # [3*H]
     gain_ih: Tensor | None = None  # [G*H]
@@ -35,8 +35,8 @@ class Arguments(NamedTuple):
     """
 
     gates: Tensor  # [T, B, D, G, H], the input projection with its bias
-    w_hh: Tensor  # [D, G*H, P]
-    b_hh: Tensor | None = None  # [D, G*H]
+    w_hh: Tensor  # [D, R*H, P]
+    b_hh: Tensor | None = None  # [D, R*H]
     w_hr: Tensor | None = None  # [D, P, H]
     h_0: Tensor | None = None  # [D, B, P], None: zero
     c_0: Tensor | None = None  # [D, B, H], None: zero
@@ -54,8 +54,8 @@ class LayerArguments(NamedTuple):
     x: Tensor  # [T, B, I]
     w_ih: Tensor  # [D*G*H, I]
     b_ih: Tensor | None  # [D*G*H]
-    w_hh: Tensor  # [D*G*H, P]
-    b_hh: Tensor | None  # [D*G*H]
+    w_hh: Tensor  # [D*R*H, P]
+    b_hh: Tensor | None  # [D*R*H]
     w_hr: Tensor | None  # [D*P, H], projection
     h_0: Tensor | None = None  # [D, B, P], None: zero
     c_0: Tensor | None = None  # [D, B, H], None: zero
@@ -85,8 +85,8 @@ class StepArguments(NamedTuple):
     x: Tensor  # [B, I]
     w_ih: Tensor  # [G*H, I]
     b_ih: Tensor | None  # [G*H]
-    w_hh: Tensor  # [G*H, H]
-    b_hh: Tensor | None  # [G*H]
+    w_hh: Tensor  # [R*H, H]
+    b_hh: Tensor | None  # [R*H]
     h: Tensor | None = None  # [B, H], None: zero
     c: Tensor | None = None  # [B, H], None: zero
 
@@ -120,4 +120,4 @@ def of_recurrence(layer: LayerArguments, directions: int) -> list[Any]:
 
 def by_direction(tensor: Tensor, directions: int) -> Tensor:
     """[D*N, ...] as [D, N, ...]."""
-    return tensor.view(directions, -1, *tensor.shape[1:])
+    return tensor.view(directions, tensor.shape[0] // directions, *tensor.shape[1:])  # R may be 0

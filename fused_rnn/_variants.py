@@ -150,8 +150,8 @@ def unit_weights(
         return unit_weights_of(variants, weights)
     if weights[0].unit is None:
         return None
-    each = torch.stack([w.unit.view(heads, -1, hidden_size // heads) for w in weights if w.unit is not None])
-    return each.flatten(0, 1)
+    units = [w.unit.view(heads, -1, hidden_size // heads) for w in weights if w.unit is not None]
+    return units[0] if len(units) == 1 else torch.cat(units)
 
 
 def norm_of(weights: Sequence[DirectionWeights], like: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def w_hh_gradient(d_gates_h: Tensor, output: Tensor, arguments: Arguments, heads: int = 1) -> Tensor:
-    """dW_hh [D, G*H, P] from d_gates_h [T, B, D, G*H] and output [T, B, D, P]; D counts the heads of each direction.
+    """dW_hh [D, R*H, P] from d_gates_h [T, B, D, R*H] and output [T, B, D, P]; D counts the heads of each direction.
 
     Lengths matter only for where the reverse direction starts: gradients and outputs of inactive steps are zero.
     """

@@ -180,10 +180,9 @@ def _gradients(
         return _gradients_by_one_call(ctx, given, need, incoming, results)
     if given.lengths is not None and places is None:
         given = given._replace(x=without_padding(given.x, given.lengths))
-    # The biases have one gradient where the gates have.
-    split: Any = _ops.CELLS[ctx.cell].split
-    need_bias: Any = need.b_ih or (need.b_hh and not split)
-    need_gates, need_b_hh = need.x or need.w_ih or need_bias, need.b_hh and split
+    two_biases: Any = not _ops.CELLS[ctx.cell].one_bias
+    need_bias: Any = need.b_ih or (need.b_hh and not two_biases)
+    need_gates, need_b_hh = need.x or need.w_ih or need_bias, need.b_hh and two_biases
     needed = Arguments(need_gates, need.w_hh, need_b_hh, need.w_hr, need.h_0, need.c_0, need.unit_weights)
     found = _recurrence_gradients(ctx, route, given, needed, incoming, results)
     d_x, d_w_ih, d_bias = _projection_gradients(given, (need.x, need.w_ih, need_bias), found.gates, places)
@@ -250,7 +249,7 @@ def _recurrence_gradients(
         if ctx.cell not in _ops.LOADED:  # else the values themselves: see _reference.anchor_of
             zeros = _Zeros.apply(zeros)  # type: ignore[no-untyped-call]
         gates = _ops.CELLS[ctx.cell].gates
-        units = given.w_hh.shape[0] // (ctx.directions * gates)  # named, since there may be no steps or rows
+        units = given.w_ih.shape[0] // (ctx.directions * gates)  # named, since there may be no steps or rows
         anchor = zeros.view(*given.x.shape[:2], ctx.directions, gates, units)
     w_hh, b_hh, w_hr = of_recurrence(given, ctx.directions)
     *_, h_0, c_0, lengths, resets, unit_weights, zoneout, mask = given

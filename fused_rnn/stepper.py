@@ -31,13 +31,13 @@ _NOT_STEPPED = ("layer_norm", "zoneout")  # what the steps of a layer in evaluat
 def _check_parameters(layer: RecurrentLayer, parameters: Sequence[Sequence[Tensor | None]], dtype: torch.dtype) -> None:
     """Native code takes their addresses, and what it finds there has the type and shape that it assumes."""
     spec, width = _ops.CELLS[layer.cell], layer.proj_size or layer.hidden_size
-    rows = spec.gates * layer.hidden_size
+    rows, recurrent_rows = spec.gates * layer.hidden_size, spec.recurrent_gates * layer.hidden_size
     for index, tensors in enumerate(parameters):
         shapes = {
             "weight_ih": (rows, width if index else layer.input_size),
-            "weight_hh": (rows, width),
+            "weight_hh": (recurrent_rows, width),
             "bias_ih": (rows,),
-            "bias_hh": (rows,),
+            "bias_hh": (recurrent_rows,),
             "weight_hr": (width, layer.hidden_size),
             "the unit weights": (1, spec.unit_weights, layer.hidden_size),
         }

@@ -88,7 +88,7 @@ PACKAGE_RULES: dict[str, set[str]] = {
         "_recurrent_cell": "_calls _checks _flat_weights _layers _scripting _tensors _tracing",
         "_recurrent": "_cell_compiler _checks _cuda_cells _flat_weights _heads _modes _ops _recurrent_layer _signatures"
         " _tensors _tracing _variants cells",
-        "_published_layers": "_published_cells _recurrent cells",
+        "_published_layers": "_published_cells _recurrent _signatures cells",
         "modules": "_checks _recurrent_cell _recurrent_layer _signatures _variants",
         "_swap": "_recurrent_layer",
         "convert": "_recurrent_layer _signatures _swap _variants modules",

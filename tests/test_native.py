@@ -17,6 +17,7 @@ SOURCES = sorted(path.stem for path in NATIVE.glob("test_*.cpp"))
 TEAM = "csrc/cpu/runtime/team.cpp"
 # What a program is linked with, compiled once for all: parts of the library, and the schedules that the programs run.
 LINKED = {
+    "test_diagonal": ["diagonals", TEAM],
     "test_not_finite": ["sweeps", "pairs", "rows", TEAM],
     "test_pairs": ["pairs", TEAM],
     "test_rows": ["rows", "sweeps", TEAM],
@@ -28,7 +29,7 @@ LINKED = {
     "test_weight_gradients": ["csrc/cpu/schedules/weight_gradients.cpp", TEAM],
     "test_workspace": ["sweeps", TEAM, "csrc/cpu/runtime/workspace.cpp"],
 }
-SCHEDULES = {"sweeps", "pairs", "rows"}
+SCHEDULES = {"sweeps", "pairs", "rows", "diagonals"}
 # What the programs themselves have of the library is more than an oracle that calls schedules.
 AS_SHIPPED = {
     "test_cells",
@@ -42,10 +43,16 @@ AS_SHIPPED = {
 }
 INSTRUCTION_SETS = native.runnable_instruction_sets()
 FLAVOURS = [*INSTRUCTION_SETS, "sanitized"]
-THREADED = ["test_sharing", "test_team", "test_weight_gradients"]  # what these share is watched by ThreadSanitizer too
+THREADED = [
+    "test_diagonal",
+    "test_sharing",
+    "test_team",
+    "test_weight_gradients",
+]  # what these share is watched by ThreadSanitizer too
 # What takes long to compile runs on the widest set, and sanitized where it is the only one to run its code;
 # tests/test_parity.py runs the library's own on each set.
 FEWER_FLAVOURS = {
+    "test_diagonal": [INSTRUCTION_SETS[-1], "sanitized"],
     "test_plain_recurrence": INSTRUCTION_SETS[-1:],
     "test_rows": [INSTRUCTION_SETS[-1], "sanitized"],
     "test_single_steps": [INSTRUCTION_SETS[-1], "sanitized"],
@@ -124,6 +131,7 @@ def test_native_program_reports_no_failure(source: str, flavour: str, build: Bui
 def test_every_native_source_is_listed() -> None:
     assert set(SOURCES) >= {
         "test_cells",
+        "test_diagonal",
         "test_not_finite",
         "test_pairs",
         "test_plain_recurrence",

@@ -21,6 +21,7 @@ BackwardResult run_backward(const std::string& cell, const BackwardTensors& give
   const Shape outputs{p.time_steps, p.batch, p.directions, p.output_size};
   const Shape cells{p.time_steps, p.batch, p.directions, others};
   const Shape gates{p.time_steps, p.batch, p.directions, p.cell.gates, p.hidden_size};
+  const Shape recurrent_gates{p.time_steps, p.batch, p.directions, p.cell.recurrent_gates, p.hidden_size};
   const auto& [d_output, d_h_n, d_c_n, d_cells] = given.incoming;
   BackwardViews views;
   views.output = read.sequence(given.output, "output", "[T, B, D, P]", outputs);
@@ -43,7 +44,7 @@ BackwardResult run_backward(const std::string& cell, const BackwardTensors& give
 
   const Allocator allocate(given.output);
   const Tensor d_gates = in_place ? given.saved : allocate(true, gates);
-  const Tensor d_gates_h = allocate((p.cell.split && !in_place) || p.normalized, gates);
+  const Tensor d_gates_h = allocate((p.cell.split && !in_place) || p.normalized, recurrent_gates);
   const Tensor d_h_0 = allocate(true, {p.directions, p.batch, p.output_size});
   const Tensor d_c_0 = allocate(has_c, {p.directions, p.batch, others});
   const Tensor d_projected = allocate(p.projected, outputs);

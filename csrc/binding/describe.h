@@ -47,7 +47,7 @@ inline Extent extent_of_layer(const Shape& x, int64_t directions, int64_t heads 
   return {x[0], x[1], directions, heads, x[2]};
 }
 
-// The forward problem. H and P are those of w_hh, [D, G*H, P] or stacked [D*G*H, P].
+// The forward problem. H and P are those of w_hh, [D, R*H, P] or stacked [D*R*H, P]; with R = 0 they are the same.
 inline Problem describe(const std::string& cell, DataType type, const Extent& extent, const Tensor& w_hh,
                         const OptionalTensor& w_hr, const VariantTensors& variant = {}) {
   const CellSpec spec = known_cell(cell);
@@ -58,19 +58,22 @@ inline Problem describe(const std::string& cell, DataType type, const Extent& ex
     fail("unit_weights must be " + std::string(spec.unit_weights > 0 ? "given" : "None") + of_cell());
   }
   if (variant.norm.has_value() && spec.norm_groups == 0) fail("norm must be None" + of_cell());
+  if (variant.recurrent_mask.has_value() && spec.recurrent_gates == 0)
+    fail("recurrent_mask must be None" + of_cell() + ", whose gates do not read h");
   if (variant.zoneout.has_value() && w_hr.has_value()) fail("zoneout must be None where there is a w_hr");
   if (extent.heads > 1 && w_hr.has_value()) fail("w_hr must be None where there are several heads");
 
   const size_t dimensions = stacked ? 2 : 3;
-  const int64_t row_groups = stacked ? extent.directions * spec.gates : spec.gates;
+  const int64_t row_groups = stacked ? extent.directions * spec.recurrent_gates : spec.recurrent_gates;
   Shape weights = shape_of(w_hh);
   const auto refuse_w_hh = [&](const std::string& expected) {
-    const std::string rows = (stacked ? "[D*" : "[D, ") + std::to_string(spec.gates) + "*H, ";
+    const std::string rows = (stacked ? "[D*" : "[D, ") + std::to_string(spec.recurrent_gates) + "*H, ";
     fail("w_hh must have shape " + rows + expected + ", got " + to_string(shape_of(w_hh)));
   };
   if (weights.size() != dimensions) refuse_w_hh("P]");
-  const int64_t rows = weights[dimensions - 2], output_size = weights.back(), hidden_size = rows / row_groups;
-  if (hidden_size < 1 || rows % row_groups != 0 || output_size < 1) refuse_w_hh("P]");
+  const int64_t rows = weights[dimensions - 2], output_size = weights.back();
+  const int64_t hidden_size = row_groups > 0 ? rows / row_groups : output_size;
+  if (hidden_size < 1 || rows != hidden_size * row_groups || output_size < 1) refuse_w_hh("P]");
   if (!w_hr.has_value() && output_size != hidden_size) {
     weights.front() = stacked ? rows : extent.directions;
     weights.back() = hidden_size;

@@ -23,7 +23,7 @@ ForwardResult run_forward(const std::string& cell, const ForwardTensors& given, 
   ForwardViews views;
   views.gates = read.sequence(given.gates, "gates", "[T, B, D, G, H]",
                               {p.time_steps, p.batch, p.directions, p.cell.gates, p.hidden_size});
-  views.b_hh = read.weight(given.b_hh, "b_hh", "[D, G*H]", {p.directions, p.cell.gates * p.hidden_size});
+  views.b_hh = read.weight(given.b_hh, "b_hh", "[D, R*H]", {p.directions, p.cell.recurrent_gates * p.hidden_size});
   read_recurrence(views, read, p, given.recurrence);
   const Allocator allocate(given.gates);
   const ForwardBuffers made(p, allocate, save);

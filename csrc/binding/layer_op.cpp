@@ -11,16 +11,17 @@ namespace fused_rnn {
 namespace {
 
 void read_layer(ForwardViews& views, Reader& read, const Problem& p, const LayerForwardTensors& given) {
-  const int64_t rows = p.directions * p.cell.gates * p.hidden_size;
+  const int64_t units = p.directions * p.hidden_size;
+  const int64_t rows = p.cell.gates * units, recurrent_rows = p.cell.recurrent_gates * units;
   // A single step takes contiguous columns.
   const auto stacked = [&](Given tensor, const char* name, const char* dimensions, const Shape& expected) {
     const int64_t first = is_single_step(p) ? static_cast<int64_t>(expected.size()) - 1 : Reader::kAnyStrides;
     return stacked_view(read.dense(tensor, name, dimensions, expected, first), p.directions);
   };
   views.w_ih = stacked(given.w_ih, "w_ih", "[D*G*H, I]", {rows, p.input_size});
-  views.w_hh = stacked(given.w_hh, "w_hh", "[D*G*H, P]", {rows, p.output_size});
+  views.w_hh = stacked(given.w_hh, "w_hh", "[D*R*H, P]", {recurrent_rows, p.output_size});
   views.b_ih = stacked(given.b_ih, "b_ih", "[D*G*H]", {rows});
-  views.b_hh = stacked(given.b_hh, "b_hh", "[D*G*H]", {rows});
+  views.b_hh = stacked(given.b_hh, "b_hh", "[D*R*H]", {recurrent_rows});
   views.w_hr = stacked(given.w_hr, "w_hr", "[D*P, H]", {p.directions * p.output_size, p.hidden_size});
 }
 
@@ -121,7 +122,9 @@ LayerGradientsResult run_layer_backward(const std::string& cell, const LayerBack
   const int64_t directions = output.dim() == 4 ? output.size(2) : options.heads;
   const Extent extent = extent_of_layer(shape_of(x), directions, options.heads);
   const Problem p = describe(cell, read.type(), extent, w_hh, w_hr, variant);
-  const int64_t gate_rows = p.cell.gates * p.hidden_size, width = directions * gate_rows;
+  const int64_t width = directions * p.cell.gates * p.hidden_size;
+  const int64_t recurrent_width = directions * p.cell.recurrent_gates * p.hidden_size;
+  const bool one_bias = !p.cell.split && p.cell.recurrent_gates == p.cell.gates;  // both have the same gradient
   read(w_ih, "w_ih", "[D*G*H, I]", {width, p.input_size});
   read(w_hr, "w_hr", "[D*P, H]", {directions * p.output_size, p.hidden_size});
   read(output, "output", "[T, B, D, P]", {p.time_steps, p.batch, directions, p.output_size});
@@ -131,9 +134,9 @@ LayerGradientsResult run_layer_backward(const std::string& cell, const LayerBack
   const Allocator allocate(x);
   const Tensor d_x = allocate(needed.x, {p.time_steps, p.batch, p.input_size});
   const Tensor d_w_ih = allocate(needed.w_ih, {width, p.input_size});
-  const Tensor d_w_hh = allocate(needed.w_hh, {width, p.output_size});
+  const Tensor d_w_hh = allocate(needed.w_hh, {recurrent_width, p.output_size});
   const Tensor d_b_ih = allocate(needed.bias, {width});
-  const Tensor d_b_hh = allocate(needed.bias && p.cell.split, {width});
+  const Tensor d_b_hh = allocate(needed.bias && !one_bias, {recurrent_width});
   const Tensor d_w_hr = allocate(needed.w_hr, {directions * p.output_size, p.hidden_size});
   const auto data_or_null = [](const Tensor& t) { return t.numel() > 0 ? t.mutable_data_ptr() : nullptr; };
   const LayerGradientViews layer{.input_size = p.input_size,
@@ -154,7 +157,7 @@ LayerGradientsResult run_layer_backward(const std::string& cell, const LayerBack
   const BackwardTensors recurrence{
       given.incoming, output, given.cells, given.saved, {w_hh_apart, w_hr_apart, rows, variant}};
   const BackwardResult found = run_backward(cell, recurrence, options, &layer);
-  const Tensor other_bias = p.cell.split ? d_b_hh : copied(d_b_ih, shape_of(d_b_ih));
+  const Tensor other_bias = one_bias ? copied(d_b_ih, shape_of(d_b_ih)) : d_b_hh;
   return {d_x, d_w_ih, d_w_hh, d_b_ih, other_bias, d_w_hr, std::get<2>(found), std::get<3>(found), std::get<5>(found)};
 }
 

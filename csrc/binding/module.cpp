@@ -81,7 +81,10 @@ py::dict plan_dict(const py::object& named, bool training, int threads) {
     to[key] = part;
   };
   py::dict result;
-  result["schedule"] = problem.normalized ? "cpu_rows" : is_single_step(problem) ? "cpu_single_step" : "cpu_sweep";
+  result["schedule"] = problem.normalized                  ? "cpu_rows"
+                       : is_single_step(problem)           ? "cpu_single_step"
+                       : problem.cell.recurrent_gates == 0 ? "cpu_diagonal"
+                                                           : "cpu_sweep";
   result["instruction_set"] = active_cpu_instruction_set();
   const CpuUnit& unit = cpu_unit_of(problem.cell, problem.type);
   add(result, "forward", unit.forward);

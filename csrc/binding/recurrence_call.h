@@ -53,8 +53,8 @@ void read_variant(Views& views, Reader& read, const Problem& p, const VariantTen
 
 template <class Views>
 void read_recurrence(Views& views, Reader& read, const Problem& p, const RecurrenceTensors& given) {
-  const int64_t rows = p.cell.gates * p.hidden_size;
-  views.w_hh = read.weight(given.w_hh, "w_hh", "[D, G*H, P]", {p.directions, rows, p.output_size});
+  const int64_t rows = p.cell.recurrent_gates * p.hidden_size;
+  views.w_hh = read.weight(given.w_hh, "w_hh", "[D, R*H, P]", {p.directions, rows, p.output_size});
   views.w_hr = read.weight(given.w_hr, "w_hr", "[D, P, H]", {p.directions, p.output_size, p.hidden_size});
   read_rows(views, read, p, given.rows);
   read_variant(views, read, p, given.variant);

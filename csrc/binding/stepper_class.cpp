@@ -47,7 +47,8 @@ std::unique_ptr<Stepper> make_stepper(const py::object& named, const std::string
   std::vector<Stepper::Layer> made;
   for (const Addresses& a : layers) {
     if (a.size() != 6) throw py::value_error("a layer has six addresses, got " + std::to_string(a.size()));
-    check_memory({a[0], a[1]});
+    check_memory({a[0]});
+    if (p.cell.recurrent_gates > 0) check_memory({a[1]});
     const StepProblem problem{.cell = p.cell,
                               .type = p.type,
                               .storage = storage_by_name(storage),

@@ -29,7 +29,7 @@ struct VariantTensors {
 
 // What both passes of a recurrence are given.
 struct RecurrenceTensors {
-  const Tensor& w_hh;                      // [D, G*H, P]
+  const Tensor& w_hh;                      // [D, R*H, P]
   const OptionalTensor& w_hr = kNoTensor;  // [D, P, H]
   RowTensors rows = {};
   VariantTensors variant = {};
@@ -37,7 +37,7 @@ struct RecurrenceTensors {
 
 struct ForwardTensors {
   const Tensor& gates;         // [T, B, D, G, H]
-  const OptionalTensor& b_hh;  // [D, G*H]
+  const OptionalTensor& b_hh;  // [D, R*H]
   RecurrenceTensors recurrence;
 };
 
@@ -62,8 +62,8 @@ struct LayerForwardTensors {
   const Tensor& x;                         // [T, B, I]
   const Tensor& w_ih;                      // [D*G*H, I]
   const OptionalTensor& b_ih;              // [D*G*H]
-  const Tensor& w_hh;                      // [D*G*H, P]
-  const OptionalTensor& b_hh;              // [D*G*H]
+  const Tensor& w_hh;                      // [D*R*H, P]
+  const OptionalTensor& b_hh;              // [D*R*H]
   const OptionalTensor& w_hr = kNoTensor;  // [D*P, H]
   RowTensors rows = {};
   VariantTensors variant = {};  // no norm

@@ -68,8 +68,9 @@ constexpr int joint_gates() {
   return Cell::kSplit ? 0 : Cell::kGates;
 }
 
-// The first gates of the cell that read h of the step before: all, or kRecurrentGates of a cell that says so. The rows
-// of W_hh and b_hh of the others are zeros, and those of W_hh are not read where there is no other.
+// R, the first gates of the cell that read h of the step before: all, or kRecurrentGates of a cell that says so. The
+// others have no rows of W_hh and b_hh: their from_h is zero, and nobody asks for its gradient. With R = 0 a cell is
+// diagonal: no unit sees another.
 template <class Cell>
 constexpr int recurrent_gates() {
   if constexpr (requires { Cell::kRecurrentGates; }) return Cell::kRecurrentGates;
@@ -98,7 +99,9 @@ concept RecurrentCell =
       { cell_backward<Cell, double>(saved, state, state, state, weights) } -> std::same_as<CellBackward<double, Cell>>;
     } &&
     (Cell::kGates >= 1) && (Cell::kStates >= 1 && Cell::kStates <= 4) && (Cell::kSaved >= 0) &&
-    (Cell::kNormGroups == 0 || Cell::kStates <= 2);
+    (0 <= recurrent_gates<Cell>() && recurrent_gates<Cell>() <= Cell::kGates) &&
+    (Cell::kNormGroups == 0 || (Cell::kStates <= 2 && recurrent_gates<Cell>() == Cell::kGates)) &&
+    (!Cell::kSplit || joint_gates<Cell>() < recurrent_gates<Cell>());
 
 template <RecurrentCell Cell>
 constexpr CellSpec spec_of(int index) {
@@ -108,7 +111,7 @@ constexpr CellSpec spec_of(int index) {
           Cell::kStates,
           Cell::kSaved,
           Cell::kSplit,
-          !Cell::kReadsHidden,
+          !Cell::kReadsHidden && recurrent_gates<Cell>() > 0,
           Cell::kUnitWeights,
           Cell::kNormGroups,
           joint_gates<Cell>(),

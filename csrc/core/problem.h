@@ -39,13 +39,14 @@ struct CellSpec {
   int states;           // h, and up to three more, which lie one after the other where LSTM has c
   int saved;            // values per unit and step that backward needs besides the states
   bool split;           // d_gates_h differs from d_gates_x
-  bool projectable;     // the update does not read h of its own unit, so h may be a projection
+  bool projectable;     // the gates read h and the update does not read that of its own unit: it may be a projection
   int unit_weights;     // trained or fixed numbers of every unit that enter the update
   int norm_groups;      // sets of gates that a layer norm joins; 0: the cell has no normalized form
   int joint_gates;      // the first gates, of which d_gates_h equals d_gates
-  int recurrent_gates;  // R: the first gates, which W_hh has rows for; those of the others are zeros
+  int recurrent_gates;  // R: the first gates, which W_hh and b_hh have rows for
 
-  int gradients() const { return 2 * gates - joint_gates; }        // of one unit and step that differ
+  // Of one unit and step that differ.
+  int gradients() const { return gates + (split ? recurrent_gates - joint_gates : 0); }
   int cell_states() const { return states - 1; }                   // E: those besides h
   int made_states() const { return states > 1 ? states - 1 : 1; }  // that backward reads as the cell made them
 };

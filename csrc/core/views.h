@@ -71,7 +71,7 @@ struct VariantViews {
 
 // What int8 weights are multiplied with, one number for each row.
 struct ScaleViews {
-  WeightView w_ih, w_hh;  // [D, G*H, 1]
+  WeightView w_ih, w_hh;  // [D, G*H, 1] and [D, R*H, 1]
   WeightView w_hr;        // [D, P, 1]
 };
 
@@ -80,8 +80,8 @@ struct ForwardViews {
   SequenceView<const void> x;        // [T, B, I], the same for all directions
   WeightView w_ih;                   // [D, G*H, I]; for is_single_step its columns are contiguous, and those of w_hh
   WeightView b_ih;                   // [D, G*H, 1], optional
-  WeightView w_hh;                   // [D, G*H, P]
-  WeightView b_hh;                   // [D, G*H, 1], optional
+  WeightView w_hh;                   // [D, R*H, P], null where R = 0; R = CellSpec::recurrent_gates
+  WeightView b_hh;                   // [D, R*H, 1], optional
   WeightView w_hr;                   // [D, P, H], only when projected
   StateView<const void> h_0;         // [D, B, P], optional: zeros
   StateView<const void> c_0;         // [D, B, E*H], optional: zeros; E = CellSpec::cell_states
@@ -110,7 +110,7 @@ struct BackwardViews {
   StateView<const void> h_0;  // as in forward
   StateView<const void> c_0;
   SequenceView<void> d_gates;        // [T, B, D, G, H]
-  SequenceView<void> d_gates_h;      // [T, B, D, G, H] of W_hh h_{t-1}, only for split cells and with norms
+  SequenceView<void> d_gates_h;      // [T, B, D, R, H] of W_hh h_{t-1}, only for split cells and with norms
   int first_split_gate = 0;          // the gate that d_gates_h begins with: those before it are to be had in d_gates
   StateView<void> d_h_0;             // [D, B, P]
   StateView<void> d_c_0;             // [D, B, E*H], cells with more states than h
@@ -131,9 +131,9 @@ struct LayerGradientViews {
   WeightView w_ih;               // [D, G*H, I]
   void* d_x = nullptr;           // [T, B, I]
   void* d_w_ih = nullptr;        // [D*G*H, I]
-  void* d_w_hh = nullptr;        // [D*G*H, P]
+  void* d_w_hh = nullptr;        // [D*R*H, P]
   void* d_b_ih = nullptr;        // [D*G*H]
-  void* d_b_hh = nullptr;        // [D*G*H], only for split cells
+  void* d_b_hh = nullptr;        // [D*R*H], null where it is d_b_ih: of cells that are not split and have R = G
   void* d_w_hr = nullptr;        // [D*P, H], only when projected
 };
 

@@ -31,9 +31,9 @@ int threads_for(double multiplications, int most) {
 }
 
 // Whether packed weights can be compared with where they came from: row by row.
-bool are_rows(const Problem& problem, const ForwardViews& views) {
+bool are_rows(const ForwardViews& views) {
   const auto rows = [](const WeightView& w) { return !w || w.column_stride == 1; };
-  return views.w_hh && (problem.cell.recurrent_gates == 0 || rows(views.w_hh)) && rows(views.w_ih) && rows(views.w_hr);
+  return (views.w_hh || views.w_ih) && rows(views.w_hh) && rows(views.w_ih) && rows(views.w_hr);
 }
 
 void run_planned(const Problem& problem, const BackwardViews& views, const Plan& plan) {
@@ -55,7 +55,7 @@ void multiply_on(const MatrixWork& work, int threads) {
 void run_forward(const Problem& problem, const ForwardViews& views, int threads) {
   const Schedule<ForwardViews>& schedule = cpu_unit_of(problem.cell, problem.type).forward;
   const Plan plan = schedule.plan(problem, free_threads(threads));
-  if (problem.keeps_weights && are_rows(problem, views)) {
+  if (problem.keeps_weights && are_rows(views)) {
     const Workspace kept(Workspace::key_of(problem, views), schedule.workspace_bytes(problem, plan));
     if (kept.data() != nullptr) return schedule.run(problem, views, plan, kept.data());
   }

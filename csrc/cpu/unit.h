@@ -7,6 +7,8 @@
 
 #include "cells/table.h"
 #include "cpu/dispatch.h"
+#include "cpu/schedules/diagonal_backward.h"
+#include "cpu/schedules/diagonal_forward.h"
 #include "cpu/schedules/packed_step.h"
 #include "cpu/schedules/rows_backward.h"
 #include "cpu/schedules/rows_forward.h"
@@ -46,14 +48,18 @@ template <class T>
 inline constexpr bool kOneInstance =
     std::is_same_v<T, double> || std::is_same_v<T, Float16> || std::is_same_v<T, BFloat16>;
 
-// The schedules of one pass, each with a visit to the one for a problem.
+// Whether a step of the cell has a GEMM of h.
+template <class Cell>
+inline constexpr bool kSweeps = recurrent_gates<Cell>() > 0;
+
+// The schedules of one pass, each with a visit to the one for a problem. A diagonal cell has its own.
 template <class Types_>
 struct ForwardSchedules {
   using Types = Types_;
   using Views = ForwardViews;
   template <class Cell, class Visitor>
   static void visit_quantized(const Visitor& visitor) {
-    if constexpr (Cell::kUnitWeights == 0 && !std::is_void_v<typename Types::Quantized>)
+    if constexpr (kSweeps<Cell> && Cell::kUnitWeights == 0 && !std::is_void_v<typename Types::Quantized>)
       visitor(Tag<ForwardSweep<Cell, typename Types::Quantized>>{});
   }
   template <class Cell, class T, class Visitor>
@@ -61,10 +67,14 @@ struct ForwardSchedules {
     if constexpr (Cell::kNormGroups > 0) {
       if (problem.normalized) return visitor(Tag<RowForward<Cell, Unpaired<T>>>{});
     }
-    if (is_variant(problem)) return visitor(Tag<VariantForward<Cell, Unpaired<T>>>{});
     if constexpr (Cell::kUnitWeights == 0) {
       if (is_single_step(problem)) return visitor(Tag<SingleStep<Cell, Exact<T>>>{});
-      visitor(Tag<ForwardSweep<Cell, T, kOneInstance<T>>>{});
+    }
+    if constexpr (!kSweeps<Cell>) {
+      visitor(Tag<DiagonalForward<Cell, Unpaired<T>>>{});
+    } else {
+      if (is_variant(problem)) return visitor(Tag<VariantForward<Cell, Unpaired<T>>>{});
+      if constexpr (Cell::kUnitWeights == 0) visitor(Tag<ForwardSweep<Cell, T, kOneInstance<T>>>{});
     }
   }
 };
@@ -77,8 +87,12 @@ struct BackwardSchedules {
     if constexpr (Cell::kNormGroups > 0) {
       if (problem.normalized) return visitor(Tag<RowBackward<Cell, Unpaired<T>>>{});
     }
-    if (is_variant(problem)) return visitor(Tag<VariantBackward<Cell, Unpaired<T>>>{});
-    if constexpr (Cell::kUnitWeights == 0) visitor(Tag<BackwardSweep<Cell, T, kOneInstance<T>>>{});
+    if constexpr (!kSweeps<Cell>) {
+      visitor(Tag<DiagonalBackward<Cell, Unpaired<T>>>{});
+    } else {
+      if (is_variant(problem)) return visitor(Tag<VariantBackward<Cell, Unpaired<T>>>{});
+      if constexpr (Cell::kUnitWeights == 0) visitor(Tag<BackwardSweep<Cell, T, kOneInstance<T>>>{});
+    }
   }
 };
 

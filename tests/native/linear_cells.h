@@ -110,6 +110,92 @@ struct WeightedCell {
   }
 };
 
+// One state, three gates of which one reads h:  h' = x0 + r0 / 2 + x1 r0 - x2 + h / 8.
+struct PartlyRecurrentCell {
+  static constexpr const char* kName = "partly_recurrent";
+  static constexpr int kGates = 3, kStates = 1, kSaved = 2, kUnitWeights = 0, kNormGroups = 0, kRecurrentGates = 1;
+  static constexpr bool kSplit = true, kReadsHidden = true;
+
+  template <class V>
+  static CellForward<V, PartlyRecurrentCell> forward(const Pack<V, 3>& x, const Pack<V, 3>& r,
+                                                     const Pack<V, 1>& state) {
+    return {{x[0] + r[0] / V(2) + x[1] * r[0] - x[2] + state[0] / V(8)}, {x[1], r[0]}};
+  }
+  // What is no gradient of a gate that reads h is not to be looked at.
+  template <class V>
+  static CellBackward<V, PartlyRecurrentCell> backward(const Pack<V, 2>& saved, const Pack<V, 1>& /*previous*/,
+                                                       const Pack<V, 1>& /*current*/, const Pack<V, 1>& d) {
+    return {{d[0], d[0] * saved[1], -d[0]}, {d[0] / V(2) + d[0] * saved[0], V(1000), V(1000)}, {d[0] / V(8)}, {}};
+  }
+};
+
+// Two states, three gates of which two read h, h unread so that it may be a projection; g = x + r:
+//   c' = c / 2 + g0 / 4 + x2 c      h' = c' + g1 / 4 + c' c' / 16
+struct PartlyProjectedCell {
+  static constexpr const char* kName = "partly_projected";
+  static constexpr int kGates = 3, kStates = 2, kSaved = 1, kUnitWeights = 0, kNormGroups = 0, kRecurrentGates = 2;
+  static constexpr bool kSplit = false, kReadsHidden = false;
+
+  template <class V>
+  static CellForward<V, PartlyProjectedCell> forward(const Pack<V, 3>& x, const Pack<V, 3>& r,
+                                                     const Pack<V, 2>& state) {
+    const V c = state[1] / V(2) + (x[0] + r[0]) / V(4) + x[2] * state[1];
+    return {{c + (x[1] + r[1]) / V(4) + c * c / V(16), c}, {x[2]}};
+  }
+  template <class V>
+  static CellBackward<V, PartlyProjectedCell> backward(const Pack<V, 1>& saved, const Pack<V, 2>& previous,
+                                                       const Pack<V, 2>& current, const Pack<V, 2>& d) {
+    const V d_c = d[1] + d[0] + d[0] * current[1] / V(8);
+    const Pack<V, 3> d_gates{d_c / V(4), d[0] / V(4), d_c * previous[1]};
+    return {d_gates, d_gates, {V(0), d_c * (V(1) / V(2) + saved[0])}, {}};
+  }
+};
+
+// Diagonal, one state, two gates:  h' = x0 h + x1 / 2.
+struct DiagonalCell {
+  static constexpr const char* kName = "diagonal";
+  static constexpr int kGates = 2, kStates = 1, kSaved = 1, kUnitWeights = 0, kNormGroups = 0, kRecurrentGates = 0;
+  static constexpr bool kSplit = false, kReadsHidden = true;
+
+  template <class V>
+  static CellForward<V, DiagonalCell> forward(const Pack<V, 2>& x, const Pack<V, 2>& /*r*/, const Pack<V, 1>& state) {
+    return {{x[0] * state[0] + x[1] / V(2)}, {x[0]}};
+  }
+  template <class V>
+  static CellBackward<V, DiagonalCell> backward(const Pack<V, 1>& saved, const Pack<V, 1>& previous,
+                                                const Pack<V, 1>& /*current*/, const Pack<V, 1>& d) {
+    const Pack<V, 2> d_gates{d[0] * previous[0], d[0] / V(2)};
+    return {d_gates, d_gates, {d[0] * saved[0]}, {}};
+  }
+};
+
+// Diagonal, two states, one gate, a weight of the unit:  c' = w c / 2 + x0      h' = c' + w h / 4 + c' c' / 16
+struct WeightedDiagonalCell {
+  static constexpr const char* kName = "weighted_diagonal";
+  static constexpr int kGates = 1, kStates = 2, kSaved = 0, kUnitWeights = 1, kNormGroups = 0, kRecurrentGates = 0;
+  static constexpr bool kSplit = false, kReadsHidden = true;
+
+  template <class V>
+  static CellForward<V, WeightedDiagonalCell> forward(const Pack<V, 1>& x, const Pack<V, 1>& /*r*/,
+                                                      const Pack<V, 2>& state, const Pack<V, 1>& w) {
+    const V c = w[0] * state[1] / V(2) + x[0];
+    return {{c + w[0] * state[0] / V(4) + c * c / V(16), c}, {}};
+  }
+  template <class V>
+  static CellBackward<V, WeightedDiagonalCell> backward(const Pack<V, 0>& /*saved*/, const Pack<V, 2>& previous,
+                                                        const Pack<V, 2>& current, const Pack<V, 2>& d,
+                                                        const Pack<V, 1>& w) {
+    const V d_c = d[1] + d[0] + d[0] * current[1] / V(8);
+    const Pack<V, 1> d_gates{d_c};
+    return {d_gates,
+            d_gates,
+            {d[0] * w[0] / V(4), d_c * w[0] / V(2)},
+            {d_c * previous[1] / V(2) + d[0] * previous[0] / V(4)}};
+  }
+};
+
+static_assert(RecurrentCell<PartlyRecurrentCell> && RecurrentCell<PartlyProjectedCell> && RecurrentCell<DiagonalCell> &&
+              RecurrentCell<WeightedDiagonalCell>);
 static_assert(RecurrentCell<IdentityCell> && RecurrentCell<BilinearCell> && RecurrentCell<TwoStateCell> &&
               RecurrentCell<WeightedCell>);
 

@@ -51,6 +51,8 @@ class PlainNorm {
 // One direction and one row of the batch at a time; h is rounded to T at each step, as stored.
 template <class Cell, class T>
 class PlainRecurrence {
+  static constexpr int kRecurrent = recurrent_gates<Cell>();
+
  public:
   PlainRecurrence(const Shape& shape, const Inputs<T>& inputs) : s_(shape), in_(inputs) {}
 
@@ -163,8 +165,8 @@ class PlainRecurrence {
   void forward_step(const Step& at, Vector& h, Vector& c, Results<double>& out) const {
     const auto [t, b, d] = at;
     const int64_t hidden_size = s_.hidden_size;
-    Vector sums(Cell::kGates * hidden_size);
-    for (int64_t row = 0; row < Cell::kGates * hidden_size; ++row) {
+    Vector sums(kRecurrent * hidden_size);
+    for (int64_t row = 0; row < kRecurrent * hidden_size; ++row) {
       sums[row] = in_.b_hh.data.empty() ? 0.0 : in_.b_hh.get(d, row, 0);
       for (int64_t p = 0; p < s_.output_size; ++p) sums[row] += in_.w_hh.get(d, row, p) * (mask(at, p) * h[p]);
     }
@@ -175,7 +177,7 @@ class PlainRecurrence {
       Pack<double, Cell::kGates> x, r;
       for (int g = 0; g < Cell::kGates; ++g) {
         x[g] = in_.gates.get(t, b, d, g * hidden_size + u);
-        r[g] = from_h[g * hidden_size + u];
+        r[g] = g < kRecurrent ? from_h[g * hidden_size + u] : 0.0;
         if (s_.normalized) r[g] = norm(at, 2 * g, u) * r[g] + norm(at, 2 * g + 1, u);
       }
       Pack<double, Cell::kStates> state;
@@ -268,7 +270,7 @@ class PlainRecurrence {
     const auto made_of = [&](int64_t u) { return s_.zoneout ? saved(Cell::kSaved, u) : states.get(t, b, d, u); };
     Vector hats_of_c, d_c_through_h;
     if (normalizes_c()) through_norm_of_c(at, made_of, d_hidden, hats_of_c, d_c_through_h, out);
-    Vector d_from_h(Cell::kGates * hidden_size), direct(hidden_size);
+    Vector d_from_h(kRecurrent * hidden_size), direct(hidden_size);
     for (int64_t u = 0; u < hidden_size; ++u) {
       const Pack<double, Cell::kSaved> kept = saved_of(at, u, out);
       Pack<double, Cell::kStates> before{}, after{}, d_after{};
@@ -286,7 +288,7 @@ class PlainRecurrence {
       }
       for (int g = 0; g < Cell::kGates; ++g) {
         out.d_gates.at(t, b, d, g * hidden_size + u) = gradient.d_from_x[g];
-        d_from_h[g * hidden_size + u] = gradient.d_from_h[g];
+        if (g < kRecurrent) d_from_h[g * hidden_size + u] = gradient.d_from_h[g];
       }
       for (int k = 0; k < Cell::kUnitWeights; ++k)
         out.d_unit_weights.at(0, b, d, k * hidden_size + u) += gradient.d_unit_weights[k];
@@ -295,7 +297,7 @@ class PlainRecurrence {
     }
     if (s_.normalized) through_norm_of_sums(at, d_from_h, out);
     d_h.assign(output_size, 0.0);
-    for (int64_t row = 0; row < Cell::kGates * hidden_size; ++row) {
+    for (int64_t row = 0; row < kRecurrent * hidden_size; ++row) {
       if (Cell::kSplit || s_.normalized) out.d_gates_h.at(t, b, d, row) = d_from_h[row];
       for (int64_t p = 0; p < output_size; ++p) d_h[p] += mask(at, p) * in_.w_hh.get(d, row, p) * d_from_h[row];
     }

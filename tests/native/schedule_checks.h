@@ -31,6 +31,12 @@ class RowForward;
 template <class Cell, class T>
   requires(Cell::kNormGroups > 0)
 class RowBackward;
+template <class Cell, class T>
+  requires(recurrent_gates<Cell>() == 0)
+class DiagonalForward;
+template <class Cell, class T>
+  requires(recurrent_gates<Cell>() == 0)
+class DiagonalBackward;
 }  // namespace FUSED_RNN_ISA
 }  // namespace fused_rnn
 
@@ -113,8 +119,8 @@ std::vector<Shape> variants_of(Shape s) {
   return shapes;
 }
 
-// One schedule as the units run it. Compiled once for all programs: schedules.h defines it, sweeps.cpp, rows.cpp and
-// pairs.cpp instantiate it for what the tests run.
+// One schedule as the units run it. Compiled once for all programs: schedules.h defines it, sweeps.cpp, rows.cpp,
+// diagonals.cpp and pairs.cpp instantiate it for what the tests run.
 template <class Schedule, class Views>
 struct Compiled {
   static size_t workspace_bytes(const Problem& problem, const Views& views, const Plan& plan);
@@ -223,5 +229,6 @@ template <class Cell, class T>
 using VariedBackward = BackwardSweep<Cell, T, true>;
 using Variants = ScheduleChecks<VariedForward, VariedBackward>;
 using Rows = ScheduleChecks<RowForward, RowBackward>;
+using Diagonals = ScheduleChecks<DiagonalForward, DiagonalBackward>;
 
 }  // namespace fused_rnn::test

@@ -131,16 +131,20 @@ void gradients_are_derivatives_for_cells_with_one_state() {
   check_variants<BilinearCell>(false);
   check_variants<WeightedCell>(false);
   check_variants<GruCell>(false);
+  check_variants<PartlyRecurrentCell>(false);
+  check_variants<DiagonalCell>(false);
 }
 
 void gradients_are_derivatives_for_cells_with_two_states() {
   check_variants<TwoStateCell>(false);
+  check_variants<WeightedDiagonalCell>(false);
   check_variants<LstmCell>(false);
   check_variants<PeepholeLstmCell>(false);
 }
 
 void gradients_are_derivatives_with_a_projection() {
   check_variants<TwoStateCell>(true);
+  check_variants<PartlyProjectedCell>(true);
   check_variants<LstmCell>(true);
   check_variants<PeepholeLstmCell>(true);
 }

@@ -14,6 +14,7 @@
 #include "cells/table.h"
 #include "check.h"
 #include "cpu/runtime/processor.h"
+#include "linear_cells.h"
 
 namespace fused_rnn {
 StepLayer::~StepLayer() = default;  // as in stepper.cpp, which needs all units
@@ -67,15 +68,15 @@ std::vector<double> factors(const double* row, int64_t size) {
 template <class Cell, class T>
 void check_layer(int64_t batch, int64_t input_size, int64_t hidden_size, int64_t output_size, bool bias, int parts) {
   using Real = RealOf<T>;
-  constexpr int kGates = Cell::kGates, kWeights = Cell::kUnitWeights;
+  constexpr int kGates = Cell::kGates, kRecurrent = recurrent_gates<Cell>(), kWeights = Cell::kUnitWeights;
   constexpr int kSteps = 3;
   Random random(5);
   const bool projected = output_size != hidden_size;
   const auto w_ih = matrix<Real>(random, kGates * hidden_size, input_size);
-  const auto w_hh = matrix<Real>(random, kGates * hidden_size, output_size);
+  const auto w_hh = matrix<Real>(random, kRecurrent * hidden_size, output_size);
   const auto w_hr = matrix<Real>(random, projected ? output_size : 0, hidden_size);
   const auto b_ih = numbers<Real>(random, bias ? kGates * hidden_size : 0, -1, 1);
-  const auto b_hh = numbers<Real>(random, bias ? kGates * hidden_size : 0, -1, 1);
+  const auto b_hh = numbers<Real>(random, bias ? kRecurrent * hidden_size : 0, -1, 1);
   const auto unit_weights = numbers<Real>(random, kWeights * hidden_size, 0.1, 1);
   const auto x = numbers<Real>(random, kSteps * batch * input_size, -1, 1);
   const auto given = [](const std::vector<Real>& values) { return values.empty() ? nullptr : values.data(); };
@@ -107,10 +108,12 @@ void check_layer(int64_t batch, int64_t input_size, int64_t hidden_size, int64_t
         Pack<double, kGates> from_x{}, from_h{};
         for (int g = 0; g < kGates; ++g) {
           const int64_t at = g * hidden_size + u;
-          from_x[g] = bias ? b_ih[at] : 0.0, from_h[g] = bias ? b_hh[at] : 0.0;
+          from_x[g] = bias ? b_ih[at] : 0.0;
           for (int64_t i = 0; i < input_size; ++i) {
             from_x[g] += double(w_ih[at * input_size + i]) * x_seen[i];
           }
+          if (g >= kRecurrent) continue;
+          from_h[g] = bias ? b_hh[at] : 0.0;
           for (int64_t p = 0; p < output_size; ++p) from_h[g] += w_hh[at * output_size + p] * h_seen[p];
         }
         Pack<double, Cell::kStates> state{};
@@ -147,7 +150,8 @@ void check_sizes() {
     for (const int64_t hidden_size : {1, 5, 16, 37}) {
       for (const int parts : {1, 3}) {
         check_layer<Cell, T>(batch, 3, hidden_size, hidden_size, true, parts);
-        if (!Cell::kReadsHidden && hidden_size > 1) check_layer<Cell, T>(batch, 70, hidden_size, 4, false, parts);
+        if (spec_of<Cell>(0).projectable && hidden_size > 1)
+          check_layer<Cell, T>(batch, 70, hidden_size, 4, false, parts);
       }
     }
   }
@@ -156,6 +160,8 @@ void check_sizes() {
 void layers_make_the_steps_of_their_cell() {
   check_sizes<PeepholeLstmCell, double>();
   if constexpr (kEveryType) check_sizes<LstmCell, float>(), check_sizes<GruCell, double>();
+  check_sizes<PartlyRecurrentCell, float>();
+  check_sizes<WeightedDiagonalCell, float>();
 }
 
 void layers_take_weights_of_less_memory() {

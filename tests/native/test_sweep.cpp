@@ -128,6 +128,24 @@ void heads_go_the_way_of_their_direction() {
   Sweeps::check_plans<TwoStateCell, double>(shape, {{6, 1, 1}, {4, 1, 2}, {3, 2, 1}, {2, 2, 2}});
 }
 
+// Gates that read x alone have no part in the products of h, forward and backward.
+void the_first_gates_alone_may_read_h() {
+  for (const int64_t hidden_size : {1, 8, 17, 33, 65}) {
+    for (const int64_t input_size : {0, 5}) {
+      const bool given = true, lengths = true, resets = true;
+      const Shape ragged{5, 7, 2, hidden_size, hidden_size, given, given, false, lengths, resets};
+      Sweeps::check_shape<PartlyRecurrentCell, float>(with_input({4, 9, 1, hidden_size, hidden_size}, input_size));
+      Sweeps::check_shape<PartlyRecurrentCell, float>(with_input(ragged, input_size));
+      Sweeps::check_shape<PartlyProjectedCell, double>(
+          with_input({4, 3, 2, hidden_size, 6, given, given, true}, input_size));
+      Sweeps::check_shape<PartlyProjectedCell, double>(with_input(ragged, input_size));
+    }
+  }
+  Sweeps::check_rows<PartlyRecurrentCell, float>(with_input({6, 11, 2, 35, 35}, 9));
+  Sweeps::check_plans<PartlyRecurrentCell, float>(with_input({6, 5, 2, 70, 70}, 9),
+                                                  {Plan{2, 1, 1}, Plan{1, 2, 1}, Plan{1, 1, 2}, Plan{1, 1, 3}});
+}
+
 void a_row_does_not_depend_on_its_batch() {
   Sweeps::check_rows<IdentityCell, IdentityType>({6, 11, 2, 35, 35});
   Sweeps::check_rows<BilinearCell, float>({6, 11, 2, 13, 13});
@@ -153,6 +171,7 @@ int main() {
       {"rows end and start anew anywhere", rows_end_and_start_anew_anywhere},
       {"gates are made of the input", gates_are_made_of_the_input},
       {"heads go the way of their direction", heads_go_the_way_of_their_direction},
+      {"the first gates alone may read h", the_first_gates_alone_may_read_h},
       {"a row does not depend on its batch", a_row_does_not_depend_on_its_batch},
   });
 }

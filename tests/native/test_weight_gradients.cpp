@@ -2,6 +2,8 @@
 // its gate gradients, and for the same bits however many threads there are.
 #include "schedules.h"
 // (first: what follows needs its names)
+#include "cpu/schedules/diagonal_backward.h"
+#include "cpu/schedules/diagonal_forward.h"
 #include "cpu/schedules/sweep_forward.h"
 #include "cpu/schedules/sweep_with_gradients.h"
 #include "cpu/schedules/weight_gradients.h"
@@ -47,6 +49,9 @@ using Gradients = std::map<std::string, Dense<T>>;
 // What a layer's backward pass works on.
 template <class Cell, class T>
 struct Layer {
+  static constexpr int kRecurrent = recurrent_gates<Cell>();
+  static constexpr bool kOneBias = !Cell::kSplit && kRecurrent == Cell::kGates;
+
   Shape s;
   Inputs<T> in;
   Results<T> out;
@@ -76,11 +81,12 @@ struct Layer {
   template <class Sweep>
   Gradients<T> run(const Plan& plan) {
     const int64_t rows = s.directions * Cell::kGates * s.hidden_size;
+    const int64_t recurrent_rows = s.directions * kRecurrent * s.hidden_size;
     Gradients<T> made{{"d_x", {s.time_steps * s.batch, s.input_size}},
                       {"d_w_ih", {rows, s.input_size}},
-                      {"d_w_hh", {rows, s.output_size}},
+                      {"d_w_hh", {recurrent_rows, s.output_size}},
                       {"d_b_ih", {rows, 1}},
-                      {"d_b_hh", {Cell::kSplit ? rows : 0, 1}},
+                      {"d_b_hh", {kOneBias ? 0 : recurrent_rows, 1}},
                       {"d_w_hr", {p.projected ? s.directions * s.output_size : 0, s.hidden_size}}};
     const auto at = [&](const char* name) { return Buffer<T>::pointer_of(made[name].data); };
     const LayerGradientViews layer{s.input_size,   x.data.data(), Buffer<T>::pointer_of(hidden.data),
@@ -104,12 +110,12 @@ struct Layer {
 
   // The same by plain sums.
   Gradients<double> expected() const {
-    const int64_t gate_rows = Cell::kGates * s.hidden_size;
+    const int64_t gate_rows = Cell::kGates * s.hidden_size, recurrent_rows = kRecurrent * s.hidden_size;
     Gradients<double> sums{{"d_x", {s.time_steps * s.batch, s.input_size}},
                            {"d_w_ih", {s.directions * gate_rows, s.input_size}},
-                           {"d_w_hh", {s.directions * gate_rows, s.output_size}},
+                           {"d_w_hh", {s.directions * recurrent_rows, s.output_size}},
                            {"d_b_ih", {s.directions * gate_rows, 1}},
-                           {"d_b_hh", {Cell::kSplit ? s.directions * gate_rows : 0, 1}},
+                           {"d_b_hh", {kOneBias ? 0 : s.directions * recurrent_rows, 1}},
                            {"d_w_hr", {p.projected ? s.directions * s.output_size : 0, s.hidden_size}}};
     for (auto& [name, sum] : sums) std::fill(sum.data.begin(), sum.data.end(), 0.0);
     const auto add = [&](const char* name, int64_t row, int64_t column, double value) {
@@ -122,15 +128,16 @@ struct Layer {
       for (int64_t d = 0; d < s.directions; ++d) {
         for (int64_t g = 0; g < gate_rows; ++g) {
           const double of_x = d_gates.get(i, d * gate_rows + g);
-          const double of_h = Cell::kSplit ? d_gates_h.get(i, d * gate_rows + g) : of_x;
-          const int64_t row = d * gate_rows + g;
+          const int64_t row = d * gate_rows + g, recurrent_row = d * recurrent_rows + g;
           for (int64_t k = 0; k < s.input_size; ++k) {
             add("d_x", i, k, of_x * in.w_ih.get(d, g, k));
             add("d_w_ih", row, k, of_x * in.x.get(t, b, 0, k));
           }
-          for (int64_t k = 0; k < s.output_size; ++k) add("d_w_hh", row, k, of_h * h_before(t, b, d, k));
           add("d_b_ih", row, 0, of_x);
-          add("d_b_hh", row, 0, of_h);
+          if (g >= recurrent_rows) continue;
+          const double of_h = Cell::kSplit ? d_gates_h.get(i, recurrent_row) : of_x;
+          for (int64_t k = 0; k < s.output_size; ++k) add("d_w_hh", recurrent_row, k, of_h * h_before(t, b, d, k));
+          add("d_b_hh", recurrent_row, 0, of_h);
         }
         for (int64_t k = 0; k < s.output_size && p.projected; ++k) {
           for (int64_t u = 0; u < s.hidden_size; ++u)
@@ -169,10 +176,9 @@ struct Layer {
   }
 };
 
-template <class Cell, class T, bool HasVariants = false>
+template <class Cell, class T, class Forward = ForwardSweep<Cell, T>, class Sweep = BackwardSweep<Cell, T>>
 void check_layer(const Shape& s) {
-  Layer<Cell, T> layer(s, Tag<ForwardSweep<Cell, T, HasVariants>>{});
-  using Sweep = BackwardSweep<Cell, T, HasVariants>;
+  Layer<Cell, T> layer(s, Tag<Forward>{});
   const std::string what = std::string(Cell::kName) + " " + name_of(kTypeOf<T>) + to_string(s) + ": ";
   const Gradients<T> made = layer.template run<Sweep>({});
   for (const auto& [name, sums] : layer.expected()) {
@@ -251,14 +257,31 @@ void weights_may_be_transposed_and_states_absent() {
   check_layer<TwoStateCell, double>(with_input({5, 3, 1, 9, 4, false, true, true}, 4));
 }
 
+// Those of W_hh and b_hh have rows for the gates that read h.
+void gates_of_x_alone_are_left_out() {
+  for (const int64_t directions : {1, 2}) {
+    check_layer<PartlyRecurrentCell, float>(with_input({5, 3, directions, 9, 9}, 4));
+    check_layer<PartlyProjectedCell, double>(with_input({5, 3, directions, 9, 4}, 4));
+    using Forward = DiagonalForward<DiagonalCell, float>;
+    check_layer<DiagonalCell, float, Forward, DiagonalBackward<DiagonalCell, float>>(
+        with_input({5, 3, directions, 9, 9}, 4));
+  }
+  check_layer<PartlyRecurrentCell, float>(with_input({300, 5, 1, 9, 9}, 7));
+}
+
+template <class Cell, class T>
+void check_masked(const Shape& s) {
+  check_layer<Cell, T, ForwardSweep<Cell, T, true>, BackwardSweep<Cell, T, true>>(s);
+}
+
 void a_recurrent_mask_multiplies_h() {
   Shape s = with_input({7, 5, 2, 17, 17}, 6);
   s.recurrent_mask = true;
-  check_layer<IdentityCell, float, true>(s);
-  check_layer<BilinearCell, BFloat16, true>(s);
+  check_masked<IdentityCell, float>(s);
+  check_masked<BilinearCell, BFloat16>(s);
   s.lengths = s.resets = true;
   s.output_size = 9;
-  check_layer<TwoStateCell, double, true>(s);
+  check_masked<TwoStateCell, double>(s);
 }
 
 }  // namespace
@@ -271,6 +294,7 @@ int main() {
       {"heads are right", heads_are_right},
       {"no steps and no rows give zeros", no_steps_and_no_rows_give_zeros},
       {"weights may be transposed and states absent", weights_may_be_transposed_and_states_absent},
+      {"gates of x alone are left out", gates_of_x_alone_are_left_out},
       {"a recurrent mask multiplies h", a_recurrent_mask_multiplies_h},
   });
 }

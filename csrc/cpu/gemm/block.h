@@ -7,10 +7,10 @@
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {
 
-// A cell's block shape in this instruction set.
-template <int Gates, class Real>
+// The shape in this instruction set; `Vectors` of units.
+template <int Gates, class Real, int Vectors = vectors_per_block(Gates)>
 struct Block {
-  static constexpr int kVectors = vectors_per_block(Gates);
+  static constexpr int kVectors = Vectors;
   static constexpr int kColumns = kVectors * Gates;
   static constexpr int kUnits = kVectors * Vec<Real>::kLanes;
 

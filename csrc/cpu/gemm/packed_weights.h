@@ -13,14 +13,14 @@ inline namespace FUSED_RNN_ISA {
 
 // A matrix with an optional bias, W [D, Groups * units, columns] with b [D, Groups * units], in blocks of units. The
 // weights of a quantized layer have scales, [D, Groups * units], and corrections of their sums (terms.h).
-template <int Groups, class T>
+template <int Groups, class T, int Vectors = vectors_per_block(Groups)>
 class PackedMatrix {
   using Real = RealOf<T>;
   using Weight = WeightOf<T>;
   using Element = MatrixElement<T>;
 
  public:
-  using Units = Block<Groups, Real>;
+  using Units = Block<Groups, Real, Vectors>;
 
   struct Given {
     const WeightView &w, &b, &scales;
@@ -33,6 +33,7 @@ class PackedMatrix {
       : w_(given.w),
         b_(given.b),
         scales_(given.scales),
+        directions_(given.directions),
         units_(given.units),
         columns_(given.columns),
         blocks_(Units::count(given.units)),
@@ -60,6 +61,12 @@ class PackedMatrix {
       pack_vectors(scales_, d, block, bias + plane_);
       if (changed) correct(packed, bias + 2 * plane_);
     }
+  }
+
+  // One thread's part of all blocks.
+  void pack_part(int thread, int threads) const {
+    const Range own = part_of({0, directions_ * blocks_}, threads, thread);
+    for (int64_t i = own.begin; i < own.end; ++i) pack(i / blocks_, i % blocks_);
   }
 
   // b + W rows; `length` is that of the rows, or 0 where they are zeros.
@@ -125,7 +132,7 @@ class PackedMatrix {
   }
 
   WeightView w_, b_, scales_;
-  int64_t units_ = 0, columns_ = 0, blocks_ = 0;
+  int64_t directions_ = 0, units_ = 0, columns_ = 0, blocks_ = 0;
   int64_t block_stride_ = 0;  // packed elements of one block
   int64_t plane_ = 0;         // of all biases
   Weight* packed_ = nullptr;  // [D, blocks, columns of W, columns, lanes]
@@ -133,8 +140,15 @@ class PackedMatrix {
   Element* copy_ = nullptr;   // [D, Groups * units, columns of W] of what is packed; null: nothing outlives the pass
 };
 
+// W_ih and W_hh of a cell have the same blocks of units: where a tile of one has the gates from h, those from x lie in
+// the blocks of the other.
+template <class Cell>
+inline constexpr int kVectorsOfCell =
+    vectors_per_block(recurrent_gates<Cell>() > 0 ? recurrent_gates<Cell>() : Cell::kGates);
 template <class Cell, class T>
-using GateWeights = PackedMatrix<Cell::kGates, T>;
+using InputWeights = PackedMatrix<Cell::kGates, T, kVectorsOfCell<Cell>>;
+template <class Cell, class T>
+using RecurrentWeights = PackedMatrix<recurrent_gates<Cell>(), T, kVectorsOfCell<Cell>>;
 
 // W_hh with b_hh in blocks of hidden units, W_ih with b_ih likewise where the pass makes the gates, and W_hr in blocks
 // of projected outputs. A schedule makes them the first in its workspace, since those that are kept have to lie where
@@ -142,14 +156,12 @@ using GateWeights = PackedMatrix<Cell::kGates, T>;
 template <class Cell, class T>
 class ForwardWeights {
  public:
-  using Units = typename GateWeights<Cell, T>::Units;
+  using Units = typename RecurrentWeights<Cell, T>::Units;
   using Outputs = typename PackedMatrix<1, T>::Units;
 
   ForwardWeights(const Problem& p, const ForwardViews& v, Arena& arena)
       : directions_(p.directions),
-        recurrent_({v.w_hh, v.b_hh, v.scales.w_hh, p.directions, p.hidden_size,
-                    recurrent_gates<Cell>() > 0 ? p.output_size : 0, p.keeps_weights},
-                   arena),
+        recurrent_({v.w_hh, v.b_hh, v.scales.w_hh, p.directions, p.hidden_size, p.output_size, p.keeps_weights}, arena),
         input_({v.w_ih, v.b_ih, v.scales.w_ih, p.directions, p.hidden_size, p.input_size, p.keeps_weights}, arena) {
     if (!p.projected) return;
     projection_ = {{v.w_hr, kNone, v.scales.w_hr, p.directions, p.output_size, p.hidden_size, p.keeps_weights}, arena};
@@ -169,15 +181,16 @@ class ForwardWeights {
     for_own(projection_.blocks(), [&](int64_t d, int64_t block) { projection_.pack(d, block); });
   }
 
-  const GateWeights<Cell, T>& recurrent() const { return recurrent_; }  // b_hh + W_hh h
-  const GateWeights<Cell, T>& input() const { return input_; }          // b_ih + W_ih x
-  const PackedMatrix<1, T>& projection() const { return projection_; }  // W_hr h
+  const RecurrentWeights<Cell, T>& recurrent() const { return recurrent_; }  // b_hh + W_hh h
+  const InputWeights<Cell, T>& input() const { return input_; }              // b_ih + W_ih x
+  const PackedMatrix<1, T>& projection() const { return projection_; }       // W_hr h
 
  private:
   static constexpr WeightView kNone{};
 
   int64_t directions_;
-  GateWeights<Cell, T> recurrent_, input_;
+  RecurrentWeights<Cell, T> recurrent_;
+  InputWeights<Cell, T> input_;
   PackedMatrix<1, T> projection_;
 };
 
@@ -208,7 +221,7 @@ class BackwardWeights {
   int64_t hidden_blocks() const { return hidden_blocks_; }
 
   void pack(int thread, int threads) const {
-    const Range own = part_of({0, kGates > 0 ? p_.directions * output_blocks_ : 0}, threads, thread);
+    const Range own = part_of({0, p_.directions * output_blocks_}, threads, thread);
     for (int64_t i = own.begin; i < own.end; ++i) {
       const WeightView& w = v_.w_hh;
       const PackSource<T> source{static_cast<const T*>(w.data) + i / output_blocks_ * w.direction_stride,

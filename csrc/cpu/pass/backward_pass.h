@@ -10,7 +10,7 @@
 // A schedule says with `At` where its values are, for the vectors of units that `where` names:
 //   carried(where, k)        the gradient of state k that the step after left
 //   carry(where, k, d)       leaves one for the step before
-//   hand_on(where, gate, d)  a gate gradient for the product of the step before
+//   hand_on(where, gate, d)  that of a recurrent gate for the product of the step before
 //   add(where, k, d)         to the gradient of a weight of the unit
 #pragma once
 
@@ -27,6 +27,7 @@ inline namespace FUSED_RNN_ISA {
 template <class Cell, class T, bool HasVariants>
 class BackwardPass {
   using Real = RealOf<T>;
+  static constexpr int kRecurrent = recurrent_gates<Cell>();
 
  public:
   int64_t hidden_size;
@@ -76,7 +77,7 @@ class BackwardPass {
 #pragma GCC unroll 4
     for (int g = 0; g < Cell::kGates; ++g) {
       store(where, g, result.d_from_x[g], result.d_from_h[g]);
-      at.hand_on(where, g, result.d_from_h[g]);
+      if (g < kRecurrent) at.hand_on(where, g, result.d_from_h[g]);
     }
     for (int k = 0; k < Cell::kUnitWeights; ++k) at.add(where, k, result.d_unit_weights[k]);
     if constexpr (Where::kParts == 1) {
@@ -114,7 +115,7 @@ class BackwardPass {
 
   template <class Where>
   FUSED_RNN_INLINE auto saved_of(const Where& where) const {
-    Pack<Vec<Real, Where::kParts>, Cell::kSaved> values;
+    Pack<Vec<Real, Where::kParts>, Cell::kSaved> values{};
 #pragma GCC unroll 4
     for (int k = 0; k < Cell::kSaved; ++k) values[k] = load_rows(where, saved.from(k * hidden_size));
     return values;
@@ -139,7 +140,8 @@ class BackwardPass {
   template <class Where, class Rows>
   FUSED_RNN_INLINE void store(const Where& where, int gate, const Rows& d_from_x, const Rows& d_from_h) const {
     store_rows(where, d_from_x, d_gates.from(gate * hidden_size));
-    if (Cell::kSplit && gate >= first_split_gate) store_rows(where, d_from_h, d_gates_h.from(gate * hidden_size));
+    if (Cell::kSplit && gate < kRecurrent && gate >= first_split_gate)
+      store_rows(where, d_from_h, d_gates_h.from(gate * hidden_size));
   }
 
   // Asks the memory for what the pass will read and write.
@@ -149,7 +151,7 @@ class BackwardPass {
     if (cells_before) prefetch_tile<Vectors>(tile, kCellStates<Cell>, hidden_size, cells_before);
     prefetch_tile<Vectors, true>(tile, Cell::kGates, hidden_size, d_gates);
     if constexpr (Cell::kSplit)
-      prefetch_tile<Vectors, true>(tile, Cell::kGates - first_split_gate, hidden_size,
+      prefetch_tile<Vectors, true>(tile, kRecurrent - first_split_gate, hidden_size,
                                    d_gates_h.from(first_split_gate * hidden_size));
   }
 
@@ -158,7 +160,7 @@ class BackwardPass {
   [[gnu::noinline]] void pass_through(const Where& where, const Vec<Real>& d_h, const At& at) const {
     for (int g = 0; g < Cell::kGates; ++g) {
       store(where, g, Vec<Real>(0), Vec<Real>(0));
-      at.hand_on(where, g, Vec<Real>(0));
+      if (g < kRecurrent) at.hand_on(where, g, Vec<Real>(0));
     }
     at.carry(where, 0, d_h);  // the other carries stay where they are
   }
@@ -166,7 +168,7 @@ class BackwardPass {
   // The state before a reset row's step was no function of anything.
   template <class Where, class At>
   [[gnu::noinline]] void hand_nothing_on(const Where& where, const At& at) const {
-    for (int g = 0; g < Cell::kGates; ++g) at.hand_on(where, g, Vec<Real>(0));
+    for (int g = 0; g < kRecurrent; ++g) at.hand_on(where, g, Vec<Real>(0));
     for (int k = 0; k < Cell::kStates; ++k) at.carry(where, k, Vec<Real>(0));
   }
 };

@@ -8,7 +8,7 @@
 // its results are zero.
 //
 // A schedule says with `At` where its values are, for the vectors of units that `where` names:
-//   from_x(where, gate)   from_h(where, gate)   bias(where, gate): from_h of a row whose h is zero
+//   from_x(where, gate)   from_h(where, gate)   bias(where, gate): from_h of a row whose h is zero; of recurrent gates
 //   before(where, k)      keep(where, states)   stay(where)      : the state before, the new one, the one that stays
 #pragma once
 
@@ -68,6 +68,7 @@ struct StepResults {
 template <class Cell, class T, bool HasVariants>
 class ForwardPass {
   using Real = RealOf<T>;
+  static constexpr int kRecurrent = recurrent_gates<Cell>();
 
  public:
   ForwardPass(const Problem& problem, const ForwardViews& views, const UnitWeights<Cell, Real>& weights, int64_t d,
@@ -99,11 +100,12 @@ class ForwardPass {
 #pragma GCC unroll 4
     for (int g = 0; g < Cell::kGates; ++g) {
       from_x[g] = at.from_x(where, g);
-      from_h[g] = at.from_h(where, g);
+      from_h[g] = Rows(0);
+      if (g < kRecurrent) from_h[g] = at.from_h(where, g);
     }
     if constexpr (Where::kParts == 1) {
       if (kind == RowStep::kReset) {
-        for (int g = 0; g < Cell::kGates; ++g) from_h[g] = at.bias(where, g);
+        for (int g = 0; g < kRecurrent; ++g) from_h[g] = at.bias(where, g);
       }
     }
     return cell_forward<Cell, Rows>(from_x, from_h, before, weights_.at(where));

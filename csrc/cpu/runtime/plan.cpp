@@ -28,16 +28,20 @@ double step_cycles(const Problem& problem, const Tiling& tiling, const Plan& pla
   const double loading = vectors * (in_l3 ? m.l3_load : m.l2_load);
   const double first = std::max(multiplying, loading);
   const double later = std::max(multiplying, vectors * m.l2_load);
-  const double product =
-      first + static_cast<double>(std::max<int64_t>(tiles - 1, 0)) * later + static_cast<double>(tiles) * m.tile;
+  const bool diagonal = tiling.reduction == 0;
+  const double product = diagonal ? 0
+                                  : first + static_cast<double>(std::max<int64_t>(tiles - 1, 0)) * later +
+                                        static_cast<double>(tiles) * m.tile;
   const double input =
       static_cast<double>(rows * ceil_div(problem.input_size, tiling.terms)) * tiling.columns / m.fmas_per_cycle;
-  const double update = static_cast<double>(rows * tiling.reduction * tiling.columns) * m.update;
+  // A thread that has a share of each row enters as many of them.
+  const double entering = diagonal ? static_cast<double>(rows) * m.tile : 0;
+  const double update = static_cast<double>(rows * std::max(tiling.reduction, 1) * tiling.columns) * m.update;
   const double stages = problem.projected ? 2 : 1;
   const double from_others = static_cast<double>(rows * problem.output_size * tiling.reduction) * element_bytes / 64 *
                              (1 - 1.0 / plan.unit_parts);
-  const double meeting = plan.unit_parts > 1 ? stages * (m.barrier + from_others * m.exchanged_line) : 0;
-  return directions * (static_cast<double>(blocks) * (stages * product + input + update) + meeting);
+  const double meeting = plan.unit_parts > 1 && !diagonal ? stages * (m.barrier + from_others * m.exchanged_line) : 0;
+  return directions * (static_cast<double>(blocks) * (stages * product + input + update) + entering + meeting);
 }
 
 // Calls visit(plan, cycles of the whole pass) for every way to share the work.
@@ -133,7 +137,7 @@ std::string describe(const Plan& plan, const Problem& problem, int threads) {
   if (plan.threads() == 1) {
     text +=
         std::string(", since ") + (threads == 1 ? "one thread is allowed" : "a step is too short to be worth sharing");
-  } else if (plan.unit_parts > 1 && !single) {
+  } else if (plan.unit_parts > 1 && !single && problem.cell.recurrent_gates > 0) {
     text += ", with a barrier each step";
   }
   return text + input + estimate;

@@ -11,18 +11,18 @@ namespace fused_rnn {
 
 // The tile shapes of one instruction set, as far as the choice depends on them.
 struct Tiling {
-  int lanes;                // units of one vector in the problem's compute type
-  int block_units;          // units of one block of packed weights
-  int columns;              // vectors of one reduction index of a block
-  int tile_rows;            // most rows of a tile
-  int reduction;            // terms of one sum per hidden unit of the left operand (backward sums over the gates)
-  int64_t blocks;           // blocks of one direction
+  int lanes;        // units of one vector in the problem's compute type
+  int block_units;  // units of one block of packed weights
+  int columns;      // vectors of one reduction index of a block
+  int tile_rows;    // most rows of a tile
+  int reduction;    // terms of one sum per hidden unit of the left operand (backward sums over the gates); 0: none
+  int64_t blocks;   // blocks of one direction
   bool whole_rows = false;  // the threads may not share the units of a row
   int terms = 1;            // of a sum that one multiplication takes
 };
 
 // threads = direction_parts * row_parts * unit_parts. Threads that differ only in their unit part exchange h at a
-// barrier each step; all others never meet.
+// barrier each step, where gates read it; all others never meet.
 struct Plan {
   int direction_parts = 1;
   int row_parts = 1;

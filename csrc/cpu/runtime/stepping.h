@@ -28,9 +28,9 @@ struct StepProblem {
 // Contiguous arrays, read while a layer is made. A null pointer means zeros, where it may be null.
 struct StepParameters {
   const void* w_ih;          // [G*H, I]
-  const void* w_hh;          // [G*H, P]
+  const void* w_hh;          // [R*H, P], null where R = 0
   const void* b_ih;          // [G*H], optional
-  const void* b_hh;          // [G*H], optional
+  const void* b_hh;          // [R*H], optional
   const void* w_hr;          // [P, H], when projected
   const void* unit_weights;  // [K, H], for cells that have them
 };

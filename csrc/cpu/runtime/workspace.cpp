@@ -30,7 +30,9 @@ void free_all(const std::vector<void*>& memory) {  // not under the lock, since 
 struct Workspace::Store {
   using Blocks = std::list<Block>;
   struct Hash {
-    size_t operator()(const Key& key) const { return std::hash<const void*>()(key.w_hh); }
+    size_t operator()(const Key& key) const {
+      return std::hash<const void*>()(key.w_hh != nullptr ? key.w_hh : key.w_ih);
+    }
   };
 
   // A fork while another thread holds the mutex would leave it locked in the child.
@@ -88,7 +90,7 @@ Workspace::Store& Workspace::store() {
 }
 
 Workspace::Key Workspace::key_of(const Problem& p, const ForwardViews& views) {
-  return {.w_hh = p.cell.recurrent_gates > 0 ? views.w_hh.data : nullptr,
+  return {.w_hh = views.w_hh.data,
           .w_ih = views.w_ih.data,
           .w_hr = views.w_hr.data,
           .cell = p.cell.index,
@@ -110,7 +112,7 @@ Workspace::Workspace(const Key& key, size_t bytes) {
     Store& kept = store();
     const std::lock_guard<std::mutex> lock(kept.mutex);
     block_ = kept.take(key);
-    is_new = key.w_hh != nullptr && block_.bytes == 0;
+    is_new = key.has_weights() && block_.bytes == 0;
     if (is_new) freed = kept.put({key, bytes, nullptr});
   }
   free_all(freed);
@@ -118,7 +120,7 @@ Workspace::Workspace(const Key& key, size_t bytes) {
   ::operator delete(block_.data, kAlignment);
   block_ = {key, bytes, nullptr};
   block_.data = ::operator new(bytes, kAlignment);
-  if (key.w_hh != nullptr) std::memset(block_.data, 0, bytes);
+  if (key.has_weights()) std::memset(block_.data, 0, bytes);
 }
 
 Workspace::~Workspace() {

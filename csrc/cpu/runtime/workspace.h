@@ -31,6 +31,7 @@ class Workspace {
     bool variant = false;  // whose schedule may pack in another way
     int64_t directions = 0, hidden_size = 0, output_size = 0, input_size = 0;
 
+    bool has_weights() const { return w_hh != nullptr || w_ih != nullptr; }
     bool operator==(const Key&) const = default;
   };
   static Key key_of(const Problem& problem, const ForwardViews& views);

@@ -43,7 +43,7 @@ template <class Cell, class T>
 class InputGates {
   using Real = RealOf<T>;
   using Row = RowOf<T>;
-  using Units = typename GateWeights<Cell, T>::Units;
+  using Units = typename InputWeights<Cell, T>::Units;
   static constexpr int kLanes = Vec<Real>::kLanes;
   static constexpr int64_t kRow = Units::kColumns * kLanes;
   static constexpr int64_t kBytes = 256 * 1024;  // of x and gates of one thread: a part of its L2
@@ -73,7 +73,7 @@ class InputGates {
 
   // Makes the gates of steps [begin, begin + count) of a direction.
   void make(int thread, const Part& part, int64_t d, int64_t begin, int64_t count,
-            const GateWeights<Cell, T>& weights) const {
+            const InputWeights<Cell, T>& weights) const {
     if (!made()) return;
     const Range blocks = blocks_of(part);
     const int64_t rows = part.rows.size();

@@ -3,6 +3,8 @@
 //   from_x = b_ih + W_ih x       kept for the block of units, in the layout of the tiles
 //   from_h = b_hh + W_hh h       tile by tile, and then the pass (forward_pass.h), as in the forward sweep
 //
+// The pass of a diagonal cell follows each tile of the first.
+//
 // Weights may be kept as bfloat16, or as int8 with one scale for each row of the matrix. The products take them as
 // those of a layer do: by the same multiplications, from the same quantized or rounded rows.
 #pragma once
@@ -49,9 +51,9 @@ class QuantizedRows {
 template <class Cell, class Real>
 class StepStates : public StepLayer {
   using V = Vec<Real>;
-  using Units = Block<Cell::kGates, Real>;
+  using Units = Block<Cell::kGates, Real, kVectorsOfCell<Cell>>;
   using Outputs = Block<1, Real>;
-  static constexpr int kLanes = V::kLanes;
+  static constexpr int kLanes = V::kLanes, kRecurrent = recurrent_gates<Cell>();
 
  public:
   StepStates(StepStates&&) = delete;
@@ -149,7 +151,7 @@ class StepStates : public StepLayer {
     }
     template <class Where>
     FUSED_RNN_INLINE auto from_h(const Where& where, int g) const {
-      return column_of<Cell::kGates>(tile, where, g);
+      return column_of<kRecurrent>(tile, where, g);
     }
     template <class Where>
     FUSED_RNN_INLINE auto before(const Where& where, int k) const {
@@ -181,7 +183,11 @@ template <class Cell, class T>
 class PackedStep final : public StepStates<Cell, RealOf<T>> {
   using Real = RealOf<T>;
   using States = StepStates<Cell, Real>;
-  using Matrix = PackedMatrix<Cell::kGates, T>;
+  static constexpr bool kDiagonal = recurrent_gates<Cell>() == 0;
+  struct Nothing {
+    static int64_t bytes() { return 0; }
+  };
+  using Recurrent = std::conditional_t<kDiagonal, Nothing, RecurrentWeights<Cell, T>>;
   using Projection = PackedMatrix<1, T>;
   using States::p_, States::unit_stride_, States::h_stride_, States::unit_weights_;
 
@@ -200,11 +206,16 @@ class PackedStep final : public StepStates<Cell, RealOf<T>> {
 
   void update(int64_t step, const void* x, int64_t x_stride, int part, int parts) override {
     const Range blocks = part_of({0, from_x_.blocks()}, parts, part);
-    const BatchRows<Real> h = this->h_before(step);
     multiply(from_x_, rows_.of(part, all(), {static_cast<const Real*>(x), x_stride}, p_.input_size), p_.input_size,
-             blocks, [&](const auto& tile) { this->keep(tile); });
-    multiply(from_h_, rows_.of(part, all(), {h.data, h.stride}, p_.output_size), recurrent_size(), blocks,
-             [&](const auto& tile) { this->update_tile(tile, step); });
+             blocks, [&](const auto& tile) {
+               this->keep(tile);
+               if constexpr (kDiagonal) this->update_tile(tile, step);
+             });
+    if constexpr (!kDiagonal) {
+      const BatchRows<Real> h = this->h_before(step);
+      multiply(from_h_, rows_.of(part, all(), {h.data, h.stride}, p_.output_size), p_.output_size, blocks,
+               [&](const auto& tile) { this->update_tile(tile, step); });
+    }
   }
 
   void project(int64_t step, int part, int parts) override {
@@ -226,7 +237,6 @@ class PackedStep final : public StepStates<Cell, RealOf<T>> {
   }
 
   Range all() const { return {0, p_.batch}; }
-  int64_t recurrent_size() const { return recurrent_gates<Cell>() > 0 ? p_.output_size : 0; }
 
   // Hands each tile of bias + matrix rows to `use`.
   template <class MatrixOf, class Use>
@@ -247,9 +257,8 @@ class PackedStep final : public StepStates<Cell, RealOf<T>> {
       const auto quantized = [](const void* data, int64_t rows, int64_t columns) {
         return QuantizedRows(static_cast<const float*>(data), data == nullptr ? 0 : rows, columns);
       };
-      const int64_t gates = Cell::kGates * p_.hidden_size;
-      const QuantizedRows w_ih = quantized(given.w_ih, gates, p_.input_size);
-      const QuantizedRows w_hh = quantized(given.w_hh, gates, p_.output_size);
+      const QuantizedRows w_ih = quantized(given.w_ih, Cell::kGates * p_.hidden_size, p_.input_size);
+      const QuantizedRows w_hh = quantized(given.w_hh, recurrent_gates<Cell>() * p_.hidden_size, p_.output_size);
       const QuantizedRows w_hr = quantized(given.w_hr, p_.output_size, p_.hidden_size);
       pack(given, {w_ih.values(), w_ih.scales()}, {w_hh.values(), w_hh.scales()}, {w_hr.values(), w_hr.scales()});
     } else {
@@ -271,7 +280,7 @@ class PackedStep final : public StepStates<Cell, RealOf<T>> {
       for (int64_t block = 0; block < matrix.blocks(); ++block) matrix.pack(0, block);
     };
     make(from_x_, w_ih, given.b_ih, p_.hidden_size, p_.input_size);
-    make(from_h_, w_hh, given.b_hh, p_.hidden_size, recurrent_size());
+    if constexpr (!kDiagonal) make(from_h_, w_hh, given.b_hh, p_.hidden_size, p_.output_size);
     if (p_.projected) make(projection_, w_hr, nullptr, p_.output_size, p_.hidden_size);
     if (Cell::kUnitWeights == 0) return;
     memory_.push_back(
@@ -284,7 +293,8 @@ class PackedStep final : public StepStates<Cell, RealOf<T>> {
 
   std::vector<ZeroedMemory> memory_;  // of what is packed; none in a clone, which reads that of another
   ZeroedMemory rows_memory_;
-  Matrix from_x_, from_h_;
+  InputWeights<Cell, T> from_x_;
+  Recurrent from_h_;
   Projection projection_;
   FactorRows<T, Real> rows_;
 };

@@ -120,7 +120,7 @@ template <class Cell, class T>
 class SingleStep {
   using Real = RealOf<T>;
   using V = Vec<Real>;
-  static constexpr int kLanes = V::kLanes;
+  static constexpr int kLanes = V::kLanes, kRecurrent = recurrent_gates<Cell>();
   static constexpr int kTogether = 3;  // rows of the batch that share the loading of a weight
   // Multiplications that are worth one more thread: some 10 us where the weights come from L3. (A GEMM that uses them
   // again and again wants more of them for a thread, see run.cpp.)
@@ -180,18 +180,20 @@ class SingleStep {
     const T *x[Rows], *h[Rows];
     for (int r = 0; r < Rows; ++r) {
       x[r] = at<T>(v_.x, 0, row + r, 0);
-      h[r] = recurrent_gates<Cell>() > 0 && kind == RowStep::kPlain && v_.h_0 ? at<T>(v_.h_0, d, row + r) : nullptr;
+      h[r] = kRecurrent > 0 && kind == RowStep::kPlain && v_.h_0 ? at<T>(v_.h_0, d, row + r) : nullptr;
     }
     Pack<V, Cell::kGates> from_x[Rows], from_h[Rows];
     for (int g = 0; g < Cell::kGates; ++g) {
       const int64_t first = g * p_.hidden_size + unit;
       V sums[Rows][kLanes] = {};
       multiply<Rows>(v_.w_ih, d, first, count, x, p_.input_size, sums);
+      const bool reads_h = g < kRecurrent && h[0] != nullptr;
       // The cell adds the two where they have one gradient.
-      if (!Cell::kSplit && h[0] != nullptr) multiply<Rows>(v_.w_hh, d, first, count, h, p_.output_size, sums);
+      if (!Cell::kSplit && reads_h) multiply<Rows>(v_.w_hh, d, first, count, h, p_.output_size, sums);
       for (int r = 0; r < Rows; ++r) from_x[r][g] = sums_of_lanes(sums[r]) + bias(v_.b_ih, d, first, count);
+      if (g >= kRecurrent) continue;
       for (int r = 0; r < Rows; ++r) from_h[r][g] = bias(v_.b_hh, d, first, count);
-      if (Cell::kSplit && h[0] != nullptr) {
+      if (Cell::kSplit && reads_h) {
         V apart[Rows][kLanes] = {};
         multiply<Rows>(v_.w_hh, d, first, count, h, p_.output_size, apart);
         for (int r = 0; r < Rows; ++r) from_h[r][g] = from_h[r][g] + sums_of_lanes(apart[r]);

@@ -137,7 +137,7 @@ class BackwardSweep {
 
   // W_hh^T times the gate gradients of the step after position s.
   auto recurrent(int64_t d, int64_t s) const {
-    return weights_.recurrent(d, d_gates_[(s + 1) & 1].row(d, 0), kRecurrent > 0 && s != p_.time_steps - 1);
+    return weights_.recurrent(d, d_gates_[(s + 1) & 1].row(d, 0), s != p_.time_steps - 1);
   }
 
   // Whether that product is of use for a tile.
@@ -288,7 +288,7 @@ class BackwardSweep {
     }
     template <class Where, class Rows>
     FUSED_RNN_INLINE void hand_on(const Where& where, int gate, const Rows& d) const {
-      if (gate < kRecurrent) store_factors(where, d, step.d_gates_kept.from(gate * sweep.hidden_stride_));
+      store_factors(where, d, step.d_gates_kept.from(gate * sweep.hidden_stride_));
     }
     template <class Where, class Rows>
     FUSED_RNN_INLINE void add(const Where& where, int k, const Rows& d) const {

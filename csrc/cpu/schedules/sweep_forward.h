@@ -41,7 +41,7 @@ class ForwardSweep {
   using V = Vec<Real>;
   using Units = typename ForwardWeights<Cell, T>::Units;
   using Outputs = typename ForwardWeights<Cell, T>::Outputs;
-  static constexpr int kLanes = V::kLanes, kCells = kCellStates<Cell>;
+  static constexpr int kLanes = V::kLanes, kCells = kCellStates<Cell>, kRecurrent = recurrent_gates<Cell>();
 
  public:
   using Views = ForwardViews;
@@ -158,7 +158,7 @@ class ForwardSweep {
   void step(int thread, const Part& part, int64_t d, int64_t s, const GatesMade& made) const {
     const Step at_t = at_position(d, s, made);
     const int64_t t = at_t.t;
-    const bool from_zero = (s == 0 && !v_.h_0) || recurrent_gates<Cell>() == 0;
+    const bool from_zero = s == 0 && !v_.h_0;
     const Range blocks = part.blocks_of(weights_.recurrent().blocks());
     const Factors<RowOf<T>> h =
         factor_rows_.of(thread, part.rows, {at_t.factors_before.data, output_stride_}, p_.output_size);
@@ -250,12 +250,11 @@ class ForwardSweep {
     }
     template <class Where>
     FUSED_RNN_INLINE auto from_h(const Where& where, int g) const {
-      return column_of<Cell::kGates>(tile, where, g);
+      return column_of<kRecurrent>(tile, where, g);
     }
     template <class Where>
     FUSED_RNN_INLINE V bias(const Where& where, int g) const {
-      if constexpr (recurrent_gates<Cell>() == 0) return V(0);
-      return V::load(sweep.weights_.recurrent().bias(step.d, tile.block) + (where.vector * Cell::kGates + g) * kLanes);
+      return V::load(sweep.weights_.recurrent().bias(step.d, tile.block) + (where.vector * kRecurrent + g) * kLanes);
     }
     template <class Where>
     FUSED_RNN_INLINE auto before(const Where& where, int k) const {

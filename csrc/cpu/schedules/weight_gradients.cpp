@@ -46,9 +46,9 @@ WeightGradients::WeightGradients(const Problem& p, const BackwardViews& views, c
       rows_(p, views, arena),
       d_x_(layer.d_x, p.time_steps * p.batch, layer.input_size, p.type),
       d_w_ih_(layer.d_w_ih, p.directions * p.cell.gates * p.hidden_size, layer.input_size, p.type),
-      d_w_hh_(layer.d_w_hh, p.directions * p.cell.gates * p.hidden_size, p.output_size, p.type),
+      d_w_hh_(layer.d_w_hh, p.directions * p.cell.recurrent_gates * p.hidden_size, p.output_size, p.type),
       d_b_ih_(layer.d_b_ih, p.directions * p.cell.gates * p.hidden_size, 1, p.type),
-      d_b_hh_(layer.d_b_hh, p.directions * p.cell.gates * p.hidden_size, 1, p.type),
+      d_b_hh_(layer.d_b_hh, p.directions * p.cell.recurrent_gates * p.hidden_size, 1, p.type),
       d_w_hr_(layer.d_w_hr, p.directions * p.output_size, p.hidden_size, p.type) {
   const int64_t rows = p.directions * p.time_steps * p.batch;
   if (d_w_hh_.wanted()) states_before_ = arena.take<const void*>(rows);
@@ -65,11 +65,12 @@ void WeightGradients::prepare() const {
 }
 
 GradientWork WeightGradients::work() const {
-  const int64_t joint = p_.cell.joint_gates, apart = p_.cell.gates - joint;
+  const int64_t recurrent = p_.cell.recurrent_gates, joint = std::min<int64_t>(p_.cell.joint_gates, recurrent);
+  const int64_t of_x = p_.cell.gates - joint, of_h = recurrent - joint;
   std::vector<Gates> gates;
   if (joint > 0) gates.push_back({0, joint, v_.d_gates, true, true});
-  if (apart > 0) gates.push_back({joint, apart, v_.d_gates, true, false});
-  if (apart > 0) gates.push_back({joint, apart, v_.d_gates_h, false, true});
+  if (of_x > 0) gates.push_back({joint, of_x, v_.d_gates, true, false});
+  if (of_h > 0) gates.push_back({joint, of_h, v_.d_gates_h, false, true});
   GradientWork work;
   work.steps = p_.directions == p_.heads ? steps_together() : std::max<int64_t>(p_.time_steps, 1);
   for (int64_t begin = 0; begin < p_.time_steps || begin == 0; begin += work.steps) {
@@ -140,24 +141,26 @@ MatrixView WeightGradients::rows_from(const Steps& steps, const void* data, int6
 
 // The factors share the way of the gate gradients through the caches.
 void WeightGradients::weights(MatrixWork& work, const Steps& steps, int64_t d, const Gates& gates) const {
-  const int64_t row = (d * p_.cell.gates + gates.first) * p_.hidden_size;  // of the gradients, [D*G*H, columns]
+  const auto row_of = [&](int64_t count) { return (d * count + gates.first) * p_.hidden_size; };
+  // Of the gradients, [D*G*H, columns] and [D*R*H, columns].
+  const int64_t row_of_x = row_of(p_.cell.gates), row_of_h = row_of(p_.cell.recurrent_gates);
   MatrixProduct product = sum_of(steps, gates.count * p_.hidden_size, gates.gradients, gates.first * p_.hidden_size, d);
   if (gates.of_x && d_w_ih_.wanted()) {
-    product.factors.push_back(factor_of(steps, d_w_ih_, row));
+    product.factors.push_back(factor_of(steps, d_w_ih_, row_of_x));
     product.factors.back().b = rows_from(steps, layer_.x, layer_.input_size);
   }
   if (gates.of_h && d_w_hh_.wanted()) {
     const int64_t first = d * p_.time_steps * p_.batch + rows_.first(steps);
-    product.factors.push_back(factor_of(steps, d_w_hh_, row));
+    product.factors.push_back(factor_of(steps, d_w_hh_, row_of_h));
     product.factors.back().b_rows = states_before_ + first;
     if (masks_ != nullptr) product.factors.back().b_masks = masks_ + first;
   }
-  const auto sum = [&](const SummedUp& gradient) {
+  const auto sum = [&](const SummedUp& gradient, int64_t row) {
     const auto [sums, rounded] = gradient.at(row, steps.begin == 0);
     product.sums.push_back({sums, rounded});
   };
-  if (gates.of_x && d_b_ih_.wanted()) sum(d_b_ih_);
-  if (gates.of_h && d_b_hh_.wanted()) sum(d_b_hh_);
+  if (gates.of_x && d_b_ih_.wanted()) sum(d_b_ih_, row_of_x);
+  if (gates.of_h && d_b_hh_.wanted()) sum(d_b_hh_, row_of_h);
   if (!product.factors.empty() || !product.sums.empty()) work.push_back(std::move(product));
 }
 

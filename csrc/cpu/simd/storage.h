@@ -128,6 +128,13 @@ using RealOf = typename Storage<T>::Real;
 template <class Real>
 using WholeVector = std::integral_constant<int, Vec<Real>::kLanes>;
 
+// The same where results go past the caches to memory: elements are aligned to whole vectors.
+template <class Real>
+struct StreamedVector : WholeVector<Real> {};
+
+template <class Count, class Real>
+inline constexpr bool kIsWhole = std::is_base_of_v<WholeVector<Real>, Count>;
+
 // Calls visitor(count): with WholeVector where all lanes are real, with an int where some are, not at all for none.
 template <class Real, class Visitor>
 FUSED_RNN_INLINE void visit_lanes(int64_t left, const Visitor& visitor) {
@@ -155,16 +162,42 @@ template <class T>
 // Loads the first `count` elements; the other lanes are 0.
 template <class T, class Count>
 FUSED_RNN_INLINE Vec<RealOf<T>> load(const T* from, Count count) {
-  if constexpr (!std::is_same_v<Count, WholeVector<RealOf<T>>>) {
+  if constexpr (!kIsWhole<Count, RealOf<T>>) {
     if (count < Vec<RealOf<T>>::kLanes) return load_some<T>(from, count);
   }
   return Storage<T>::load(from);
 }
 
+// Stores a whole vector past the caches, where the processor can. Other threads see it after `finish_streaming`.
+template <class T>
+FUSED_RNN_INLINE void store_streamed(T* to, Vec<RealOf<T>> x) {
+#if defined(__AVX2__)
+  alignas(kVectorBytes) T buffer[Vec<RealOf<T>>::kLanes];
+  Storage<T>::store(buffer, x);
+  if constexpr (sizeof(buffer) == 16) {
+    _mm_stream_si128(reinterpret_cast<__m128i*>(to), *reinterpret_cast<const __m128i*>(buffer));
+  } else if constexpr (sizeof(buffer) == 32) {
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(to), *reinterpret_cast<const __m256i*>(buffer));
+  } else {
+#if defined(__AVX512F__)
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(to), *reinterpret_cast<const __m512i*>(buffer));
+#endif
+  }
+#else
+  Storage<T>::store(to, x);
+#endif
+}
+inline void finish_streaming() {
+#if defined(__AVX2__)
+  _mm_sfence();
+#endif
+}
+
 // Stores the first `count` lanes.
 template <class T, class Count>
 FUSED_RNN_INLINE void store(T* to, Vec<RealOf<T>> x, Count count) {
-  if constexpr (!std::is_same_v<Count, WholeVector<RealOf<T>>>) {
+  if constexpr (std::is_same_v<Count, StreamedVector<RealOf<T>>>) return store_streamed<T>(to, x);
+  if constexpr (!kIsWhole<Count, RealOf<T>>) {
     if (count < Vec<RealOf<T>>::kLanes) return store_some<T>(to, x, count);
   }
   Storage<T>::store(to, x);
@@ -173,7 +206,7 @@ FUSED_RNN_INLINE void store(T* to, Vec<RealOf<T>> x, Count count) {
 // The first `count` lanes, zero in the others.
 template <class Real, class Count>
 FUSED_RNN_INLINE Vec<Real> first_lanes(Vec<Real> x, Count count) {
-  if constexpr (!std::is_same_v<Count, WholeVector<Real>>) {
+  if constexpr (!kIsWhole<Count, Real>) {
     Real buffer[Vec<Real>::kLanes];
     x.store(buffer);
     return load<Real>(buffer, count);
