@@ -4,6 +4,8 @@
 // What is to be counted is all within the function `counted_pass`: the workspace, the packing of weights and the steps.
 #include "schedules.h"
 // (first: what follows needs its names)
+#include "cpu/schedules/diagonal_backward.h"
+#include "cpu/schedules/diagonal_forward.h"
 #include "cpu/schedules/rows_backward.h"
 #include "cpu/schedules/rows_forward.h"
 #include "cpu/schedules/single_step.h"
@@ -13,6 +15,8 @@
 #include <cstdio>
 #include <functional>
 #include <string_view>
+
+#include "linear_cells.h"
 
 #if defined(COUNTED_HEADER)  // of a cell that fused_rnn.cells wrote, whose class is COUNTED_CELL
 #include "cpu/simd/cell_math.h"
@@ -35,7 +39,7 @@ namespace {
 
 using namespace fused_rnn;
 using namespace fused_rnn::test;
-using Cell = COUNTED_CELL;
+using Counted = COUNTED_CELL;
 
 constexpr Shape kPlain{.time_steps = 20, .batch = 7, .directions = 1, .hidden_size = 72, .output_size = 72};
 [[maybe_unused]] constexpr Shape kNormalized = [] {
@@ -55,7 +59,7 @@ constexpr Shape kOneStep = [] {
   return shape;
 }();
 
-template <template <class, class> class Forward, template <class, class> class Backward>
+template <template <class, class> class Forward, template <class, class> class Backward, class Cell = Counted>
 void run(const Shape& shape, bool backward) {
   const Inputs<float> inputs = random_inputs<Cell, float>(shape, 1);
   Results<float> results = empty_results<Cell, float>(shape);
@@ -78,9 +82,11 @@ struct Schedule {
 constexpr Schedule kSchedules[] = {
     {"forward_sweep", [] { run<ForwardSweep, BackwardSweep>(kPlain, false); }},
     {"backward_sweep", [] { run<ForwardSweep, BackwardSweep>(kPlain, true); }},
-#if !defined(COUNTED_HEADER)  // no norms
+#if !defined(COUNTED_HEADER)  // no norms, and gates that read h
     {"row_forward", [] { run<RowForward, RowBackward>(kNormalized, false); }},
     {"row_backward", [] { run<RowForward, RowBackward>(kNormalized, true); }},
+    {"diagonal_forward", [] { run<DiagonalForward, DiagonalBackward, DiagonalCell>(kPlain, false); }},
+    {"diagonal_backward", [] { run<DiagonalForward, DiagonalBackward, DiagonalCell>(kPlain, true); }},
 #endif
     {"input_gates", [] { run<ForwardSweep, BackwardSweep>(kFromInput, false); }},
     {"single_step", [] { run<SingleStep, BackwardSweep>(kOneStep, false); }},

@@ -135,7 +135,7 @@ class DiagonalBackward {
     }
   }
 
-  // What a row that comes after another reads; null where it reads nothing, or there is none.
+  // What a row that comes later reads; null where it reads nothing, or there is none.
   struct Next {
     const T *saved = nullptr, *d_output = nullptr, *output = nullptr, *cells = nullptr;
 
@@ -149,12 +149,12 @@ class DiagonalBackward {
   };
 
   Next after(int64_t d, int64_t s, Range rows, int64_t row) const {
-    const bool last = row + 1 == rows.end;
-    if (last && s == 0) return {};
-    const int64_t position = last ? s - 1 : s, next = last ? rows.begin : row + 1;
+    const auto [steps, later] = Units::later(rows, row, Cell::kSaved + 1, p_);
+    const int64_t position = s - steps;
+    if (position < 0) return {};
     const int64_t t = time_at(position, d, p_.time_steps);
     const auto row_at = [&](const SequenceView<const void>& view, int64_t time) {
-      return view ? at<T>(view, time, next, d) : nullptr;
+      return view ? at<T>(view, time, later, d) : nullptr;
     };
     // The state before the step; the one after it is at hand.
     const int64_t before = position > 0 ? time_before(t, d) : t;

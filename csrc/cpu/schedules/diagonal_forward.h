@@ -119,11 +119,11 @@ class DiagonalForward {
     }
   }
 
-  // The gates of the row that comes after a row; null where there are none.
+  // The gates of a row that comes later; null where there are none.
   const T* gates_after(int64_t d, int64_t s, Range rows, int64_t row) const {
-    const bool last = row + 1 == rows.end;
-    if (!v_.gates || (last && s + 1 == p_.time_steps)) return nullptr;
-    return at<T>(v_.gates, time_at(last ? s + 1 : s, d, p_.time_steps), last ? rows.begin : row + 1, d);
+    const auto [steps, later] = Units::later(rows, row, Cell::kGates, p_);
+    if (!v_.gates || s + steps >= p_.time_steps) return nullptr;
+    return at<T>(v_.gates, time_at(s + steps, d, p_.time_steps), later, d);
   }
 
   using States = Pack<BatchRows<Real>, Cell::kStates>;
