@@ -14,9 +14,11 @@
 
 namespace fused_rnn::cuda {
 
-// Weights of single units are the per-step schedule's alone, and so are cells without a product in their steps.
-template <class Cell>
-inline constexpr bool kHasPersistentKernels = Cell::kUnitWeights == 0 && recurrent_gates<Cell>() > 0;
+// Weights of single units are the per-step schedule's alone, and so are cells without a product in their steps, or with
+// more gates than the registers hold.
+template <class Cell, class T>
+inline constexpr bool kHasPersistentKernels = Cell::kUnitWeights == 0 && recurrent_gates<Cell>() > 0 &&
+                                              recurrent_gates<Cell>() <= most_gates(std::is_same_v<T, float>);
 
 template <class Cell, class T>
 struct PersistentKernels {
@@ -57,10 +59,10 @@ struct KernelsOf {
   // Calls visitor(Tag<PersistentKernels<...>>); not for cells and types without them, which the choice refuses.
   template <class Visitor>
   static void visit_persistent(const Problem& problem, Visitor&& visitor) {
-    if constexpr (kHasPersistentKernels<Cell> && !std::is_same_v<T, double>) {
-      if constexpr (std::is_same_v<T, float>) {
-        if (problem.rounds_factors) return visitor(Tag<PersistentKernels<Cell, TFloat32>>{});
-      }
+    if constexpr (std::is_same_v<T, float> && kHasPersistentKernels<Cell, TFloat32>) {
+      if (problem.rounds_factors) return visitor(Tag<PersistentKernels<Cell, TFloat32>>{});
+    }
+    if constexpr (!std::is_same_v<T, double> && kHasPersistentKernels<Cell, T>) {
       visitor(Tag<PersistentKernels<Cell, T>>{});
     }
   }

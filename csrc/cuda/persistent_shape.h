@@ -22,6 +22,10 @@ FUSED_RNN_HD constexpr int register_tiles(int gates, size_t element_bytes, bool 
   return words / tile_words;
 }
 
+// Gates that read h, at most: with more some kernel spills (nvcc 13.0, sm_80 and sm_90a: with 5 in exact float32, with
+// 12 in 16 bits), and TF32 has no register for a tile of nine.
+FUSED_RNN_HD constexpr int most_gates(bool exact_float32) { return exact_float32 ? 4 : 8; }
+
 struct PersistentShape {
   int time_steps, batch, hidden_size;
   int gates;  // that read h

@@ -96,6 +96,9 @@ std::string common_refusal(const Problem& problem, const Device& device, int min
   if (problem.recurrent_mask) return "only per_step has a recurrent mask";
   if (problem.cell.unit_weights > 0) return "only per_step has weights of single units";
   if (problem.type == DataType::kFloat64) return "there is no float64 kernel";
+  if (const int most = most_gates(is_exact(problem)); problem.cell.recurrent_gates > most) {
+    return "the registers hold " + std::to_string(most) + " gates that read h at most";
+  }
   if (problem.hidden_size > kMost || problem.batch > kMost) return "sizes beyond 2^24";
   if (problem.time_steps > kMostSteps) return "more than 2^30 steps";
   if (!fits(problem.batch * problem.directions * problem.cell.gates * problem.hidden_size)) {
@@ -154,11 +157,11 @@ std::vector<Option> feasible(const Rules& rules, const Problem& problem, const D
   *refusal = common_refusal(problem, device, rules.min_capability);
   if (!refusal->empty()) return {};
   const StepCosts& costs = step_costs(device.capability);
+  const auto size = static_cast<size_t>(element_size(problem.type));
   const int gates = problem.cell.recurrent_gates;
   const int vectors = problem.backward ? gates : 1, results = problem.backward ? 1 : gates;
   const int most_ranks =
       std::min(rules.max_ranks > 0 ? rules.max_ranks : device.multiprocessors, device.multiprocessors);
-  const auto size = static_cast<size_t>(element_size(problem.type));
   int fewest_ranks = 0;
   size_t least_shared = 0;
   std::vector<Option> found;

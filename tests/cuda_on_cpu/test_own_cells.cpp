@@ -94,10 +94,26 @@ void a_cell_without_recurrent_gates_is_one_kernel() {
   }
 }
 
+// Those of exact float32 hold the fewest.
+void more_gates_than_the_registers_hold_are_refused() {
+  Problem problem = problem_of<SLSTMCell>(kRagged, DataType::kFloat32);
+  for (const int gates : {4, 5}) {
+    problem.cell.gates = problem.cell.recurrent_gates = gates;
+    for (const bool rounds_factors : {false, true}) {
+      problem.rounds_factors = rounds_factors;
+      for (const Schedule schedule : kPersistent) {
+        check(shapes(schedule, problem, kHopper).empty() == (gates == 5 && !rounds_factors), "some shape fits");
+      }
+    }
+  }
+}
+
 }  // namespace
 
 int main() {
-  return test::run({{"four states", every_schedule_runs_the_cell<SLSTMCell, float, double>},
-                    {"a gate of x alone", every_schedule_runs_the_cell<InputGatedGRU, cuda::TFloat32, cuda::BFloat16>},
-                    {"no gate that reads h", a_cell_without_recurrent_gates_is_one_kernel}});
+  return test::run(
+      {{"four states", every_schedule_runs_the_cell<SLSTMCell, float, double>},
+       {"a gate of x alone", every_schedule_runs_the_cell<InputGatedGRU, cuda::TFloat32, cuda::BFloat16>},
+       {"no gate that reads h", a_cell_without_recurrent_gates_is_one_kernel},
+       {"more gates than the registers hold are refused", more_gates_than_the_registers_hold_are_refused}});
 }
