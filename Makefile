@@ -9,6 +9,7 @@
 #   make wheel    a wheel without torch's libraries into build/wheels
 #   make perf-check   register tiles against the processor's peak, instructions of each schedule (UPDATE=1 records them)
 #   make library  the C and C++ library of streams with its tests, by CMake, without torch or Python
+#   make fuzz     libFuzzer of Clang on damaged and on made-up models, for FUZZ_SECONDS (600)
 #   make build    compile what changed       make clean    remove what was built (the virtual environment stays)
 #
 # Variables: PYTHON (which makes the environment), VENV (where), TORCH (what pip installs as torch, options included, such as
@@ -19,6 +20,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
+FUZZ_SECONDS ?= 600
 
 CUDA ?= visible
 export FUSED_RNN_CUDA ?= $(CUDA)
@@ -32,7 +34,7 @@ CXX_SOURCES = $(shell find csrc include examples/realtime tests/native tests/str
 NATIVE_TESTS = $(wildcard tests/native/*.cpp)
 
 .DEFAULT_GOAL := help
-.PHONY: help bench test test-fast native library perf-check build docs docs-links wheel lint format clean FORCE
+.PHONY: help bench test test-fast native library fuzz perf-check build docs docs-links wheel lint format clean FORCE
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -55,6 +57,14 @@ library:
 	cmake -B build/cmake -DFUSED_RNN_WERROR=$(if $(FUSED_RNN_WERROR),$(FUSED_RNN_WERROR),0)
 	cmake --build build/cmake --parallel $(MAX_JOBS)
 	ctest --test-dir build/cmake --output-on-failure
+
+# A file that fails stays in build/fuzz; `build/fuzz/tests/stream/fuzz_model FILE` runs it again.
+fuzz:
+	cmake -B build/fuzz -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++ -DFUSED_RNN_BUILD_FUZZER=ON
+	cmake --build build/fuzz --parallel $(MAX_JOBS) --target fuzz_model
+	mkdir -p build/fuzz/corpus
+	cp tests/stream/model.frnn build/fuzz/corpus
+	build/fuzz/tests/stream/fuzz_model -max_total_time=$(FUZZ_SECONDS) -max_len=131072 -rss_limit_mb=4096 -artifact_prefix=build/fuzz/ build/fuzz/corpus
 
 # Compiles programs of its own; neither torch nor the environment is needed.
 perf-check:

@@ -11,7 +11,7 @@ import struct
 import sys
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +39,8 @@ _ACTIVATIONS: dict[type[nn.Module], int] = {
     nn.LeakyReLU: 5,
 }
 _IN_TRAINING_ONLY = (nn.Identity, nn.Dropout)
-_LARGEST = 1 << 24  # of a size
+_LARGEST = 1 << 24  # of a size, and of the outputs of all stages together
+_MOST_STAGES = 4096
 
 
 class Chain(nn.Sequential):
@@ -167,11 +168,11 @@ def _activation_stage(module: nn.Module, width: int) -> _Stage:
 
 
 def _modules(module: nn.Module) -> Iterator[nn.Module]:
-    """What a sequence calls, one after the other."""
+    """What a sequence calls, one after the other; one module may be called more than once."""
     if type(module) not in {nn.Sequential, Chain}:
         yield module
         return
-    for each in module.children():
+    for each in cast("nn.Sequential", module):
         if isinstance(each, Chain) and each.residual:
             raise NotImplementedError("module has a Chain with a residual inside: only the outermost one may have it")
         yield from _modules(each)
@@ -206,11 +207,20 @@ def _stages(module: nn.Module, weights: torch.dtype | None) -> list[_Stage]:
             raise ValueError(f"module must fit together, but {each} takes {wanted} values and gets {given}")
     if not made:
         raise ValueError("module must have a recurrent layer or a Linear")
-    for stage in made:
+    _check_sizes(made)
+    return made
+
+
+def _check_sizes(stages: Sequence[_Stage]) -> None:
+    """An error where the library would refuse the file."""
+    for stage in stages:
         sizes = (stage.input_size, stage.hidden_size or 1, stage.output_size)
         if not all(1 <= size <= _LARGEST for size in sizes):
             raise ValueError(f"module must have sizes from 1 to {_LARGEST}, got {sizes}")
-    return made
+    outputs = sum(stage.output_size for stage in stages)
+    if len(stages) > _MOST_STAGES or outputs > _LARGEST:
+        limits = f"at most {_MOST_STAGES} stages with {_LARGEST} outputs in all"
+        raise ValueError(f"module must have {limits}, got {len(stages)} with {outputs}")
 
 
 def _padded(size: int) -> int:

@@ -17,7 +17,8 @@
  *
  * Real time. The functions from fused_rnn_step to fused_rnn_set_state allocate nothing, take no lock, make no system
  * call, start no thread and throw nothing. Denormal numbers count as zero within a step, so that a decaying state costs
- * no more than another. The caller's own setting is back when the step returns.
+ * no more than another. Within a step the caller's rounding and traps of floating-point numbers do not hold either, and
+ * its own setting is back when the step returns.
  *
  * Threads. Models may be shared by threads. A stream is for one thread at a time, and any thread may be the next one.
  * Nothing is kept outside of models and streams.

@@ -41,7 +41,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 FIRST = (
     *("test_native.py", "test_cuda_emulator.py", "test_bench_peers.py", "test_in_place.py", "test_onnx.py"),
     *("test_compile.py", "test_fork.py", "test_examples.py", "test_fuzz.py", "test_cuda_build.py", "test_build.py"),
-    *("test_notebooks.py", "test_recurrent.py", "test_stream.py"),
+    *("test_notebooks.py", "test_recurrent.py", "test_stream.py", "test_stream_library.py"),
 )
 
 
@@ -82,7 +82,8 @@ SLOW: dict[str, tuple[str, ...]] = {
     "test_recurrent.py": ("source",),
     "test_recurrent_peers.py": (),
     "test_site.py": (),
-    "test_stream.py": ("refused", "version_1", "bytes_of_their_type", "flags"),
+    "test_stream.py": ("refused", "version_1", "bytes_of_their_type"),
+    "test_stream_library.py": ("flags",),
     "test_torchrl.py": (),
 }
 # and everywhere tests that by their name ask torch's compilers.

@@ -27,7 +27,7 @@ CSRC_RULES: dict[str, tuple[set[str], tuple[str, ...]]] = {
     "cells": ({"core", "cells"}, ()),
     "cpu": (
         {"core", "cells", "cpu"},
-        ("omp.h", "pthread.h", "dlfcn.h", "sched.h", "unistd.h", "sys/auxv.h", "immintrin.h", "arm_neon.h"),
+        ("omp.h", "pthread.h", "dlfcn.h", "sched.h", "unistd.h", "sys/auxv.h", "cpuid.h", "immintrin.h", "arm_neon.h"),
     ),
     "stream": ({"core", "cells", "cpu", "stream"}, ("fused_rnn.h", "immintrin.h")),
     "cuda": ({"core", "cells", "cuda"}, ("cuda",)),

@@ -1,14 +1,10 @@
-"""Tests fused_rnn.save_stream and the C library that makes its steps, which is built once with CMake."""
+"""Tests fused_rnn.save_stream and the values of the C library that makes its steps, which is built once with CMake."""
 
 from __future__ import annotations
 
 import ctypes
-import os
 import re
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,15 +12,13 @@ import torch
 from torch import Tensor, nn
 
 import fused_rnn
-from build_support import native, toolchain
-from fused_rnn import cmake
+from fused_rnn import stream as stream_file
 from tests.stream import make_model
-from tests.stream.library import compiler_option, run
 from tests.test_stepper import LAYERS
-from tests.test_symbols import shared_symbols
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.skipif(shutil.which("cmake") is None, reason="needs cmake")
 
@@ -149,6 +143,16 @@ def test_an_activation_is_that_of_torch(activation: nn.Module, size: int, librar
     torch.testing.assert_close(saved(library, tmp_path, model, 3).steps(x), model(x), rtol=2e-6, atol=2e-6)
 
 
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
+def test_an_activation_of_what_is_not_finite_is_that_of_torch(
+    activation: nn.Module, library: ctypes.CDLL, tmp_path: Path
+) -> None:
+    linear, x = nn.Linear(1, 3, bias=False), torch.tensor((torch.inf, -torch.inf, torch.nan)).view(1, 3, 1)
+    linear.weight.copy_(torch.tensor([[1.0], [-1.0], [0.5]]))
+    model = fused_rnn.Chain(linear, activation).eval()
+    torch.testing.assert_close(saved(library, tmp_path, model, 3).steps(x), model(x), equal_nan=True)
+
+
 def test_a_prelu_may_have_a_slope_for_each_value(library: ctypes.CDLL, tmp_path: Path) -> None:
     activation = nn.PReLU(20)
     activation.weight.copy_(torch.rand(20))
@@ -166,6 +170,12 @@ def test_a_chain_is_what_torch_computes(residual: bool, inputs: int, library: ct
     ).eval()
     x = torch.randn(30, 4, inputs)
     torch.testing.assert_close(saved(library, tmp_path, model, 4).steps(x), model(x), rtol=1e-5, atol=2e-6)
+
+
+def test_a_module_that_is_called_twice_is_two_stages(library: ctypes.CDLL, tmp_path: Path) -> None:
+    activation, linear, x = nn.Sigmoid(), nn.Linear(5, 5), torch.randn(4, 2, 5)
+    model = fused_rnn.Chain(activation, linear, activation, nn.Sequential(linear, activation))
+    torch.testing.assert_close(saved(library, tmp_path, model, 2).steps(x), model(x), rtol=2e-6, atol=2e-6)
 
 
 def test_values_that_are_not_finite_reach_their_row_alone(library: ctypes.CDLL, tmp_path: Path) -> None:
@@ -250,104 +260,13 @@ def test_a_newer_version_is_unsupported(library: ctypes.CDLL) -> None:
     assert model.value is None
 
 
-# --- The library ---
-
-
-def test_its_own_tests_pass(built: Path) -> None:
-    listed = run("ctest", "--test-dir", built, "--output-on-failure").stdout
-    assert "100% tests passed, 0 tests failed out of 4" in listed
-
-
-@pytest.mark.parametrize("name", native.runnable_instruction_sets())
-def test_every_instruction_set_computes_the_model(name: str, built: Path) -> None:
-    run(built / "tests/stream/c_program", make_model.MODEL, FUSED_RNN_CPU_ISA=name)
-
-
-def test_an_unknown_instruction_set_is_an_error(built: Path) -> None:
-    command = [str(built / "tests/stream/c_program"), str(make_model.MODEL)]
-    environment = {**os.environ, "FUSED_RNN_CPU_ISA": "mmx"}
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert result.returncode == 1
-    assert "FUSED_RNN_CPU_ISA must be one of" in result.stdout
-    assert 'got "mmx"' in result.stdout
-
-
-def test_cmake_has_the_flags_of_the_extension_module() -> None:
-    text = (native.ROOT / "CMakeLists.txt").read_text()
-    common = re.search(r"set\(FUSED_RNN_FLAGS (.*?) \$<", text)
-    assert common is not None
-    stated_as_properties = {"-std=c++20", "-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden"}
-    assert set(common[1].split()) == set(toolchain.COMMON_FLAGS) - stated_as_properties
-    units = dict(re.findall(r"set\(FUSED_RNN_FLAGS_(\w+) (.*)\)", text))
-    assert {name: flags.replace('""', "").split() for name, flags in units.items()} == toolchain.ISA_FLAGS
-
-
-def test_units_share_no_symbol_with_the_rest(built: Path) -> None:
-    for name in native.isa_flags():
-        (compiled,) = built.glob(f"CMakeFiles/fused_rnn_objects.dir/csrc/stream/isa/{name}.*.o")
-        assert shared_symbols(compiled, name) == []
-
-
-def test_the_shared_library_shows_its_functions_alone(built: Path) -> None:
-    header = (native.ROOT / "include/fused_rnn.h").read_text()
-    declared = set(re.findall(r"FUSED_RNN_API .*?(fused_rnn_\w+)\(", header))
-    listing = run("nm", "-D", "--defined-only", built / "libfused_rnn.so").stdout
-    strong = {line.split()[-1] for line in listing.splitlines() if line.split()[-2] in {"T", "D", "B"}}
-    assert strong == declared
-
-
-CONSUMER = """
-cmake_minimum_required(VERSION 3.21)
-project(consumer LANGUAGES C CXX)
-{find}
-add_executable(consumer {source})
-target_link_libraries(consumer PRIVATE fused_rnn::{kind})
-"""
-
-
-@pytest.mark.parametrize("kind", ["static", "shared"])
-def test_an_installed_library_is_found_by_cmake(kind: str, built: Path, tmp_path: Path) -> None:
-    run("cmake", "--install", built, "--prefix", tmp_path / "installed")
-    source = native.ROOT / "tests/stream/c_program.c"
-    version = ".".join(fused_rnn.__version__.split(".")[:2])
-    text = CONSUMER.format(find=f"find_package(fused_rnn {version} REQUIRED)", kind=kind, source=source)
-    (tmp_path / "CMakeLists.txt").write_text(text)
-    run("cmake", "-S", tmp_path, "-B", tmp_path / "build", f"-DCMAKE_PREFIX_PATH={tmp_path / 'installed'}")
-    run("cmake", "--build", tmp_path / "build")
-    run(tmp_path / "build/consumer", make_model.MODEL)
-
-
-@pytest.mark.skipif(shutil.which("pkg-config") is None, reason="needs pkg-config")
-def test_an_installed_library_is_found_by_pkg_config(built: Path, tmp_path: Path) -> None:
-    installed = tmp_path / "installed"
-    run("cmake", "--install", built, "--prefix", installed)
-    (found,) = installed.rglob("fused_rnn.pc")
-    flags = run("pkg-config", "--cflags", "--libs", "fused_rnn", PKG_CONFIG_PATH=str(found.parent)).stdout.split()
-    program, source = tmp_path / "program", native.ROOT / "tests/stream/c_program.c"
-    run("cc", "-std=c11", source, *flags, "-lm", f"-Wl,-rpath,{found.parent.parent}", "-o", program)
-    run(program, make_model.MODEL)
-
-
-def test_an_installed_package_has_the_sources(tmp_path: Path) -> None:
-    command = [sys.executable, "setup.py", "--quiet", "build_py", "--build-lib", str(tmp_path / "lib")]
-    subprocess.run(command, cwd=native.ROOT, check=True)
-    said = run(sys.executable, tmp_path / "lib/fused_rnn/cmake.py").stdout.strip()
-    assert Path(said) == (tmp_path / "lib/fused_rnn").resolve()
-    # CMake looks for every source.
-    run("cmake", "-S", said, "-B", tmp_path / "build", compiler_option())
-    assert not (Path(said) / "csrc/binding").exists()
-    assert cmake.folder() == native.ROOT
-
-
-def test_a_project_may_fetch_the_sources(tmp_path: Path) -> None:
-    fetch = f"""
-include(FetchContent)
-FetchContent_Declare(fused_rnn SOURCE_DIR "{native.ROOT}")
-FetchContent_MakeAvailable(fused_rnn)"""
-    source = native.ROOT / "tests/stream/c_program.c"
-    (tmp_path / "CMakeLists.txt").write_text(CONSUMER.format(find=fetch, kind="static", source=source))
-    run("cmake", "-S", tmp_path, "-B", tmp_path / "build", compiler_option())
-    # Its own tests and install rules stay away. What is built is what `built` has.
-    targets = run("cmake", "--build", tmp_path / "build", "--target", "help").stdout
-    assert "fused_rnn_static" in targets
-    assert "damaged" not in targets
+def test_results_of_all_stages_have_a_limit(library: ctypes.CDLL) -> None:
+    # Activations have no parameters: a file of some bytes would make streams of gigabytes.
+    wide = stream_file._Stage(stream_file._ACTIVATION, 1, 1 << 23, 1 << 23, [])
+    for count, expected in ((2, 0), (3, 3)):
+        data, model, error = stream_file._file([wide] * count, False), ctypes.c_void_p(), Error()
+        arguments = (ctypes.c_size_t(len(data)), ctypes.byref(model), ctypes.byref(error))
+        assert library.fused_rnn_load_memory(data, *arguments) == expected, error.text
+        library.fused_rnn_model_free(model)
+    with pytest.raises(ValueError, match="at most 4096 stages with 16777216 outputs in all, got 4097"):
+        fused_rnn.save_stream(nn.Sequential(nn.Linear(1, 1), *[nn.Tanh()] * 4096), "model.frnn")

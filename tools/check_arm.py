@@ -1,17 +1,18 @@
 """Compiles the C++ sources for AArch64 and runs the C++ tests there under qemu, on a machine of any kind.
 
-Usage: python -m tools.check_arm [--library] [--binding] [PROGRAM ...]
+Usage: python -m tools.check_arm [--library] [--streams] [--binding] [PROGRAM ...]
 
 Needs g++-aarch64-linux-gnu and qemu-user (as Debian names them). Without options the named programs of tests/native
 run, or all, on a processor with every instruction. --library compiles all that knows no torch with the flags of the
 build, links it with tools/native/unit_check.cpp and runs that on several processors and on each of their instruction
-sets. --binding compiles the rest against the installed torch's headers. It is not linked: that takes a torch for
-AArch64.
+sets. --streams does so with the C library, which CMake builds, and its tests. --binding compiles the rest against the
+installed torch's headers. It is not linked: that takes a torch for AArch64.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import shutil
 import subprocess
@@ -24,6 +25,7 @@ from build_support.ninja import common_flags, glob, source_groups
 from build_support.toolchain import ISA_FLAGS, ROOT, find_toolchain, find_torch
 from tests.test_native import AS_SHIPPED, LINKED, NATIVE, SCHEDULES, SOURCES
 
+MODEL = ROOT / "tests/stream/model.frnn"
 COMPILER, EMULATOR, SYSROOT = "aarch64-linux-gnu-g++", "qemu-aarch64", "/usr/aarch64-linux-gnu"
 # Of qemu's processors, the sets that each has: with every instruction, with those for int8, with none of these.
 PROCESSORS = {
@@ -115,22 +117,41 @@ def check_library(folder: Path) -> None:
     require(len(checksums) == 1, "int8 layers differ between sets")
 
 
+def check_streams(folder: Path) -> None:
+    """Runs tests of the C library on each processor and set; sanitizers do not run under qemu."""
+    jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
+    system = ["-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64", "-DFUSED_RNN_BUILD_EXAMPLES=OFF"]
+    compilers = [f"-DCMAKE_CXX_COMPILER={COMPILER}", f"-DCMAKE_C_COMPILER={COMPILER.replace('g++', 'gcc')}"]
+    programs = ("c_program", "cpp_program", "borders")
+    cmake = shutil.which("cmake") or "/usr/bin/cmake"
+    subprocess.run([cmake, "-S", str(ROOT), "-B", str(folder), *system, *compilers], check=True)
+    subprocess.run([cmake, "--build", str(folder), "--parallel", jobs, "--target", *programs], check=True)
+    for processor, sets in PROCESSORS.items():
+        for isa, name in itertools.product(["", *sets], programs):
+            command = [EMULATOR, "-L", SYSROOT, "-cpu", processor, str(folder / "tests/stream" / name), str(MODEL)]
+            subprocess.run(command, check=True, env={**os.environ, "FUSED_RNN_CPU_ISA": isa})
+            print(f"{processor}, {isa or 'no choice'}: {name}", flush=True)
+
+
 def main() -> None:
     """See the top of the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("programs", nargs="*", metavar="PROGRAM", help="of tests/native, without .cpp")
     parser.add_argument("--library", action="store_true", help="all of csrc without the binding, run as a whole")
+    parser.add_argument("--streams", action="store_true", help="the C library of streams, with its tests")
     parser.add_argument("--binding", action="store_true", help="objects of csrc/binding")
     options = parser.parse_args()
     if lacking := missing():
         raise SystemExit(f"{' and '.join(lacking)} needed: install g++-aarch64-linux-gnu and qemu-user")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        chosen = options.programs or ([] if options.library or options.binding else SOURCES)
+        chosen = options.programs or ([] if options.library or options.streams or options.binding else SOURCES)
         for program in chosen:
             print(f"{program}: {run_program(compile_program(program, folder)).splitlines()[-1]}", flush=True)
         if options.library:
             check_library(folder)
+        if options.streams:
+            check_streams(folder / "streams")
         if options.binding:
             compile_library(folder, binding=True)
 

@@ -21,6 +21,7 @@ static_assert(sizeof(size_t) == sizeof(uint64_t), "a product of three sizes of a
 
 constexpr uint32_t kMostStages = 4096;
 constexpr int64_t kLargestSize = 1 << 24;         // so that no count of bytes overflows
+constexpr int64_t kLargestRow = 1 << 24;          // all results of a row: activations need no bytes of the file
 constexpr int64_t kLargestInt8Columns = 1 << 16;  // the sum of so many products fits into 32 bits
 
 constexpr uint32_t kKinds = 3, kStorages = 3, kActivations = 5;
@@ -199,13 +200,15 @@ ModelFile read_model(const std::byte* bytes, size_t size) {
   const FileHeader header = read_header(bytes, size);
   ModelFile model{{}, header.input_size, header.output_size, header.residual != 0};
   Arrays arrays(bytes, sizeof header + header.stages * sizeof(FileRecord), size);
-  int64_t width = header.input_size;
+  int64_t width = header.input_size, results = 0;
   for (uint32_t i = 0; i < header.stages; ++i) {
     FileRecord record;
     std::memcpy(&record, bytes + sizeof header + i * sizeof record, sizeof record);
     model.stages.push_back(read_stage(record, arrays));
     if (model.stages.back().input_size != width) damaged("a stage does not fit the one before it");
     width = model.stages.back().output_size;
+    results += width;
+    if (results > kLargestRow) damaged("its stages have too many outputs");
   }
   if (arrays.at() != size) damaged("it goes on after the parameters");
   if (width != model.output_size) damaged("its output size is not that of the last stage");

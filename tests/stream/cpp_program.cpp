@@ -1,7 +1,9 @@
 // The wrapper from C++17: owners, exceptions, and streams of several threads.
 #include <cstdio>
 #include <fused_rnn.hpp>
+#include <string>
 #include <thread>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -52,6 +54,34 @@ void check_owners(const fused_rnn::Model& model) {
   check(outputs(copy, 1) == outputs(moved, 1), "an assignment copies");
 }
 
+// What was moved from is nothing, which an assignment ends.
+void check_moves(const std::string& path) {
+  static_assert(std::is_nothrow_move_constructible<fused_rnn::Stream>::value, "");
+  static_assert(std::is_nothrow_move_assignable<fused_rnn::Model>::value, "");
+  static_assert(!std::is_copy_constructible<fused_rnn::Model>::value, "");
+  fused_rnn::Model model(path), other = std::move(model);
+  fused_rnn::Stream stream = other.stream(), moved = std::move(stream);
+  const auto is_refused = [](const auto& call) {
+    try {
+      call();
+      return false;
+    } catch (const fused_rnn::Error& error) {
+      return error.status() == FUSED_RNN_BAD_ARGUMENT;
+    }
+  };
+  check(is_refused([&] { model.stream(); }), "a model that was moved makes no streams");
+  check(is_refused([&] { fused_rnn::Stream copy = stream; }), "a stream that was moved has no copies");
+  const std::vector<float> first = outputs(moved, 20);
+  fused_rnn::Stream& same = moved;
+  moved = same;
+  stream = std::move(moved);
+  moved = stream;
+  check(outputs(moved, 20) == outputs(stream, 20), "what was moved may be assigned to");
+  model = std::move(other);
+  stream = model.stream();
+  check(outputs(stream, 20) == first, "a model that was assigned makes streams");
+}
+
 // Threads make streams of one model, run them and hand them over; all compute the same.
 void check_threads(fused_rnn::Model& model) {
   constexpr int kThreads = 4;
@@ -75,6 +105,7 @@ int main(int count, char** arguments) {
   fused_rnn::Model model(arguments[1]);
   check_errors();
   check_owners(model);
+  check_moves(arguments[1]);
   check_threads(model);
   std::printf("%d failures\n", failures);
   return failures == 0 ? 0 : 1;

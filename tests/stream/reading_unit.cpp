@@ -1,6 +1,8 @@
 // A unit of stages that compute nothing, but read every parameter as often as their sizes say: under AddressSanitizer
-// they find a size that the file did not hold.
+// they find a size that the file did not hold. Copies of a layer read what it owns, as those that compute do.
 #include <algorithm>
+#include <memory>
+#include <utility>
 #include <vector>
 
 #include "stream/stage.h"
@@ -17,14 +19,15 @@ float sum_of(const void* values, int64_t count) {
 
 class ReadingLayer final : public StepLayer {
  public:
-  ReadingLayer(const StepProblem& problem, float value)
+  ReadingLayer(const StepProblem& problem, std::shared_ptr<const float> weights)
       : p_(problem),
-        h_(static_cast<size_t>(p_.batch * p_.output_size), value),
-        c_(static_cast<size_t>(p_.batch * p_.hidden_size), value) {}
+        weights_(std::move(weights)),
+        h_(static_cast<size_t>(p_.batch * p_.output_size), *weights_),
+        c_(static_cast<size_t>(p_.batch * p_.hidden_size), *weights_) {}
 
   void update(int64_t, const void* x, int64_t x_stride, int, int) override {
     for (int64_t row = 0; row < p_.batch; ++row) {
-      h_[0] += sum_of(static_cast<const float*>(x) + row * x_stride, p_.input_size);
+      h_[0] += *weights_ + sum_of(static_cast<const float*>(x) + row * x_stride, p_.input_size);
     }
   }
   void project(int64_t, int, int) override {}
@@ -33,10 +36,11 @@ class ReadingLayer final : public StepLayer {
   int64_t h_stride() const override { return p_.output_size; }
   int64_t c_stride() const override { return p_.hidden_size; }
   int64_t weight_bytes() const override { return 0; }
-  std::unique_ptr<StepLayer> clone() const override { return std::make_unique<ReadingLayer>(p_, h_[0]); }
+  std::unique_ptr<StepLayer> clone() const override { return std::make_unique<ReadingLayer>(p_, weights_); }
 
  private:
   StepProblem p_;
+  std::shared_ptr<const float> weights_;
   std::vector<float> h_, c_;
 };
 
@@ -67,7 +71,7 @@ std::unique_ptr<StepLayer> make_recurrent(const StepProblem& p, const StepParame
                     sum_of(given.b_ih, gates) + sum_of(given.b_hh, gates) +
                     sum_of(given.w_hr, p.output_size * p.hidden_size) +
                     sum_of(given.unit_weights, p.cell.unit_weights * p.hidden_size);
-  return std::make_unique<ReadingLayer>(p, sum);
+  return std::make_unique<ReadingLayer>(p, std::make_shared<const float>(sum));
 }
 
 std::unique_ptr<Stage> make_linear(const LinearProblem& p) {

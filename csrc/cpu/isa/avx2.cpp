@@ -4,7 +4,8 @@
 #define FUSED_RNN_VECTOR_REGISTERS 16
 #include "cpu/unit.h"
 
-namespace fused_rnn::avx2 {
+namespace fused_rnn {
+inline namespace avx2 {
 
 const CpuUnit& unit();
 const CpuUnit& unit() { return unit_for<AnyProcessor>(); }
@@ -12,4 +13,5 @@ const CpuUnit& unit() { return unit_for<AnyProcessor>(); }
 const CpuUnit& unit_with_vnni();
 const CpuUnit& unit_with_vnni() { return unit_for<UnitTypes<BFloat16, float, DotQuantizedFloat>>(); }
 
-}  // namespace fused_rnn::avx2
+}  // namespace avx2
+}  // namespace fused_rnn

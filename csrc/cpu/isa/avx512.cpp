@@ -4,7 +4,8 @@
 #define FUSED_RNN_VECTOR_REGISTERS 32
 #include "cpu/unit.h"
 
-namespace fused_rnn::avx512 {
+namespace fused_rnn {
+inline namespace avx512 {
 
 const CpuUnit& unit();
 const CpuUnit& unit() { return unit_for<AnyProcessor>(); }
@@ -15,4 +16,5 @@ const CpuUnit& unit_with_vnni() { return unit_for<UnitTypes<BFloat16, float, Dot
 const CpuUnit& unit_with_bf16();
 const CpuUnit& unit_with_bf16() { return unit_for<UnitTypes<PairedBFloat16, PairedFloat, DotQuantizedFloat>>(); }
 
-}  // namespace fused_rnn::avx512
+}  // namespace avx512
+}  // namespace fused_rnn

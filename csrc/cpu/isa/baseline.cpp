@@ -4,9 +4,11 @@
 #define FUSED_RNN_VECTOR_REGISTERS 16
 #include "cpu/unit.h"
 
-namespace fused_rnn::baseline {
+namespace fused_rnn {
+inline namespace baseline {
 
 const CpuUnit& unit();
 const CpuUnit& unit() { return unit_for<AnyProcessor>(); }
 
-}  // namespace fused_rnn::baseline
+}  // namespace baseline
+}  // namespace fused_rnn

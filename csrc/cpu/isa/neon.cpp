@@ -4,7 +4,8 @@
 #define FUSED_RNN_VECTOR_REGISTERS 32
 #include "cpu/unit.h"
 
-namespace fused_rnn::neon {
+namespace fused_rnn {
+inline namespace neon {
 
 const CpuUnit& unit();
 const CpuUnit& unit() { return unit_for<AnyProcessor>(); }
@@ -15,4 +16,5 @@ const CpuUnit& unit_with_dot() { return unit_for<UnitTypes<BFloat16, float, DotQ
 const CpuUnit& unit_with_bf16();
 const CpuUnit& unit_with_bf16() { return unit_for<UnitTypes<PairedBFloat16, PairedFloat, DotQuantizedFloat>>(); }
 
-}  // namespace fused_rnn::neon
+}  // namespace neon
+}  // namespace fused_rnn

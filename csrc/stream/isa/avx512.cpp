@@ -4,9 +4,11 @@
 #define FUSED_RNN_VECTOR_REGISTERS 32
 #include "stream/unit.h"
 
-namespace fused_rnn::avx512 {
+namespace fused_rnn {
+inline namespace avx512 {
 
 const StreamUnit& stream_unit_with_dot();
 const StreamUnit& stream_unit_with_dot() { return stream_unit_for<DotQuantizedFloat>(); }
 
-}  // namespace fused_rnn::avx512
+}  // namespace avx512
+}  // namespace fused_rnn
