@@ -1,4 +1,4 @@
-"""Builds the extension module fused_rnn._C with ninja; everything else about the package is in pyproject.toml.
+"""Builds the operators' library and the module fused_rnn._C with ninja; everything else is in pyproject.toml.
 
 What is compiled how, and which variables of the environment change it, is in build_support/.
 """
@@ -18,18 +18,25 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))  # pip runs this file without its folder on the path
 
-from build_support.ninja import build_module, glob
+from build_support.ninja import OPS_LIBRARY, SUFFIX, build_module, glob
 from build_support.toolchain import fail
 
+MODULE, OPS_EXTENSION = "fused_rnn._C", f"fused_rnn.{Path(OPS_LIBRARY).stem}"
 MIN_SETUPTOOLS = 77  # the first that knows pyproject.toml's licence expression
 
 
 class NinjaBuildExt(build_ext):
-    """build_ext that leaves the compiling to ninja."""
+    """build_ext that leaves the compiling to ninja. The operators' library is an extension with a name of its own."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        if fullname.endswith(Path(OPS_LIBRARY).stem):  # with its package or without, as setuptools asks
+            return str(Path(*fullname.split("."))) + SUFFIX
+        return str(super().get_ext_filename(fullname))  # type: ignore[no-untyped-call]
 
     def build_extension(self, ext: Extension) -> None:
         target = Path(self.get_ext_fullpath(ext.name))
-        module = build_module(target.name, self.distribution.get_version())
+        name = Path(self.get_ext_filename(MODULE)).name
+        module = build_module(name, self.distribution.get_version()).with_name(target.name)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)  # replaced, not overwritten: a running Python keeps the old one mapped
         shutil.copy2(module, target)
@@ -45,7 +52,7 @@ class BuildWithLibrary(build_py):
         super().run()
         if not self.editable_mode:
             for name in glob("csrc/**/*.*") + glob("include/*") + glob("cmake/*") + ["CMakeLists.txt"]:
-                if not name.startswith(("csrc/binding/", "csrc/cuda/instantiate/")):
+                if not name.startswith(("csrc/binding/", "csrc/cuda/instantiate/", "csrc/python/")):
                     target = Path(self.build_lib, "fused_rnn", name)
                     target.parent.mkdir(parents=True, exist_ok=True)
                     self.copy_file(str(ROOT / name), str(target))
@@ -58,6 +65,6 @@ PACKAGES = find_packages(str(ROOT), include=["fused_rnn", "fused_rnn.*", "bench"
 setup(
     packages=[re.sub(r"^bench\b", "fused_rnn_bench", name) for name in PACKAGES],
     package_dir={"fused_rnn_bench": "bench"},
-    ext_modules=[Extension("fused_rnn._C", sources=glob("csrc/**/*.cpp"), language="c++")],
+    ext_modules=[Extension(name, sources=glob("csrc/**/*.cpp"), language="c++") for name in (OPS_EXTENSION, MODULE)],
     cmdclass={"build_ext": NinjaBuildExt, "build_py": BuildWithLibrary},
 )

@@ -1,8 +1,8 @@
-"""Writes the ninja file of the extension module and runs it.
+"""Writes the ninja file of the library of the operators and of the Python module beside it, and runs it.
 
-The sources fall into groups that differ only in their compiler flags: the binding (which alone sees torch and Python),
-the CPU dispatch, one unit per CPU instruction set, and the CUDA kernels, which nvcc compiles. A new backend is one more
-group in `source_groups`.
+The sources fall into groups that differ only in their compiler flags: the Python module (which alone sees Python), the
+binding (which sees torch), the CPU dispatch, one unit per CPU instruction set, and the CUDA kernels, which nvcc
+compiles. A new backend is one more group in `source_groups`.
 
 Environment: MAX_JOBS (parallel compilations); further toolchain.py and cuda.py.
 """
@@ -37,6 +37,11 @@ from build_support.toolchain import (
 
 TORCH_TARGET_VERSION = f"0x{MIN_TORCH[0]:02x}{MIN_TORCH[1]:02x}000000000000"
 NVCC_FLAGS = ["-std=c++20", "-O3"]  # those of COMMON_FLAGS that are nvcc's own, too
+SUFFIX = ".dylib" if sys.platform == "darwin" else ".so"
+OPS_LIBRARY = f"libfused_rnn_ops{SUFFIX}"  # any program with torch's libraries may load it; the Python module needs it
+# Of the sources whose functions the Python module calls. ops.map leaves it those of our namespace.
+EXPORTED = ["-fvisibility=default"]
+EXPORTS = ROOT / "build_support/ops.map"
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class SourceGroup:
     sources: list[str]
     flags: list[str]
     rule: str = "compile"
+    of_module: bool = False  # else of the operators' library
 
 
 def glob(pattern: str) -> list[str]:
@@ -55,38 +61,52 @@ def glob(pattern: str) -> list[str]:
 
 def source_groups(toolchain: Toolchain, cuda: Cuda | str, torch: Path, version: str) -> list[SourceGroup]:
     """What is compiled, and how each part differs from the rest."""
-    # pybind11 comes before torch, which carries a copy of its own. -isystem: warnings of foreign headers are not ours.
-    foreign = [find_pybind11(), *find_python_headers(), torch / "include", torch / "include/torch/csrc/api/include"]
+    torch_headers = [str(torch / "include"), str(torch / "include/torch/csrc/api/include")]
     built = str(cuda) if isinstance(cuda, Cuda) else f"not built: {cuda}"
-    binding = [f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}", f'-DFUSED_RNN_VERSION="{version}"']
-    binding += [f"-DFUSED_RNN_CUDA_BUILD={json.dumps(built)}"]
+    # -isystem: warnings of foreign headers are not ours.
+    binding = [f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}", f"-DFUSED_RNN_CUDA_BUILD={json.dumps(built)}"]
+    binding += [flag for folder in torch_headers for flag in ("-isystem", folder)]
+    # pybind11 comes before torch, which carries a copy of its own.
+    python = [flag for folder in (find_pybind11(), *find_python_headers()) for flag in ("-isystem", folder)]
+    python += [*binding, f'-DFUSED_RNN_VERSION="{version}"']
     # With these a cell of a user is compiled when it is first used.
     cell_flags = {"common": COMMON_FLAGS, **{name: ISA_FLAGS[name] for name in toolchain.instruction_sets}}
-    binding += [f"-DFUSED_RNN_CELL_FLAGS={json.dumps(json.dumps(cell_flags))}"]
-    binding += [flag for folder in foreign for flag in ("-isystem", str(folder))]
+    python += [f"-DFUSED_RNN_CELL_FLAGS={json.dumps(json.dumps(cell_flags))}"]
     binding_sources, host = glob("csrc/binding/*.cpp"), []
     units = [SourceGroup([f"csrc/cpu/isa/{name}.cpp"], ISA_FLAGS[name]) for name in toolchain.instruction_sets]
     if isinstance(cuda, Cuda):
         # Not for csrc/cpu, which need not be compiled again where only this changes.
         host = ["-DFUSED_RNN_CUDA"]
-        units.append(SourceGroup(glob("csrc/cuda/**/*.cu"), [], "compile_cuda"))
+        called = "csrc/cuda/runtime.cu"
+        units.append(SourceGroup([name for name in glob("csrc/cuda/**/*.cu") if name != called], [], "compile_cuda"))
+        units.append(SourceGroup([called], host_flags(EXPORTED), "compile_cuda"))
     else:
         binding_sources = [name for name in binding_sources if not Path(name).name.startswith("cuda_")]
     return [
+        SourceGroup(glob("csrc/python/*.cpp"), [*host, *python], of_module=True),
         SourceGroup(binding_sources, [*host, *binding]),
-        SourceGroup([name for name in glob("csrc/cpu/**/*.cpp") if "/isa/" not in name], []),
-        SourceGroup(glob("csrc/cuda/*.cpp"), host),
+        SourceGroup([name for name in glob("csrc/cpu/**/*.cpp") if "/isa/" not in name], EXPORTED),
+        SourceGroup(glob("csrc/cuda/*.cpp"), [*host, *EXPORTED]),
         *units,
     ]
 
 
 def link_flags(toolchain: Toolchain, cuda: Cuda | str, torch: Path) -> list[str]:
-    """libtorch brings all of torch's libraries; no rpath, since importing torch loads them before this module."""
+    """Of the operators' library. libtorch brings all of torch's libraries; no rpath, since who loads this has torch."""
     if sys.platform == "darwin":
-        return ["-bundle", "-undefined", "dynamic_lookup", *toolchain.openmp_link]
+        named = ["-install_name", f"@rpath/{OPS_LIBRARY}"]
+        return ["-dynamiclib", *named, "-undefined", "dynamic_lookup", *toolchain.openmp_link]
     cuda_runtime = [cuda.runtime, "-ldl", "-lrt", "-lpthread"] if isinstance(cuda, Cuda) else []
     torch_library = [f"-L{torch / 'lib'}", "-Wl,--no-as-needed", "-ltorch", "-Wl,--as-needed"]
-    return ["-shared", *torch_library, *toolchain.openmp_link, *cuda_runtime]
+    named = [f"-Wl,-soname,{OPS_LIBRARY}", f"-Wl,--version-script={EXPORTS}"]
+    return ["-shared", *named, *torch_library, *toolchain.openmp_link, *cuda_runtime]
+
+
+def module_link_flags(torch: Path) -> list[str]:
+    """Of the Python module, which finds the operators' library beside itself."""
+    if sys.platform == "darwin":
+        return ["-bundle", "-undefined", "dynamic_lookup", "-Wl,-rpath,@loader_path"]
+    return ["-shared", "-Wl,-rpath,$ORIGIN", f"-L{torch / 'lib'}", "-Wl,--as-needed", "-ltorch"]
 
 
 def cuda_rule(toolchain: Toolchain, cuda: Cuda) -> list[str]:
@@ -122,7 +142,7 @@ def common_flags(toolchain: Toolchain) -> list[str]:
 
 
 def write_ninja_file(module: Path, toolchain: Toolchain, cuda: Cuda | str, torch: Path, version: str) -> Path:
-    """Writes build.ninja beside the `module` it makes; ninja tracks headers by depfiles and flags by its own log."""
+    """Writes build.ninja beside what it makes; ninja tracks headers by depfiles and flags by its own log."""
     folder = module.parent
     compiler = ninja_words(toolchain.compiler)
     lines = [
@@ -132,16 +152,21 @@ def write_ninja_file(module: Path, toolchain: Toolchain, cuda: Cuda | str, torch
         "  depfile = $out.d",
         "  deps = gcc",
         "rule link",
-        f"  command = {compiler} $in {ninja_words(link_flags(toolchain, cuda, torch))} -o $out",
+        f"  command = {compiler} $in $flags -o $out",
         *(cuda_rule(toolchain, cuda) if isinstance(cuda, Cuda) else []),
     ]
-    objects = []
+    objects: dict[bool, list[str]] = {False: [], True: []}
     for group in source_groups(toolchain, cuda, torch, version):
         for source in group.sources:
-            objects.append(ninja_path((folder / source).with_suffix(".o")))
-            lines += [f"build {objects[-1]}: {group.rule} {ninja_path(ROOT / source)}"]
+            made = ninja_path((folder / source).with_suffix(".o"))
+            objects[group.of_module].append(made)
+            lines += [f"build {made}: {group.rule} {ninja_path(ROOT / source)}"]
             lines += [f"  flags = {ninja_words(group.flags)}", f"  description = compile {source}"]
-    lines += [f"build {ninja_path(module)}: link {' '.join(objects)}", f"  description = link {module.name}"]
+    library = ninja_path(folder / OPS_LIBRARY)
+    lines += [f"build {library}: link {' '.join(objects[False])} | {ninja_path(EXPORTS)}"]
+    lines += [f"  flags = {ninja_words(link_flags(toolchain, cuda, torch))}", f"  description = link {OPS_LIBRARY}"]
+    lines += [f"build {ninja_path(module)}: link {' '.join(objects[True])} {library}"]
+    lines += [f"  flags = {ninja_words(module_link_flags(torch))}", f"  description = link {module.name}"]
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "build.ninja"
     file.write_text("\n".join(lines) + "\n")
@@ -159,9 +184,9 @@ def expected_time(toolchain: Toolchain, cuda: Cuda | str) -> str:
 
 
 def build_module(name: str, version: str) -> Path:
-    """The module of that file name, compiled as far as something changed.
+    """The module of that file name, with the operators' library beside it, compiled as far as something changed.
 
-    Its objects live in build/native, so that installs, editable or not, share them.
+    The objects live in build/native, so that installs, editable or not, share them.
     """
     torch, toolchain, program = find_torch(), find_toolchain(), find_ninja()
     try:

@@ -31,7 +31,8 @@ CSRC_RULES: dict[str, tuple[set[str], tuple[str, ...]]] = {
     ),
     "stream": ({"core", "cells", "cpu", "stream"}, ("fused_rnn.h", "immintrin.h")),
     "cuda": ({"core", "cells", "cuda"}, ("cuda",)),
-    "binding": ({"core", "cells", "cpu", "cuda", "binding"}, ("torch/", "pybind11/")),
+    "binding": ({"core", "cells", "cpu", "cuda", "binding"}, ("torch/",)),
+    "python": ({"core", "cells", "cpu", "cuda", "binding", "python"}, ("pybind11/",)),
 }
 # Folder of csrc/cpu: the folders of csrc/cpu it may include from. The files beside them may include from all.
 CPU_RULES: dict[str, set[str]] = {

@@ -34,8 +34,9 @@ def run_setup(*arguments: str, before: str = "", **environment: str) -> subproce
     return subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
 
 
-def test_module_takes_only_c_symbols_from_torch() -> None:
-    assert check_abi.foreign_symbols(check_abi.built_module()) == []
+def test_what_is_built_takes_only_c_symbols_from_torch() -> None:
+    assert check_abi.foreign_symbols() == []
+    assert not [name for name in check_abi.undefined_symbols(check_abi.built_library()) if re.match("_?Py", name)]
 
 
 def test_foreign_symbols_are_told_from_the_allowed_ones() -> None:
@@ -46,21 +47,21 @@ def test_foreign_symbols_are_told_from_the_allowed_ones() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads ELF headers")
-def test_module_names_no_library_path_and_no_openmp_runtime() -> None:
-    header = subprocess.run(
-        ["objdump", "-p", str(check_abi.built_module())], capture_output=True, text=True, check=True
-    ).stdout
-    assert "RPATH" not in header
-    assert "RUNPATH" not in header
-    assert "gomp" not in header
+def test_the_library_names_no_path_the_module_its_own_and_none_an_openmp_runtime() -> None:
+    paths: dict[Path, list[str]] = {}
+    for built in (check_abi.built_library(), check_abi.built_module()):
+        header = subprocess.run(["objdump", "-p", str(built)], capture_output=True, text=True, check=True).stdout
+        paths[built] = re.findall(r"R(?:UN)?PATH +(.*)", header)
+        assert "gomp" not in header
+    assert list(paths.values()) == [[], ["$ORIGIN"]]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads ELF headers")
-def test_module_loads_where_torch_has_no_cuda_and_shares_no_cuda_symbol() -> None:
+def test_the_library_loads_where_torch_has_no_cuda_and_shares_no_cuda_symbol() -> None:
     # A strong symbol that a torch without CUDA lacks is found missing at import; a visible one of the CUDA runtime
     # would be replaced by that of the runtime that torch has loaded, of perhaps another version.
-    module = check_abi.built_module()
-    listing = subprocess.run(["nm", "-D", str(module)], capture_output=True, text=True, check=True).stdout
+    library = check_abi.built_library()
+    listing = subprocess.run(["nm", "-D", str(library)], capture_output=True, text=True, check=True).stdout
     symbols = [line.split()[-2:] for line in listing.splitlines()]
     assert [name for kind, name in symbols if kind != "w" and name.startswith("aoti_torch_get_current_cuda")] == []
     assert [name for _, name in symbols if re.match(r"_*cuda|cu[A-Z]", name)] == []
@@ -234,7 +235,7 @@ def test_wheel_holds_package_module_types_and_benchmark(tmp_path: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {"fused_rnn/__init__.py", "fused_rnn/py.typed", "fused_rnn_bench/workloads/char_lm.py"} <= names
     assert {f"fused_rnn/{name}" for name in ("CMakeLists.txt", "include/fused_rnn.h", "csrc/stream/chain.cpp")} <= names
-    assert f"fused_rnn/{check_abi.built_module().name}" in names
+    assert {f"fused_rnn/{built.name}" for built in (check_abi.built_module(), check_abi.built_library())} <= names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"fused_rnn", "fused_rnn_bench"}
 
 
@@ -246,7 +247,7 @@ def test_source_distribution_holds_everything_to_build_and_test(tmp_path: Path) 
     with tarfile.open(archive) as contents:
         names = {name.partition("/")[2] for name in contents.getnames()}
     tree = ["csrc", "fused_rnn", "bench", "build_support", "cmake", "examples", "include", "tests", "tools"]
-    suffixes = {".py", ".h", ".hpp", ".c", ".cpp", ".cu", ".cuh", ".in", ".frnn"}
+    suffixes = {".py", ".h", ".hpp", ".c", ".cpp", ".cu", ".cuh", ".in", ".map", ".frnn"}
     files = [path for folder in tree for path in (ROOT / folder).rglob("*") if path.suffix in suffixes]
     expected = {path.relative_to(ROOT).as_posix() for path in files}
     assert (

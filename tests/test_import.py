@@ -39,7 +39,7 @@ def imported_by() -> dict[str, set[str]]:
 
 def copied(folder: Path, *, built: bool) -> Path:
     """A folder with a copy of the package, with the compiled module or without it."""
-    ignored = shutil.ignore_patterns("__pycache__", *(() if built else ("_C.*",)))
+    ignored = shutil.ignore_patterns("__pycache__", *(() if built else ("_C.*", "libfused_rnn_ops.*")))
     shutil.copytree(ROOT / "fused_rnn", folder / "fused_rnn", ignore=ignored, copy_function=os.symlink)
     # The package finds its folder by its files, which are no links therefore.
     for path in (folder / "fused_rnn").glob("*.py"):

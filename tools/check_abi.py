@@ -3,7 +3,7 @@
 Usage: python -m tools.check_abi [--python OTHER/bin/python ...]
 
 Every OTHER is a Python of the same minor version in whose environment another torch is installed (nothing else is
-needed there). The module that is built here, not a copy compiled again, is run in each of them.
+needed there). What is built here, not a copy compiled again, is run in each of them.
 """
 
 from __future__ import annotations
@@ -17,13 +17,16 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
+from build_support.ninja import OPS_LIBRARY
 from build_support.toolchain import ROOT
 
-# What the module may take from elsewhere: Python, torch's C interface, OpenMP, and the C and C++ runtimes, whose
+# What the operators' library may take from elsewhere: torch's C interface, OpenMP, and the C and C++ runtimes, whose
 # symbols carry a version.
 ALLOWED = re.compile(
-    r"_?Py|aoti_torch_|torch_|GOMP_|omp_|__kmpc_|__gmon_start__|_ITM_|__cxa_|_Unwind_|.*@(GLIBC|GCC|CXXABI)"
+    r"aoti_torch_|torch_|GOMP_|omp_|__kmpc_|__gmon_start__|_ITM_|__cxa_|_Unwind_|.*@(GLIBC|GCC|CXXABI)"
 )
+# The Python module also takes Python, and our own functions from that library.
+ALLOWED_IN_MODULE = re.compile(rf"_?Py|_Z(TI|N|NK)9fused_rnn|{ALLOWED.pattern}")
 
 SMOKE_TEST = """
 import torch
@@ -51,22 +54,32 @@ def built_module() -> Path:
     return path
 
 
-def foreign_symbols(module: Path) -> list[str]:
-    """Undefined symbols that bind the module to one build of torch, such as C++ names of c10 and at."""
+def built_library() -> Path:
+    """The operators' library beside the module."""
+    return built_module().with_name(OPS_LIBRARY)
+
+
+def undefined_symbols(path: Path) -> list[str]:
+    """Names that a library takes from elsewhere."""
     nm = shutil.which("nm")
     if nm is None:
         raise SystemExit("nm (binutils) is needed")
-    listing = subprocess.run([nm, "-D", "--undefined-only", str(module)], capture_output=True, text=True, check=True)
-    names = (line.split()[-1] for line in listing.stdout.splitlines())
-    return [name for name in names if not ALLOWED.match(name)]
+    listing = subprocess.run([nm, "-D", "--undefined-only", str(path)], capture_output=True, text=True, check=True)
+    return [line.split()[-1] for line in listing.stdout.splitlines()]
 
 
-def smoke_test(python: str, module: Path) -> bool:
-    """Runs the module under another interpreter and the torch that is installed there."""
+def foreign_symbols() -> list[str]:
+    """Undefined symbols that bind what is built to one build of torch, such as C++ names of c10 and at."""
+    rules = ((built_library(), ALLOWED), (built_module(), ALLOWED_IN_MODULE))
+    return [name for path, allowed in rules for name in undefined_symbols(path) if not allowed.match(name)]
+
+
+def smoke_test(python: str) -> bool:
+    """Runs what is built under another interpreter and the torch that is installed there."""
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder, "fused_rnn")
         package.mkdir()
-        for path in [*(ROOT / "fused_rnn").glob("*.py"), module]:
+        for path in [*(ROOT / "fused_rnn").glob("*.py"), built_module(), built_library()]:
             shutil.copy2(path, package)
         command = [python, "-c", SMOKE_TEST]
         return subprocess.run(command, cwd=folder, env={"PYTHONPATH": folder}, check=False).returncode == 0
@@ -77,10 +90,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", action="append", default=[], help="another interpreter to run the module under")
     others = parser.parse_args().python
-    module = built_module()
-    foreign = foreign_symbols(module)
-    print(f"{module.name}: {len(foreign)} symbols outside torch's C interface {' '.join(foreign)}".rstrip())
-    results = [smoke_test(python, module) for python in [sys.executable, *others]]
+    foreign = foreign_symbols()
+    print(f"{len(foreign)} symbols outside torch's C interface {' '.join(foreign)}".rstrip())
+    results = [smoke_test(python) for python in [sys.executable, *others]]
     return 0 if not foreign and all(results) else 1
 
 

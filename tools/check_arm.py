@@ -83,14 +83,14 @@ def compile_library(folder: Path, *, binding: bool) -> list[Path]:
     toolchain = find_toolchain()
     require(toolchain.instruction_sets == ["neon"], f"{COMPILER} compiles {toolchain.instruction_sets}")
     if binding:
-        group = source_groups(toolchain, "not for AArch64", find_torch(), "0")[0]
-        sources, flags = group.sources, group.flags
+        groups = source_groups(toolchain, "not for AArch64", find_torch(), "0")[:2]
+        work = [(name, group.flags) for group in groups for name in group.sources]
     else:
         units = [f"csrc/cpu/isa/{name}.cpp" for name in toolchain.instruction_sets]
         others = [name for name in glob("csrc/cpu/**/*.cpp") if "/isa/" not in name]
-        sources, flags = [*units, *others, *glob("csrc/cuda/*.cpp")], []
+        work = [(name, []) for name in (*units, *others, *glob("csrc/cuda/*.cpp"))]
 
-    def compile_source(name: str) -> Path:
+    def compile_source(name: str, flags: list[str]) -> Path:
         output = folder / f"{name.replace('/', '-')}.o"
         arguments = [*common_flags(toolchain), *flags, "-c", str(ROOT / name)]
         native.compile_cpp(arguments, output, [COMPILER])
@@ -98,7 +98,7 @@ def compile_library(folder: Path, *, binding: bool) -> list[Path]:
         return output
 
     with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)) as pool:
-        return list(pool.map(compile_source, sources))
+        return list(pool.map(compile_source, *zip(*work, strict=True)))
 
 
 def check_library(folder: Path) -> None:
@@ -139,7 +139,7 @@ def main() -> None:
     parser.add_argument("programs", nargs="*", metavar="PROGRAM", help="of tests/native, without .cpp")
     parser.add_argument("--library", action="store_true", help="all of csrc without the binding, run as a whole")
     parser.add_argument("--streams", action="store_true", help="the C library of streams, with its tests")
-    parser.add_argument("--binding", action="store_true", help="objects of csrc/binding")
+    parser.add_argument("--binding", action="store_true", help="objects of csrc/binding and csrc/python")
     options = parser.parse_args()
     if lacking := missing():
         raise SystemExit(f"{' and '.join(lacking)} needed: install g++-aarch64-linux-gnu and qemu-user")

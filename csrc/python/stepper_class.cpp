@@ -1,5 +1,5 @@
 // fused_rnn._C.Stepper: addresses of contiguous arrays, which the Python class checks and keeps alive, in and out.
-#include "binding/stepper_class.h"
+#include "python/stepper_class.h"
 
 #include <pybind11/stl.h>
 
@@ -10,9 +10,9 @@
 #include <utility>
 #include <vector>
 
-#include "binding/python_problem.h"
-#include "binding/tensor_exchange.h"
 #include "cpu/stepper.h"
+#include "python/python_problem.h"
+#include "python/tensor_exchange.h"
 
 namespace py = pybind11;
 

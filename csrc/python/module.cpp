@@ -1,4 +1,4 @@
-// The Python module fused_rnn._C: what is not a tensor op. Importing it also registers the ops of the files beside it.
+// The Python module fused_rnn._C: what is not a tensor op. It needs the library of the ops, which it loads.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -11,13 +11,13 @@
 #include <variant>
 #include <vector>
 
-#include "binding/python_problem.h"
-#include "binding/stepper_class.h"
 #include "cpu/loaded_cells.h"
 #include "cpu/runtime/machine.h"
 #include "cpu/runtime/team.h"
 #include "cpu/runtime/workspace.h"
 #include "cuda/loaded_cells.h"
+#include "python/python_problem.h"
+#include "python/stepper_class.h"
 
 #if !defined(FUSED_RNN_VERSION) || !defined(FUSED_RNN_CUDA_BUILD) || !defined(FUSED_RNN_CELL_FLAGS)
 #error "the build passes FUSED_RNN_VERSION, FUSED_RNN_CUDA_BUILD and FUSED_RNN_CELL_FLAGS"
