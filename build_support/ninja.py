@@ -119,7 +119,7 @@ def cuda_rule(toolchain: Toolchain, cuda: Cuda) -> list[str]:
     command = ninja_words([cuda.nvcc, *compiler_flags(toolchain.compiler), *flags])
     return [
         "rule compile_cuda",
-        f"  command = {command} -MD -MF $out.d -c $in -o $out > $out.log 2>&1 || {{ cat $out.log; exit 1; }}",
+        f"  command = {command} $flags -MD -MF $out.d -c $in -o $out > $out.log 2>&1 || {{ cat $out.log; exit 1; }}",
         "  depfile = $out.d",
         "  deps = gcc",
     ]

@@ -10,8 +10,9 @@ import pytest
 
 import fused_rnn
 from build_support import cuda as cuda_build
-from build_support import native
+from build_support import native, ninja
 from build_support.cuda import Cuda, Target
+from build_support.toolchain import Toolchain
 from tools import ptxas_report
 
 if TYPE_CHECKING:
@@ -38,6 +39,12 @@ def test_ptx_is_asked_for_by_its_suffix() -> None:
     assert codes(targets) == ["sm_80", "sm_90", "compute_90"]
     assert targets[1].flags == ["-gencode", "arch=compute_90,code=[sm_90,compute_90]"]
     assert str(targets[1]) == "9.0+PTX"
+
+
+def test_kernels_are_compiled_with_the_flags_of_their_group() -> None:
+    cuda = Cuda("nvcc", "13.0", cuda_build.RUNTIME, [Target("9.0a")])
+    (command,) = (line for line in ninja.cuda_rule(Toolchain(["g++"], ["baseline"], [], []), cuda) if "command" in line)
+    assert " $flags " in command
 
 
 @pytest.mark.parametrize("entry", ["9.9", "8.0a", "Hopper", "80", "8.0+PTX+PTX", "sm_80", "8.0,9.0"])

@@ -6,7 +6,6 @@
 #include <cstdio>
 #include <initializer_list>
 #include <random>
-#include <source_location>
 #include <string>
 
 namespace fused_rnn::test {
@@ -20,27 +19,31 @@ struct Case {
 // the same program without sanitizers judges the values of the same problems.
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 inline constexpr bool kJudgesValues = false;
+#elif defined(__clang__)
+inline constexpr bool kJudgesValues = !__has_feature(address_sanitizer) && !__has_feature(thread_sanitizer);
 #else
 inline constexpr bool kJudgesValues = true;
 #endif
 
 inline int checks = 0, failures = 0;
 
-// Counts one check; prints its place when it does not hold.
-inline void check(bool holds, const std::string& what, std::source_location where = std::source_location::current()) {
+// Counts one check; prints its place, that of the call, when it does not hold. (Clang has std::source_location
+// from 16.)
+inline void check(bool holds, const std::string& what, const char* file = __builtin_FILE(),
+                  int line = __builtin_LINE()) {
   ++checks;
   if (holds) return;
   // A broken kernel fails thousands of checks alike; the first few tell.
-  if (++failures <= 20) std::printf("%s:%u: %s\n", where.file_name(), unsigned(where.line()), what.c_str());
+  if (++failures <= 20) std::printf("%s:%d: %s\n", file, line, what.c_str());
 }
 
 // |actual - expected| <= tolerance; two NaNs agree, and so do two infinities of the same sign.
 inline void check_near(double actual, double expected, double tolerance, const std::string& what,
-                       std::source_location where = std::source_location::current()) {
+                       const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
   const bool same = actual == expected || (std::isnan(actual) && std::isnan(expected));
   char numbers[128] = "";
   if (!same) std::snprintf(numbers, sizeof numbers, ": %.17g, expected %.17g +- %.3g", actual, expected, tolerance);
-  check(same || std::abs(actual - expected) <= tolerance, what + numbers, where);
+  check(same || std::abs(actual - expected) <= tolerance, what + numbers, file, line);
 }
 
 // Uniform numbers in [low, high), the same in every run.

@@ -265,9 +265,11 @@ class PlainRecurrence {
       }
     }
     // The cell.
-    const auto saved = [&](int row, int64_t u) { return out.saved.get(t, b, d, row * hidden_size + u); };
+    const auto saved = [&](int row, int64_t u) { return out.saved.get(at.t, at.b, at.d, row * hidden_size + u); };
     const Buffer<double>& states = Cell::kStates == 2 ? out.cells : out.output;
-    const auto made_of = [&](int64_t u) { return s_.zoneout ? saved(Cell::kSaved, u) : states.get(t, b, d, u); };
+    const auto made_of = [&](int64_t u) {
+      return s_.zoneout ? saved(Cell::kSaved, u) : states.get(at.t, at.b, at.d, u);
+    };
     Vector hats_of_c, d_c_through_h;
     if (normalizes_c()) through_norm_of_c(at, made_of, d_hidden, hats_of_c, d_c_through_h, out);
     Vector d_from_h(kRecurrent * hidden_size), direct(hidden_size);

@@ -76,14 +76,14 @@ void check_places(const Shape& s) {
       {"w_hh", &Inputs<T>::w_hh}, {"w_ih", &Inputs<T>::w_ih}, {"w_hr", &Inputs<T>::w_hr}};
   for (const double value : {kInfinity, -kInfinity, std::nan("")}) {
     for (const auto& [name, place] : places) {
-      check_with(name, value, [&](Inputs<T>& in, T number) {
+      check_with(name, value, [&, place = place](Inputs<T>& in, T number) {
         Buffer<T>& buffer = in.*place;
         if (!buffer.data.empty()) buffer.at(buffer.first / 2, buffer.batch - 1, 0, buffer.size - 1) = number;
         return !buffer.data.empty();
       });
     }
     for (const auto& [name, place] : matrices) {
-      check_with(name, value, [&](Inputs<T>& in, T number) {
+      check_with(name, value, [&, place = place](Inputs<T>& in, T number) {
         Matrix<T>& matrix = in.*place;
         if (!matrix.data.empty()) matrix.at(0, matrix.rows - 1, matrix.columns - 1) = number;
         return !matrix.data.empty();

@@ -67,7 +67,8 @@ void rows_end_and_start_anew_anywhere() {
   for (const auto& [lengths, resets] : {std::pair{true, false}, {false, true}, {true, true}}) {
     for (const int64_t time_steps : {0, 1, 2, 7}) {
       for (const bool initial : {false, true}) {
-        const auto shape = [&](int64_t batch, int64_t hidden_size, int64_t output_size) {
+        const auto shape = [&, lengths = lengths, resets = resets](int64_t batch, int64_t hidden_size,
+                                                                   int64_t output_size) {
           return Shape{time_steps, batch, 2, hidden_size, output_size, initial, initial, false, lengths, resets};
         };
         Sweeps::check_shape<IdentityCell, IdentityType>(shape(9, 33, 33));
