@@ -234,7 +234,8 @@ def test_wheel_holds_package_module_types_and_benchmark(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {"fused_rnn/__init__.py", "fused_rnn/py.typed", "fused_rnn_bench/workloads/char_lm.py"} <= names
-    assert {f"fused_rnn/{name}" for name in ("CMakeLists.txt", "include/fused_rnn.h", "csrc/stream/chain.cpp")} <= names
+    sources = ("CMakeLists.txt", "include/fused_rnn.h", "csrc/stream/chain.cpp", "csrc/cuda/cell_module.cuh")
+    assert {f"fused_rnn/{name}" for name in sources} <= names
     assert {f"fused_rnn/{built.name}" for built in (check_abi.built_module(), check_abi.built_library())} <= names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"fused_rnn", "fused_rnn_bench"}
 

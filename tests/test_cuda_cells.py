@@ -12,7 +12,7 @@ import torch
 import fused_rnn
 from fused_rnn import CudaDevice, _cell_compiler, _cuda_cells, _ops, _recurrent
 from fused_rnn.cells import source_of
-from tests.own_cells import InputGatedGRU
+from tests.own_cells import Everything, InputGatedGRU
 from tools import ptxas_report
 
 if TYPE_CHECKING:
@@ -66,6 +66,15 @@ def test_a_cell_without_recurrent_gates_has_two_kernels(tmp_path: Path, monkeypa
     assert plan.schedule == "per_step"
     assert "one kernel for all steps" in plan.why
     assert set(plan.others.values()) == {"no gate reads h, so that there is no W_hh to keep on the chip"}
+
+
+@needs_nvcc
+def test_every_function_of_cells_is_there_on_gpus(tmp_path: Path) -> None:
+    path = tmp_path / "everything.so"
+    _cuda_cells.compile_library(source_of(Everything()), torch.bfloat16, ("90a",), path)
+    text = path.with_suffix(".log").read_text()
+    assert "StepKernel" in text
+    assert [str(one) for one in ptxas_report.parse(text) if one.spill_stores or one.spill_loads] == []
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -112,7 +112,7 @@ void more_gates_than_the_registers_hold_are_refused() {
 
 int main() {
   return test::run(
-      {{"four states", every_schedule_runs_the_cell<SLSTMCell, float, double>},
+      {{"four states", every_schedule_runs_the_cell<SLSTMCell, cuda::TFloat32, double>},
        {"a gate of x alone", every_schedule_runs_the_cell<InputGatedGRU, cuda::TFloat32, cuda::BFloat16>},
        {"no gate that reads h", a_cell_without_recurrent_gates_is_one_kernel},
        {"more gates than the registers hold are refused", more_gates_than_the_registers_hold_are_refused}});
