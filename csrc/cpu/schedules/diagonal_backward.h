@@ -110,7 +110,8 @@ class DiagonalBackward {
 
   template <class Whole>
   void step(int64_t d, int64_t s, Range rows, Range units) const {
-    const int64_t t = time_at(s, d, p_.time_steps);
+    const Direction direction = direction_of(d, p_.heads);
+    const int64_t t = time_at(s, direction, p_.time_steps);
     const BackwardPass<Cell, T, true> pass(p_, v_, parameters_.unit_weights(d), d, s, t);
     const BatchRows<const T> d_output = rows_at<T>(v_.d_output, t, d);
     const Access access{carried_at(d)};
@@ -121,7 +122,7 @@ class DiagonalBackward {
     };
     for (int64_t row = rows.begin; row < rows.end; ++row) {
       const RowStep kind = ragged_ ? row_step(v_, t, row) : RowStep::kPlain;
-      const bool begins = s == 0 || (ragged_ && fused_rnn::begins(v_, s, t, d, row));
+      const bool begins = s == 0 || (ragged_ && fused_rnn::begins(v_, s, time_before(t, direction), row));
       const Next next = after(d, s, rows, row);
       if (kind == RowStep::kPlain) {
         for_each_vector_of_units<Whole, true>(row, units, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
@@ -152,12 +153,13 @@ class DiagonalBackward {
     const auto [steps, later] = Units::later(rows, row, Cell::kSaved + 1, p_);
     const int64_t position = s - steps;
     if (position < 0) return {};
-    const int64_t t = time_at(position, d, p_.time_steps);
+    const Direction direction = direction_of(d, p_.heads);
+    const int64_t t = time_at(position, direction, p_.time_steps);
     const auto row_at = [&](const SequenceView<const void>& view, int64_t time) {
       return view ? at<T>(view, time, later, d) : nullptr;
     };
     // The state before the step; the one after it is at hand.
-    const int64_t before = position > 0 ? time_before(t, d) : t;
+    const int64_t before = position > 0 ? time_before(t, direction) : t;
     return {row_at(v_.saved, t), row_at(v_.d_output, t), row_at(v_.output, before), row_at(v_.cells, before)};
   }
 

@@ -101,7 +101,7 @@ class DiagonalForward {
 
   template <class Whole>
   void step(int64_t d, int64_t s, Range rows, Range units, const GatesMade& made) const {
-    const int64_t t = time_at(s, d, p_.time_steps);
+    const int64_t t = time_at(s, direction_of(d, p_.heads), p_.time_steps);
     const ForwardPass<Cell, T, true> pass(p_, v_, parameters_.unit_weights(d), d, t);
     const Access access{p_.hidden_size, made, rows_at<T>(v_.gates, t, d), states_of(d)};
     for (int64_t row = rows.begin; row < rows.end; ++row) {
@@ -123,7 +123,7 @@ class DiagonalForward {
   const T* gates_after(int64_t d, int64_t s, Range rows, int64_t row) const {
     const auto [steps, later] = Units::later(rows, row, Cell::kGates, p_);
     if (!v_.gates || s + steps >= p_.time_steps) return nullptr;
-    return at<T>(v_.gates, time_at(s + steps, d, p_.time_steps), later, d);
+    return at<T>(v_.gates, time_at(s + steps, direction_of(d, p_.heads), p_.time_steps), later, d);
   }
 
   using States = Pack<BatchRows<Real>, Cell::kStates>;
