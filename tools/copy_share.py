@@ -1,4 +1,4 @@
-"""How near the recurrence of a diagonal cell comes to the speed of a copy, which moves as many bytes and computes nothing.
+"""How near the recurrence of a diagonal cell comes to the speed of a copy of as many bytes, which computes nothing.
 
 Usage: python -m tools.copy_share [--threads 1 2] [--rounds 30], in the root of a checkout with the package built. It
 prints a Markdown table: float32, T = 100, the gates given, the least time of each in turns. Bytes are those of all that
