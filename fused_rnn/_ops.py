@@ -358,7 +358,7 @@ def cuda_options(problem: Problem, backward: bool, device: int | tuple[int, int,
     return found
 
 
-def make_stepper(cell: str, layers: Sequence[Sequence[Tensor | None]], *, storage: str, **sizes: int) -> Any:
+def make_stepper(cell: str, layers: Sequence[Sequence[Tensor | None]], *, storage: str, **sizes: Any) -> Any:
     """The native stepper of layers with w_ih, w_hh, b_ih, b_hh, w_hr and unit_weights each, which it copies.
 
     It reads them from their addresses: they are on the CPU, of one type, and of the shapes that the sizes (batch,
@@ -368,17 +368,8 @@ def make_stepper(cell: str, layers: Sequence[Sequence[Tensor | None]], *, storag
     get_state(h, c), set_state(h, c), reset(rows, or 0 for all).
     """
     dense = [[None if t is None else t.detach().contiguous().resolve_neg() for t in layer] for layer in layers]
-    problem = Problem(
-        cell=cell,
-        dtype=next(t.dtype for t in dense[0] if t is not None),
-        time_steps=1,
-        batch=sizes["batch"],
-        directions=1,
-        hidden_size=sizes["hidden_size"],
-        proj_size=sizes["proj_size"],
-        input_size=sizes["input_size"],
-        rounds_factors=MULTIPLIES_BFLOAT16 and rounds_on_cpu(),
-    )
+    dtype, rounds = next(t.dtype for t in dense[0] if t is not None), MULTIPLIES_BFLOAT16 and rounds_on_cpu()
+    problem = Problem(cell=cell, dtype=dtype, time_steps=1, directions=1, rounds_factors=rounds, **sizes)
     addresses = [[0 if t is None else t.data_ptr() for t in layer] for layer in dense]
     return _C.Stepper(problem, storage, addresses, torch.get_num_threads())
 
