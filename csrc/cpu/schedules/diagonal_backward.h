@@ -155,7 +155,7 @@ class DiagonalBackward {
     if (position < 0) return {};
     const Direction direction = direction_of(d, p_.heads);
     const int64_t t = time_at(position, direction, p_.time_steps);
-    const auto row_at = [&](const SequenceView<const void>& view, int64_t time) {
+    const auto row_at = [&, later = later](const SequenceView<const void>& view, int64_t time) {
       return view ? at<T>(view, time, later, d) : nullptr;
     };
     // The state before the step; the one after it is at hand.
