@@ -1,7 +1,7 @@
 // The C functions of fused_rnn.h with owners and exceptions: a model and its streams free themselves.
 //
-// What is said there of sizes, threads and real time holds here. Loading and making streams may throw; steps do not. What
-// was moved from may be assigned to, and has no other use.
+// What is said there of sizes, threads and real time holds here. Loading and making streams may throw; steps do not.
+// What was moved from may be assigned to, and has no other use.
 #ifndef FUSED_RNN_HPP_
 #define FUSED_RNN_HPP_
 
