@@ -37,7 +37,7 @@ class CarriedValues {
 
 // Where the vectors of a row lie in blocks of gates: `TileVector::vector` counts from the first block.
 struct AllBlocks {
-  static constexpr int64_t block = 0;
+  int64_t block = 0;
 };
 
 // Asks for one vector of units, or more, in `Count` runs of `stride` elements of a row that comes later.
