@@ -8,8 +8,12 @@ and gives the derivatives as nodes of the same graph. `cheapest_cut` chooses wha
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from numbers import Real
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from torch import Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -22,13 +26,15 @@ LEAVES = ("from_x", "from_h", "gate", "state", "unit", "constant", "d_state")
 
 
 _Place: TypeAlias = tuple[int, int]
+_BOOLS: tuple[type, ...] = (bool,)  # numbers to Python, but not to a reader
 
 
 class TraceError(TypeError):
     """A cell's step does something that cannot be written as operations on numbers."""
 
 
-class Condition(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Condition:
     """A comparison, which `where` takes and nothing else does."""
 
     operation: str  # of SELECT
@@ -36,7 +42,15 @@ class Condition(NamedTuple):
     right: Value
 
     def __bool__(self) -> bool:
-        raise TraceError("a comparison is neither true nor false for all units at once: use where(condition, a, b)")
+        raise TraceError(
+            "a comparison is neither true nor false for all units at once: use where(condition, a, b) in place of "
+            "`if`, one where within another in place of `and` and `or`, maximum and minimum in place of max and min"
+        )
+
+    def _no_logic(self, *_: Any) -> Any:
+        raise TraceError("comparisons are not joined: write one where within another")
+
+    __and__ = __rand__ = __or__ = __ror__ = __xor__ = __rxor__ = __invert__ = _no_logic
 
 
 class Value:
@@ -81,10 +95,16 @@ class Value:
 
     def __pow__(self, exponent: Any) -> Value:
         if not isinstance(exponent, int) or not 1 <= exponent <= 16:
-            raise TraceError(f"a power must be an integer from 1 to 16, got {exponent!r}: use exp and log")
+            got = "a value" if isinstance(exponent, Value) else repr(exponent)
+            raise TraceError(f"a power must be an integer from 1 to 16, got {got}: use sqrt, or exp and log")
         half = self ** (exponent // 2) if exponent > 1 else None
         square = self if half is None else half * half
         return square * self if half is not None and exponent % 2 else square
+
+    def _no_operator(self, *_: Any) -> Any:
+        raise TraceError("a cell has the operators + - * / and ** with an integer")
+
+    __matmul__ = __rmatmul__ = __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = __rpow__ = _no_operator
 
     def __lt__(self, other: Any) -> Condition:
         return Condition("where_less", self, self.graph.value(other))
@@ -108,14 +128,27 @@ class Value:
         raise TraceError("a value has no truth while a cell is traced: use where(condition, a, b) in place of `if`")
 
     def _no_number(self, *_: Any) -> Any:
-        raise TraceError("a value is no number while a cell is traced: it has other values for each unit and step")
+        raise TraceError(
+            "a value is no number while a cell is traced, since it differs between units and steps: in place of "
+            "functions of math use those of fused_rnn.cells"
+        )
 
-    __float__ = __int__ = __index__ = __iter__ = __len__ = __getitem__ = _no_number
+    __float__ = __int__ = __index__ = _no_number
+
+    def _no_parts(self, *_: Any) -> Any:
+        raise TraceError("a value stands for one number of one unit, which has no parts")
+
+    __iter__ = __len__ = __getitem__ = _no_parts
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
         raise TraceError(f"a value has no {name!r}: the functions of a cell are those of fused_rnn.cells")
+
+    def __array_ufunc__(self, function: Any, *given: Any, **_: Any) -> Any:
+        """The operators with numbers of numpy; its functions are an error."""
+        operation = {"add": "add", "subtract": "sub", "multiply": "mul", "divide": "div"}.get(function.__name__)
+        return self.__array__() if operation is None else self.graph.binary(operation, *given[1:])
 
     def __array__(self, *_: Any, **__: Any) -> Any:
         raise TraceError("numpy cannot compute with a value of a cell: the functions of a cell are in fused_rnn.cells")
@@ -155,9 +188,10 @@ class Graph:
             if given.graph is not self:
                 raise TraceError("a value of another trace: a cell must not keep what step was given")
             return given
-        if isinstance(given, (int, float)) and not isinstance(given, bool):
-            return self.constant(given)
-        raise TraceError(f"a cell computes with its gates, states and numbers, got {type(given).__name__}")
+        if isinstance(given, Real) and not isinstance(given, _BOOLS):
+            return self.constant(float(given))
+        advice = ": a trained number of each unit is one of unit_weights" if isinstance(given, Tensor) else ""
+        raise TraceError(f"a cell computes with its gates, states and numbers, got {type(given).__name__}{advice}")
 
     def unary(self, operation: str, given: Any) -> Value:
         """The operation on one value."""

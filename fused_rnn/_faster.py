@@ -56,7 +56,8 @@ def _on_cpu(situation: Situation) -> list[str]:
 def _may_round(problem: _ops.Problem) -> bool:
     """Whether torch's switch would let products round their factors, and does not."""
     multiplies_bfloat16 = _ops.active_instruction_set().endswith("_bf16")
-    return multiplies_bfloat16 and not problem.rounds_factors and not _ops.is_variant(problem)
+    plain = problem.cell not in _ops.LOADED and not _ops.is_variant(problem)
+    return multiplies_bfloat16 and plain and not problem.rounds_factors
 
 
 def _on_gpu(situation: Situation) -> list[str]:

@@ -199,8 +199,9 @@ def _run(
     if spec.variants is not PLAIN or weights[0].unit is not None:
         of_units = unit_weights(spec.variants, weights, spec.hidden_size, heads)
         arguments = arguments._replace(unit_weights=of_units, zoneout=masks.zoneout, recurrent_mask=masks.recurrent)
-    has_kernels = spec.cell not in _ops.LOADED or _ops.has_kernels(spec.cell, weights[0].w_hh)
-    route = _route.of_layer(arguments, spec.variants, has_kernels=has_kernels)
+    built_in = spec.cell not in _ops.LOADED
+    has_kernels = built_in or _ops.has_kernels(spec.cell, weights[0].w_hh)
+    route = _route.of_layer(arguments, spec.variants, built_in=built_in, has_kernels=has_kernels)
     if route.kind is Forward.WHOLE:
         return _whole_layer.run(
             spec.cell, arguments, directions, ragged.places, heads=heads, keep_cells=keep_cells, handed_out=handed_out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Sequence  # noqa: TC003 - typing.get_type_hints looks the name up
+from operator import index
 from typing import Any, NoReturn
 
 import torch
@@ -99,10 +100,7 @@ class Recurrent(RecurrentLayer):
             "RNN_TANH", variants, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0,
             "meta", dtype,
         )  # fmt: skip
-        heads: object = num_heads
-        if isinstance(heads, bool) or not isinstance(heads, int) or heads < 1 or hidden_size % heads:
-            raise ValueError(f"num_heads must divide hidden_size ({hidden_size}) into equal groups, got {num_heads!r}")
-        self.mode, self.num_heads = "RECURRENT", num_heads
+        self.mode, self.num_heads = "RECURRENT", _checked_heads(type(self).__name__, num_heads, hidden_size)
         gates, recurrent = self._gate_counts()
         if recurrent == 0:
             self._leave_out_recurrent_parameters()
@@ -119,12 +117,18 @@ class Recurrent(RecurrentLayer):
     def _leave_out_recurrent_parameters(self) -> None:
         """A cell whose gates read x alone has no W_hh and b_hh."""
         for name in ("recurrent_dropout", "weight_dropout"):
-            if getattr(self, name):
-                raise ValueError(f"{type(self).__name__}: {name} needs a W_hh, which this cell does not have")
+            self._checked_option(name, getattr(self, name))
+        if self.num_heads > 1:
+            raise ValueError(f"{type(self).__name__}: num_heads needs a W_hh, which this cell does not have")
         for name in [name for name in self._parameters if "_hh_" in name]:
             del self._parameters[name]
         self._all_weights = [[name for name in names if "_hh_" not in name] for names in self._all_weights]
         self._flat_weights_names = [name for name in self._flat_weights_names if "_hh_" not in name]
+
+    def _checked_option(self, name: str, value: Any) -> Any:
+        if value and name in {"recurrent_dropout", "weight_dropout"} and self._gate_counts()[1] == 0:
+            raise ValueError(f"{type(self).__name__}: {name} needs a W_hh, which this cell does not have")
+        return super()._checked_option(name, value)
 
     def _new_parameter(self, name: str, shape: tuple[int, ...], device: Any, dtype: torch.dtype | None) -> None:
         self.register_parameter(name, torch.nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
@@ -152,7 +156,7 @@ class Recurrent(RecurrentLayer):
         return self._kernels
 
     def _heads(self) -> Heads:
-        if self.num_heads == 1 or self._gate_counts()[1] == 0:
+        if self.num_heads == 1:
             return ONE_HEAD
         return Heads(self.num_heads, self.hidden_size // self.num_heads)
 
@@ -199,19 +203,36 @@ class Recurrent(RecurrentLayer):
         layers, names = super()._layers(variants, tensors), self._definition.unit_weights
         if not names:
             return layers
-        parts = [held(self, [f"weight_{name}{suffix}" for name in names]) for suffix in self._suffixes()]
-        units = [part[0] if len(part) == 1 else torch.cat(part) for part in parts]
+        like = layers[0][0].w_ih
+        parts = [self._units_of([f"weight_{name}{suffix}" for name in names], like) for suffix in self._suffixes()]
+        units = [part[0] if len(part) == 1 else torch.cat(list(part)) for part in parts]
         directions = len(layers[0])
         return [
             [w._replace(unit=units[index * directions + d]) for d, w in enumerate(layer)]
             for index, layer in enumerate(layers)
         ]
 
+    def _units_of(self, names: list[str], like: Tensor) -> Sequence[Tensor]:
+        """The unit weights of one direction of a layer, which somebody may have replaced."""
+        found = held(self, names)
+        for name, weight in zip(names, found, strict=True):
+            if weight.shape != (self.hidden_size,) or weight.dtype != like.dtype:
+                raise RuntimeError(
+                    f"{type(self).__name__}: {name} must have shape [{self.hidden_size}] and the type of the other "
+                    f"parameters, {like.dtype}, got {list(weight.shape)} and {weight.dtype}"
+                )
+        return found
+
+    def _tensors_of_direction(self) -> int:
+        recurrent = 1 + bool(self.bias) if self._definition.gates else 0
+        return 1 + bool(self.bias) + recurrent + bool(self.proj_size)
+
     def _check_structure(self) -> None:
         if self._sizes_changed:
-            raise RuntimeError(f"{type(self).__name__}: input_size and hidden_size cannot change: make another layer")
-        if self._definition.gates:
-            super()._check_structure()
+            raise RuntimeError(
+                f"{type(self).__name__}: input_size, hidden_size and num_heads cannot change: make another layer"
+            )
+        super()._check_structure()
 
     def _states(self, hx: Any) -> tuple[Tensor, ...]:
         names, owner = self.states, type(self).__name__
@@ -267,6 +288,15 @@ class Recurrent(RecurrentLayer):
         if type(unknown) is dict and unknown:
             refuse_keywords(self, unknown)
         return self._run(input, hx, lengths, resets, return_states)
+
+
+def _checked_heads(owner: str, num_heads: Any, hidden_size: int) -> int:
+    if isinstance(num_heads, bool) or not hasattr(num_heads, "__index__"):
+        raise TypeError(f"{owner}: num_heads should be of type int, got: {type(num_heads).__name__}")
+    heads = index(num_heads)
+    if heads < 1 or hidden_size % heads:
+        raise ValueError(f"{owner}: num_heads must divide hidden_size ({hidden_size}) into equal groups, got {heads}")
+    return heads
 
 
 def _parts(states: Tensor, directions: int, count: int) -> list[Tensor]:

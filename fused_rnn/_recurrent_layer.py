@@ -35,7 +35,7 @@ class RecurrentLayer(Unscriptable, Traceable, LayerCalls, FlatWeights):
     zoneout: float | tuple[float, float] = 0.0
     recurrent_dropout = weight_dropout = 0.0
     cell_clip: float | None = None
-    _sizes_changed = False  # whether somebody has changed input_size or hidden_size since the layer was made
+    _sizes_changed = False  # whether somebody has changed a size (or num_heads) since the layer was made
 
     def __init__(self, mode: str, variants: Variants, *arguments: Any) -> None:
         variants = checked_variants(type(self).__name__, variants, lstm=mode == "LSTM")
@@ -59,7 +59,7 @@ class RecurrentLayer(Unscriptable, Traceable, LayerCalls, FlatWeights):
         """Set the attribute; calls compare sizes with the parameters only where somebody has changed them."""
         if name in NAMES:
             value = self._checked_option(name, value)
-        elif name in {"input_size", "hidden_size"} and self.__dict__.get(name, value) != value:
+        elif name in {"input_size", "hidden_size", "num_heads"} and self.__dict__.get(name, value) != value:
             self.__dict__["_sizes_changed"] = True
         super().__setattr__(name, value)
 
@@ -156,10 +156,14 @@ class RecurrentLayer(Unscriptable, Traceable, LayerCalls, FlatWeights):
         step = 2 if self.bidirectional else 1
         return [directions[first : first + step] for first in range(0, len(directions), step)]
 
+    def _tensors_of_direction(self) -> int:
+        """How many parameters a direction of a layer has by the attributes."""
+        return 2 + 2 * bool(self.bias) + bool(self.proj_size)
+
     def _check_structure(self) -> None:
         """The parameters are those of the attributes, which somebody may have set since."""
         number = self.num_layers * (2 if self.bidirectional else 1)
-        tensors = 2 + 2 * bool(self.bias) + bool(self.proj_size)
+        tensors = self._tensors_of_direction()
         if [len(names) for names in self._all_weights] != [tensors] * number:
             raise RuntimeError(
                 f"{type(self).__name__}: got an incorrect number of RNN parameters: num_layers, bidirectional, bias "

@@ -84,6 +84,7 @@ def _in_plain_torch(kind: Forward | Backward, what: str, why: str) -> Route:
 NO_KERNELS = _in_plain_torch(
     Forward.REFERENCE, "the cell", "it has no kernels for this device and type: see fused_rnn.Recurrent"
 )
+_OWN_IN_ONNX = _in_plain_torch(Forward.REFERENCE, "the cell in a graph of ONNX", "ONNX has no operator for it")
 _NO_NORMS = _in_plain_torch(Forward.REFERENCE, "layer norms on a GPU", "there is no CUDA kernel with them")
 _NESTED_TANGENTS = _in_plain_torch(  # they are zero through any Function (pytorch issue 197867)
     Forward.REFERENCE, "tangents of tangents", "torch takes them for zero in a function with kernels"
@@ -105,7 +106,9 @@ def of_step(arguments: StepArguments) -> Route | None:
     return STEP if arguments.x.is_cpu and _modes.in_plain_eager() else None
 
 
-def of_layer(arguments: LayerArguments, variants: Variants = PLAIN, *, has_kernels: bool = True) -> Route:
+def of_layer(
+    arguments: LayerArguments, variants: Variants = PLAIN, *, built_in: bool = True, has_kernels: bool = True
+) -> Route:
     """One layer; its arguments need not be checked, since the operator refuses those that do not fit.
 
     Only a cell that is not built in may have no kernels.
@@ -115,7 +118,7 @@ def of_layer(arguments: LayerArguments, variants: Variants = PLAIN, *, has_kerne
     x, w_ih, b_ih, w_hh, b_hh, w_hr, h_0, c_0, _, _, unit_weights, zoneout, mask = arguments
     if torch.compiler.is_compiling() or not _modes.in_plain_eager():
         if _exports_to_onnx():
-            return ONNX
+            return ONNX if built_in else _OWN_IN_ONNX
         return of_recurrence(on_gpu=x.is_cuda, normalized=variants.layer_norm, otherwise=_AUTOCAST)
     if variants.layer_norm:
         return _NO_NORMS if x.is_cuda else _NORMS

@@ -93,7 +93,7 @@ def checked_variants(owner: str, variants: Variants, *, lstm: bool) -> Variants:
     for name in ("recurrent_dropout", "weight_dropout"):
         _check_probability(owner, name, getattr(variants, name))
     if isinstance(zoneout, tuple) and (not lstm or len(zoneout) != 2):
-        wanted = "a number, or one for h and one for c" if lstm else "a number, since there is no cell state"
+        wanted = "a number, or one for h and one for c" if lstm else "one number"
         raise ValueError(f"{owner}: zoneout should be {wanted}, got: {zoneout}")
     for value in zoneout if isinstance(zoneout, tuple) else (zoneout,):
         _check_probability(owner, "zoneout", value)

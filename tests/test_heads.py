@@ -229,7 +229,11 @@ def test_operators_take_a_head_for_a_direction(cell: str, directions: int) -> No
 
 def test_bad_heads_are_named() -> None:
     given = draw("lstm", 2)
-    for heads, message in ((4, "gates must have shape .* with D = 4 or 8"), (0, "heads must be at least 1, got 0")):
+    for heads, message in (
+        (4, "gates must have shape .* with D = 4 or 8"),
+        (0, "heads must be 1 to 1048576, got 0"),
+        (2**62, "got 46116"),
+    ):
         with pytest.raises(RuntimeError, match=message):
             _ops.forward("lstm", given, False, heads)
     layer = LayerArguments(torch.randn(3, 2, 4), torch.randn(80, 4), None, torch.randn(80, 5), None, torch.randn(20, 5))
@@ -237,3 +241,15 @@ def test_bad_heads_are_named() -> None:
         _ops.layer("lstm", layer, 2, save=False, heads=2)
     with pytest.raises(_ops.ArgumentError, match="directions must be 1 or 2, each of 2 heads, got 6"):
         _ops.layer("lstm", layer._replace(w_hr=None), 3, save=False, heads=2)
+
+
+def test_a_gradient_of_a_weight_that_is_not_there_is_refused() -> None:
+    steps, batch, inputs, size = 4, 2, 5, 4
+    output = torch.randn(steps, batch, 1, size)
+    saved = torch.randn(steps, batch, 1, _ops.CELLS["lstm"].saved, size)
+    kept = (output, torch.randn_like(output), saved)
+    weights = (torch.randn(4 * size, inputs), torch.randn(4 * size, size), None)
+    for name in ("layer_backward", "layer_backward_in_place"):
+        given = (output, None, None, None, torch.randn(steps, batch, inputs), *weights, *kept, *[None] * 8)
+        with pytest.raises(RuntimeError, match="need_w_hr must be False where there is no w_hr"):
+            getattr(torch.ops.fused_rnn, name)("lstm", *given, True, True, True, True, True, False, 1)

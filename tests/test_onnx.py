@@ -114,6 +114,13 @@ def test_a_layer_is_one_operator_for_all_sizes(name: str, options: dict[str, Any
         assert_same(run(model, given), theirs(*given))
 
 
+def test_a_layer_of_an_own_cell_is_its_steps() -> None:
+    layer, x = fused_rnn.SLSTM(3, 4, num_heads=2), torch.randn(2, 2, 3)
+    model = export(layer, (torch.randn(2, 2, 3),))
+    assert recurrent(model) == []
+    assert_same(run(model, x), layer(x))
+
+
 @pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
 def test_lengths_are_those_of_the_operator(name: str) -> None:
     ours, theirs = pair(name, {"bidirectional": True, "num_layers": 2})

@@ -192,7 +192,7 @@ BAD: tuple[tuple[str, dict[str, Any], type[Exception], str], ...] = (
     ("LSTM", {"zoneout": (0.1,)}, ValueError, r"zoneout should be a number, or one for h and one for c, got: \(0.1,\)"),
     ("LSTM", {"zoneout": (0.1, 0.1, 0.1)}, ValueError, "zoneout should be a number, or one for h and one for c"),
     ("LSTM", {"zoneout": (0.1, 2)}, ValueError, r"zoneout should be a number in range \[0, 1\].*got: 2"),
-    *((name, {"zoneout": (0.1, 0.1)}, ValueError, f"{name}: zoneout should be a number, since there is no cell state")
+    *((name, {"zoneout": (0.1, 0.1)}, ValueError, f"{name}: zoneout should be one number")
       for name in ("GRU", "RNN")),
     *(("LSTM", {"cell_clip": value}, ValueError, "cell_clip should be a number above 0, or None, got: ")
       for value in (0, -1.0, float("nan"), True, "1")),

@@ -25,7 +25,10 @@ struct Extent {
 
 // Whether D counts the heads of one direction or of two.
 inline bool counts_heads(int64_t directions, int64_t heads) {
-  if (heads < 1) fail("heads must be at least 1, got " + std::to_string(heads));
+  constexpr int64_t kMost = 1 << 20;  // so that no product of sizes overflows
+  if (heads < 1 || heads > kMost) {
+    fail("heads must be 1 to " + std::to_string(kMost) + ", got " + std::to_string(heads));
+  }
   return directions == heads || directions == 2 * heads;
 }
 

@@ -128,6 +128,7 @@ LayerGradientsResult run_layer_backward(const std::string& cell, const LayerBack
   read(w_ih, "w_ih", "[D*G*H, I]", {width, p.input_size});
   read(w_hr, "w_hr", "[D*P, H]", {directions * p.output_size, p.hidden_size});
   read(output, "output", "[T, B, D, P]", {p.time_steps, p.batch, directions, p.output_size});
+  if (needed.w_hr && !p.projected) fail("need_w_hr must be False where there is no w_hr");
   if (p.projected && !given.hidden.has_value()) fail("hidden must be given where there is a w_hr");
   if (p.projected) read(given.hidden, "hidden", "[T, B, D, H]", {p.time_steps, p.batch, directions, p.hidden_size});
 

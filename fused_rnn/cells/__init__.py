@@ -24,12 +24,13 @@ where `fused_rnn.cells.load(DIR)` finds it.
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import keyword
 import linecache
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence  # noqa: TC003 - typing.get_type_hints looks the name up
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -81,6 +82,9 @@ class _Named:
         self._read.add(name)
         value = self._values[name]
         return value() if callable(value) else value
+
+    def __getitem__(self, name: Any) -> Any:
+        raise TraceError(f"a {self._kind} is an attribute, not an item, got {name!r}")
 
     def __setattr__(self, name: str, _: Any) -> None:
         raise TraceError(f"{self._kind} {name!r} cannot be set: step returns the new states")
@@ -139,7 +143,7 @@ class Cell:
         It is called with tensors [B, H], and once with what stands for a number of a unit: so it uses + - * / ** with
         integers, comparisons within `where`, and the functions of `fused_rnn.cells`.
         """
-        raise NotImplementedError
+        raise NotImplementedError("a cell needs a method step(self, gate, state), which returns the new states by name")
 
     def reset_parameters(self, parameters: dict[str, Tensor]) -> None:
         """Change the parameters of one layer and direction, which were drawn as torch.nn draws them.
@@ -175,7 +179,9 @@ def source_of(cell: Cell) -> CellSource:
 
 
 def cell_of(given: Any) -> Cell:
-    """A cell from an instance or a class."""
+    """A cell from an instance, a class, or a layer and a class of those that come with the package."""
+    for name in ("_definition", "_published"):
+        given = getattr(given, name, given)
     if isinstance(given, type) and issubclass(given, Cell):
         given = given()
     if not isinstance(given, Cell):
@@ -190,7 +196,7 @@ _RESERVED = frozenset({"ih", "hh", "hr", "weight_ih", "weight_hh", "bias_ih", "b
 
 def _names_of(cell: Cell, attribute: str) -> tuple[str, ...]:
     owner, names = type(cell).__name__, getattr(cell, attribute)
-    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+    if isinstance(names, str) or not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
         raise CellError(f"{owner}.{attribute} must be a tuple of names, got {names!r}")
     wrong = [
         name
@@ -199,7 +205,8 @@ def _names_of(cell: Cell, attribute: str) -> tuple[str, ...]:
     ]
     if wrong or len(set(names)) != len(names):
         raise CellError(
-            f"{owner}.{attribute} must be different names as of variables, which no parameter has, got {names!r}"
+            f"{owner}.{attribute} must be names as of variables, each once, and none of a parameter such as weight_ih, "
+            f"got {names!r}"
         )
     return tuple(names)
 
@@ -218,6 +225,18 @@ def _gates(owner: str, names: Sequence[str], recurrent: int, from_x: Any, from_h
 def _call_step(cell: Cell, gates: _Named, state: _Named, unit: _Named) -> dict[str, Any]:
     result: dict[str, Any] = cell.step(gates, state, unit) if cell.unit_weights else cell.step(gates, state)
     return result
+
+
+def _check_arguments(cell: Cell) -> None:
+    """That step takes what it is given."""
+    names, reason = ["gate", "state"], "no unit_weights"
+    if cell.unit_weights:
+        names, reason = [*names, "unit"], "unit_weights"
+    try:
+        inspect.signature(cell.step).bind(*names)
+    except TypeError:
+        wanted = f"{type(cell).__name__}.step must take (self, {', '.join(names)})"
+        raise CellError(f"{wanted}, since the cell has {reason}") from None
 
 
 def _step_in_torch(
@@ -255,6 +274,7 @@ def _traced(cell: Cell) -> Trace:
     gates = _gates(owner, gate_names, recurrent, leaf("from_x"), leaf("from_h"), leaf("gate"))
     state = _Named(owner, "state", {name: graph.node("state", payload=k) for k, name in enumerate(states)})
     unit = _Named(owner, "unit weight", {name: graph.node("unit", payload=k) for k, name in enumerate(units)})
+    _check_arguments(cell)
     made, local = _call_and_watch(cell, gates, state, unit)
     if not isinstance(made, dict) or set(made) != set(states):
         wanted, got = ", ".join(states), sorted(made) if isinstance(made, dict) else type(made).__name__
@@ -266,7 +286,9 @@ def _traced(cell: Cell) -> Trace:
     read = gates._read | gates.x._read | gates.h._read
     for kind, missing in (("gate", [n for n in gate_names if n not in read]), ("unit weight", set(units) - unit._read)):
         if missing:
-            raise CellError(f"{owner}.step never reads the {kind} {', '.join(sorted(missing))}: leave it out")
+            several, it = ("s", "them") if len(missing) > 1 else ("", "it")
+            listed = ", ".join(sorted(missing))
+            raise CellError(f"{owner}.step never reads the {kind}{several} {listed}: leave {it} out")
     for place, name in enumerate(states):
         if results[place] is graph.node("state", payload=place):
             raise CellError(f"{owner}.step never changes the state {name}: leave it out, or make it a unit weight")
