@@ -229,14 +229,12 @@ def _call_step(cell: Cell, gates: _Named, state: _Named, unit: _Named) -> dict[s
 
 def _check_arguments(cell: Cell) -> None:
     """That step takes what it is given."""
-    names, reason = ["gate", "state"], "no unit_weights"
-    if cell.unit_weights:
-        names, reason = [*names, "unit"], "unit_weights"
+    names, reason = ("gate, state, unit", "") if cell.unit_weights else ("gate, state", "no ")
     try:
-        inspect.signature(cell.step).bind(*names)
+        inspect.signature(cell.step).bind(*names.split())
     except TypeError:
-        wanted = f"{type(cell).__name__}.step must take (self, {', '.join(names)})"
-        raise CellError(f"{wanted}, since the cell has {reason}") from None
+        message = f"{type(cell).__name__}.step must take (self, {names}), since the cell has {reason}unit_weights"
+        raise CellError(message) from None
 
 
 def _step_in_torch(
@@ -337,8 +335,6 @@ def _place_of(error: BaseException, filename: str) -> str:
 
 
 DTYPES = {_cell_compiler.name_of(dtype): dtype for dtype in _cell_compiler.CPP_TYPES}
-
-
 INSTRUCTION_SETS = tuple(name for name in json.loads(_ops.CELL_FLAGS) if name != "common")
 
 
