@@ -293,7 +293,9 @@ def recurrence_gradients(cell: str, heads: int, given: Given, *, in_place: bool 
         result = _ops.backward(cell, incoming, arguments, output, cells, saved, heads)
     d_gates_h = result.d_gates_h
     if d_gates_h.dim() != 5:
-        d_gates_h = result.d_gates[:, :, :, : _ops.CELLS[cell].recurrent_gates]
+        d_gates_h, spec = result.d_gates, _ops.CELLS[cell]
+        if spec.recurrent_gates < spec.gates:  # a slice of all has no batching rule in gradients of many at once
+            d_gates_h = d_gates_h[:, :, :, : spec.recurrent_gates]
     d_gates_h = d_gates_h.reshape(*d_gates_h.shape[:3], arguments.w_hh.shape[1])  # [T, B, D, R*H]
     return _NO_GRADIENTS._replace(
         gates=result.d_gates if need.gates else None,

@@ -272,13 +272,13 @@ def _problem_of(layer: RecurrentLayer, x: Tensor, device: CudaDevice | None) -> 
         time_steps=x.shape[0],
         batch=x.shape[1],
         directions=2 if layer.bidirectional else 1,
-        hidden_size=layer.hidden_size // layer._heads().number,
+        hidden_size=layer.hidden_size // layer._heads.number,
         proj_size=layer.proj_size,
         normalized=variants.layer_norm,
         zoneout=any(variants.zoneouts),
         recurrent_mask=bool(variants.recurrent_dropout and layer.training),
         rounds_factors=rounds_factors,
-        heads=layer._heads().number,
+        heads=layer._heads.number,
     )
 
 

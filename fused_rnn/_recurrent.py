@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from fused_rnn import _cell_compiler, _checks, _cuda_cells, _ops
 from fused_rnn._flat_weights import held
-from fused_rnn._heads import ONE_HEAD, Heads
+from fused_rnn._heads import Heads
 from fused_rnn._modes import constant_for_compilers
 from fused_rnn._recurrent_layer import RecurrentLayer
 from fused_rnn._signatures import named_arguments, refuse_keywords, without_unknown
@@ -101,6 +101,7 @@ class Recurrent(RecurrentLayer):
             "meta", dtype,
         )  # fmt: skip
         self.mode, self.num_heads = "RECURRENT", _checked_heads(type(self).__name__, num_heads, hidden_size)
+        self._take_structure()
         gates, recurrent = self._gate_counts()
         if recurrent == 0:
             self._leave_out_recurrent_parameters()
@@ -113,6 +114,13 @@ class Recurrent(RecurrentLayer):
             for name in definition.unit_weights:
                 self._new_parameter(f"weight_{name}{suffix}", (hidden_size,), device, dtype)
         self.reset_parameters()
+
+    def _take_structure(self) -> None:
+        """What the long way of a call asks of a layer."""
+        if self.num_heads > 1:
+            self.__dict__["_heads"] = Heads(self.num_heads, self.hidden_size // self.num_heads)
+        if not self._definition.gates:
+            self.__dict__["_factors"] = 1
 
     def _leave_out_recurrent_parameters(self) -> None:
         """A cell whose gates read x alone has no W_hh and b_hh."""
@@ -155,11 +163,6 @@ class Recurrent(RecurrentLayer):
     def _plain_cell(self) -> str:
         return self._kernels
 
-    def _heads(self) -> Heads:
-        if self.num_heads == 1:
-            return ONE_HEAD
-        return Heads(self.num_heads, self.hidden_size // self.num_heads)
-
     def _gate_counts(self) -> tuple[int, int]:
         """G, and R of them that read h."""
         spec = _ops.CELLS[self._kernels]
@@ -173,6 +176,7 @@ class Recurrent(RecurrentLayer):
         """Make the cell known."""
         super().__setstate__(state)
         self.__dict__["_kernels"] = source_of(self._definition).name
+        self._take_structure()
 
     @property
     def states(self) -> tuple[str, ...]:
@@ -222,10 +226,6 @@ class Recurrent(RecurrentLayer):
                     f"parameters, {like.dtype}, got {list(weight.shape)} and {weight.dtype}"
                 )
         return found
-
-    def _tensors_of_direction(self) -> int:
-        recurrent = 1 + bool(self.bias) if self._definition.gates else 0
-        return 1 + bool(self.bias) + recurrent + bool(self.proj_size)
 
     def _check_structure(self) -> None:
         if self._sizes_changed:

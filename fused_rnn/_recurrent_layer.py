@@ -35,6 +35,8 @@ class RecurrentLayer(Unscriptable, Traceable, LayerCalls, FlatWeights):
     zoneout: float | tuple[float, float] = 0.0
     recurrent_dropout = weight_dropout = 0.0
     cell_clip: float | None = None
+    _heads: Heads = ONE_HEAD  # of a direction
+    _factors = 2  # x and h, each of which has a matrix
     _sizes_changed = False  # whether somebody has changed a size (or num_heads) since the layer was made
 
     def __init__(self, mode: str, variants: Variants, *arguments: Any) -> None:
@@ -86,10 +88,6 @@ class RecurrentLayer(Unscriptable, Traceable, LayerCalls, FlatWeights):
     def _suffixes(self) -> list[str]:
         """What the names of the parameters of each direction of each layer end with."""
         return [names[0].removeprefix("weight_ih") for names in self._all_weights]
-
-    def _heads(self) -> Heads:
-        """Those of a direction."""
-        return ONE_HEAD
 
     def _variants(self) -> Variants:
         zoneout = self.zoneout if self.zoneout != (0.0, 0.0) else 0.0
@@ -156,14 +154,10 @@ class RecurrentLayer(Unscriptable, Traceable, LayerCalls, FlatWeights):
         step = 2 if self.bidirectional else 1
         return [directions[first : first + step] for first in range(0, len(directions), step)]
 
-    def _tensors_of_direction(self) -> int:
-        """How many parameters a direction of a layer has by the attributes."""
-        return 2 + 2 * bool(self.bias) + bool(self.proj_size)
-
     def _check_structure(self) -> None:
         """The parameters are those of the attributes, which somebody may have set since."""
         number = self.num_layers * (2 if self.bidirectional else 1)
-        tensors = self._tensors_of_direction()
+        tensors = self._factors * (1 + bool(self.bias)) + bool(self.proj_size)
         if [len(names) for names in self._all_weights] != [tensors] * number:
             raise RuntimeError(
                 f"{type(self).__name__}: got an incorrect number of RNN parameters: num_layers, bidirectional, bias "
@@ -205,7 +199,7 @@ class RecurrentLayer(Unscriptable, Traceable, LayerCalls, FlatWeights):
         layers = self._layers(variants, tensors)
         _checks.check_parameter_devices(sequence, zip(self._all_weights, chain.from_iterable(layers), strict=True))
         cell = (CELL_OF_MODE.get(self.mode) if variants is PLAIN else None) or self.cell
-        spec = LayerSpec(cell, self.hidden_size, variants, ragged, self._heads())
+        spec = LayerSpec(cell, self.hidden_size, variants, ragged, self._heads)
         output, h_n, c_n, cells = run_stack(spec, sequence, layers, h_0, c_0, dropout=dropout, keep_cells=return_cells)
         output = self._like_input(x, output, ragged.places)
         if return_cells:

@@ -72,7 +72,7 @@ def stepped_layer(layer: torch.nn.Module, weights: torch.dtype | None, name: str
     refused = [option for option in _NOT_STEPPED if getattr(layer, option)]
     if refused:
         raise NotImplementedError(f"{name} has {' and '.join(refused)}, which a Stepper does not compute")
-    variants, heads = layer._variants(), layer._heads()
+    variants, heads = layer._variants(), layer._heads
     directions = [w._replace(w_hh=heads.dense(w.w_hh)) for (w,) in layer._layers()]
     weight = directions[0].w_ih
     for each in (tensor for tensors in directions for tensor in tensors if tensor is not None):

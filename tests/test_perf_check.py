@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     import pytest
 
 WIDEST = native.runnable_instruction_sets()[-1]
-SCHEDULES = ["forward_sweep", "backward_sweep", "row_forward", "row_backward", "input_gates", "single_step"]
+SCHEDULES = ["forward_sweep", "backward_sweep", "row_forward", "row_backward", "diagonal_forward", "diagonal_backward"]
+SCHEDULES += ["input_gates", "single_step"]
 
 
 def test_every_tile_is_timed_beside_the_peak(tmp_path: Path) -> None:
@@ -38,6 +39,8 @@ def test_every_schedule_runs_its_problem(tmp_path: Path) -> None:
         (False, True),
         (True, False),
         (True, True),
+        (False, False),
+        (False, True),
         (False, False),
         (False, False),
     ]
