@@ -31,12 +31,18 @@ if TYPE_CHECKING:
 
     from fused_rnn._cell_source import CellSource
 
-# The type of each library, in C++.
+# The type of each library, in C++: in the namespace of its kernels, and as a DataType.
 CPP_TYPES = {
     torch.float32: "float",
     torch.float64: "double",
-    torch.bfloat16: "fused_rnn::BFloat16",
-    torch.float16: "fused_rnn::Float16",
+    torch.bfloat16: "BFloat16",
+    torch.float16: "Float16",
+}
+DATA_TYPES = {
+    torch.float32: "kFloat32",
+    torch.float64: "kFloat64",
+    torch.bfloat16: "kBFloat16",
+    torch.float16: "kFloat16",
 }
 
 _MODULE = """\
@@ -47,7 +53,8 @@ _MODULE = """\
 
 extern "C" __attribute__((visibility("default"))) const fused_rnn::CellModule& fused_rnn_cell_module(
     const fused_rnn::CpuRuntime& runtime) {{
-  return fused_rnn::cell_module<fused_rnn::own::{title}, {type}>(runtime, "{sources}");
+  using namespace fused_rnn;
+  return cell_module<own::{title}, {type}>(runtime, DataType::{data_type}, "{sources}");
 }}
 """
 
@@ -141,13 +148,18 @@ def is_whole(path: Path) -> bool:
 
 def compile_library(source: CellSource, dtype: torch.dtype, isa: str, path: Path) -> None:
     """Have a cell compiled for a type and an instruction set."""
-    text = _MODULE.format(title=source.title, type=CPP_TYPES[dtype], sources=sources_mark())
+    text = text_of(_MODULE, source, dtype, sources_mark())
 
     def command() -> list[str]:
         flags = json.loads(_ops.CELL_FLAGS)
         return [*find_compiler(), *flags["common"], *flags[isa], "-shared"]
 
     make(path, source, f"{name_of(dtype)}, {isa}", Module("module.cpp", text, command))
+
+
+def text_of(module: str, source: CellSource, dtype: torch.dtype, sources: str) -> str:
+    """The source of a library of a cell for a type."""
+    return module.format(title=source.title, type=CPP_TYPES[dtype], data_type=DATA_TYPES[dtype], sources=sources)
 
 
 class Module(NamedTuple):

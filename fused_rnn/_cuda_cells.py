@@ -14,20 +14,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from fused_rnn import _ops
-from fused_rnn._cell_compiler import CompileError, Module, find_compiler, in_cache, make, name_of, sources_mark
+from fused_rnn._cell_compiler import CompileError, Module, find_compiler, in_cache, make, name_of, sources_mark, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fused_rnn._cell_source import CellSource
-
-# The type of each library, in C++.
-CPP_TYPES = {
-    torch.float32: "float",
-    torch.float64: "double",
-    torch.bfloat16: "fused_rnn::cuda::BFloat16",
-    torch.float16: "fused_rnn::cuda::Float16",
-}
 
 _MODULE = """\
 // A library with one cell for one type on GPUs, written by fused_rnn.
@@ -36,7 +28,8 @@ _MODULE = """\
 #include "{title}.h"
 
 extern "C" __attribute__((visibility("default"))) const fused_rnn::cuda::CellModule& fused_rnn_cuda_cell_module() {{
-  return fused_rnn::cuda::cell_module<fused_rnn::own::{title}, {type}>("{sources}");
+  using namespace fused_rnn::cuda;
+  return cell_module<fused_rnn::own::{title}, {type}>(fused_rnn::DataType::{data_type}, "{sources}");
 }}
 """
 _OLDEST = (8, 0)
@@ -63,7 +56,7 @@ def find_nvcc() -> str:
 
 def compile_library(source: CellSource, dtype: torch.dtype, targets: Sequence[str], path: Path) -> None:
     """Have a cell compiled for a type and architectures; what ptxas says of registers and spills is its log."""
-    text = _MODULE.format(title=source.title, type=CPP_TYPES[dtype], sources=sources_mark("cuda"))
+    text = text_of(_MODULE, source, dtype, sources_mark("cuda"))
 
     def command() -> list[str]:
         words = find_compiler()

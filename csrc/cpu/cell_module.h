@@ -18,25 +18,6 @@ namespace loaded {
 
 inline const CpuRuntime* runtime = nullptr;
 
-template <class T>
-struct TypeOf;
-template <>
-struct TypeOf<float> {
-  static constexpr DataType kType = DataType::kFloat32;
-};
-template <>
-struct TypeOf<double> {
-  static constexpr DataType kType = DataType::kFloat64;
-};
-template <>
-struct TypeOf<BFloat16> {
-  static constexpr DataType kType = DataType::kBFloat16;
-};
-template <>
-struct TypeOf<Float16> {
-  static constexpr DataType kType = DataType::kFloat16;
-};
-
 // One cell and one type, instead of UnitTypes.
 template <class Cell, class T>
 struct OnlyTypes {
@@ -64,11 +45,11 @@ void Barrier::make(Barrier* memory, int count) { loaded::runtime->make_barriers(
 void Barrier::wait(int count) { (this->*loaded::runtime->wait_at_barrier)(count); }
 StepLayer::~StepLayer() = default;
 
-// What the library's function returns.
+// What the library's function returns; `type` is that of T.
 template <class Cell, class T>
-const CellModule& cell_module(const CpuRuntime& runtime, const char* sources) {
+const CellModule& cell_module(const CpuRuntime& runtime, DataType type, const char* sources) {
   loaded::runtime = &runtime;
-  static const CellModule module{sources, FUSED_RNN_NAME_OF(FUSED_RNN_ISA), spec_of<Cell>(0), loaded::TypeOf<T>::kType,
+  static const CellModule module{sources, FUSED_RNN_NAME_OF(FUSED_RNN_ISA), spec_of<Cell>(0), type,
                                  &unit_for<loaded::OnlyTypes<Cell, T>>()};
   return module;
 }
