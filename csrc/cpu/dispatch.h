@@ -13,27 +13,33 @@
 
 namespace fused_rnn {
 
-// One direction of work, forward or backward, of one instruction set.
+// How a pass is run. `workspace` has workspace_bytes and is aligned to Arena::kAlignment.
 template <class Views>
 struct Schedule {
   Plan (*plan)(const Problem&, int threads);
   std::vector<Plan> (*options)(const Problem&, int threads);  // that were compared, the plan first
+  bool rounds_factors;                                        // whether it does what a problem allows
   size_t (*workspace_bytes)(const Problem&, const Plan&);
-  bool (*rounds_factors)(const Problem&);  // whether it does what the problem allows
-  // `workspace` has workspace_bytes and is aligned to Arena::kAlignment.
   void (*run)(const Problem&, const Views&, const Plan&, void* workspace);
 };
-
-struct CpuUnit {
-  Schedule<ForwardViews> forward;
-  Schedule<BackwardViews> backward;
-  std::unique_ptr<StepLayer> (*make_step_layer)(const StepProblem&, const StepParameters&);
-  // Of work that is not empty, of one type, whose factors are all rounded or none.
-  size_t (*multiply_workspace_bytes)(const MatrixWork&, int threads);
-  void (*multiply)(const MatrixWork&, int threads, void* workspace);
-  // A sweep whose threads do the work on its gate gradients between their steps.
+using ForwardSchedule = Schedule<ForwardViews>;
+struct BackwardSchedule : Schedule<BackwardViews> {
+  // The threads do the work on gate gradients between their steps. Null where a schedule cannot.
   size_t (*gradients_workspace_bytes)(const Problem&, const Plan&, const GradientWork&);
-  void (*gradients)(const Problem&, const BackwardViews&, const Plan&, const GradientWork&, void* workspace);
+  void (*run_with_gradients)(const Problem&, const BackwardViews&, const Plan&, void* workspace, const GradientWork&);
+};
+
+struct Products {
+  size_t (*workspace_bytes)(const MatrixWork&, int threads);
+  void (*run)(const MatrixWork&, int threads, void* workspace);
+};
+
+// The kernels of one instruction set.
+struct CpuUnit {
+  const ForwardSchedule& (*forward)(const Problem&);
+  const BackwardSchedule& (*backward)(const Problem&);
+  std::unique_ptr<StepLayer> (*make_step_layer)(const StepProblem&, const StepParameters&);
+  const Products& (*products)(DataType, bool rounds_factors);
 };
 
 // Compiled in and runnable here, from the plainest to the widest.

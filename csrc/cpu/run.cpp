@@ -36,24 +36,29 @@ bool are_rows(const ForwardViews& views) {
   return (views.w_hh || views.w_ih) && rows(views.w_hh) && rows(views.w_ih) && rows(views.w_hr);
 }
 
-void run_planned(const Problem& problem, const BackwardViews& views, const Plan& plan) {
-  const Schedule<BackwardViews>& schedule = cpu_unit_of(problem.cell, problem.type).backward;
+const BackwardSchedule& backward_schedule(const Problem& problem) {
+  return cpu_unit_of(problem.cell, problem.type).backward(problem);
+}
+
+void run_planned(const BackwardSchedule& schedule, const Problem& problem, const BackwardViews& views,
+                 const Plan& plan) {
   const Workspace workspace({}, schedule.workspace_bytes(problem, plan));
   schedule.run(problem, views, plan, workspace.data());
 }
 
+// All of one type, whose factors are all rounded or none.
 void multiply_on(const MatrixWork& work, int threads) {
   if (work.empty()) return;
   const int used = threads_for(multiplications(work), threads);
-  const CpuUnit& unit = active_cpu_unit();
-  const Workspace workspace({}, unit.multiply_workspace_bytes(work, used));
-  unit.multiply(work, used, workspace.data());
+  const Products& products = active_cpu_unit().products(work.front().type, work.front().rounds_factors);
+  const Workspace workspace({}, products.workspace_bytes(work, used));
+  products.run(work, used, workspace.data());
 }
 
 }  // namespace
 
 void run_forward(const Problem& problem, const ForwardViews& views, int threads) {
-  const Schedule<ForwardViews>& schedule = cpu_unit_of(problem.cell, problem.type).forward;
+  const ForwardSchedule& schedule = cpu_unit_of(problem.cell, problem.type).forward(problem);
   const Plan plan = schedule.plan(problem, free_threads(threads));
   if (problem.keeps_weights && are_rows(views)) {
     const Workspace kept(Workspace::key_of(problem, views), schedule.workspace_bytes(problem, plan));
@@ -66,8 +71,8 @@ void run_forward(const Problem& problem, const ForwardViews& views, int threads)
 }
 
 void run_backward(const Problem& problem, const BackwardViews& views, int threads) {
-  const CpuUnit& unit = cpu_unit_of(problem.cell, problem.type);
-  run_planned(problem, views, unit.backward.plan(problem, free_threads(threads)));
+  const BackwardSchedule& schedule = backward_schedule(problem);
+  run_planned(schedule, problem, views, schedule.plan(problem, free_threads(threads)));
 }
 
 void run_backward(const Problem& problem, const BackwardViews& views, const LayerGradientViews& layer, int most) {
@@ -79,16 +84,16 @@ void run_backward(const Problem& problem, const BackwardViews& views, const Laye
   const WeightGradients gradients(problem, views, layer, arena);
   gradients.prepare();
   const GradientWork work = gradients.work();
-  const CpuUnit& unit = cpu_unit_of(problem.cell, problem.type);
-  const Plan plan = unit.backward.plan(problem, threads);
+  const BackwardSchedule& schedule = backward_schedule(problem);
+  const Plan plan = schedule.plan(problem, threads);
   double size = multiplications(work.at_end);
   for (const MatrixWork& some : work.of_steps) size += multiplications(some);
-  if (threads_for(size, threads) == plan.threads()) {
-    const Workspace workspace({}, unit.gradients_workspace_bytes(problem, plan, work));
-    return unit.gradients(problem, views, plan, work, workspace.data());
+  if (schedule.run_with_gradients != nullptr && threads_for(size, threads) == plan.threads()) {
+    const Workspace workspace({}, schedule.gradients_workspace_bytes(problem, plan, work));
+    return schedule.run_with_gradients(problem, views, plan, workspace.data(), work);
   }
   // The pass and the GEMMs want another number of threads each.
-  run_planned(problem, views, plan);
+  run_planned(schedule, problem, views, plan);
   for (auto some = work.of_steps.rbegin(); some != work.of_steps.rend(); ++some) multiply_on(*some, threads);
   multiply_on(work.at_end, threads);
 }

@@ -52,151 +52,158 @@ inline constexpr bool kOneInstance =
 template <class Cell>
 inline constexpr bool kSweeps = recurrent_gates<Cell>() > 0;
 
-// The schedules of one pass, each with a visit to the one for a problem. A diagonal cell has its own.
-template <class Types_>
-struct ForwardSchedules {
-  using Types = Types_;
-  using Views = ForwardViews;
-  template <class Cell, class Visitor>
-  static void visit_quantized(const Visitor& visitor) {
-    if constexpr (kSweeps<Cell> && Cell::kUnitWeights == 0 && !std::is_void_v<typename Types::Quantized>)
-      visitor(Tag<ForwardSweep<Cell, typename Types::Quantized>>{});
-  }
-  template <class Cell, class T, class Visitor>
-  static void visit(const Problem& problem, const Visitor& visitor) {
-    if constexpr (Cell::kNormGroups > 0) {
-      if (problem.normalized) return visitor(Tag<RowForward<Cell, Unpaired<T>>>{});
-    }
-    if constexpr (Cell::kUnitWeights == 0) {
-      if (is_single_step(problem)) return visitor(Tag<SingleStep<Cell, Exact<T>>>{});
-    }
-    if constexpr (!kSweeps<Cell>) {
-      visitor(Tag<DiagonalForward<Cell, Unpaired<T>>>{});
-    } else {
-      if (is_variant(problem)) return visitor(Tag<VariantForward<Cell, Unpaired<T>>>{});
-      if constexpr (Cell::kUnitWeights == 0) visitor(Tag<ForwardSweep<Cell, T, kOneInstance<T>>>{});
-    }
-  }
-};
-template <class Types_>
-struct BackwardSchedules {
-  using Types = Types_;
-  using Views = BackwardViews;
-  template <class Cell, class T, class Visitor>
-  static void visit(const Problem& problem, const Visitor& visitor) {
-    if constexpr (Cell::kNormGroups > 0) {
-      if (problem.normalized) return visitor(Tag<RowBackward<Cell, Unpaired<T>>>{});
-    }
-    if constexpr (!kSweeps<Cell>) {
-      visitor(Tag<DiagonalBackward<Cell, Unpaired<T>>>{});
-    } else {
-      if (is_variant(problem)) return visitor(Tag<VariantBackward<Cell, Unpaired<T>>>{});
-      if constexpr (Cell::kUnitWeights == 0) visitor(Tag<BackwardSweep<Cell, T, kOneInstance<T>>>{});
-    }
-  }
-};
+// What a class of schedules offers, as functions that are compiled once for it, whatever processors use it.
+template <class Scheduled>
+[[gnu::noinline]] void run_thread(void* scheduled, int thread) {
+  static_cast<const Scheduled*>(scheduled)->run(thread);
+}
 
-template <class Schedules, class Visitor>
-void visit_sweep(const Problem& problem, Visitor&& visitor) {
-  using Types = typename Schedules::Types;
-  visit_type(typename Types::Cells{}, Types::cell_index(problem.cell), [&](auto cell) {
-    using Cell = typename decltype(cell)::type;
-    if constexpr (requires { Schedules::template visit_quantized<Cell>(visitor); }) {
-      if (problem.quantized) return Schedules::template visit_quantized<Cell>(visitor);
+template <class Scheduled, class Views, class... Work>
+size_t workspace_bytes(const Problem& problem, const Plan& plan, const Work&... work) {
+  Arena arena(nullptr);
+  make_in<Scheduled>(arena, problem, Views{}, plan, work...);
+  return arena.used();
+}
+
+template <class Scheduled, class Views, class... Work>
+void run(const Problem& problem, const Views& views, const Plan& plan, void* workspace, const Work&... work) {
+  const auto run_as = [&](const Plan& used) {
+    Arena arena(workspace);
+    Scheduled scheduled = make_in<Scheduled>(arena, problem, views, used, work...);
+    scheduled.before_team();
+    return run_team(used.threads(), run_thread<Scheduled>, &scheduled);
+  };
+  // Where the threads planned for do not come, one gives the same numbers, and its workspace is no larger.
+  for (bool done = run_as(plan); !done;) done = run_as(Plan{});
+}
+
+template <class Scheduled>
+Plan plan_of(const Problem& problem, int threads) {
+  if constexpr (requires { Scheduled::tiling(problem); }) {
+    return make_plan(problem, Scheduled::tiling(problem), threads);
+  } else {
+    return Scheduled::plan(problem, threads);
+  }
+}
+
+template <class Scheduled>
+std::vector<Plan> options_of(const Problem& problem, int threads) {
+  if constexpr (requires { Scheduled::tiling(problem); }) {
+    return plan_options(problem, Scheduled::tiling(problem), threads);
+  } else {
+    return {Scheduled::plan(problem, threads)};
+  }
+}
+
+template <class Scheduled, class Views>
+constexpr Schedule<Views> schedule_of() {
+  bool rounds = false;
+  if constexpr (requires { Scheduled::kRounds; }) rounds = Scheduled::kRounds;
+  return {plan_of<Scheduled>, options_of<Scheduled>, rounds, workspace_bytes<Scheduled, Views>, run<Scheduled, Views>};
+}
+
+template <class Scheduled>
+constexpr BackwardSchedule backward_schedule_of() {
+  BackwardSchedule result{schedule_of<Scheduled, BackwardViews>(), nullptr, nullptr};
+  if constexpr (requires { typename Scheduled::Between; }) {
+    using WithGradients = SweepWithGradients<Scheduled>;
+    result.gradients_workspace_bytes = workspace_bytes<WithGradients, BackwardViews, GradientWork>;
+    result.run_with_gradients = run<WithGradients, BackwardViews, GradientWork>;
+  }
+  return result;
+}
+
+template <class Scheduled>
+inline constexpr ForwardSchedule kForward = schedule_of<Scheduled, ForwardViews>();
+template <class Scheduled>
+inline constexpr BackwardSchedule kBackward = backward_schedule_of<Scheduled>();
+
+// The schedules of one cell in one type. A diagonal cell has its own.
+template <class Cell, class T>
+const ForwardSchedule& forward_of(const Problem& problem) {
+  if constexpr (Cell::kNormGroups > 0) {
+    if (problem.normalized) return kForward<RowForward<Cell, Unpaired<T>>>;
+  }
+  if constexpr (Cell::kUnitWeights == 0) {
+    if (is_single_step(problem)) return kForward<SingleStep<Cell, Exact<T>>>;
+  }
+  if constexpr (!kSweeps<Cell>) {
+    return kForward<DiagonalForward<Cell, Unpaired<T>>>;
+  } else {
+    if constexpr (Cell::kUnitWeights == 0) {
+      if (!is_variant(problem)) return kForward<ForwardSweep<Cell, T, kOneInstance<T>>>;
     }
+    return kForward<VariantForward<Cell, Unpaired<T>>>;
+  }
+}
+
+template <class Cell, class T>
+const BackwardSchedule& backward_of(const Problem& problem) {
+  if constexpr (Cell::kNormGroups > 0) {
+    if (problem.normalized) return kBackward<RowBackward<Cell, Unpaired<T>>>;
+  }
+  if constexpr (!kSweeps<Cell>) {
+    return kBackward<DiagonalBackward<Cell, Unpaired<T>>>;
+  } else {
+    if constexpr (Cell::kUnitWeights == 0) {
+      if (!is_variant(problem)) return kBackward<BackwardSweep<Cell, T, kOneInstance<T>>>;
+    }
+    return kBackward<VariantBackward<Cell, Unpaired<T>>>;
+  }
+}
+
+// Hands the cell and the type of a problem to `visitor`, as tags.
+template <class Types, class Visitor>
+void visit_problem(const Problem& problem, const Visitor& visitor) {
+  visit_type(typename Types::Cells{}, Types::cell_index(problem.cell), [&](auto cell) {
     visit_type(typename Types::Given{}, Types::type_index(problem.type, problem.rounds_factors),
-               [&](auto type) { Schedules::template visit<Cell, typename decltype(type)::type>(problem, visitor); });
+               [&](auto type) { visitor(cell, type); });
   });
 }
 
-// Runs what make(plan, arena) gives.
-template <class Scheduled, class Make>
-void run_schedule(const Plan& plan, void* workspace, const Make& make) {
-  Arena arena(workspace);
-  const Scheduled scheduled = make(plan, arena);
-  scheduled.before_team();
-  const auto body = [](void* context, int thread) { static_cast<const Scheduled*>(context)->run(thread); };
-  if (run_team(plan.threads(), body, const_cast<Scheduled*>(&scheduled))) return;
-  // The threads planned for did not come. One thread gives the same numbers, and its workspace is no larger.
-  Arena smaller(workspace);
-  const Scheduled serial = make(Plan{}, smaller);
-  serial.before_team();
-  serial.run(0);
+template <class Types>
+const ForwardSchedule& forward(const Problem& problem) {
+  const ForwardSchedule* found = nullptr;
+  visit_problem<Types>(problem, [&](auto cell, auto type) {
+    using Cell = typename decltype(cell)::type;
+    using Quantized = typename Types::Quantized;
+    if constexpr (kSweeps<Cell> && Cell::kUnitWeights == 0 && !std::is_void_v<Quantized>) {
+      if (problem.quantized) return void(found = &kForward<ForwardSweep<Cell, Quantized>>);
+    }
+    found = &forward_of<Cell, typename decltype(type)::type>(problem);
+  });
+  return *found;
 }
 
-template <class Schedules>
-struct Runner {
-  using Views = typename Schedules::Views;
+template <class Types>
+const BackwardSchedule& backward(const Problem& problem) {
+  const BackwardSchedule* found = nullptr;
+  visit_problem<Types>(problem, [&](auto cell, auto type) {
+    found = &backward_of<typename decltype(cell)::type, typename decltype(type)::type>(problem);
+  });
+  return *found;
+}
 
-  static Plan plan(const Problem& problem, int threads) {
-    Plan result;
-    visit_sweep<Schedules>(problem, [&](auto sweep) {
-      using SweepOf = typename decltype(sweep)::type;
-      if constexpr (requires { SweepOf::tiling(problem); }) {
-        result = make_plan(problem, SweepOf::tiling(problem), threads);
-      } else {
-        result = SweepOf::plan(problem, threads);
-      }
-    });
-    return result;
-  }
-
-  static std::vector<Plan> options(const Problem& problem, int threads) {
-    std::vector<Plan> result;
-    visit_sweep<Schedules>(problem, [&](auto sweep) {
-      using SweepOf = typename decltype(sweep)::type;
-      if constexpr (requires { SweepOf::tiling(problem); }) {
-        result = plan_options(problem, SweepOf::tiling(problem), threads);
-      } else {
-        result = {SweepOf::plan(problem, threads)};
-      }
-    });
-    return result;
-  }
-
-  static size_t workspace_bytes(const Problem& problem, const Plan& plan) {
-    Arena arena(nullptr);
-    visit_sweep<Schedules>(problem, [&](auto sweep) { typename decltype(sweep)::type(problem, Views{}, plan, arena); });
-    return arena.used();
-  }
-
-  static bool rounds_factors(const Problem& problem) {
-    bool result = false;
-    visit_sweep<Schedules>(problem, [&](auto sweep) {
-      using SweepOf = typename decltype(sweep)::type;
-      if constexpr (requires { SweepOf::kRounds; }) result = SweepOf::kRounds;
-    });
-    return result;
-  }
-
-  static void run(const Problem& problem, const Views& views, const Plan& plan, void* workspace) {
-    visit_sweep<Schedules>(problem, [&](auto tag) {
-      using SweepOf = typename decltype(tag)::type;
-      run_schedule<SweepOf>(plan, workspace,
-                            [&](const Plan& used, Arena& arena) { return SweepOf(problem, views, used, arena); });
-    });
-  }
-
-  static constexpr Schedule<Views> schedule() { return {plan, options, workspace_bytes, rounds_factors, run}; }
-};
+template <class Cell, class T>
+[[gnu::noinline]] std::unique_ptr<StepLayer> packed_step(const StepProblem& problem, const StepParameters& parameters) {
+  return std::unique_ptr<StepLayer>(new PackedStep<Cell, T>(problem, parameters));
+}
 
 template <class Types, class Cell>
 std::unique_ptr<StepLayer> make_step_layer_of(const StepProblem& problem, const StepParameters& parameters) {
   if constexpr (requires { typename Types::OfSteps; }) {  // one type, which is kept exactly
     if (problem.storage != StepStorage::kExact) return nullptr;
-    return std::make_unique<PackedStep<Cell, typename Types::OfSteps>>(problem, parameters);
+    return packed_step<Cell, typename Types::OfSteps>(problem, parameters);
   } else {
-    if (problem.type == DataType::kFloat64) return std::make_unique<PackedStep<Cell, double>>(problem, parameters);
+    if (problem.type == DataType::kFloat64) return packed_step<Cell, double>(problem, parameters);
     switch (problem.storage) {
       case StepStorage::kExact:
-        if (problem.rounds_factors) {
-          return std::make_unique<PackedStep<Cell, typename Types::Rounded>>(problem, parameters);
-        }
-        return std::make_unique<PackedStep<Cell, float>>(problem, parameters);
+        if (problem.rounds_factors) return packed_step<Cell, typename Types::Rounded>(problem, parameters);
+        return packed_step<Cell, float>(problem, parameters);
       case StepStorage::kBFloat16:
-        return std::make_unique<PackedStep<Cell, HalfKeptFloat>>(problem, parameters);
+        return packed_step<Cell, HalfKeptFloat>(problem, parameters);
       case StepStorage::kInt8:
-        return std::make_unique<PackedStep<Cell, typename Types::Quantized>>(problem, parameters);
+        return packed_step<Cell, typename Types::Quantized>(problem, parameters);
     }
     return nullptr;
   }
@@ -210,66 +217,35 @@ std::unique_ptr<StepLayer> make_step_layer(const StepProblem& problem, const Ste
   return layer;
 }
 
-template <class Types, class Visitor>
-void visit_multiplier(const MatrixWork& work, int threads, void* workspace, const Visitor& visitor) {
-  visit_type(typename Types::Given{}, Types::type_index(work.at(0).type, work.at(0).rounds_factors), [&](auto type) {
-    Arena arena(workspace);
-    visitor(Multiplier<typename decltype(type)::type>(work, threads, arena), arena);
-  });
-}
-
-template <class Types>
-size_t multiply_workspace_bytes(const MatrixWork& work, int threads) {
-  size_t bytes = 0;
-  visit_multiplier<Types>(work, threads, nullptr, [&](const auto&, const Arena& arena) { bytes = arena.used(); });
-  return bytes;
-}
-
-template <class Types>
-void multiply(const MatrixWork& work, int threads, void* workspace) {
-  visit_multiplier<Types>(work, threads, workspace, [&](const auto& multiplier, const Arena&) {
-    using Multiplier = std::remove_cvref_t<decltype(multiplier)>;
-    const auto body = [](void* context, int thread) { static_cast<const Multiplier*>(context)->run(thread); };
-    if (run_team(threads, body, const_cast<Multiplier*>(&multiplier))) return;
-    for (int thread = 0; thread < threads; ++thread) multiplier.run(thread);  // one after the other
-  });
-}
-
-template <class Types, class Visitor>
-void visit_gradients(const Problem& problem, const Visitor& visitor) {
-  visit_sweep<BackwardSchedules<Types>>(problem, [&](auto tag) {
-    using Sweep = typename decltype(tag)::type;
-    if constexpr (requires { typename Sweep::Between; }) visitor(Tag<SweepWithGradients<Sweep>>{});
-  });
-}
-
-template <class Types>
-size_t gradients_workspace_bytes(const Problem& problem, const Plan& plan, const GradientWork& work) {
+template <class T>
+size_t products_workspace_bytes(const MatrixWork& work, int threads) {
   Arena arena(nullptr);
-  visit_gradients<Types>(problem,
-                         [&](auto tag) { typename decltype(tag)::type(problem, BackwardViews{}, plan, work, arena); });
+  const Multiplier<T> counted(work, threads, arena);
   return arena.used();
 }
 
+template <class T>
+void run_products(const MatrixWork& work, int threads, void* workspace) {
+  Arena arena(workspace);
+  Multiplier<T> multiplier(work, threads, arena);
+  if (run_team(threads, run_thread<Multiplier<T>>, &multiplier)) return;
+  for (int thread = 0; thread < threads; ++thread) multiplier.run(thread);  // one after the other
+}
+
+template <class T>
+inline constexpr Products kProducts{products_workspace_bytes<T>, run_products<T>};
+
 template <class Types>
-void gradients(const Problem& problem, const BackwardViews& views, const Plan& plan, const GradientWork& work,
-               void* workspace) {
-  visit_gradients<Types>(problem, [&](auto tag) {
-    run_schedule<typename decltype(tag)::type>(plan, workspace, [&](const Plan& used, Arena& arena) {
-      return typename decltype(tag)::type(problem, views, used, work, arena);
-    });
-  });
+const Products& products(DataType type, bool rounds_factors) {
+  const Products* found = nullptr;
+  visit_type(typename Types::Given{}, Types::type_index(type, rounds_factors),
+             [&](auto tag) { found = &kProducts<typename decltype(tag)::type>; });
+  return *found;
 }
 
 template <class Types>
 const CpuUnit& unit_for() {
-  static constexpr CpuUnit kUnit{Runner<ForwardSchedules<Types>>::schedule(),
-                                 Runner<BackwardSchedules<Types>>::schedule(),
-                                 make_step_layer<Types>,
-                                 multiply_workspace_bytes<Types>,
-                                 multiply<Types>,
-                                 gradients_workspace_bytes<Types>,
-                                 gradients<Types>};
+  static constexpr CpuUnit kUnit{forward<Types>, backward<Types>, make_step_layer<Types>, products<Types>};
   return kUnit;
 }
 

@@ -70,7 +70,7 @@ py::dict plan_dict(const py::object& named, bool training, int threads) {
     part["unit_parts"] = plan.unit_parts;
     part["step_cycles"] = plan.step_cycles;
     part["workspace_bytes"] = schedule.workspace_bytes(problem, plan);
-    if (problem.rounds_factors) part["factors"] = schedule.rounds_factors(problem) ? "rounded to bfloat16" : "exact";
+    if (problem.rounds_factors) part["factors"] = schedule.rounds_factors ? "rounded to bfloat16" : "exact";
     part["why"] = describe(plan, problem, threads);
     py::dict others;
     const std::vector<Plan> options = schedule.options(problem, threads);
@@ -87,10 +87,10 @@ py::dict plan_dict(const py::object& named, bool training, int threads) {
                                                            : "cpu_sweep";
   result["instruction_set"] = active_cpu_instruction_set();
   const CpuUnit& unit = cpu_unit_of(problem.cell, problem.type);
-  add(result, "forward", unit.forward);
+  add(result, "forward", unit.forward(problem));
   problem.backward = true;
   problem.input_size = 0;  // of the forward pass alone
-  if (training) add(result, "backward", unit.backward);
+  if (training) add(result, "backward", unit.backward(problem));
   return result;
 }
 

@@ -142,9 +142,10 @@ class PackedMatrix {
 
 // W_ih and W_hh of a cell have the same blocks of units: where a tile of one has the gates from h, those from x lie in
 // the blocks of the other.
+template <int Gates, int Recurrent>
+inline constexpr int kVectorsOfGates = vectors_per_block(Recurrent > 0 ? Recurrent : Gates);
 template <class Cell>
-inline constexpr int kVectorsOfCell =
-    vectors_per_block(recurrent_gates<Cell>() > 0 ? recurrent_gates<Cell>() : Cell::kGates);
+inline constexpr int kVectorsOfCell = kVectorsOfGates<Cell::kGates, recurrent_gates<Cell>()>;
 template <class Cell, class T>
 using InputWeights = PackedMatrix<Cell::kGates, T, kVectorsOfCell<Cell>>;
 template <class Cell, class T>
@@ -153,13 +154,16 @@ using RecurrentWeights = PackedMatrix<recurrent_gates<Cell>(), T, kVectorsOfCell
 // W_hh with b_hh in blocks of hidden units, W_ih with b_ih likewise where the pass makes the gates, and W_hr in blocks
 // of projected outputs. A schedule makes them the first in its workspace, since those that are kept have to lie where
 // another pass, of another plan and batch, finds them.
-template <class Cell, class T>
-class ForwardWeights {
+template <int Gates, int Recurrent, class T>
+class ForwardWeightsOf {
+  using RecurrentMatrix = PackedMatrix<Recurrent, T, kVectorsOfGates<Gates, Recurrent>>;
+  using InputMatrix = PackedMatrix<Gates, T, kVectorsOfGates<Gates, Recurrent>>;
+
  public:
-  using Units = typename RecurrentWeights<Cell, T>::Units;
+  using Units = typename RecurrentMatrix::Units;
   using Outputs = typename PackedMatrix<1, T>::Units;
 
-  ForwardWeights(const Problem& p, const ForwardViews& v, Arena& arena)
+  ForwardWeightsOf(const Problem& p, const ForwardViews& v, Arena& arena)
       : directions_(p.directions),
         recurrent_({v.w_hh, v.b_hh, v.scales.w_hh, p.directions, p.hidden_size, p.output_size, p.keeps_weights}, arena),
         input_({v.w_ih, v.b_ih, v.scales.w_ih, p.directions, p.hidden_size, p.input_size, p.keeps_weights}, arena) {
@@ -181,35 +185,36 @@ class ForwardWeights {
     for_own(projection_.blocks(), [&](int64_t d, int64_t block) { projection_.pack(d, block); });
   }
 
-  const RecurrentWeights<Cell, T>& recurrent() const { return recurrent_; }  // b_hh + W_hh h
-  const InputWeights<Cell, T>& input() const { return input_; }              // b_ih + W_ih x
-  const PackedMatrix<1, T>& projection() const { return projection_; }       // W_hr h
+  const RecurrentMatrix& recurrent() const { return recurrent_; }       // b_hh + W_hh h
+  const InputMatrix& input() const { return input_; }                   // b_ih + W_ih x
+  const PackedMatrix<1, T>& projection() const { return projection_; }  // W_hr h
 
  private:
   static constexpr WeightView kNone{};
 
   int64_t directions_;
-  RecurrentWeights<Cell, T> recurrent_;
-  InputWeights<Cell, T> input_;
+  RecurrentMatrix recurrent_;
+  InputMatrix input_;
   PackedMatrix<1, T> projection_;
 };
+template <class Cell, class T>
+using ForwardWeights = ForwardWeightsOf<Cell::kGates, recurrent_gates<Cell>(), T>;
 
 // The transposed weights: blocks of outputs (recurrent), and blocks of hidden units (projection).
-template <class Cell, class T>
-class BackwardWeights {
+template <int Recurrent, class T>
+class BackwardWeightsOf {
   using Real = RealOf<T>;
   using Weight = WeightOf<T>;
   using Row = RowOf<T>;
-  static constexpr int kGates = recurrent_gates<Cell>();
 
  public:
   using Units = Block<1, Real>;  // one column per vector of units
 
-  BackwardWeights(const Problem& problem, const BackwardViews& views, Arena& arena) : p_(problem), v_(views) {
+  BackwardWeightsOf(const Problem& problem, const BackwardViews& views, Arena& arena) : p_(problem), v_(views) {
     output_blocks_ = Units::count(p_.output_size);
     hidden_stride_ = Units::padded(p_.hidden_size);
     output_stride_ = Units::padded(p_.output_size);
-    block_stride_ = multiplications<Weight>(kGates * hidden_stride_) * Units::kUnits;
+    block_stride_ = multiplications<Weight>(Recurrent * hidden_stride_) * Units::kUnits;
     packed_ = arena.take<Weight>(p_.directions * output_blocks_ * block_stride_);
     if (!p_.projected) return;
     hidden_blocks_ = Units::count(p_.hidden_size);
@@ -228,7 +233,7 @@ class BackwardWeights {
                                  p_.output_size,
                                  0,
                                  w.column_stride,
-                                 kGates,
+                                 Recurrent,
                                  p_.hidden_size * w.row_stride,
                                  w.row_stride,
                                  p_.hidden_size,
@@ -254,7 +259,7 @@ class BackwardWeights {
 
   // W_hh^T rows, rows [R * padded H]; `present` where they are not all zeros.
   Gemm<Weight> recurrent(int64_t d, const Row* rows, bool present) const {
-    const int64_t size = kGates * hidden_stride_;
+    const int64_t size = Recurrent * hidden_stride_;
     return {packed_ + d * output_blocks_ * block_stride_, nullptr, block_stride_, rows, size, present ? size : 0};
   }
 
@@ -277,6 +282,8 @@ class BackwardWeights {
   Weight* packed_;                // [D, output blocks, R * hidden_stride, columns, lanes]
   Weight* projection_ = nullptr;  // [D, hidden blocks, output_stride, columns, lanes]
 };
+template <class Cell, class T>
+using BackwardWeights = BackwardWeightsOf<recurrent_gates<Cell>(), T>;
 
 }  // namespace FUSED_RNN_ISA
 }  // namespace fused_rnn

@@ -30,4 +30,10 @@ class Arena {
   size_t used_ = 0;
 };
 
+// T(arguments..., arena). Where a constructor is used often, this compiles it once.
+template <class T, class... Arguments>
+[[gnu::noinline]] T make_in(Arena& arena, const Arguments&... arguments) {
+  return T(arguments..., arena);
+}
+
 }  // namespace fused_rnn

@@ -43,7 +43,7 @@ class DiagonalBackward {
     void (*call)(const void* context, int thread, int64_t begin);
   };
 
-  void run(int thread, const Between& between) const {
+  [[gnu::noinline]] void run(int thread, const Between& between) const {
     const Part part = barriers_.part_of_thread(thread, p_, v_);
     if constexpr (kWeights > 0) {
       if (thread == 0) parameters_.load();

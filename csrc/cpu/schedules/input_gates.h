@@ -39,11 +39,11 @@ struct GateRows {
   }
 };
 
-template <class Cell, class T>
-class InputGates {
+template <class T, class Weights>
+class InputGatesOf {
   using Real = RealOf<T>;
   using Row = RowOf<T>;
-  using Units = typename InputWeights<Cell, T>::Units;
+  using Units = typename Weights::Units;
   static constexpr int kLanes = Vec<Real>::kLanes;
   static constexpr int64_t kRow = Units::kColumns * kLanes;
   static constexpr int64_t kBytes = 256 * 1024;  // of x and gates of one thread: a part of its L2
@@ -52,7 +52,7 @@ class InputGates {
  public:
   using Made = GateRows<Real, Units::kColumns>;
 
-  InputGates(const Problem& problem, const ForwardViews& views, const Plan& plan, Arena& arena)
+  InputGatesOf(const Problem& problem, const ForwardViews& views, const Plan& plan, Arena& arena)
       : p_(problem), v_(views), plan_(plan), steps_(problem.time_steps) {
     if (!made()) return;
     x_stride_ = factor_stride<T>(p_.input_size);
@@ -72,8 +72,7 @@ class InputGates {
   int64_t steps() const { return steps_; }
 
   // Makes the gates of steps [begin, begin + count) of a direction.
-  void make(int thread, const Part& part, int64_t d, int64_t begin, int64_t count,
-            const InputWeights<Cell, T>& weights) const {
+  void make(int thread, const Part& part, int64_t d, int64_t begin, int64_t count, const Weights& weights) const {
     if (!made()) return;
     const Range blocks = blocks_of(part);
     const int64_t rows = part.rows.size();
@@ -159,6 +158,8 @@ class InputGates {
   Row* x_ = nullptr;                                    // [threads][steps][rows][x_stride]
   Real* gates_ = nullptr;                               // [threads][blocks][steps][rows][columns][lanes]
 };
+template <class Cell, class T>
+using InputGates = InputGatesOf<T, InputWeights<Cell, T>>;
 
 }  // namespace FUSED_RNN_ISA
 }  // namespace fused_rnn

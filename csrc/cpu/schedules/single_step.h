@@ -116,6 +116,40 @@ template <class T, int Rows, int Count>
   }
 }
 
+// A matrix and the vectors of some rows of the batch by which it is multiplied.
+template <class T>
+struct Term {
+  const WeightView& matrix;
+  const T* const* vectors;
+  int64_t length;
+};
+
+// sums[r] = the sum over `count` terms of matrix rows [first, first + lanes) times vector r; `present` of these are
+// there.
+template <class T, int Rows>
+[[gnu::noinline]] void sum_terms(const Term<T>* terms, int count, int64_t d, int64_t first, int64_t present,
+                                 Vec<RealOf<T>>* sums) {
+  using V = Vec<RealOf<T>>;
+  constexpr int kLanes = V::kLanes;
+  // As many sums as the registers hold.
+  constexpr int kCount = Rows == 1 || kLanes == 1 ? kLanes : kLanes / 2;
+  V lanes[kLanes / kCount][Rows][kLanes] = {};
+  for (int term = 0; term < count; ++term) {
+    const WeightView& w = terms[term].matrix;
+    const T* matrix = static_cast<const T*>(w.data) + d * w.direction_stride + first * w.row_stride;
+    for (int i = 0; i < kLanes / kCount; ++i) {
+      const int64_t here = std::min<int64_t>(i * kCount, present - 1);
+      dot_products<T, Rows, kCount>(matrix + here * w.row_stride, w.row_stride, present - here, terms[term].vectors,
+                                    terms[term].length, lanes[i]);
+    }
+  }
+  for (int r = 0; r < Rows; ++r) {
+    V together[kLanes];
+    for (int i = 0; i < kLanes; ++i) together[i] = lanes[i / kCount][r][i % kCount];
+    sums[r] = sums_of_lanes(together);
+  }
+}
+
 template <class Cell, class T>
 class SingleStep {
   using Real = RealOf<T>;
@@ -182,42 +216,25 @@ class SingleStep {
       x[r] = at<T>(v_.x, 0, row + r, 0);
       h[r] = kRecurrent > 0 && kind == RowStep::kPlain && v_.h_0 ? at<T>(v_.h_0, d, row + r) : nullptr;
     }
+    const Term<T> terms[] = {{v_.w_ih, x, p_.input_size}, {v_.w_hh, h, p_.output_size}};
     Pack<V, Cell::kGates> from_x[Rows], from_h[Rows];
     for (int g = 0; g < Cell::kGates; ++g) {
       const int64_t first = g * p_.hidden_size + unit;
-      V sums[Rows][kLanes] = {};
-      multiply<Rows>(v_.w_ih, d, first, count, x, p_.input_size, sums);
       const bool reads_h = g < kRecurrent && h[0] != nullptr;
+      V sums[Rows];
       // The cell adds the two where they have one gradient.
-      if (!Cell::kSplit && reads_h) multiply<Rows>(v_.w_hh, d, first, count, h, p_.output_size, sums);
-      for (int r = 0; r < Rows; ++r) from_x[r][g] = sums_of_lanes(sums[r]) + bias(v_.b_ih, d, first, count);
+      sum_terms<T, Rows>(terms, !Cell::kSplit && reads_h ? 2 : 1, d, first, count, sums);
+      for (int r = 0; r < Rows; ++r) from_x[r][g] = sums[r] + bias(v_.b_ih, d, first, count);
       if (g >= kRecurrent) continue;
       for (int r = 0; r < Rows; ++r) from_h[r][g] = bias(v_.b_hh, d, first, count);
       if (Cell::kSplit && reads_h) {
-        V apart[Rows][kLanes] = {};
-        multiply<Rows>(v_.w_hh, d, first, count, h, p_.output_size, apart);
-        for (int r = 0; r < Rows; ++r) from_h[r][g] = from_h[r][g] + sums_of_lanes(apart[r]);
+        sum_terms<T, Rows>(terms + 1, 1, d, first, count, sums);
+        for (int r = 0; r < Rows; ++r) from_h[r][g] = from_h[r][g] + sums[r];
       }
     }
     const auto update = pass(d);
     for (int r = 0; r < Rows; ++r)
       update(TileVector<1, Count>{0, 0, row + r, unit, count}, kind, Access{*this, d, from_x[r], from_h[r]});
-  }
-
-  // sums[r] += rows [first, first + kLanes) of a matrix times vector r.
-  template <int Rows>
-  void multiply(const WeightView& w, int64_t d, int64_t first, int64_t present, const T* const* vectors, int64_t length,
-                V (*sums)[kLanes]) const {
-    // As many sums as the registers hold.
-    constexpr int kCount = Rows == 1 || kLanes == 1 ? kLanes : kLanes / 2;
-    const T* matrix = static_cast<const T*>(w.data) + d * w.direction_stride + first * w.row_stride;
-    V part[Rows][kLanes];
-    for (int i = 0; i < kLanes; i += kCount) {
-      for (int r = 0; r < Rows; ++r) std::copy_n(sums[r] + i, kCount, part[r]);
-      const int64_t here = std::min<int64_t>(i, present - 1);
-      dot_products<T, Rows, kCount>(matrix + here * w.row_stride, w.row_stride, present - here, vectors, length, part);
-      for (int r = 0; r < Rows; ++r) std::copy_n(part[r], kCount, sums[r] + i);
-    }
   }
 
   template <class Count>

@@ -79,7 +79,7 @@ class BackwardSweep {
     void (*call)(const void* context, int thread, int64_t begin);
   };
 
-  void run(int thread, const Between& between) const {
+  [[gnu::noinline]] void run(int thread, const Between& between) const {
     const Part part = barriers_.part_of_thread(thread, p_, v_);
     weights_.pack(thread, threads_);
     if (HasVariants && thread == 0) parameters_.load();

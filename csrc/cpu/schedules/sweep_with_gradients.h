@@ -33,7 +33,7 @@ class SweepWithGradients {
  public:
   SweepWithGradients(const Problem& problem, const BackwardViews& views, const Plan& plan, const GradientWork& work,
                      Arena& arena)
-      : sweep_(problem, views, plan, arena), steps_(work.steps) {
+      : sweep_(make_in<Sweep>(arena, problem, views, plan)), steps_(work.steps) {
     const Arena start = arena;
     const auto add = [&](const MatrixWork& some) {
       Arena own = start;
