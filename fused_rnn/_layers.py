@@ -99,7 +99,11 @@ def run_unchecked(
     None means that the route is another one, or that the operator refused: then the caller checks the arguments.
     """
     arguments = layer_arguments(x, (weights,), h_0, c_0)
+    if weights.unit is not None:
+        arguments = arguments._replace(unit_weights=weights.unit.view(1, -1, weights.w_hh.shape[1]))
     if _route.of_layer(arguments).kind is not Forward.WHOLE:
+        return None
+    if cell in _ops.LOADED and not _ops.has_kernels(cell, weights.w_ih):
         return None
     try:
         return _whole_layer.run(cell, arguments, 1, handed_out=True)

@@ -18,8 +18,7 @@ from fused_rnn._heads import Heads
 from fused_rnn._modes import constant_for_compilers
 from fused_rnn._recurrent_layer import RecurrentLayer
 from fused_rnn._signatures import named_arguments, refuse_keywords, without_unknown
-from fused_rnn._tensors import DirectionWeights  # noqa: TC001 - the same
-from fused_rnn._tracing import PROXY_ERRORS, leaf
+from fused_rnn._tensors import DirectionWeights, separated
 from fused_rnn._variants import Variants
 from fused_rnn.cells import SOURCES, Cell, cell_of, source_of
 
@@ -83,7 +82,7 @@ class Recurrent(RecurrentLayer):
     """
 
     _definition: Cell
-    _kernels: str  # their name
+    _keyword = "return_states"
 
     @named_arguments
     def __init__(  # noqa: PLR0913 - torch.nn's arguments, and the variants
@@ -116,7 +115,8 @@ class Recurrent(RecurrentLayer):
         self.reset_parameters()
 
     def _take_structure(self) -> None:
-        """What the long way of a call asks of a layer."""
+        """What a call asks of a layer."""
+        self.__dict__["_state_count"] = len(self._definition.states)
         if self.num_heads > 1:
             self.__dict__["_heads"] = Heads(self.num_heads, self.hidden_size // self.num_heads)
         if not self._definition.gates:
@@ -159,10 +159,6 @@ class Recurrent(RecurrentLayer):
                     views[name] = getattr(self, f"weight_{name}{suffix}").zero_()
                 definition.reset_parameters(views)
 
-    @property
-    def _plain_cell(self) -> str:
-        return self._kernels
-
     def _gate_counts(self) -> tuple[int, int]:
         """G, and R of them that read h."""
         spec = _ops.CELLS[self._kernels]
@@ -193,28 +189,19 @@ class Recurrent(RecurrentLayer):
         if weight.is_cpu or weight.is_cuda:
             _load_kernels(self._plain_cell, weight.dtype, weight.is_cuda)
 
-    def _direction(self, tensors: list[Any]) -> DirectionWeights:
+    def _direction(self, tensors: list[Any], names: Sequence[str]) -> DirectionWeights:
         """The parameters of one direction as the kernels take them: W_hh of no rows where no gate reads h."""
-        if not self._definition.gates:
+        cell = self._definition
+        if not cell.gates:
             w_ih, *b_ih = tensors
             w_hh = torch.empty(0, self.hidden_size, dtype=w_ih.dtype, device=w_ih.device)
             tensors = [w_ih, w_hh, *b_ih, *[None] * len(b_ih)]
-        return super()._direction(tensors)
-
-    def _layers(
-        self, variants: Variants | None = None, tensors: list[Any] | None = None
-    ) -> list[list[DirectionWeights]]:
-        layers, names = super()._layers(variants, tensors), self._definition.unit_weights
-        if not names:
-            return layers
-        like = layers[0][0].w_ih
-        parts = [self._units_of([f"weight_{name}{suffix}" for name in names], like) for suffix in self._suffixes()]
-        units = [part[0] if len(part) == 1 else torch.cat(list(part)) for part in parts]
-        directions = len(layers[0])
-        return [
-            [w._replace(unit=units[index * directions + d]) for d, w in enumerate(layer)]
-            for index, layer in enumerate(layers)
-        ]
+        weights = super()._direction(tensors, names)
+        if not cell.unit_weights:
+            return weights
+        suffix = names[0].removeprefix("weight_ih")
+        units = self._units_of([f"weight_{name}{suffix}" for name in cell.unit_weights], weights.w_ih)
+        return weights._replace(unit=units[0] if len(units) == 1 else torch.cat(list(units)))
 
     def _units_of(self, names: list[str], like: Tensor) -> Sequence[Tensor]:
         """The unit weights of one direction of a layer, which somebody may have replaced."""
@@ -255,29 +242,18 @@ class Recurrent(RecurrentLayer):
             _checks.check_layer_state(state, name, expected, "hidden_size", x, batch_first=batch_first)
         return states[0], torch.cat(list(states[1:]), 2) if len(states) > 1 else None
 
-    def _run(self, x: Any, hx: Any, lengths: Any, resets: Any, return_cells: bool) -> Any:
-        try:
-            output, h_n, c_n, cells = self._run_checked(x, hx, lengths, resets, return_cells)
-        except PROXY_ERRORS as error:
-            return leaf(error, self, (x, hx), {"lengths": lengths, "resets": resets, "return_states": return_cells})
-        return self._returned(output, h_n, c_n, cells, return_cells=return_cells)
-
     def _run_checked(
         self, x: Tensor | PackedSequence, hx: Any, lengths: Any, resets: Any, return_cells: bool
     ) -> tuple[Any, Tensor, Tensor, Any]:
         self._prepare_kernels()
-        return super()._run_checked(x, hx, lengths, resets, return_cells and len(self.states) > 1)
+        return super()._run_checked(x, hx, lengths, resets, return_cells and self._state_count > 1)
 
-    def _returned(self, output: Any, h_n: Any, c_n: Any, cells: Any, *, return_cells: bool) -> Any:
-        others = len(self.states) - 1
-        final = h_n if others == 0 else (h_n, *_parts(c_n, 1, others))
-        if not return_cells:
-            return output, final
-        packed = isinstance(output, PackedSequence)
+    def _after_steps(self, output: Any, cells: Any) -> Any:
+        packed, others = isinstance(output, PackedSequence), self._state_count - 1
         steps = cells.data if packed and others else cells
-        found = [] if others == 0 else _parts(steps, 2 if self.bidirectional else 1, others)
+        found = [] if others == 0 else separated(steps, 2 if self.bidirectional else 1, others)
         found = [output._replace(data=each) for each in found] if packed else found
-        return output, final, dict(zip(self.states, (output, *found), strict=True))
+        return dict(zip(self.states, (output, *found), strict=True))
 
     @without_unknown
     def forward(
@@ -297,11 +273,3 @@ def _checked_heads(owner: str, num_heads: Any, hidden_size: int) -> int:
     if heads < 1 or hidden_size % heads:
         raise ValueError(f"{owner}: num_heads must divide hidden_size ({hidden_size}) into equal groups, got {heads}")
     return heads
-
-
-def _parts(states: Tensor, directions: int, count: int) -> list[Tensor]:
-    """Each of `count` states from [..., D*E*H]: [..., D*H], in memory of its own."""
-    if count == 1:
-        return [states]
-    apart = states.reshape(*states.shape[:-1], directions, count, states.shape[-1] // (directions * count))
-    return [part.flatten(-2).clone() for part in apart.unbind(-2)]

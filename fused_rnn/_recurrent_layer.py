@@ -6,6 +6,7 @@ torch.compile recognises those and runs them outside of its graph.
 
 from __future__ import annotations
 
+from collections.abc import Sequence  # noqa: TC003 - the same
 from itertools import chain
 from typing import Any
 
@@ -20,7 +21,7 @@ from fused_rnn._heads import ONE_HEAD, Heads
 from fused_rnn._layers import LayerSpec, run_stack, run_unchecked
 from fused_rnn._ops import CELLS
 from fused_rnn._scripting import Unscriptable
-from fused_rnn._tensors import DirectionWeights
+from fused_rnn._tensors import DirectionWeights, joined_unchecked, separated
 from fused_rnn._tracing import PROXY_ERRORS, Traceable, leaf
 from fused_rnn._variants import NAMES, PLAIN, Variants, checked_variants, parameters_of
 
@@ -37,6 +38,9 @@ class RecurrentLayer(Unscriptable, Traceable, LayerCalls, FlatWeights):
     cell_clip: float | None = None
     _heads: Heads = ONE_HEAD  # of a direction
     _factors = 2  # x and h, each of which has a matrix
+    _kernels = ""  # of a cell that is not built in, their name
+    _state_count = 1  # h, and what the cell keeps beside it
+    _keyword = "return_cells"  # of `forward`, for the states after each step
     _sizes_changed = False  # whether somebody has changed a size (or num_heads) since the layer was made
 
     def __init__(self, mode: str, variants: Variants, *arguments: Any) -> None:
@@ -129,10 +133,10 @@ class RecurrentLayer(Unscriptable, Traceable, LayerCalls, FlatWeights):
     @property
     def _plain_cell(self) -> str:
         """The same without variants."""
-        return CELL_OF_MODE[self.mode]
+        return self._kernels or CELL_OF_MODE[self.mode]
 
-    def _direction(self, tensors: list[Any]) -> DirectionWeights:
-        """The parameters of one direction, without the variants'."""
+    def _direction(self, tensors: list[Any], names: Sequence[str]) -> DirectionWeights:  # noqa: ARG002 - own cells'
+        """The parameters of one direction, of which torch.nn's have those names, without the variants'."""
         if not self.bias:
             tensors[2:2] = (None, None)
         return DirectionWeights(*tensors)
@@ -145,7 +149,10 @@ class RecurrentLayer(Unscriptable, Traceable, LayerCalls, FlatWeights):
         self._check_structure()
         tensors = self._weights(self._flat_weights_names) if tensors is None else tensors
         number = len(self._all_weights[0])
-        directions = [self._direction(tensors[at : at + number]) for at in range(0, len(tensors), number)]
+        directions = [
+            self._direction(tensors[index * number : (index + 1) * number], names)
+            for index, names in enumerate(self._all_weights)
+        ]
         if variants is not PLAIN:
             fields = {name: field for name, (field, _) in self._variant_parameters().items()}
             for index, suffix in enumerate(self._suffixes()):
@@ -180,10 +187,16 @@ class RecurrentLayer(Unscriptable, Traceable, LayerCalls, FlatWeights):
             found = self._run_unchecked(x, hx) if lengths is None and resets is None and not return_cells else None
             output, h_n, c_n, cells = found or self._run_checked(x, hx, lengths, resets, return_cells)
         except PROXY_ERRORS as error:
-            return leaf(error, self, (x, hx), {"lengths": lengths, "resets": resets, "return_cells": return_cells})
-        if self.mode != "LSTM":
-            return output, h_n
-        return (output, (h_n, c_n), cells) if return_cells else (output, (h_n, c_n))
+            return leaf(error, self, (x, hx), {"lengths": lengths, "resets": resets, self._keyword: return_cells})
+        final: Any = h_n
+        others = self._state_count - 1
+        if others > 0:
+            final = (h_n, c_n) if others == 1 else (h_n, *separated(c_n, 1, others))
+        return (output, final, self._after_steps(output, cells)) if return_cells else (output, final)
+
+    def _after_steps(self, output: Any, cells: Any) -> Any:  # noqa: ARG002 - what own cells return
+        """What `forward` returns of the states after each step, beside the output."""
+        return cells
 
     def _run_checked(
         self, x: Tensor | PackedSequence, hx: Any, lengths: Any, resets: Any, return_cells: bool
@@ -210,20 +223,20 @@ class RecurrentLayer(Unscriptable, Traceable, LayerCalls, FlatWeights):
         """The same the short way, for single steps are short; None where it has to be the long one."""
         if self._sizes_changed or self.num_layers != 1 or self.bidirectional or type(x) is not Tensor or x.dim() != 3:
             return None
-        tensors = (4 if self.bias else 2) + (1 if self.proj_size else 0)
-        names = self._all_weights
-        if len(names) != 1 or len(names[0]) != tensors or self._variants() is not PLAIN:
+        tensors = self._factors * (2 if self.bias else 1) + (1 if self.proj_size else 0)
+        names, count = self._all_weights, self._state_count
+        if len(names) != 1 or len(names[0]) != tensors or self._heads is not ONE_HEAD or self._variants() is not PLAIN:
             return None
         h_0, c_0 = hx, None
-        if self.mode == "LSTM" and hx is not None:
-            if type(hx) is not tuple or len(hx) != 2:
+        if count > 1 and hx is not None:
+            if type(hx) is not tuple or len(hx) != count:
                 return None
-            h_0, c_0 = hx
+            h_0, c_0 = hx if count == 2 else (hx[0], joined_unchecked(hx))
             if h_0 is None or c_0 is None:
                 return None
-        weights = self._direction(self._weights(names[0]))
+        weights = self._direction(self._weights(names[0]), names[0])
         steps = x.transpose(0, 1) if self.batch_first else x
-        found = run_unchecked(CELL_OF_MODE[self.mode], steps, weights, h_0, c_0)
+        found = run_unchecked(self._kernels or CELL_OF_MODE[self.mode], steps, weights, h_0, c_0)
         if found is None:
             return None
         output = found.output

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
 HALF_TYPES = (torch.bfloat16, torch.float16)  # which are computed in float32
@@ -121,3 +123,22 @@ def of_recurrence(layer: LayerArguments, directions: int) -> list[Any]:
 def by_direction(tensor: Tensor, directions: int) -> Tensor:
     """[D*N, ...] as [D, N, ...]."""
     return tensor.view(directions, tensor.shape[0] // directions, *tensor.shape[1:])  # R may be 0
+
+
+def joined_unchecked(states: Sequence[Tensor]) -> Tensor | None:
+    """All states but h as a kernel takes them, [D, B, E*H]; None where they are not alike, which a check explains."""
+    first = states[0]
+    for state in states:  # a loop, since short calls feel a generator
+        if type(state) is not torch.Tensor or state.shape != first.shape or state.dtype != first.dtype:
+            return None
+    return torch.cat(list(states[1:]), -1)
+
+
+def separated(states: Tensor, directions: int, count: int) -> list[Tensor]:
+    """Each of `count` states from [..., D*E*H]: [..., D*H], in memory of its own."""
+    if count == 1:
+        return [states]
+    if directions == 1:  # the quickest way
+        return list(map(torch.Tensor.clone, states.chunk(count, -1)))
+    apart = states.reshape(*states.shape[:-1], directions, count, states.shape[-1] // (directions * count))
+    return [part.flatten(-2).clone() for part in apart.unbind(-2)]

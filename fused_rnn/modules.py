@@ -128,6 +128,7 @@ class LSTM(RecurrentLayer):
     permute_hidden = torch.nn.LSTM.permute_hidden  # type: ignore[assignment]
 
     _states = two_states
+    _state_count = 2
 
     @overload
     def forward(

@@ -11,6 +11,8 @@ import pytest
 import torch
 
 import fused_rnn
+from fused_rnn._published_cells import MinGRUCell, SLSTMCell
+from tests.own_cells import Everything
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,3 +65,20 @@ def test_a_short_call_goes_through_few_functions(name: str) -> None:
     found = {what: calls_of(function) for what, (function, _) in most.items()}
     counts = {what: seen.total() for what, seen in found.items()}
     assert {what: (counts[what], found[what]) for what in most if counts[what] > most[what][1]} == {}
+
+
+# Own cells without W_hh, with four states, with a unit weight: calls beyond those of a built-in layer.
+@pytest.mark.parametrize(
+    ("cell", "dtype", "more", "more_with_states"),
+    [(MinGRUCell, torch.float32, 2, 2), (SLSTMCell, torch.float32, 3, 4), (Everything, torch.float64, 6, 7)],
+    ids=["MinGRU", "SLSTM", "Everything"],
+)
+def test_a_short_call_of_an_own_cell_goes_the_same_way(
+    cell: type[fused_rnn.Cell], dtype: torch.dtype, more: int, more_with_states: int
+) -> None:
+    own, built_in = fused_rnn.Recurrent(cell, 3, 5, dtype=dtype), fused_rnn.LSTM(3, 5, dtype=dtype)
+    x = torch.randn(2, 4, 3, dtype=dtype)
+    assert calls_of(inferred(own, x)).total() - calls_of(inferred(built_in, x)).total() <= more
+    assert calls_of(trained(own, x)).total() - calls_of(trained(built_in, x)).total() <= more
+    with_states = [calls_of(inferred(layer, x, hx=layer(x)[1])).total() for layer in (own, built_in)]
+    assert with_states[0] - with_states[1] <= more_with_states

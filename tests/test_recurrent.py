@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 import fused_rnn
 from fused_rnn import _ops
 from fused_rnn._check_cell import in_plain_torch
+from fused_rnn._published_cells import MinLSTMCell, SLSTMCell
 from tests import own_cells
 from tests.own_cells import Everything, OwnElman, OwnGRU, OwnLSTM, layer_in_torch
 from tests.tolerances import relative_error
@@ -164,6 +165,35 @@ def test_states_of_all_steps() -> None:
         assert torch.equal(state[0, :, 20:], final[1])
     again = layer(x, tuple(torch.zeros_like(each) for each in last))[0]
     assert torch.equal(again, output)
+
+
+@pytest.mark.parametrize("cell", [Everything(rate=0.3), MinLSTMCell, SLSTMCell], ids=["Everything", "MinLSTM", "SLSTM"])
+@pytest.mark.parametrize("options", [{}, {"bias": False, "batch_first": True}], ids=str)
+def test_short_calls_return_what_checked_ones_do(
+    cell: Any, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = fused_rnn.Recurrent(cell, 5, SIZE, dtype=torch.float64, **options)
+    x = torch.randn(3, 3, 5, dtype=torch.float64)
+    with torch.no_grad():
+        hx = layer(x)[1]
+    found = results(layer, x, hx), results(layer, x)
+    monkeypatch.setattr(layer, "_run_unchecked", lambda *_: None)
+    assert_same(found[0], results(layer, x, hx), 1e-13)
+    assert_same(found[1], results(layer, x), 1e-13)
+
+
+def test_states_that_fit_only_side_by_side_are_refused() -> None:
+    layer = fused_rnn.SLSTM(5, SIZE, dtype=torch.float64)
+    x = torch.randn(1, 3, 5, dtype=torch.float64)
+    h, c, n, m = layer(x)[1]
+    for states, message in (
+        ((h, c[..., :-1], torch.cat([n, n[..., :1]], 2), m), r"hx\[1\] must have shape"),
+        ((h, c.float(), n, m), r"hx\[1\] has dtype torch.float32"),
+        ((h, c[:, :1], n[:, :1], m[:, :1]), r"hx\[1\] must have shape"),
+        (tuple(torch.cat([each, each], 1) for each in (h, c, n, m)), r"hx\[0\] must have shape"),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            layer(x, states)
 
 
 def test_second_derivatives_and_transforms() -> None:
