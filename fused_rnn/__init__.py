@@ -9,6 +9,7 @@ from fused_rnn import (
 )
 from fused_rnn._check_cell import CellReport, check_cell
 from fused_rnn._explain import CudaDevice, Explanation, build_info, explain
+from fused_rnn._keras import from_keras
 from fused_rnn._patch import patch
 from fused_rnn._published_layers import SLSTM, CoupledLSTM, IndRNN, MinGRU, MinLSTM
 from fused_rnn._recurrent import Recurrent
@@ -50,6 +51,7 @@ __all__ = [
     "check_cell",
     "convert",
     "explain",
+    "from_keras",
     "patch",
     "quantize",
     "quantized",

@@ -1,8 +1,8 @@
 """Models of LSTMs and GRUs from the JSON files that audio plug-ins load.
 
-Two formats are known. One has the layers of a Keras model, as RTNeural's Python script and AIDA-X write them: matrices
-are [inputs, outputs], and a GRU has the gates z r h. The other has `model_data` and the `state_dict` of a PyTorch
-model, an LSTM or GRU `rec` and a Linear `lin`, as GuitarML's trainer writes it.
+Two formats are known. One has the layers of a Keras model, as RTNeural's Python script and AIDA-X write them. The other
+has `model_data` and the `state_dict` of a PyTorch model, an LSTM or GRU `rec` and a Linear `lin`, as GuitarML's trainer
+writes it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fused_rnn._keras import keras_parameters
 from fused_rnn.stream import Chain
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "sigmoid": nn.Sigmoid}
@@ -44,25 +45,12 @@ def _activation(name: str) -> nn.Module:
     return _ACTIVATIONS[name]()
 
 
-def _torch_gates(rows: Tensor, kind: str) -> Tensor:
-    """Rows [G*H, ...] in torch's order of gates: Keras has z r h for r z n, and i f c o as torch.nn."""
-    if kind == "lstm":
-        return rows
-    z, r, n = rows.chunk(3)
-    return torch.cat((r, z, n))
-
-
 def _keras_recurrent(kind: str, weights: list[Tensor]) -> nn.Module:
-    w_ih, w_hh = (_torch_gates(matrix.T, kind).contiguous() for matrix in weights[:2])
-    module = _RECURRENT[kind](w_ih.shape[1], w_hh.shape[1], bias=len(weights) > 2)
-    given = {"weight_ih_l0": w_ih, "weight_hh_l0": w_hh}
-    if len(weights) > 2:
-        bias = weights[2]
-        if kind == "gru" and bias.ndim != 2:
-            raise NotImplementedError("the file has a GRU with reset_after=False, which torch.nn has no cell for")
-        b_ih, b_hh = (bias, torch.zeros_like(bias)) if kind == "lstm" else bias
-        given.update(bias_ih_l0=_torch_gates(b_ih, kind), bias_hh_l0=_torch_gates(b_hh, kind))
-    return _fill(module, given)
+    if kind == "gru" and len(weights) > 2 and weights[2].ndim != 2:
+        raise NotImplementedError("the file has a GRU with reset_after=False, which torch.nn has no cell for")
+    given = keras_parameters(kind.upper(), weights)
+    module = _RECURRENT[kind](given["weight_ih"].shape[1], given["weight_hh"].shape[1], bias=len(weights) > 2)
+    return _fill(module, {f"{name}_l0": tensor for name, tensor in given.items()})
 
 
 def _keras_modules(layer: dict[str, Any]) -> list[nn.Module]:

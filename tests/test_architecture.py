@@ -88,7 +88,7 @@ PACKAGE_RULES: dict[str, set[str]] = {
         "_recurrent_layer": "_calls _checks _flat_weights _heads _layers _ops _scripting _tensors _tracing _variants",
         "_recurrent_cell": "_calls _checks _flat_weights _layers _scripting _tensors _tracing",
         "_recurrent": "_cell_compiler _checks _cuda_cells _flat_weights _heads _modes _ops _recurrent_layer _signatures"
-        " _tensors _tracing _variants cells",
+        " _tensors _variants cells",
         "_published_layers": "_published_cells _recurrent _signatures cells",
         "modules": "_checks _recurrent_cell _recurrent_layer _signatures _variants",
         "_swap": "_recurrent_layer",
@@ -103,11 +103,12 @@ PACKAGE_RULES: dict[str, set[str]] = {
         "cmake": "",
         "stream": "_int8_layers _recurrent_layer quantized stepper",
         "_explain": "_checks _faster _layers _modes _ops _recurrent_cell _recurrent_layer _route _signatures quantized",
-        "_stream_json": "stream",
+        "_keras": "_recurrent _recurrent_layer cells modules",
+        "_stream_json": "_keras stream",
         "__main__": "_explain",
         "_patch": "modules",
-        "__init__": "_check_cell _explain _flops _fork _patch _published_layers _recurrent _shapes _stream_json _strict"
-        " cells convert modules quantized stepper stream",
+        "__init__": "_check_cell _explain _flops _fork _keras _patch _published_layers _recurrent _shapes _stream_json"
+        " _strict cells convert modules quantized stepper stream",
     }.items()
 }
 # Folder or file with Python outside the package: the top-level names of the project that it may import.

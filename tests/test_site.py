@@ -20,7 +20,7 @@ PAGE = {  # of the reference, by what it has
     "layers": ("LSTM", "GRU", "RNN"),
     "cells": ("LSTMCell", "GRUCell", "RNNCell"),
     "stepper": ("Stepper", "Stepper.step", "Stepper.steps", "Stepper.reset", "save_stream", "read_json_model", "Chain"),
-    "convert": ("convert", "restore", "patch"),
+    "convert": ("convert", "restore", "patch", "from_keras"),
     "explain": ("explain", "build_info", "strict", "Explanation", "CudaDevice", "ReferencePathError"),
     "own-cells": (
         *("Cell", "Cell.step", "Cell.reset_parameters", "Recurrent", "check_cell", "CellReport", "CellError"),
