@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator  # noqa: TC003 - typing.get_type_hints looks the name up
+import math
+from collections.abc import Iterator, Sequence  # noqa: TC003 - typing.get_type_hints looks the name up
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -50,7 +51,7 @@ class CellReport:
         width = max(len(check.name) for check in self.checks)
         lines = [f"{self.cell}: {'all checks passed' if self.passed else 'FAILED'}"]
         for check in self.checks:
-            mark = "ok" if check.passed else "FAILED"
+            mark = "ok" if check.passed else "FAILED" if math.isfinite(check.error) else "FAILED: NaN or infinity"
             lines.append(f"  {check.name:{width}}  error {check.error:8.1e}  limit {check.limit:7.0e}  {mark}")
         return "\n".join(lines)
 
@@ -118,10 +119,9 @@ def _against_torch(cell: Cell, dtype: torch.dtype, hidden_size: int) -> Iterator
             raise RuntimeError(f"{type(cell).__name__} has no kernels for {dtype}")
         with in_plain_torch(layer.cell):
             expected = _values_and_gradients(layer, x, first, keywords)
-        values = max(_error(a, b) for a, b in zip(found[0], expected[0], strict=True))
-        gradients = max(_error(a, b) for a, b in zip(found[1], expected[1], strict=True))
-        yield CellCheck(f"{name}: values", values, limit)
-        yield CellCheck(f"{name}: gradients", gradients, limit)
+        for what, ours, theirs in zip(("values", "gradients"), found, expected, strict=True):
+            worst = _largest([_error(a, b) for a, b in zip(ours, theirs, strict=True)])
+            yield CellCheck(f"{name}: {what}", worst, limit)
     layer = _layer(cell, dtype=dtype, hidden_size=hidden_size)
     x = torch.randn(7, 4, 5, device="cpu", dtype=dtype)
     stepper = Stepper(layer, 4)
@@ -161,6 +161,11 @@ def _error(actual: Tensor, expected: Tensor) -> float:
     return difference / max(1.0, expected.abs().max().item())
 
 
+def _largest(errors: Sequence[float]) -> float:
+    """NaN where one of them is, which max() would lose."""
+    return math.nan if any(map(math.isnan, errors)) else max(errors)
+
+
 def _finite_differences(cell: Cell) -> CellCheck:
     """Those of one layer in float64 against its kernels' gradients, along random directions."""
     layer = _layer(cell, dtype=torch.float64, hidden_size=3)
@@ -173,7 +178,7 @@ def _finite_differences(cell: Cell) -> CellCheck:
         return value
 
     gradients = torch.autograd.grad(loss(), inputs)
-    worst, step = 0.0, 1e-5
+    errors, step = [], 1e-5
     for given, gradient in zip(inputs, gradients, strict=True):
         direction = torch.randn_like(given)
         ends = []
@@ -183,5 +188,5 @@ def _finite_differences(cell: Cell) -> CellCheck:
                 ends.append(loss())
             given.add_(direction, alpha=step)
         measured = (ends[0] - ends[1]) / (2 * step)
-        worst = max(worst, _error(measured, (gradient * direction).sum()))
-    return CellCheck("finite differences", worst, 1e-6)
+        errors.append(_error(measured, (gradient * direction).sum()))
+    return CellCheck("finite differences", _largest(errors), 1e-6)

@@ -134,7 +134,8 @@ def explain(
             its argument, or a tuple of arguments.
         hx: its initial state, as the layer takes it; where given, a model's second argument.
         lengths, resets: as the layer takes them; where given, keywords of a model.
-        device: a GPU to plan for, instead of the device of `x`; it need not be here.
+        device: a GPU to plan for, instead of the device of `x`; it need not be here. An own cell is planned for it once
+            its kernels are loaded, those for a CPU, too.
 
     Returns:
         An `Explanation`, whose text is for people (the answer first, then the details) and whose attributes are for
@@ -240,22 +241,23 @@ def _explain_layer(
         like_x = sequence.new_empty(()).expand(time_steps, batch, width)
         arguments = layer_arguments(like_x, weights, h_0, c_0, ragged)
         if not has_kernels:
-            route = _route.NO_KERNELS
-            passes = _plain_passes(training)
-        elif on_gpu:
-            route = _route.of_recurrence(on_gpu=True, normalized=sizes.normalized, otherwise=_route.ON_GPU)
-            passes = _cuda_passes(sizes, training, gpu)
+            told = _without_kernels(training, another_gpu=device is not None)
         else:
-            route = _route.of_layer(arguments, layer._variants().of_each_run)
-            makes_gates = route.kind is Forward.WHOLE
-            passes = _cpu_passes(sizes._replace(input_size=width if makes_gates else 0), training)
-        routes = (route, _route.of_backward(route, arguments))
-        told = tuple(
-            replace(each, route=way.kind.value, route_why=way.reason) for each, way in zip(passes, routes, strict=False)
-        )
+            if on_gpu:
+                route = _route.of_recurrence(on_gpu=True, normalized=sizes.normalized, otherwise=_route.ON_GPU)
+                passes = _cuda_passes(sizes, training, gpu)
+            else:
+                route = _route.of_layer(arguments, layer._variants().of_each_run)
+                makes_gates = route.kind is Forward.WHOLE
+                passes = _cpu_passes(sizes._replace(input_size=width if makes_gates else 0), training)
+            routes = (route, _route.of_backward(route, arguments))
+            told = tuple(
+                replace(each, route=way.kind.value, route_why=way.reason)
+                for each, way in zip(passes, routes, strict=False)
+            )
         extent = ", ".join((*(each for each in ("lengths", "resets") if getattr(ragged, each) is not None), ""))
         use = f"{extent}{'training' if training else 'inference'}"
-        changes = faster(situation) if has_kernels else [_MAKERS[on_gpu]]
+        changes = faster(situation) if has_kernels else [_MAKERS[on_gpu]] if device is None else []
         answer = _answer(type(layer).__name__, use, told[0], changes)
         plans.append(LayerPlan(f"{_text_of(sizes, width)}, {use}", told, answer=answer))
         width = sizes.directions * (layer.proj_size or layer.hidden_size)
@@ -301,20 +303,22 @@ _WHAT = {
     "reference": "plain torch, no own kernels",
     "onnx": "a node of ONNX",
 }
+# The same by the schedule, where there is none.
+_WITHOUT_ROUTE = {"none": "no kernel for this GPU", "unknown": "not known"}
 
 
 def _answer(kind: str, use: str, forward: PassPlan, changes: Sequence[str]) -> str:
     """What runs, why, and what would be faster, in a line."""
     threads = forward.details.get("threads")
     shared = f" on {threads} thread{'s' * (threads != 1)}" if threads else ""
-    what = "no kernel for this GPU" if forward.schedule == "none" else _WHAT[forward.route]
-    way = "" if forward.schedule in {"none", "plain_torch"} else f" ({forward.schedule}{shared})"
+    what = _WITHOUT_ROUTE.get(forward.schedule) or _WHAT[forward.route]
+    way = "" if forward.schedule in {*_WITHOUT_ROUTE, "plain_torch"} else f" ({forward.schedule}{shared})"
     return f"{kind}, {use}: {what}{way}. Why: {_reason(forward)}. Faster: {', or '.join(changes) or 'nothing known'}."
 
 
 def _reason(forward: PassPlan) -> str:
     """Why a pass runs as it does: on a CPU and in plain torch its route, on a GPU the choice of the schedule."""
-    if forward.schedule == "none":
+    if forward.schedule in _WITHOUT_ROUTE:
         return forward.why
     if forward.schedule == "plain_torch" or "threads" in forward.details:
         return forward.route_why.partition(":")[0]
@@ -328,10 +332,19 @@ def _name_of_cpu() -> str:
     return f"CPU, instruction set {_ops.active_instruction_set()}, up to {threads} thread{'s' * (threads != 1)}"
 
 
-def _plain_passes(training: bool) -> tuple[PassPlan, ...]:
-    names = ("forward", "backward") if training else ("forward",)
-    why = "the cell has no kernels here, so that steps are torch's operations"
-    return tuple(PassPlan(name, "plain_torch", why, {}, {}) for name in names)
+def _without_kernels(training: bool, *, another_gpu: bool) -> tuple[PassPlan, ...]:
+    """The passes of a cell without kernels; what a GPU that is not here would run is planned from them."""
+    if another_gpu:
+        why = (
+            "another GPU is planned for with the cell's kernels, and none are loaded: call the layer first, on a CPU "
+            "with a C++ compiler"
+        )
+        one = PassPlan("forward", "unknown", why, {}, {})
+    else:
+        why = "the cell has no kernels here, so that steps are torch's operations"
+        route = _route.NO_KERNELS
+        one = PassPlan("forward", "plain_torch", why, {}, {}, route.kind.value, route.reason)
+    return (one, replace(one, name="backward")) if training else (one,)
 
 
 def _cpu_passes(sizes: _ops.Problem, training: bool) -> tuple[PassPlan, ...]:

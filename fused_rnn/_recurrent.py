@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import warnings
 from collections.abc import Sequence  # noqa: TC003 - typing.get_type_hints looks the name up
+from numbers import Number
 from operator import index
 from typing import Any, NoReturn
 
@@ -22,6 +24,7 @@ from fused_rnn._tensors import DirectionWeights, separated
 from fused_rnn._variants import Variants
 from fused_rnn.cells import SOURCES, Cell, cell_of, source_of
 
+_OPTIONAL_KINDS = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _refused: set[tuple[str, torch.dtype, bool]] = set()  # what could not be compiled
 
 
@@ -180,9 +183,11 @@ class Recurrent(RecurrentLayer):
         return tuple(self._definition.states)
 
     def extra_repr(self) -> str:
-        """The cell and the arguments of the constructor that are not the defaults."""
+        """The cell with its constants, and the arguments of the constructor, where they are not the defaults."""
         heads = f", num_heads={self.num_heads}" if self.num_heads > 1 else ""
-        return f"{type(self._definition).__name__}, {super().extra_repr()}{heads}"
+        constants = ", ".join(f"{name}={value}" for name, value in _constants(self._definition).items())
+        cell = type(self._definition).__name__ + (f"({constants})" if constants else "")
+        return f"{cell}, {super().extra_repr()}{heads}"
 
     def _prepare_kernels(self) -> None:
         weight = held(self, self._all_weights[0][:1])[0]
@@ -264,6 +269,15 @@ class Recurrent(RecurrentLayer):
         if type(unknown) is dict and unknown:
             refuse_keywords(self, unknown)
         return self._run(input, hx, lengths, resets, return_states)
+
+
+def _constants(cell: Cell) -> dict[str, Any]:
+    """The numbers and words that a cell's constructor set otherwise than it does without arguments."""
+    arguments = inspect.signature(type(cell)).parameters.values()
+    needed = [each for each in arguments if each.default is each.empty and each.kind not in _OPTIONAL_KINDS]
+    usual = {} if needed else vars(type(cell)())
+    found = {name: value for name, value in vars(cell).items() if isinstance(value, (Number, str))}
+    return {name: value for name, value in found.items() if usual.get(name) != value}
 
 
 def _checked_heads(owner: str, num_heads: Any, hidden_size: int) -> int:

@@ -146,12 +146,15 @@ def test_published_layers_equal_their_formulas(
     assert_same(found, [*values, *expected], 1e-10)
 
 
-def test_every_operation_by_the_check_of_cells() -> None:
-    report = fused_rnn.check_cell(Everything(rate=0.3))
-    assert report.passed, str(report)
-    assert "Everything: all checks passed" in str(report)
-    with pytest.raises(ValueError, match="dtype must be"):
-        fused_rnn.check_cell(Everything, dtype=torch.float16)
+def test_constants_are_shown_where_they_are_not_the_usual_ones() -> None:
+    class Scaled(OwnElman):
+        def __init__(self, scale: float, kind: str = "usual") -> None:
+            self.scale, self.kind, self.half, self.table = scale, kind, scale / 2, [scale]
+
+    assert repr(fused_rnn.Recurrent(Everything, 2, 3, device="meta")) == "Recurrent(Everything, 2, 3)"
+    assert repr(fused_rnn.MinGRU(2, 3, 2, device="meta")) == "MinGRU(MinGRUCell, 2, 3, num_layers=2)"
+    shown = repr(fused_rnn.Recurrent(Scaled(4.0), 2, 3, device="meta"))
+    assert shown == "Recurrent(Scaled(scale=4.0, kind=usual, half=2.0), 2, 3)"
 
 
 def test_states_of_all_steps() -> None:
@@ -307,7 +310,7 @@ def test_copies_and_pickles() -> None:
     assert torch.equal(fresh(x)[0], expected)
     another = fused_rnn.Recurrent(Everything(rate=0.5), 7, SIZE, dtype=torch.float64)
     assert another.cell != own.cell  # another number is another cell
-    assert "Everything" in repr(own)
+    assert repr(own) == "Recurrent(Everything(rate=0.3), 7, 19)"
 
 
 def test_other_functions_leave_own_cells_alone() -> None:
@@ -353,6 +356,12 @@ def test_without_a_compiler_plain_torch_runs(monkeypatch: pytest.MonkeyPatch, tm
         expected = layer(x)[0]
     assert torch.equal(layer(x)[0], expected)  # without another warning
     assert "plain torch" in str(fused_rnn.explain(layer, x))
+    plan = fused_rnn.explain(layer, x, device=fused_rnn.CudaDevice(90, 132, 232448))
+    assert plan.answer.startswith("Recurrent, training: not known. Why: another GPU is planned for with the cell's ker")
+    assert [(each.name, each.schedule) for each in plan.layers[0].passes] == [
+        ("forward", "unknown"),
+        ("backward", "unknown"),
+    ]
     with fused_rnn.strict(), pytest.raises(fused_rnn.ReferencePathError, match="no kernels"):
         layer(x)
 
