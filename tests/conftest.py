@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-import torch
 from hypothesis import HealthCheck, settings
 
 from tests.stream.library import build
@@ -20,11 +19,12 @@ if TYPE_CHECKING:
 # around our operators is right or wrong without vectors, too. Processes that tests start inherit it.
 os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "0")
 
-# Where Python was asked to write no bytecode, each process that a test starts would compile torch's modules again,
-# for 1 to 4 seconds. They share what they compile in a folder that `make clean` removes.
+# Where Python was asked to write no bytecode, each process would compile torch's modules again, for 1 to 10 seconds.
+# This one, which has not imported torch yet, and those that tests start share a folder that `make clean` removes.
 if sys.dont_write_bytecode:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ.setdefault("PYTHONPYCACHEPREFIX", str(Path(__file__).resolve().parent.parent / "build" / "bytecode"))
+    sys.dont_write_bytecode, sys.pycache_prefix = False, os.environ["PYTHONPYCACHEPREFIX"]
 
 # Cells that tests compile; processes that they start share them, and `make clean` removes them.
 os.environ.setdefault("FUSED_RNN_CACHE", str(Path(__file__).resolve().parent.parent / "build" / "cells"))
@@ -119,12 +119,16 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _same_random_numbers() -> None:
+    import torch
+
     torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
     """One thread, which a busy neighbour does not slow down a hundredfold; tests of sharing ask for two."""
+    import torch
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

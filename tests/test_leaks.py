@@ -17,6 +17,7 @@ COUNTER = """
 import ctypes, gc, sys
 import numpy, torch, fused_rnn
 torch.set_num_threads(1)
+gc.freeze()  # what is there stays: each collection would look through all of torch
 
 class Counts(ctypes.Structure):
     _fields_ = [(name, ctypes.c_size_t) for name in

@@ -343,6 +343,15 @@ def test_gradients_can_take_the_place_of_what_is_saved(directions: int, proj: in
     saved = result.saved.clone()
     over = _ops.backward_in_place("lstm", (d_output, None, None, d_cells), *given, saved)
     assert_same_bits(over._replace(d_gates=saved), gradients)
+
+
+@pytest.mark.parametrize("proj", [0, 2])
+@pytest.mark.parametrize("directions", [1, 2])
+def test_opcheck_of_gradients_in_place_passes(directions: int, proj: int) -> None:
+    arguments = draw("lstm", 4, 5, directions, 9, proj)
+    arguments.lengths, arguments.resets = torch.tensor([4, 0, 2, 3, 1]), torch.rand(4, 5) < 0.3
+    result = arguments.call(save=True)
+    d_output, d_cells = torch.randn_like(result.output), torch.randn_like(result.cells)
     torch.library.opcheck(
         torch.ops.fused_rnn.backward_in_place.default,
         ("lstm", d_output, None, None, d_cells, arguments.w_hh, arguments.w_hr, result.output, result.cells,
