@@ -16,6 +16,7 @@ import fused_rnn
 from build_support import native
 from build_support.toolchain import find_torch
 from fused_rnn import cmake
+from tests.warm_python import python
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,10 +66,7 @@ def test_a_package_computes_what_torch_computes_for_all_sizes(layer: fused_rnn.L
 
 
 def test_a_package_needs_the_import_of_fused_rnn(package: str) -> None:
-    ran = subprocess.run(
-        [sys.executable, "-c", IN_ANOTHER_PROCESS, package],
-        cwd=native.ROOT, capture_output=True, text=True, check=True, timeout=native.PATIENCE,
-    )  # fmt: skip
+    ran = python("-c", IN_ANOTHER_PROCESS, package)
     assert ran.stdout.splitlines() == ["Could not find schema for fused_rnn::forward.", "[6, 2, 10]"]
 
 
@@ -86,10 +84,7 @@ print(sum("libfused_rnn_ops" in line and "r-xp" in line for line in open("/proc/
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_package_needs_the_library_of_the_operators_alone(package: str) -> None:
-    ran = subprocess.run(
-        [sys.executable, "-c", BY_LIBRARY, package, str(cmake.operators())],
-        cwd=native.ROOT, capture_output=True, text=True, check=True, timeout=native.PATIENCE,
-    )  # fmt: skip
+    ran = python("-c", BY_LIBRARY, package, str(cmake.operators()))
     assert ran.stdout.splitlines() == ["[6, 2, 10] 6", "1"]
 
 

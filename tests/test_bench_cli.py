@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +21,7 @@ from bench.peers import PEERS, Peer
 from bench.problems import Problem
 from bench.runner import thread_count
 from bench.workloads import corpus
+from tests.warm_python import python
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -214,8 +213,7 @@ def test_a_missing_optional_package_is_one_line_and_exit_code_2(
 
 
 def test_the_module_runs_as_a_program_without_a_traceback() -> None:
-    command = [sys.executable, "-m", "bench", "run", "lstm"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = python("-m", "bench", "run", "lstm")
     assert done.returncode == 2
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,8 +13,10 @@ import fused_rnn
 from build_support.native import ROOT
 from fused_rnn import _cell_compiler, _ops
 from tests.own_cells import OwnLSTM
+from tests.warm_python import python
 
 if TYPE_CHECKING:
+    import subprocess
     from pathlib import Path
 
 PROGRAM = """
@@ -34,53 +35,36 @@ if __name__ == "__main__":
 """
 
 
-def run_program(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-    variables = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(folder))), **environment}
-    return subprocess.Popen(
-        [sys.executable, *arguments], env=variables, cwd=folder, text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )  # fmt: skip
+def run_program(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return python(*arguments, cwd=folder, PYTHONPATH=os.pathsep.join((str(ROOT), str(folder))), **environment)
 
 
 def test_of_two_processes_one_compiles_and_a_third_finds_it(tmp_path: Path) -> None:
     (tmp_path / "shared_cell.py").write_text(PROGRAM)
     cache = {"FUSED_RNN_CACHE": str(tmp_path / "cache")}
-    both = [run_program(tmp_path, "shared_cell.py", **cache) for _ in range(2)]
-    texts = [process.communicate() for process in both]
-    assert [process.returncode for process in both] == [0, 0], texts
-    assert sum("compiling the cell Shared for float32" in error for _, error in texts) == 1
+    with ThreadPoolExecutor() as pool:
+        both = [pool.submit(run_program, tmp_path, "shared_cell.py", **cache) for _ in range(2)]
+    assert [each.result().returncode for each in both] == [0, 0], [each.result() for each in both]
+    assert sum("compiling the cell Shared for float32" in each.result().stderr for each in both) == 1
     third = run_program(tmp_path, "shared_cell.py", **cache, CXX="no-such-compiler")
-    output, error = third.communicate()
-    assert "torch.Size([2, 1, 4])" in output
-    assert "compiling" not in error
+    assert "torch.Size([2, 1, 4])" in third.stdout
+    assert "compiling" not in third.stderr
     (library,) = (tmp_path / "cache").glob("*.so")
     library.write_bytes(library.read_bytes()[:200_000])  # a damaged one is compiled again, or here: cannot be
-    output, error = run_program(tmp_path, "shared_cell.py", **cache, CXX="no-such-compiler").communicate()
-    assert "ReferencePathError" in error
+    assert "ReferencePathError" in run_program(tmp_path, "shared_cell.py", **cache, CXX="no-such-compiler").stderr
 
 
 def test_cells_built_ahead_of_time_need_no_compiler(tmp_path: Path) -> None:
     (tmp_path / "shared_cell.py").write_text(PROGRAM)
     one_set = {"FUSED_RNN_CPU_ISA": "baseline"}
-    command = (
-        "-m",
-        "fused_rnn.cells",
-        "build",
-        "shared_cell:Shared",
-        "--out",
-        "built",
-        "--instruction-set",
-        "baseline",
-    )
-    output, error = run_program(tmp_path, *command, **one_set).communicate()
-    assert "Shared_" in output, error
+    options = ("--out", "built", "--instruction-set", "baseline")
+    built = run_program(tmp_path, "-m", "fused_rnn.cells", "build", "shared_cell:Shared", *options, **one_set)
+    assert "Shared_" in built.stdout, built
     assert (tmp_path / "built" / "Shared.h").read_text().startswith("// The cell Shared")
     code = "import fused_rnn, runpy; fused_rnn.cells.load('built'); runpy.run_path('shared_cell.py', None, '__main__')"
-    program = run_program(
-        tmp_path, "-c", code, **one_set, FUSED_RNN_CACHE=str(tmp_path / "none"), CXX="no-such-compiler"
-    )
-    output, error = program.communicate()
-    assert "torch.Size([2, 1, 4])" in output, error
+    none = {"FUSED_RNN_CACHE": str(tmp_path / "none"), "CXX": "no-such-compiler"}
+    ended = run_program(tmp_path, "-c", code, **one_set, **none)
+    assert "torch.Size([2, 1, 4])" in ended.stdout, ended
     with pytest.raises(FileNotFoundError, match="no cells for this version"):
         fused_rnn.cells.load(tmp_path)
 

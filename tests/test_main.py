@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -14,19 +12,13 @@ import torch
 import fused_rnn
 from build_support.native import ROOT
 from fused_rnn import __main__ as program
+from tests.warm_python import python
 
 
 def printed(**environment: str) -> dict[str, str]:
     """The lines of the program by their names."""
-    result = subprocess.run(
-        [sys.executable, "-m", "fused_rnn"],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert not result.stderr
+    result = python("-m", "fused_rnn", cwd=ROOT, **environment)
+    assert (result.returncode, result.stderr) == (0, "")
     return {name: value.strip() for name, _, value in (line.partition("  ") for line in result.stdout.splitlines())}
 
 
@@ -48,9 +40,7 @@ def test_the_processor_its_instruction_sets_and_the_settings_are_printed() -> No
 
 @pytest.mark.parametrize("module", ["fused_rnn", "bench"])
 def test_an_unknown_instruction_set_is_one_line(module: str) -> None:
-    command = [sys.executable, "-m", module, *(["run"] if module == "bench" else [])]
-    environment = {**os.environ, "FUSED_RNN_CPU_ISA": "nope"}
-    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    result = python("-m", module, *(["run"] if module == "bench" else []), FUSED_RNN_CPU_ISA="nope")
     assert result.returncode in {1, 2}
     assert not result.stdout
     assert re.fullmatch(r'error: FUSED_RNN_CPU_ISA must be one of baseline, .* machine, got "nope"\.?\n', result.stderr)

@@ -7,10 +7,7 @@ repeats the problems in a process of its own, because the choice is made once pe
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,10 +20,10 @@ from fused_rnn import _ops
 from tests import reference
 from tests.problems import CELLS, Problem
 from tests.tolerances import TOLERANCES, allowed_error, relative_error
+from tests.warm_python import python
 
 # Hidden states (T * B * H) from which on the largest error is no longer luck.
 ENOUGH_TO_COMPARE = 256
-ROOT = Path(__file__).resolve().parent.parent
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 
@@ -190,24 +187,15 @@ def test_every_instruction_set_passes(instruction_set: str) -> None:
         chosen += " and (bf16 or bfloat16 or precision or drawn)"  # the same code but for that type
     else:
         chosen += " and not compiled"  # which asks whether the set has that type alone
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen]
-    result = subprocess.run(
-        [*command, *(f"tests/test_{name}.py" for name in ("parity", "ops", "variants", "kept_weights", "precision"))],
-        cwd=ROOT,
-        env={**os.environ, "FUSED_RNN_CPU_ISA": instruction_set},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    files = [f"tests/test_{name}.py" for name in ("parity", "ops", "variants", "kept_weights", "precision")]
+    command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, *files]
+    result = python(*command, FUSED_RNN_CPU_ISA=instruction_set)
     assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-2000:]
 
 
 def test_an_unknown_instruction_set_is_refused_in_words() -> None:
     script = "import torch, fused_rnn; fused_rnn.GRU(2, 2)(torch.zeros(1, 1, 2))"
-    environment = {**os.environ, "FUSED_RNN_CPU_ISA": "abacus"}
-    result = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
+    result = python("-c", script, FUSED_RNN_CPU_ISA="abacus")
     assert result.returncode != 0
     assert "FUSED_RNN_CPU_ISA" in result.stderr
     assert "abacus" in result.stderr

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor
 
-from build_support import native
 from fused_rnn import _ops
+from tests.warm_python import python
 
 SETS = _ops.instruction_sets()
 FUSED = [name for name in SETS if name != "baseline"]  # whose multiplication and addition are rounded once
@@ -39,9 +34,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Ten
     found = {}
     for name in SETS:
         path = tmp_path_factory.mktemp(name) / "results.pt"
-        environment = {**os.environ, "FUSED_RNN_CPU_ISA": name}
-        command = [sys.executable, "-c", PROGRAM, str(path)]
-        subprocess.run(command, check=True, cwd=Path(native.ROOT), env=environment, timeout=native.PATIENCE)
+        python("-c", PROGRAM, str(path), FUSED_RNN_CPU_ISA=name).check_returncode()
         found[name] = torch.load(path)
     return found
 
