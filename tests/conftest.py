@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -41,7 +42,13 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 FIRST = (
     *("test_native.py", "test_cuda_emulator.py", "test_bench_peers.py", "test_in_place.py", "test_onnx.py"),
     *("test_compile.py", "test_fork.py", "test_examples.py", "test_fuzz.py", "test_cuda_build.py", "test_build.py"),
-    *("test_notebooks.py", "test_recurrent.py", "test_stream.py", "test_stream_library.py"),
+    *(
+        "test_notebooks.py",
+        "test_recurrent.py",
+        "test_stream.py",
+        "test_stream_library.py",
+        "test_variant_derivatives.py",
+    ),
 )
 
 
@@ -107,6 +114,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if is_slow(item.path.name, item.name):
             item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _imported_for_good() -> None:
+    """What tests are made of stays: collections of garbage need not look through all of torch."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -63,7 +63,7 @@ class Everything(fused_rnn.Cell):
     states = ("h", "c", "d")
     unit_weights = ("w",)
 
-    def __init__(self, rate: float = 0.25) -> None:
+    def __init__(self, rate: float = 0.3) -> None:
         self.rate = rate
 
     def step(self, gate: Any, state: Any, unit: Any) -> dict[str, Any]:  # type: ignore[override]

@@ -24,7 +24,7 @@ import torch, fused_rnn
 from fused_rnn.cells import tanh
 
 class Shared(fused_rnn.Cell):
-    gates = ("a",)
+    input_gates = ("a",)
 
     def step(self, gate, state):
         return {"h": tanh(gate.a) - 0.5 * state.h}
@@ -50,7 +50,7 @@ def test_of_two_processes_one_compiles_and_a_third_finds_it(tmp_path: Path) -> N
     assert "torch.Size([2, 1, 4])" in third.stdout
     assert "compiling" not in third.stderr
     (library,) = (tmp_path / "cache").glob("*.so")
-    library.write_bytes(library.read_bytes()[:200_000])  # a damaged one is compiled again, or here: cannot be
+    library.write_bytes(library.read_bytes()[:100_000])  # a damaged one is compiled again, or here: cannot be
     assert "ReferencePathError" in run_program(tmp_path, "shared_cell.py", **cache, CXX="no-such-compiler").stderr
 
 

@@ -15,7 +15,7 @@ from tests.own_cells import Everything
 
 
 def test_every_operation_by_the_check_of_cells() -> None:
-    report = fused_rnn.check_cell(Everything(rate=0.3))
+    report = fused_rnn.check_cell(Everything())
     assert report.passed, str(report)
     assert "Everything: all checks passed" in str(report)
     with pytest.raises(ValueError, match="dtype must be"):

@@ -170,7 +170,7 @@ def test_states_of_all_steps() -> None:
     assert torch.equal(again, output)
 
 
-@pytest.mark.parametrize("cell", [Everything(rate=0.3), MinLSTMCell, SLSTMCell], ids=["Everything", "MinLSTM", "SLSTM"])
+@pytest.mark.parametrize("cell", [Everything(), MinLSTMCell, SLSTMCell], ids=["Everything", "MinLSTM", "SLSTM"])
 @pytest.mark.parametrize("options", [{}, {"bias": False, "batch_first": True}], ids=str)
 def test_short_calls_return_what_checked_ones_do(
     cell: Any, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
@@ -233,7 +233,7 @@ def test_compiled_and_exported_cells_keep_their_values() -> None:
 
 
 def test_zoneout_of_several_states_has_the_gradients_of_plain_torch() -> None:
-    own = fused_rnn.Recurrent(Everything(rate=0.3), 7, SIZE, dtype=torch.float64, zoneout=0.3)
+    own = fused_rnn.Recurrent(Everything(), 7, SIZE, dtype=torch.float64, zoneout=0.3)
     x = torch.randn(6, 4, 7, dtype=torch.float64)
     torch.manual_seed(3)
     found = results(own, x)
@@ -244,7 +244,7 @@ def test_zoneout_of_several_states_has_the_gradients_of_plain_torch() -> None:
 
 
 def test_a_cell_that_is_changed_afterwards_is_another_one() -> None:
-    cell = Everything(rate=0.3)
+    cell = Everything()
     own = fused_rnn.Recurrent(cell, 7, SIZE, dtype=torch.float64)
     x = torch.randn(3, 2, 7, dtype=torch.float64)
     expected = own(x)[0]
@@ -297,7 +297,7 @@ def test_names_of_the_headers_and_of_cpp_can_be_those_of_cells() -> None:
 
 
 def test_copies_and_pickles() -> None:
-    own = fused_rnn.Recurrent(Everything(rate=0.3), 7, SIZE, dtype=torch.float64)
+    own = fused_rnn.Recurrent(Everything(), 7, SIZE, dtype=torch.float64)
     x = torch.randn(3, 2, 7, dtype=torch.float64)
     expected = own(x)[0]
     for other in (copy.deepcopy(own), pickle.loads(pickle.dumps(own))):
@@ -305,12 +305,12 @@ def test_copies_and_pickles() -> None:
     buffer = io.BytesIO()
     torch.save(own.state_dict(), buffer)
     buffer.seek(0)
-    fresh = fused_rnn.Recurrent(Everything(rate=0.3), 7, SIZE, dtype=torch.float64)
+    fresh = fused_rnn.Recurrent(Everything(), 7, SIZE, dtype=torch.float64)
     fresh.load_state_dict(torch.load(buffer))
     assert torch.equal(fresh(x)[0], expected)
     another = fused_rnn.Recurrent(Everything(rate=0.5), 7, SIZE, dtype=torch.float64)
     assert another.cell != own.cell  # another number is another cell
-    assert repr(own) == "Recurrent(Everything(rate=0.3), 7, 19)"
+    assert repr(another) == "Recurrent(Everything(rate=0.5), 7, 19)"
 
 
 def test_other_functions_leave_own_cells_alone() -> None:

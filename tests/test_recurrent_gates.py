@@ -47,7 +47,7 @@ def test_diagonal_cells_pass_the_check_of_cells_and_say_their_schedule() -> None
 def test_gates_of_x_alone_have_the_gradients_of_plain_torch(
     kind: str, options: dict[str, Any], keywords: dict[str, Any]
 ) -> None:
-    cell = MinLSTMCell if kind == "diagonal" else Everything(rate=0.3)
+    cell = MinLSTMCell if kind == "diagonal" else Everything()
     layer = fused_rnn.Recurrent(cell, 7, SIZE, dtype=torch.float64, **options)
     x = torch.randn(6, 4, 7, dtype=torch.float64)
     torch.manual_seed(3)
@@ -79,7 +79,7 @@ def test_results_that_go_past_the_caches_are_the_same_bits() -> None:
 
 
 def test_operators_take_weights_of_the_gates_that_read_h() -> None:
-    layer: Any = fused_rnn.Recurrent(Everything(rate=0.3), 3, 4, dtype=torch.float64)
+    layer: Any = fused_rnn.Recurrent(Everything(), 3, 4, dtype=torch.float64)
     x = torch.zeros(2, 1, 3, dtype=torch.float64)
     layer(x)
     assert layer.weight_hh_l0.shape == (4, 4)
