@@ -77,7 +77,7 @@ SLOW: dict[str, tuple[str, ...]] = {
     "test_leaks.py": (),
     "test_libraries.py": (),
     "test_many_threads.py": (),
-    "test_native.py": ("test_cells-avx2", "test_storage-avx2", "test_vec_math-avx2", "every_native_source_is_listed"),
+    "test_native.py": ("test_cells", "test_storage-avx2", "test_vec_math-avx2", "every_native_source_is_listed"),
     "test_native_arm.py": (),
     "test_notebooks.py": ("outputs", "packages"),
     "test_onnx.py": (),

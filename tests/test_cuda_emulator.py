@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 EMULATOR = native.ROOT / "tests" / "cuda_on_cpu"
 DEVICE = '-DFUSED_RNN_EMULATED_DEVICE="emulated_device.h"'
 # What every program is linked with, compiled once with sanitizers and once without.
-PARTS = [EMULATOR / "emulator.cpp", native.ROOT / "csrc" / "cuda" / "select.cpp"]
+MACHINE = EMULATOR / "emulator.cpp"
+PARTS = [MACHINE, native.ROOT / "csrc" / "cuda" / "select.cpp"]
 SANITIZERS = [*native.SANITIZERS, "-fno-omit-frame-pointer", "-g1"]
 # Program: its source and the flags of its own; by its name, sanitizers too, which find what is outside a buffer or
 # misaligned.
@@ -49,7 +50,9 @@ def compile_object(source: Path, flags: list[str], output: Path) -> Path:
     includes = ["-I", str(EMULATOR), "-I", str(EMULATOR.parent / "native"), "-I", str(output.parent)]
     # "#pragma unroll" is for nvcc. What an update makes is stored only where there was one, which gcc does not see.
     quiet = ["-Wno-unknown-pragmas", "-Wno-maybe-uninitialized"]
-    options = [*native.common_flags(), "-O1", *quiet, *flags, *includes, DEVICE]
+    # The machine runs most of the time; kernels and oracles take longer to compile than to run.
+    level = "-O2" if source == MACHINE else "-Og"
+    options = [*native.common_flags(), level, *quiet, *flags, *includes, DEVICE]
     return native.compile_cpp([*options, "-c", str(source)], output)
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import pytest
 
 from build_support import native
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 NATIVE = native.ROOT / "tests" / "native"
 SOURCES = sorted(path.stem for path in NATIVE.glob("test_*.cpp"))
@@ -26,42 +29,28 @@ LINKED = {
     "test_sweep": ["sweeps", TEAM],
     "test_stream_stages": ["csrc/stream/stage.cpp"],
     "test_team": [TEAM],
-    "test_weight_gradients": ["csrc/cpu/schedules/weight_gradients.cpp", TEAM],
+    "test_weight_gradients": ["sweeps", "rows", "diagonals", "csrc/cpu/schedules/weight_gradients.cpp", TEAM],
     "test_workspace": ["sweeps", TEAM, "csrc/cpu/runtime/workspace.cpp"],
 }
 SCHEDULES = {"sweeps", "pairs", "rows", "diagonals"}
-# What the programs themselves have of the library is more than an oracle that calls schedules.
-AS_SHIPPED = {
-    "test_cells",
-    "test_pairs",
-    "test_quantized",
-    "test_single_steps",
-    "test_storage",
-    "test_stream_stages",
-    "test_vec_math",
-    "test_workspace",
-}
+# Where an optimiser might undo what code does to bits. All else is hardly optimised, which halves the compile time;
+# tests/test_parity.py runs the library's own.
+AS_SHIPPED = {"test_cells", "test_quantized", "test_storage", "test_vec_math"}
 INSTRUCTION_SETS = native.runnable_instruction_sets()
 FLAVOURS = [*INSTRUCTION_SETS, "sanitized"]
-THREADED = [
-    "test_diagonal",
-    "test_sharing",
-    "test_team",
-    "test_weight_gradients",
-]  # what these share is watched by ThreadSanitizer too
-# What takes long to compile runs on the widest set, and sanitized where it is the only one to run its code;
-# tests/test_parity.py runs the library's own on each set.
+THREADED = ["test_diagonal", "test_sharing", "test_team", "test_weight_gradients"]  # watched by ThreadSanitizer too
+# What knows no vectors, or takes long to compile, runs on the widest set, and sanitized where it is the only one to run
+# its code; tests/test_parity.py runs the library's own on each set. What a sanitized build leaves out is there a
+# repetition: the same template with another cell or type, which has no other branch (IdentityType, kRepeats,
+# kEveryType). The widest set has them all.
+WIDEST = INSTRUCTION_SETS[-1:]
 FEWER_FLAVOURS = {
-    "test_diagonal": [INSTRUCTION_SETS[-1], "sanitized"],
-    "test_plain_recurrence": INSTRUCTION_SETS[-1:],
-    "test_rows": [INSTRUCTION_SETS[-1], "sanitized"],
-    "test_single_steps": [INSTRUCTION_SETS[-1], "sanitized"],
-    "test_sharing": INSTRUCTION_SETS[-1:],
-    "test_stream_stages": [INSTRUCTION_SETS[-1], "sanitized"],
-    "test_sweep": [INSTRUCTION_SETS[-1], "sanitized"],
-    "test_weight_gradients": [INSTRUCTION_SETS[-1], "sanitized"],
-    "test_workspace": [INSTRUCTION_SETS[-1], "sanitized"],
-    "test_not_finite": INSTRUCTION_SETS[-1:],
+    **{name: [*WIDEST, "sanitized"] for name in ("test_cells", "test_diagonal", "test_rows", "test_single_steps")},
+    **{name: [*WIDEST, "sanitized"] for name in ("test_stream_stages", "test_sweep", "test_team", "test_workspace")},
+    "test_weight_gradients": [*WIDEST, "sanitized"],
+    "test_plain_recurrence": WIDEST,
+    "test_sharing": WIDEST,
+    "test_not_finite": WIDEST,
     # With a stand-in for the instruction; with the instruction itself below.
     "test_pairs": [name for name in INSTRUCTION_SETS if name != "avx512"][-1:],
 }
@@ -72,7 +61,7 @@ CASES = [(source, flavour) for source in SOURCES for flavour in FEWER_FLAVOURS.g
         marks=pytest.mark.skipif("avx512_bf16" not in native.processor_flags(), reason="needs AVX-512 BF16"),
     ),
 ]
-Build = Callable[[str, str], Path]
+Results = dict[tuple[str, str], Future[subprocess.CompletedProcess[str]]]
 
 
 def flavour_flags(flavour: str) -> list[str]:
@@ -90,14 +79,14 @@ def flavour_flags(flavour: str) -> list[str]:
 def compile_object(name: str, flavour: str, folder: Path) -> Path:
     """Compiles a source of tests/native, or the file of the library at this path."""
     source = native.ROOT / name if "/" in name else NATIVE / f"{name}.cpp"
-    optimised = name in SCHEDULES or name in AS_SHIPPED or "/" in name or flavour not in INSTRUCTION_SETS
-    flags = [*native.common_flags(), *flavour_flags(flavour), "-I", str(NATIVE), *([] if optimised else ["-O1"])]
+    level = ["-O1"] if flavour in INSTRUCTION_SETS and name not in AS_SHIPPED else []
+    flags = [*native.common_flags(), *level, *flavour_flags(flavour), "-I", str(NATIVE)]
     return native.compile_cpp([*flags, "-c", str(source)], folder / f"{source.stem}-{flavour}.o")
 
 
 @pytest.fixture(scope="module")
-def build(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Build]:
-    """Gives the program of a case; all objects that this run needs compile side by side from the start."""
+def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Results]:
+    """What each program that this run needs printed; they compile and run side by side from the start."""
     folder = tmp_path_factory.mktemp("native")
     cases = [
         (case["source"], case["flavour"])
@@ -105,25 +94,23 @@ def build(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         if getattr(item, "module", None) is request.module
         and {"source", "flavour"} <= (case := getattr(getattr(item, "callspec", None), "params", {})).keys()
     ]
-    parts = {(name, flavour): None for source, flavour in cases for name in (source, *LINKED.get(source, []))}
     with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)) as pool:
-        # The longest first.
-        order = sorted(parts, key=lambda part: part[0] not in SCHEDULES)
+        parts = {(name, flavour) for source, flavour in cases for name in (source, *LINKED.get(source, []))}
+        # The longest first; what a program waits for was begun before it.
+        order = sorted(parts, key=lambda part: (part[0] not in {*SCHEDULES, "test_single_steps"}, part))
         objects = {part: pool.submit(compile_object, *part, folder) for part in order}
 
-        def link(source: str, flavour: str) -> Path:
-            names = [source, *LINKED.get(source, [])]
-            linked = [str(objects[name, flavour].result()) for name in names]
-            return native.compile_cpp([*flavour_flags(flavour), *linked], folder / f"{source}-{flavour}")
+        def run(source: str, flavour: str) -> subprocess.CompletedProcess[str]:
+            linked = [str(objects[name, flavour].result()) for name in (source, *LINKED.get(source, []))]
+            program = native.compile_cpp([*flavour_flags(flavour), *linked], folder / f"{source}-{flavour}")
+            return subprocess.run([str(program)], capture_output=True, text=True, timeout=native.PATIENCE, check=False)
 
-        yield link
+        yield {case: pool.submit(run, *case) for case in cases}
 
 
 @pytest.mark.parametrize(("source", "flavour"), CASES)
-def test_native_program_reports_no_failure(source: str, flavour: str, build: Build) -> None:
-    result = subprocess.run(
-        [str(build(source, flavour))], capture_output=True, text=True, timeout=native.PATIENCE, check=False
-    )
+def test_native_program_reports_no_failure(source: str, flavour: str, results: Results) -> None:
+    result = results[source, flavour].result()
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.rstrip().endswith(" checks, 0 failed")
 

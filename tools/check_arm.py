@@ -23,7 +23,7 @@ from pathlib import Path
 from build_support import native
 from build_support.ninja import common_flags, glob, source_groups
 from build_support.toolchain import ISA_FLAGS, ROOT, find_toolchain, find_torch
-from tests.test_native import AS_SHIPPED, LINKED, NATIVE, SCHEDULES, SOURCES
+from tests.test_native import AS_SHIPPED, LINKED, NATIVE, SOURCES
 
 MODEL = ROOT / "tests/stream/model.frnn"
 COMPILER, EMULATOR, SYSROOT = "aarch64-linux-gnu-g++", "qemu-aarch64", "/usr/aarch64-linux-gnu"
@@ -58,8 +58,7 @@ def compile_program(name: str, folder: Path, *, quickly: bool = False) -> Path:
         objects.append(folder / f"{source.stem}.o")
         if objects[-1].exists():
             continue
-        as_shipped = part in SCHEDULES or part in AS_SHIPPED or "/" in part
-        level = [] if as_shipped and not quickly else ["-O1"]
+        level = [] if part in AS_SHIPPED and not quickly else ["-O1"]
         flags = [*native.common_flags(), *ISA_FLAGS["neon"], "-fopenmp", "-I", str(NATIVE), *level]
         native.compile_cpp([*flags, "-c", str(source)], objects[-1], [COMPILER])
     return native.compile_cpp(["-fopenmp", *map(str, objects)], folder / name, [COMPILER])

@@ -114,33 +114,22 @@ inline Float16 round_float(Float16, float x) {
 inline float fast_exp2(float x) { return std::exp2(x); }
 inline float fast_reciprocal(float x) { return 1.0f / x; }
 
-// The fragments as the PTX manual lays them out; every lane computes its own four sums from all lanes' fragments.
+// The fragments as the PTX manual lays them out, as the numbers that the unit takes from them.
 template <class T>
 void mma(T /*type*/, float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Where where = Where::current()) {
-  constexpr int kPerWord = std::is_same_v<T, TFloat32> ? 1 : 2, kDepth = 8 * kPerWord;
-  struct Fragments {
-    uint32_t a[4], b[2];
-  } own{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}}, all[kWarpLanes];
-  std::memcpy(all, emulator::exchange_in_warp(&own, sizeof own, where), sizeof all);
-  const auto element = [](uint32_t word, int part) {
+  constexpr int kPerWord = std::is_same_v<T, TFloat32> ? 1 : 2;
+  const auto numbers_of = [](uint32_t word, float* to) {
     if constexpr (kPerWord == 1) {
-      return bits_to_float(word & ~0x1FFFu);  // the unit ignores the bits below
+      to[0] = bits_to_float(word & ~0x1FFFu);  // the unit ignores the bits below
     } else {
-      return to_float(T{static_cast<uint16_t>(part == 0 ? word : word >> 16)});
+      to[0] = to_float(T{static_cast<uint16_t>(word)});
+      to[1] = to_float(T{static_cast<uint16_t>(word >> 16)});
     }
   };
-  const int group = lane_index() / 4, pair = lane_index() % 4;
-  for (int i = 0; i < 4; ++i) {
-    const int column = 2 * pair + i % 2;
-    float sum = 0.0f;
-    for (int k = 0; k < kDepth; ++k) {
-      // Column k of A is with the lanes of one number within their group of four; row k of B likewise.
-      const int holder = k % (kDepth / 2) / kPerWord, part = k % kPerWord, second = k / (kDepth / 2);
-      sum += element(all[group * 4 + holder].a[2 * second + i / 2], part) *
-             element(all[column * 4 + holder].b[second], part);
-    }
-    d[i] += sum;
-  }
+  emulator::Fragments own{};
+  for (int i = 0; i < 4; ++i) numbers_of(a[i], own.a[i]);
+  for (int i = 0; i < 2; ++i) numbers_of(b[i], own.b[i]);
+  emulator::add_tile_product(own, kPerWord, d, where);
 }
 
 }  // namespace fused_rnn::cuda

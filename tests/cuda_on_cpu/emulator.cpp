@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
-#include <random>
 #include <stdexcept>
 
 #include "machine_state.h"
@@ -13,17 +12,13 @@ namespace fused_rnn::emulator {
 
 namespace {
 
-std::mt19937_64 random_order;
+RandomOrder random_order;
 std::string skipped;
 std::vector<Where> sites;
 
 std::string describe(const Where& where) {
   const std::string file = where.file_name();
   return file.substr(file.find_last_of('/') + 1) + ":" + std::to_string(where.line());
-}
-
-bool same_place(const Where& a, const Where& b) {
-  return a.line() == b.line() && std::strcmp(a.file_name(), b.file_name()) == 0;
 }
 
 // Notes the place; whether the synchronisation there is to be left out.
@@ -256,7 +251,7 @@ void run(const Shape& shape, void (*kernel)(const void*), const void* object) {
   machine = nullptr;
 }
 
-void set_seed(uint64_t seed) { random_order.seed(seed); }
+void set_seed(uint64_t seed) { random_order.state = seed; }
 std::vector<std::string> synchronisation_sites() {
   std::vector<std::string> names;
   for (const Where& site : sites) names.push_back(describe(site));
@@ -334,6 +329,11 @@ const unsigned char* exchange_in_warp(const void* own, size_t bytes, const Where
   if (warp.meeting.waiting.size() == kLanes - 1) ++warp.generation;
   machine->meet(warp.meeting, kLanes, where);
   return records;
+}
+
+void add_tile_product(const Fragments& own, int per_word, float (&sums)[4], const Where& where) {
+  const auto* all = reinterpret_cast<const Fragments*>(exchange_in_warp(&own, sizeof own, where));
+  add_products(all, machine->current->place.thread % kLanes, per_word, sums);
 }
 
 unsigned char* dynamic_shared() { return machine->current->block->dynamic->data; }

@@ -52,6 +52,11 @@ void copy_async(void* to, const void* from, size_t bytes);
 void wait_copies(const Where& where);
 // Hands `bytes` of each lane to all others of the warp: the result is 32 records, valid until the next such call.
 const unsigned char* exchange_in_warp(const void* own, size_t bytes, const Where& where);
+// A lane's words of two factors, each of one or two numbers, and the four sums of a tile that are its own.
+struct Fragments {
+  float a[4][2], b[2][2];
+};
+void add_tile_product(const Fragments& own, int per_word, float (&sums)[4], const Where& where);
 unsigned char* dynamic_shared();
 unsigned char* static_shared(const void* key, size_t bytes, size_t alignment);
 unsigned char* in_peer(const unsigned char* own, int rank);

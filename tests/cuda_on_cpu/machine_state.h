@@ -14,7 +14,44 @@
 namespace fused_rnn::emulator {
 
 constexpr int kLanes = 32;
-constexpr size_t kRecord = 32;  // most bytes that a lane gives to exchange_in_warp
+constexpr size_t kRecord = sizeof(Fragments);  // most bytes that a lane gives to exchange_in_warp
+
+// splitmix64: a number is drawn at each turn of a thread, and at most calls of the vocabulary.
+struct RandomOrder {
+  using result_type = uint64_t;
+  static constexpr uint64_t min() { return 0; }
+  static constexpr uint64_t max() { return ~uint64_t{0}; }
+  uint64_t operator()() {
+    uint64_t mixed = state += 0x9E3779B97F4A7C15;
+    mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9;
+    mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB;
+    return mixed ^ mixed >> 31;
+  }
+  uint64_t state = 0;
+};
+
+inline bool same_place(const Where& a, const Where& b) {
+  if (a.line() != b.line()) return false;
+  return a.file_name() == b.file_name() || std::strcmp(a.file_name(), b.file_name()) == 0;
+}
+
+// Every lane computes its own four sums of a tile from all lanes' fragments.
+inline void add_products(const Fragments* all, int lane, int per_word, float (&sums)[4]) {
+  const int group = lane / 4, pair = lane % 4;
+  for (int i = 0; i < 4; ++i) {
+    const int row = group * 4, column = (2 * pair + i % 2) * 4;
+    float sum = 0.0f;
+    // Column k of A is with the lanes of one number within their group of four; row k of B likewise.
+    for (int second = 0; second < 2; ++second) {
+      for (int holder = 0; holder < 4; ++holder) {
+        const float* a = all[row + holder].a[2 * second + i / 2];
+        const float* b = all[column + holder].b[second];
+        for (int part = 0; part < per_word; ++part) sum += a[part] * b[part];
+      }
+    }
+    sums[i] += sum;
+  }
+}
 
 struct Block;
 struct Warp;
@@ -45,7 +82,7 @@ struct Warp {
   Meeting meeting;
   int generation = 0;
   // Two sets: a lane may be in the next exchange before another has read this one, but not two ahead.
-  unsigned char records[2][kLanes * kRecord];
+  alignas(Fragments) unsigned char records[2][kLanes * kRecord];
 };
 
 struct Phase {  // of a TransactionBarrier

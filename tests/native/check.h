@@ -29,6 +29,14 @@ inline constexpr bool kJudgesValues = false;
 #else
 inline constexpr bool kJudgesValues = true;
 #endif
+// As many steps as show an error that grows; what is touched repeats from step to step.
+inline constexpr int kManySteps = kJudgesValues ? 2000 : 30;
+// Whether it is threads that are watched, one pair of which shows what more would.
+#if defined(__SANITIZE_THREAD__)
+inline constexpr bool kWatchesThreads = true;
+#else
+inline constexpr bool kWatchesThreads = false;
+#endif
 
 inline int checks = 0, failures = 0;
 

@@ -4,8 +4,8 @@
 #include "cells/peephole_lstm.h"
 #include "cpu/schedules/rows_backward.h"
 #include "cpu/schedules/rows_forward.h"
-#include "cpu/schedules/sweep_backward.h"
 #include "cpu/schedules/sweep_forward.h"
+#include "cpu/schedules/sweep_with_gradients.h"
 
 #include "linear_cells.h"
 
@@ -15,10 +15,17 @@ template struct Compiled<VariedForward<WeightedCell, float>, ForwardViews>;
 template struct Compiled<VariedBackward<WeightedCell, float>, BackwardViews>;
 template struct Compiled<VariedForward<TwoStateCell, double>, ForwardViews>;
 template struct Compiled<VariedBackward<TwoStateCell, double>, BackwardViews>;
+template struct CompiledGradients<VariedBackward<TwoStateCell, double>>;
 template struct Compiled<VariedForward<IdentityCell, BFloat16>, ForwardViews>;
 template struct Compiled<VariedBackward<IdentityCell, BFloat16>, BackwardViews>;
 template struct Compiled<VariedForward<PeepholeLstmCell, double>, ForwardViews>;
 template struct Compiled<VariedBackward<PeepholeLstmCell, double>, BackwardViews>;
+#if !defined(FUSED_RNN_SANITIZED)  // repetitions of the sweeps above
+template struct Compiled<VariedForward<IdentityCell, float>, ForwardViews>;
+template struct CompiledGradients<VariedBackward<IdentityCell, float>>;
+template struct Compiled<VariedForward<BilinearCell, BFloat16>, ForwardViews>;
+template struct CompiledGradients<VariedBackward<BilinearCell, BFloat16>>;
+#endif
 template struct Compiled<RowForward<WeightedCell, float>, ForwardViews>;
 template struct Compiled<RowBackward<WeightedCell, float>, BackwardViews>;
 template struct Compiled<RowForward<TwoStateCell, double>, ForwardViews>;

@@ -4,6 +4,7 @@
 
 #include "cpu/simd/compiler_isa.h"
 // (first: what follows needs its names)
+#include "cpu/gemm/matrices.h"
 #include "cpu/runtime/arena.h"
 #include "cpu/runtime/plan.h"
 #include "cpu/simd/terms.h"
@@ -37,6 +38,8 @@ class DiagonalForward;
 template <class Cell, class T>
   requires(recurrent_gates<Cell>() == 0)
 class DiagonalBackward;
+template <class Sweep>
+class SweepWithGradients;
 }  // namespace FUSED_RNN_ISA
 }  // namespace fused_rnn
 
@@ -128,13 +131,24 @@ struct Compiled {
   static void run(const Problem& problem, const Views& views, const Plan& plan, void* workspace);
 };
 
+// A backward schedule with work on its gate gradients.
+template <class Sweep>
+struct CompiledGradients {
+  static void run(const Problem& problem, const BackwardViews& views, const Plan& plan, const GradientWork& work);
+};
+
+// Memory that begins as NaN and has exactly the size asked for.
+inline std::unique_ptr<void, void (*)(void*)> poisoned(size_t bytes) {
+  std::unique_ptr<void, void (*)(void*)> memory(std::aligned_alloc(Arena::kAlignment, bytes), std::free);
+  std::memset(memory.get(), 0xFF, bytes);
+  return memory;
+}
+
 // Runs one schedule in a workspace of exactly the size asked for that begins as NaN.
 template <class Schedule, class Views>
 void run_schedule(const Problem& problem, const Views& views, const Plan& plan) {
   const size_t bytes = Compiled<Schedule, Views>::workspace_bytes(problem, views, plan);
-  const std::unique_ptr<void, void (*)(void*)> workspace(std::aligned_alloc(Arena::kAlignment, bytes), std::free);
-  std::memset(workspace.get(), 0xFF, bytes);
-  Compiled<Schedule, Views>::run(problem, views, plan, workspace.get());
+  Compiled<Schedule, Views>::run(problem, views, plan, poisoned(bytes).get());
 }
 
 template <template <class, class> class Forward, template <class, class> class Backward>

@@ -28,13 +28,28 @@ size_t Compiled<Schedule, Views>::workspace_bytes(const Problem& problem, const 
   return arena.used();
 }
 
+template <class Schedule>
+void run_by_team(const Schedule& schedule, const Plan& plan) {
+  schedule.before_team();
+  const auto body = [](void* context, int thread) { static_cast<const Schedule*>(context)->run(thread); };
+  const bool ran = run_threads(plan.threads(), body, const_cast<Schedule*>(&schedule));
+  check(ran, "a team of " + std::to_string(plan.threads()) + " threads");
+}
+
 template <class Schedule, class Views>
 void Compiled<Schedule, Views>::run(const Problem& problem, const Views& views, const Plan& plan, void* workspace) {
   Arena arena(workspace);
-  Schedule schedule(problem, views, plan, arena);
-  schedule.before_team();
-  const auto body = [](void* context, int thread) { static_cast<const Schedule*>(context)->run(thread); };
-  check(run_threads(plan.threads(), body, &schedule), "a team of " + std::to_string(plan.threads()) + " threads");
+  run_by_team(Schedule(problem, views, plan, arena), plan);
+}
+
+template <class Sweep>
+void CompiledGradients<Sweep>::run(const Problem& problem, const BackwardViews& views, const Plan& plan,
+                                   const GradientWork& work) {
+  Arena counting(nullptr);
+  SweepWithGradients<Sweep>(problem, views, plan, work, counting);
+  const auto workspace = poisoned(counting.used());
+  Arena arena(workspace.get());
+  run_by_team(SweepWithGradients<Sweep>(problem, views, plan, work, arena), plan);
 }
 
 }  // namespace fused_rnn::test

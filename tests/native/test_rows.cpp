@@ -60,9 +60,9 @@ void sequences_of_zero_and_one_step_pass_the_states_through() {
 }
 
 void long_sequences_keep_index_carry_and_order() {
-  check_variants<WeightedCell, float>({1500, 2, 2, 7, 7});
-  check_variants<TwoStateCell, double>({1500, 2, 2, 7, 7});
-  check_variants<TwoStateCell, double>({1500, 2, 2, 7, 5});
+  check_variants<WeightedCell, float>({kManySteps, 2, 2, 7, 7});
+  check_variants<TwoStateCell, double>({kManySteps, 2, 2, 7, 7});
+  check_variants<TwoStateCell, double>({kManySteps, 2, 2, 7, 5});
 }
 
 void optional_inputs_may_be_absent_and_weights_may_be_transposed() {

@@ -11,10 +11,10 @@ using namespace fused_rnn;
 using namespace fused_rnn::test;
 
 void long_sequences_keep_index_carry_and_order() {
-  Sweeps::check_shape<IdentityCell, IdentityType>({2000, 2, 2, 19, 19});
-  Sweeps::check_shape<BilinearCell, float>({2000, 2, 2, 7, 7});
-  Sweeps::check_shape<TwoStateCell, double>({2000, 2, 2, 7, 7});
-  Sweeps::check_shape<TwoStateCell, double>({2000, 2, 2, 7, 5});
+  Sweeps::check_shape<IdentityCell, IdentityType>({kManySteps, 2, 2, 19, 19});
+  Sweeps::check_shape<BilinearCell, float>({kManySteps, 2, 2, 7, 7});
+  Sweeps::check_shape<TwoStateCell, double>({kManySteps, 2, 2, 7, 7});
+  Sweeps::check_shape<TwoStateCell, double>({kManySteps, 2, 2, 7, 5});
 }
 
 void every_size_around_a_vector_and_a_block_is_right() {

@@ -41,7 +41,7 @@ void check_rounds(int threads, int rounds) {
 }
 
 void what_is_written_before_the_barrier_is_read_after_it() {
-  for (const int threads : {1, 2, 3, 8}) check_rounds(threads, threads > 2 ? 2000 : 50000);
+  for (const int threads : {1, 2, 3, 8}) check_rounds(threads, threads > 2 ? 400 : 10000);
 }
 
 struct Calls {
