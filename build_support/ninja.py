@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -72,6 +73,9 @@ def source_groups(toolchain: Toolchain, cuda: Cuda | str, torch: Path, version: 
     # With these a cell of a user is compiled when it is first used.
     cell_flags = {"common": COMMON_FLAGS, **{name: ISA_FLAGS[name] for name in toolchain.instruction_sets}}
     python += [f"-DFUSED_RNN_CELL_FLAGS={json.dumps(json.dumps(cell_flags))}"]
+    # A cell is compiled with the headers of a checkout, which may be newer than what was built.
+    headers_mark = runpy.run_path(str(ROOT / "fused_rnn/_cell_headers.py"))["headers_mark"]()
+    python += [f'-DFUSED_RNN_HEADERS_MARK="{headers_mark}"']
     binding_sources, host = glob("csrc/binding/*.cpp"), []
     units = [SourceGroup([f"csrc/cpu/isa/{name}.cpp"], ISA_FLAGS[name]) for name in toolchain.instruction_sets]
     if isinstance(cuda, Cuda):

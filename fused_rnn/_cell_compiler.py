@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from fused_rnn import _ops
+from fused_rnn._cell_headers import headers, headers_mark
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -63,21 +64,16 @@ class CompileError(RuntimeError):
     """A cell cannot be compiled: there is no compiler, or it failed."""
 
 
-def headers() -> Path:
-    """The folder of the kernels' headers: in an installed package inside of it, in a checkout beside it."""
-    package = Path(__file__).resolve().parent
-    return package / "csrc" if (package / "csrc").is_dir() else package.parent / "csrc"
-
-
 @cache
 def sources_mark(kernels: str = "cpu") -> str:
-    """A mark of the headers, by which a library belongs to a version of the kernels, those of csrc/cpu or csrc/cuda."""
-    digest = hashlib.sha256(_ops.CELL_FLAGS.encode())
-    for folder in ("core", "cells", kernels):
-        for path in sorted((headers() / folder).rglob("*")):
-            if path.suffix in {".h", ".cuh"}:
-                digest.update(path.read_bytes())
-    return digest.hexdigest()[:12]
+    """A mark of the headers, by which a library belongs to a version of the kernels, those of csrc/cpu or csrc/cuda.
+
+    Kernels of one version, called by a library of another, would read memory that is not theirs.
+    """
+    if headers_mark() != _ops.HEADERS_MARK:
+        raise CompileError(f"the headers in {headers()} are not those that fused_rnn was built from: build it again")
+    text = _ops.CELL_FLAGS + headers_mark("core", "cells", kernels)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def find_compiler() -> list[str]:

@@ -69,6 +69,9 @@ CELLS: dict[str, CellSpec] = {name: CellSpec(**_C.cell_spec(name)) for name in _
 CELL_FLAGS: str = _C.cell_flags
 """JSON: the compiler's flags for a cell, "common" and of each instruction set that the library has code for."""
 
+HEADERS_MARK: str = _C.headers_mark
+"""That of the headers that the library was built from: see _cell_headers."""
+
 LOADED: dict[str, set[torch.dtype]] = {}
 """Of each cell that is not built in, the types with kernels on CPU."""
 

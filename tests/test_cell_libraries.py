@@ -11,7 +11,7 @@ import torch
 
 import fused_rnn
 from build_support.native import ROOT
-from fused_rnn import _cell_compiler, _ops
+from fused_rnn import _cell_compiler, _cell_headers, _ops
 from tests.own_cells import OwnLSTM
 from tests.warm_python import python
 
@@ -77,3 +77,17 @@ def test_a_library_of_other_sources_is_refused(tmp_path: Path) -> None:
     name = _cell_compiler.library_name(source, torch.float32, _ops.active_isa())
     with pytest.raises(ValueError, match="compiled from other sources"):
         _ops.load_cell(str(_cell_compiler.cache_folder() / name), "another", torch.float32)
+
+
+def test_headers_that_are_not_those_of_the_build_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unbuilt(OwnLSTM):
+        pass
+
+    assert _cell_headers.headers_mark() == _ops.HEADERS_MARK
+    monkeypatch.setattr(_ops, "HEADERS_MARK", "another")
+    _cell_compiler.sources_mark.cache_clear()
+    layer = fused_rnn.Recurrent(Unbuilt, 2, 3)
+    with pytest.warns(UserWarning, match="are not those that fused_rnn was built from: build it again"):
+        assert layer(torch.ones(2, 1, 2))[0].shape == (2, 1, 3)
+    with pytest.raises(_cell_compiler.CompileError, match="build it again"):
+        fused_rnn.cells.load("anywhere")

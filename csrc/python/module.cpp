@@ -19,8 +19,9 @@
 #include "python/python_problem.h"
 #include "python/stepper_class.h"
 
-#if !defined(FUSED_RNN_VERSION) || !defined(FUSED_RNN_CUDA_BUILD) || !defined(FUSED_RNN_CELL_FLAGS)
-#error "the build passes FUSED_RNN_VERSION, FUSED_RNN_CUDA_BUILD and FUSED_RNN_CELL_FLAGS"
+#if !defined(FUSED_RNN_VERSION) || !defined(FUSED_RNN_CUDA_BUILD) || !defined(FUSED_RNN_CELL_FLAGS) || \
+    !defined(FUSED_RNN_HEADERS_MARK)
+#error "the build passes FUSED_RNN_VERSION, _CUDA_BUILD, _CELL_FLAGS and _HEADERS_MARK"
 #endif
 
 namespace py = pybind11;
@@ -151,6 +152,7 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "Native part of fused_rnn: cells, plans and build information; the ops are in torch.ops.fused_rnn.";
   m.attr("norm_epsilon") = fused_rnn::kNormEpsilon;
   m.attr("cell_flags") = FUSED_RNN_CELL_FLAGS;  // JSON: of the compiler, "common" and for each vector instruction set
+  m.attr("headers_mark") = FUSED_RNN_HEADERS_MARK;  // of fused_rnn/_cell_headers.py
   m.def("cell_names", &fused_rnn::cell_names);
   m.def("cell_spec", &fused_rnn::cell_spec_dict, py::arg("name"));
   m.def(

@@ -388,6 +388,7 @@ def load(folder: str | Path) -> list[str]:
 
     Raises:
         FileNotFoundError: there is no such folder, or no library in it that fits.
+        RuntimeError: the headers here are not those that fused_rnn was built from.
     """
     place = Path(folder).resolve()
     mark = f"-{_ops.active_isa()}-{_cell_compiler.sources_mark()}.so"

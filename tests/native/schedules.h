@@ -46,7 +46,7 @@ template <class Sweep>
 void CompiledGradients<Sweep>::run(const Problem& problem, const BackwardViews& views, const Plan& plan,
                                    const GradientWork& work) {
   Arena counting(nullptr);
-  SweepWithGradients<Sweep>(problem, views, plan, work, counting);
+  const SweepWithGradients<Sweep> counted(problem, views, plan, work, counting);
   const auto workspace = poisoned(counting.used());
   Arena arena(workspace.get());
   run_by_team(SweepWithGradients<Sweep>(problem, views, plan, work, arena), plan);

@@ -142,10 +142,11 @@ class PackedMatrix {
 
 // W_ih and W_hh of a cell have the same blocks of units: where a tile of one has the gates from h, those from x lie in
 // the blocks of the other.
-template <int Gates, int Recurrent>
-inline constexpr int kVectorsOfGates = vectors_per_block(Recurrent > 0 ? Recurrent : Gates);
+constexpr int vectors_of_gates(int gates, int recurrent) {
+  return vectors_per_block(recurrent > 0 ? recurrent : gates);
+}
 template <class Cell>
-inline constexpr int kVectorsOfCell = kVectorsOfGates<Cell::kGates, recurrent_gates<Cell>()>;
+inline constexpr int kVectorsOfCell = vectors_of_gates(Cell::kGates, recurrent_gates<Cell>());
 template <class Cell, class T>
 using InputWeights = PackedMatrix<Cell::kGates, T, kVectorsOfCell<Cell>>;
 template <class Cell, class T>
@@ -156,8 +157,8 @@ using RecurrentWeights = PackedMatrix<recurrent_gates<Cell>(), T, kVectorsOfCell
 // another pass, of another plan and batch, finds them.
 template <int Gates, int Recurrent, class T>
 class ForwardWeightsOf {
-  using RecurrentMatrix = PackedMatrix<Recurrent, T, kVectorsOfGates<Gates, Recurrent>>;
-  using InputMatrix = PackedMatrix<Gates, T, kVectorsOfGates<Gates, Recurrent>>;
+  using RecurrentMatrix = PackedMatrix<Recurrent, T, vectors_of_gates(Gates, Recurrent)>;
+  using InputMatrix = PackedMatrix<Gates, T, vectors_of_gates(Gates, Recurrent)>;
 
  public:
   using Units = typename RecurrentMatrix::Units;
