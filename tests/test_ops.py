@@ -331,13 +331,19 @@ def test_opcheck_passes(cell: str, proj: int, directions: int, full: bool) -> No
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("proj", [0, 2])
-@pytest.mark.parametrize("directions", [1, 2])
-def test_gradients_can_take_the_place_of_what_is_saved(directions: int, proj: int) -> None:
+def ragged_lstm(directions: int, proj: int) -> tuple[Arguments, _ops.ForwardResult, Tensor, Tensor]:
+    """Arguments of a forward pass with lengths and resets, its result, and gradients of output and cells."""
     arguments = draw("lstm", 4, 5, directions, 9, proj)
     arguments.lengths, arguments.resets = torch.tensor([4, 0, 2, 3, 1]), torch.rand(4, 5) < 0.3
     result = arguments.call(save=True)
     d_output, d_cells = torch.randn_like(result.output), torch.randn_like(result.cells)
+    return arguments, result, d_output, d_cells
+
+
+@pytest.mark.parametrize("proj", [0, 2])
+@pytest.mark.parametrize("directions", [1, 2])
+def test_gradients_can_take_the_place_of_what_is_saved(directions: int, proj: int) -> None:
+    arguments, result, d_output, d_cells = ragged_lstm(directions, proj)
     given = arguments.given(), result.output, result.cells
     gradients = _ops.backward("lstm", (d_output, None, None, d_cells), *given, result.saved)
     saved = result.saved.clone()
@@ -348,10 +354,7 @@ def test_gradients_can_take_the_place_of_what_is_saved(directions: int, proj: in
 @pytest.mark.parametrize("proj", [0, 2])
 @pytest.mark.parametrize("directions", [1, 2])
 def test_opcheck_of_gradients_in_place_passes(directions: int, proj: int) -> None:
-    arguments = draw("lstm", 4, 5, directions, 9, proj)
-    arguments.lengths, arguments.resets = torch.tensor([4, 0, 2, 3, 1]), torch.rand(4, 5) < 0.3
-    result = arguments.call(save=True)
-    d_output, d_cells = torch.randn_like(result.output), torch.randn_like(result.cells)
+    arguments, result, d_output, d_cells = ragged_lstm(directions, proj)
     torch.library.opcheck(
         torch.ops.fused_rnn.backward_in_place.default,
         ("lstm", d_output, None, None, d_cells, arguments.w_hh, arguments.w_hr, result.output, result.cells,
