@@ -67,7 +67,7 @@ FUSED_RNN_API const char* fused_rnn_status_text(fused_rnn_status status);
 /* --- Models. The functions that return a status say more in *error, which may be null. Where they fail, *model and
  * *stream become null. --- */
 
-/* Reads a model from the file at `path`, a string in the encoding of the file system.
+/* Reads a model from the regular file at `path`, a string in the encoding of the file system.
  * Fails with BAD_ARGUMENT (path or model is null), CANNOT_READ, DAMAGED, UNSUPPORTED, NO_MEMORY or BAD_ISA. */
 FUSED_RNN_API fused_rnn_status fused_rnn_load_file(const char* path, fused_rnn_model** model, fused_rnn_error* error);
 

@@ -4,9 +4,11 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "cpu/runtime/instruction_set.h"
@@ -65,6 +67,12 @@ struct Close {
 }
 
 std::vector<char> contents_of(const char* path) {
+  // Opening a pipe waits for its writer, and a device may never end.
+  std::error_code unknown;
+  const std::filesystem::file_status status = std::filesystem::status(path, unknown);
+  if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status)) {
+    throw CannotRead("cannot read " + std::string(path) + ": it is not a regular file");
+  }
   const std::unique_ptr<std::FILE, Close> file(std::fopen(path, "rb"));
   if (file == nullptr) cannot("open", path);
   std::vector<char> bytes;

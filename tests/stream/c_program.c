@@ -29,6 +29,7 @@ static void check_bad_arguments(const char* path) {
   check(fused_rnn_load_file("no such file", &model, &error) == FUSED_RNN_CANNOT_READ, "no file");
   check(error.status == FUSED_RNN_CANNOT_READ && strstr(error.text, "no such file") != NULL, "the text names the file");
   check(fused_rnn_load_file(".", &model, &error) == FUSED_RNN_CANNOT_READ, "a folder");
+  check(fused_rnn_load_file("/dev/zero", &model, &error) == FUSED_RNN_CANNOT_READ, "a file without an end");
   check(fused_rnn_load_memory(NULL, 1, &model, NULL) == FUSED_RNN_BAD_ARGUMENT, "no bytes");
   check(fused_rnn_load_memory("", 0, &model, NULL) == FUSED_RNN_DAMAGED, "an empty file");
   check(fused_rnn_load_memory("not a model", 11, &model, &error) == FUSED_RNN_DAMAGED, "another file");
