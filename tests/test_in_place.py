@@ -204,10 +204,21 @@ def overwrite(t: Tensor) -> None:
         t.copy_(~t if t.dtype == torch.bool else 1 - t)
 
 
-@pytest.mark.parametrize("within", [True, False], ids=["within", "outside"])
-@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
-@pytest.mark.parametrize(("name", "options"), [*COMPILED, LAYERS[7], LAYERS[11]], ids=str)
-def test_an_overwritten_argument_is_seen(name: str, options: dict[str, Any], compiled: bool, within: bool) -> None:
+OVERWRITTEN = (*COMPILED, LAYERS[7], LAYERS[11])
+# A function that overwrites an argument is compiled for each one. The graph has the same operators for every cell.
+COMPILED_WITHIN = (LAYERS[2], LAYERS[6], LAYERS[7], LAYERS[11], CELLS[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "way"),
+    [
+        *((*each, way) for each in OVERWRITTEN for way in ("eager-within", "eager-outside", "compiled-outside")),
+        *((*each, "compiled-within") for each in COMPILED_WITHIN),
+    ],
+    ids=str,
+)
+def test_an_overwritten_argument_is_seen(name: str, options: dict[str, Any], way: str) -> None:
+    compiled, within = way.startswith("compiled"), way.endswith("within")
     ragged = {} if name.endswith("Cell") else {"resets": HOW["resets"]["resets"].clone()}
     problem = Problem(name, options, **ragged)
     expected = problem.gradients(problem.loss(lambda _: None, cloned=False, which=0))
