@@ -1,9 +1,10 @@
 """What the build has to know of CUDA: whether the kernels are built, with which nvcc, and for which GPUs.
 
 Environment: FUSED_RNN_CUDA=auto|visible|0|1, CUDA_HOME (the toolkit, else the nvcc in PATH), TORCH_CUDA_ARCH_LIST (such
-as "8.0 9.0a 12.0+PTX"). auto, the default, builds where nvcc is found, for all common GPUs whatever the machine has, as
-torch's own extensions do. visible, which the Makefile asks for, builds for the GPUs of this machine alone. FORCE_CUDA=1
-is another spelling of 1. What the user got wrong is a ValueError that says it in one sentence.
+as "8.0 9.0a 12.0+PTX"). auto, the default, builds where nvcc is found and torch is built with CUDA, for all common GPUs
+whatever the machine has, as torch's own extensions do. visible, which the Makefile asks for, builds for the GPUs of
+this machine alone. FORCE_CUDA=1 is another spelling of 1. Named architectures are built in any case but 0. What the
+user got wrong is a ValueError that says it in one sentence.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ DEFAULT_TARGETS = ["8.0", "9.0a", "10.0", "12.0"]
 OLDEST_TARGET = (8, 0)  # the first that multiplies bfloat16 and TF32 matrices
 UNWANTED = "FUSED_RNN_CUDA=0"
 NO_GPU = "no GPU is visible"
+NO_CUDA_IN_TORCH = "torch is built for CPUs alone"
 RUNTIME = "libcudart_static.a"  # looks for the driver when it is first called, so the module loads without one
 
 
@@ -185,8 +187,13 @@ def find_toolkit(environment: Mapping[str, str], compiler: list[str]) -> tuple[s
     return why_unusable(nvcc, compiler) or (nvcc, runtime)
 
 
-def find_cuda(environment: Mapping[str, str], compiler: list[str]) -> Cuda | str:
-    """The toolkit to build the kernels with, or the reason why there will be none."""
+def torch_has_cuda(torch: Path) -> bool:
+    """Whether the torch of that folder is built with CUDA, as its version.py says."""
+    return re.search(r"^cuda\b[^=\n]*= *['\"]", (torch / "version.py").read_text(), re.MULTILINE) is not None
+
+
+def find_cuda(environment: Mapping[str, str], compiler: list[str], torch: Path) -> Cuda | str:
+    """The toolkit to build the kernels with beside the torch of a folder, or the reason why there will be none."""
     wish = requested(environment)
     if wish == "0":
         return UNWANTED
@@ -195,6 +202,8 @@ def find_cuda(environment: Mapping[str, str], compiler: list[str]) -> Cuda | str
     capabilities = visible_capabilities() if by_gpus else []
     if by_gpus and not capabilities:
         return NO_GPU
+    if wish == "auto" and not arch_list and not torch_has_cuda(torch):
+        return NO_CUDA_IN_TORCH
     found = find_toolkit(environment, compiler)
     if isinstance(found, str):
         if wish == "1":
@@ -218,4 +227,6 @@ def decision(cuda: Cuda | str) -> str | None:
         return None
     if cuda == NO_GPU:
         return f"no CUDA kernels: {cuda} (make CUDA=1, or FUSED_RNN_CUDA=1, builds them)"
+    if cuda == NO_CUDA_IN_TORCH:
+        return f"no CUDA kernels: {cuda} (FUSED_RNN_CUDA=1 builds them all the same)"
     return f"no CUDA kernels: {cuda} (set CUDA_HOME, or FUSED_RNN_CUDA=0 to silence)"

@@ -194,7 +194,7 @@ def build_module(name: str, version: str) -> Path:
     """
     torch, toolchain, program = find_torch(), find_toolchain(), find_ninja()
     try:
-        cuda = find_cuda(os.environ, toolchain.compiler)
+        cuda = find_cuda(os.environ, toolchain.compiler, torch)
     except ValueError as error:
         raise fail(str(error)) from None
     module = ROOT / f"build/native/{sys.implementation.cache_tag}-{sysconfig.get_platform()}" / name

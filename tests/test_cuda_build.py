@@ -7,12 +7,13 @@ import shutil
 from typing import TYPE_CHECKING
 
 import pytest
+from torch import version as torch_version
 
 import fused_rnn
 from build_support import cuda as cuda_build
 from build_support import native, ninja
 from build_support.cuda import Cuda, Target
-from build_support.toolchain import Toolchain
+from build_support.toolchain import Toolchain, find_torch
 from tools import ptxas_report
 
 if TYPE_CHECKING:
@@ -86,14 +87,33 @@ def test_what_the_environment_wishes(environment: dict[str, str], wish: str) -> 
 
 def test_another_wish_is_an_error() -> None:
     with pytest.raises(ValueError, match=r'FUSED_RNN_CUDA must be auto, visible, 0 or 1, got "yes"\.'):
-        cuda_build.find_cuda({"FUSED_RNN_CUDA": "yes"}, ["c++"])
+        cuda_build.find_cuda({"FUSED_RNN_CUDA": "yes"}, ["c++"], find_torch())
+
+
+def with_torch(folder: Path, cuda: str) -> Path:
+    """A folder with what is read of a torch: the CUDA of its build."""
+    (folder / "version.py").write_text(f"__all__ = ['cuda']\ncuda: Optional[str] = {cuda}\nhip: Optional[str] = '6'\n")
+    return folder
 
 
 def test_without_nvcc_auto_gives_the_reason_and_1_is_an_error(tmp_path: Path) -> None:
-    nowhere = {"PATH": str(tmp_path), "CUDA_HOME": str(tmp_path)}
-    assert cuda_build.find_cuda(nowhere, ["c++"]) == "nvcc not found"
+    nowhere, torch = {"PATH": str(tmp_path), "CUDA_HOME": str(tmp_path)}, with_torch(tmp_path, "'13.0'")
+    assert cuda_build.find_cuda(nowhere, ["c++"], torch) == "nvcc not found"
     with pytest.raises(ValueError, match=r"nvcc not found: set CUDA_HOME"):
-        cuda_build.find_cuda({**nowhere, "FUSED_RNN_CUDA": "1"}, ["c++"])
+        cuda_build.find_cuda({**nowhere, "FUSED_RNN_CUDA": "1"}, ["c++"], torch)
+
+
+def test_beside_a_torch_for_cpus_nothing_is_built_unless_it_is_asked_for(tmp_path: Path) -> None:
+    nowhere, torch = {"PATH": str(tmp_path), "CUDA_HOME": str(tmp_path)}, with_torch(tmp_path, "None")
+    assert cuda_build.find_cuda(nowhere, ["c++"], torch) == cuda_build.NO_CUDA_IN_TORCH
+    assert cuda_build.find_cuda({**nowhere, "TORCH_CUDA_ARCH_LIST": "9.0a"}, ["c++"], torch) == "nvcc not found"
+    with pytest.raises(ValueError, match=r"nvcc not found: set CUDA_HOME"):
+        cuda_build.find_cuda({**nowhere, "FUSED_RNN_CUDA": "1"}, ["c++"], torch)
+    assert "FUSED_RNN_CUDA=1 builds them" in (cuda_build.decision(cuda_build.NO_CUDA_IN_TORCH) or "")
+
+
+def test_the_installed_torch_says_whether_it_has_cuda() -> None:
+    assert cuda_build.torch_has_cuda(find_torch()) == (torch_version.cuda is not None)
 
 
 def test_cuda_home_comes_before_the_path(tmp_path: Path) -> None:
@@ -168,8 +188,9 @@ def test_without_a_visible_gpu_nothing_is_built_unless_targets_are_named(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     wish = {"FUSED_RNN_CUDA": "visible", "PATH": str(tmp_path)}
-    assert cuda_build.find_cuda(wish, ["c++"]) == cuda_build.NO_GPU
-    assert cuda_build.find_cuda(wish | {"TORCH_CUDA_ARCH_LIST": "9.0a"}, ["c++"]) == "nvcc not found"
+    assert cuda_build.find_cuda(wish, ["c++"], find_torch()) == cuda_build.NO_GPU
+    named = wish | {"TORCH_CUDA_ARCH_LIST": "9.0a"}
+    assert cuda_build.find_cuda(named, ["c++"], find_torch()) == "nvcc not found"
     assert "make CUDA=1" in (cuda_build.decision(cuda_build.NO_GPU) or "")
 
 
