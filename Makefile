@@ -6,7 +6,7 @@
 #   make test-fast    the tests that take a few minutes: no sanitizers, examples and compilers of torch
 #   make lint     formatters, linters, types make format   rewrite the sources in the project's layout
 #   make docs     the documentation site into build/docs (warnings are errors); make docs-links asks its external links, too
-#   make wheel    a wheel without torch's libraries into build/wheels
+#   make wheel    a wheel without torch's libraries into build/wheels, tried beside the oldest torch and the newest
 #   make perf-check   register tiles against the processor's peak, instructions of each schedule (UPDATE=1 records them)
 #   make library  the C and C++ library of streams with its tests, by CMake, without torch or Python
 #   make fuzz     libFuzzer of Clang on damaged and on made-up models, for FUZZ_SECONDS (600)
@@ -86,7 +86,7 @@ wheel: $(VENV)/.installed-wheel
 	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir build/wheels/unrepaired .
 	PATH="$(abspath $(BIN)):$$PATH" auditwheel repair $(TORCH_LIBRARIES:%=--exclude '%') --wheel-dir build/wheels build/wheels/unrepaired/*.whl
 	rm -r build/wheels/unrepaired
-	ls build/wheels
+	$(BIN)/python -m tools.check_wheel build/wheels/*.whl
 
 # ninja compiles what changed since the last time; $(VENV)/.torch is what compiling needs.
 build: $(VENV)/.torch

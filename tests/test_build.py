@@ -19,6 +19,7 @@ from packaging.requirements import Requirement
 
 import fused_rnn
 from build_support.toolchain import MIN_TORCH, ROOT
+from tests.test_import import NO_EDITABLE, check_that_it_names_the_installed_one, copied, imported
 from tools import check_abi
 
 if TYPE_CHECKING:
@@ -222,22 +223,42 @@ def test_an_unknown_gpu_is_one_sentence() -> None:
     check_one_sentence(run_setup(*BUILD, **environment), "TORCH_CUDA_ARCH_LIST", '"9.9"')
 
 
-def test_wheel_holds_package_module_types_and_benchmark(tmp_path: Path) -> None:
-    base = str(tmp_path / "build")
-    egg_info = ["egg_info", "--egg-base", str(tmp_path)]
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel of what is built."""
+    folder = tmp_path_factory.mktemp("wheel")
+    base = str(folder / "build")
+    egg_info = ["egg_info", "--egg-base", str(folder)]
     # For the same GPUs as the module at hand: the objects are shared.
     cuda = fused_rnn.build_info()["cuda"]
     targets = {} if cuda.startswith("not built") else {"TORCH_CUDA_ARCH_LIST": cuda.partition(" for ")[2]}
-    bdist = ["bdist_wheel", "--dist-dir", str(tmp_path)]
+    bdist = ["bdist_wheel", "--dist-dir", str(folder)]
     result = run_setup("--quiet", *egg_info, "build", "--build-base", base, *bdist, **targets)
     assert result.returncode == 0, result.stderr
-    (wheel,) = tmp_path.glob("*.whl")
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+def test_wheel_holds_package_module_types_and_benchmark(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {"fused_rnn/__init__.py", "fused_rnn/py.typed", "fused_rnn_bench/workloads/char_lm.py"} <= names
     sources = ("CMakeLists.txt", "include/fused_rnn.h", "csrc/stream/chain.cpp", "csrc/cuda/cell_module.cuh")
     assert {f"fused_rnn/{name}" for name in sources} <= names
     assert {f"fused_rnn/{built.name}" for built in (check_abi.built_module(), check_abi.built_library())} <= names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"fused_rnn", "fused_rnn_bench"}
+
+
+def test_an_installed_wheel_is_found_in_the_checkout_or_named(wheel: Path, tmp_path: Path) -> None:
+    checkout, site = copied(tmp_path / "checkout", built=False), tmp_path / "site"
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-compile"]
+    subprocess.run([*command, "--target", str(site), str(wheel)], check=True)
+    ended, text = imported(checkout, before=NO_EDITABLE, path=site)
+    assert ended != 0
+    check_that_it_names_the_installed_one(text, checkout, site, fused_rnn.__version__)
+    assert "run Python in another folder, or (from 3.11 on) as `python -P`" in text
+    # What it says works.
+    way = (checkout, "-P") if sys.version_info >= (3, 11) else (tmp_path,)
+    assert imported(*way, path=site) == (0, str(site / "fused_rnn" / "__init__.py"))
 
 
 def test_source_distribution_holds_everything_to_build_and_test(tmp_path: Path) -> None:
