@@ -8,6 +8,7 @@ from fused_rnn import (
     quantized,
 )
 from fused_rnn._check_cell import CellReport, check_cell
+from fused_rnn._checks import ArgumentTypeError
 from fused_rnn._explain import CudaDevice, Explanation, build_info, explain
 from fused_rnn._keras import from_keras
 from fused_rnn._patch import patch
@@ -29,6 +30,7 @@ __all__ = [
     "LSTM",
     "RNN",
     "SLSTM",
+    "ArgumentTypeError",
     "Cell",
     "CellError",
     "CellReport",

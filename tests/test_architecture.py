@@ -108,8 +108,8 @@ PACKAGE_RULES: dict[str, set[str]] = {
         "_stream_json": "_keras stream",
         "__main__": "_explain",
         "_patch": "modules",
-        "__init__": "_check_cell _explain _flops _fork _keras _patch _published_layers _recurrent _shapes _stream_json"
-        " _strict cells convert modules quantized stepper stream",
+        "__init__": "_check_cell _checks _explain _flops _fork _keras _patch _published_layers _recurrent _shapes"
+        " _stream_json _strict cells convert modules quantized stepper stream",
     }.items()
 }
 # Folder or file with Python outside the package: the top-level names of the project that it may import.

@@ -17,7 +17,7 @@ pytest.importorskip("sphinx", reason="sphinx comes with the extra `docs`")
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = {  # of the reference, by what it has
-    "layers": ("LSTM", "GRU", "RNN"),
+    "layers": ("LSTM", "GRU", "RNN", "ArgumentTypeError"),
     "cells": ("LSTMCell", "GRUCell", "RNNCell"),
     "stepper": ("Stepper", "Stepper.step", "Stepper.steps", "Stepper.reset", "save_stream", "read_json_model", "Chain"),
     "convert": ("convert", "restore", "patch", "from_keras"),

@@ -1,10 +1,12 @@
-"""What mypy says to programs that use the package: every typical mistake is found, and correct lines have none."""
+"""What mypy and pyright say to programs that use the package: every typical mistake is found, nothing else is."""
 
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -130,12 +132,30 @@ def errors_of(program: str, folder: Path) -> dict[int, str]:
     return {int(line): kind for line, kind in reversed(found)}
 
 
+PROGRAM = CORRECT + "\n".join(mistake for mistake, _ in MISTAKES)
+
+
 def test_mypy_finds_each_mistake_and_nothing_else(tmp_path: Path) -> None:
     start = len(CORRECT.splitlines())
-    found = errors_of(CORRECT + "\n".join(mistake for mistake, _ in MISTAKES), tmp_path)
+    found = errors_of(PROGRAM, tmp_path)
     assert {line: kind for line, kind in found.items() if line <= start} == {}
     kinds = {mistake: found.get(line, "none") for line, (mistake, _) in enumerate(MISTAKES, start + 1)}
     assert {mistake: kinds[mistake] for mistake, kind in MISTAKES if not re.fullmatch(kind, kinds[mistake])} == {}
+
+
+# Beside Python or elsewhere; it is an npm package, of 20 MB, which the package of pip fetches when it is first called.
+PYRIGHT = shutil.which("pyright", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+
+
+@pytest.mark.skipif(PYRIGHT is None, reason="pyright comes with the extra `integrations`")
+def test_pyright_finds_each_mistake_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(PROGRAM)
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps({"include": ["program.py"], "extraPaths": [str(ROOT)]}))
+    command = [str(PYRIGHT), "--project", str(tmp_path), "--pythonpath", sys.executable, "--outputjson"]
+    report = json.loads(subprocess.run(command, capture_output=True, text=True, check=False).stdout)
+    errors = [each for each in report["generalDiagnostics"] if each["severity"] == "error"]
+    lines = PROGRAM.splitlines()
+    assert {lines[each["range"]["start"]["line"]] for each in errors} == {mistake for mistake, _ in MISTAKES}
 
 
 def test_a_call_has_the_types_of_forward() -> None:
