@@ -1,14 +1,17 @@
 """Builds the operators' library and the module fused_rnn._C with ninja; everything else is in pyproject.toml.
 
-What is compiled how, and which variables of the environment change it, is in build_support/.
+What is compiled how, and which variables of the environment change it, is in build_support/. FUSED_RNN_URL, which the
+workflow of releases sets, is the address of the repository for the page of the package index.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import setuptools
 from setuptools import Extension, find_packages, setup
@@ -58,11 +61,26 @@ class BuildWithLibrary(build_py):
                     self.copy_file(str(ROOT / name), str(target))
 
 
+def package_page() -> dict[str, Any]:
+    """README, and where the repository is. Relative links lead into it where its address is known."""
+    text, url = (ROOT / "README.md").read_text(encoding="utf-8"), os.environ.get("FUSED_RNN_URL", "").rstrip("/")
+    page = {"long_description": text, "long_description_content_type": "text/markdown", "project_urls": {}}
+    if not url:
+        return page
+    (version,) = re.findall(r'^__version__ = "(.+)"$', (ROOT / "fused_rnn/__init__.py").read_text(), re.MULTILINE)
+    files = f"{url}/blob/v{version}"
+    text = re.sub(r"\]\((?![a-z]+:|#)", f"]({files}/", text)
+    text = re.sub(r'\b(src|srcset)="(?![a-z]+:)', rf'\1="{url}/raw/v{version}/', text)
+    urls = {"Source": url, "Documentation": f"{files}/docs/index.md", "Changelog": f"{files}/CHANGELOG.md"}
+    return page | {"long_description": text, "project_urls": urls | {"Issues": f"{url}/issues"}}
+
+
 if int(setuptools.__version__.split(".")[0]) < MIN_SETUPTOOLS:
     raise fail(f"setuptools>={MIN_SETUPTOOLS} is needed to build, found {setuptools.__version__}.")
 # bench/ is a plain folder in a checkout (`python -m bench`) and the package fused_rnn_bench once installed.
 PACKAGES = find_packages(str(ROOT), include=["fused_rnn", "fused_rnn.*", "bench", "bench.*"])
 setup(
+    **package_page(),
     packages=[re.sub(r"^bench\b", "fused_rnn_bench", name) for name in PACKAGES],
     package_dir={"fused_rnn_bench": "bench"},
     ext_modules=[Extension(name, sources=glob("csrc/**/*.cpp"), language="c++") for name in (OPS_EXTENSION, MODULE)],

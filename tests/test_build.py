@@ -141,13 +141,9 @@ def test_everybody_names_the_same_requirements() -> None:
     assert {*shlex.split(makefile[1]), f"torch>={oldest}"} == set(shlex.split(page[1])) == set(required)
 
 
+# tests/test_check_release.py has the changelog and the citation.
 def test_every_version_is_the_one_of_the_package() -> None:
     assert 'version = { attr = "fused_rnn.__version__" }' in (ROOT / "pyproject.toml").read_text()
-    released = re.search(r"^## \[(\d.*)\] - (\d{4}-\d\d-\d\d)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
-    assert released is not None
-    assert released[1] == fused_rnn.__version__
-    cited = f"\nversion: {released[1]}\ndate-released: {released[2]}\n"
-    assert cited in (ROOT / "CITATION.cff").read_text()
     assert fused_rnn.build_info()["version"] == fused_rnn.__version__
 
 
@@ -261,13 +257,27 @@ def test_an_installed_wheel_is_found_in_the_checkout_or_named(wheel: Path, tmp_p
     assert imported(*way, path=site) == (0, str(site / "fused_rnn" / "__init__.py"))
 
 
+def check_package_page(text: str, url: str) -> None:
+    """Every link of the package index' page is absolute, and those into the repository lead to what is there."""
+    assert f"\nProject-URL: Source, {url}\n" in text
+    links = re.findall(r"\]\((?!#)([^)\s]+)|src(?:set)?=\"([^\"]+)\"", text)
+    assert len(links) > 40
+    inside = rf"{url}/(?:blob|raw)/v{fused_rnn.__version__}/(.*)"
+    found = [re.fullmatch(inside, "".join(link)) for link in links]
+    assert [match for match in found if match is None or not (ROOT / match[1].partition("#")[0]).exists()] == []
+
+
 def test_source_distribution_holds_everything_to_build_and_test(tmp_path: Path) -> None:
-    base = str(tmp_path)
-    result = run_setup("--quiet", "egg_info", "--egg-base", base, "sdist", "--dist-dir", base)
+    base, url = str(tmp_path), "https://example.org/somebody/fused_rnn"
+    result = run_setup("--quiet", "egg_info", "--egg-base", base, "sdist", "--dist-dir", base, FUSED_RNN_URL=url)
     assert result.returncode == 0, result.stderr
     (archive,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(archive) as contents:
         names = {name.partition("/")[2] for name in contents.getnames()}
+        page = next(
+            each for each in contents.getmembers() if each.name.count("/") == 1 and each.name.endswith("PKG-INFO")
+        )
+        check_package_page(contents.extractfile(page).read().decode(), url)  # type: ignore[union-attr]
     tree = ["csrc", "fused_rnn", "bench", "build_support", "cmake", "examples", "include", "tests", "tools"]
     suffixes = {".py", ".h", ".hpp", ".c", ".cpp", ".cu", ".cuh", ".in", ".map", ".frnn"}
     files = [path for folder in tree for path in (ROOT / folder).rglob("*") if path.suffix in suffixes]
