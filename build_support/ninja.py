@@ -178,13 +178,14 @@ def write_ninja_file(module: Path, toolchain: Toolchain, cuda: Cuda | str, torch
 
 
 def expected_time(toolchain: Toolchain, cuda: Cuda | str) -> str:
-    """How long compiling everything takes at most: minutes of one core of a server of 2021, by kind of source."""
+    """How long compiling everything takes at most: minutes of a core of a server of 2021 (Zen 3), by kind of source."""
     cores = int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)
-    of_unit, of_target, of_others = 4.5, 6.0, 1.5
+    of_unit, of_target, of_others = 3.5, 6.0, 1.5
     units = of_unit * len(toolchain.instruction_sets)
     kernels = of_target * len(cuda.targets) if isinstance(cuda, Cuda) else 0.0
     minutes = max((units + kernels + of_others) / cores, of_unit)
-    return f"at most about {minutes:.0f} minutes on {cores} cores, less where build/native has objects already"
+    on = "1 core" if cores == 1 else f"{cores} cores"
+    return f"at most about {minutes:.0f} minutes on {on}, less where build/native has objects already"
 
 
 def build_module(name: str, version: str) -> Path:

@@ -48,12 +48,17 @@ def convert(  # noqa: PLR0913 - the options of the layers
     forward, would lose it: it is left as it is, with a warning; let its class derive from the fused one instead. Also
     left is a reference that a model keeps outside of its submodules, for example in a list.
 
+    `isinstance(layer, torch.nn.LSTM)` is false of the new layers. Initialisers, converters and quantizers that ask for
+    torch.nn's classes skip them, most without a word: call `restore` before such a tool.
+
+    Norms and peepholes have new parameters, which no optimizer and no checkpoint has yet: gains of 1, the others 0.
+    Cells have none of the options.
+
     Args:
         model: any module; a torch.nn recurrent layer itself, too.
         strict: raise an error, and change nothing, where there would be a warning.
         layer_norm, zoneout, recurrent_dropout, weight_dropout, peephole, cell_clip, recompute: of the new layers, as of
-            `fused_rnn.LSTM`. Norms and peepholes have new parameters, which no optimizer and no checkpoint has yet:
-            gains of 1, the others 0. Cells have no options.
+            `fused_rnn.LSTM`.
 
     Returns:
         `model`, or the replacement where `model` itself is a layer to swap.
@@ -71,6 +76,7 @@ def convert(  # noqa: PLR0913 - the options of the layers
         model = torch.nn.ModuleDict({"encoder": torch.nn.LSTM(16, 32)})
         fused_rnn.convert(model)
         assert isinstance(model["encoder"], fused_rnn.LSTM)
+        assert not isinstance(model["encoder"], torch.nn.LSTM)
     """
     options = Variants(layer_norm, zoneout, recurrent_dropout, weight_dropout, peephole, cell_clip, recompute=recompute)
     rule = Swap(
