@@ -3,8 +3,9 @@
 The text is 32 streams, of which a process reads an equal share, and gradients are averaged: any number of processes
 takes the same steps but for rounding. What a step reads depends on its number only, and a checkpoint holds that number
 beside parameters, moments of the optimizer and the state carried along. Started again, with any number of processes
-that divides 32, a run goes on after its last complete checkpoint. Gloo on CPU, NCCL on GPUs. On one core about 15 s.
+that divides 32, a run goes on after its last complete checkpoint. Gloo on CPU, NCCL on GPUs.
 
+    python examples/train_distributed.py                  # about 15 s on one core; with --quick 10 s
     torchrun --standalone --nproc-per-node 2 examples/train_distributed.py --strategy fsdp
     torchrun --standalone --nproc-per-node 2 --max-restarts 1 examples/train_distributed.py --folder DIR --kill-at 70
 """

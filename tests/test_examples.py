@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from typing import TYPE_CHECKING
 
 import pytest
 
 import fused_rnn
+from build_support.native import ROOT
 from examples import forecast, gradient_flow, number_words, own_cell, ppo, streaming, text, vowels
 
 if TYPE_CHECKING:
@@ -18,13 +20,10 @@ SEEDS = ["0", "1"]
 
 
 @pytest.mark.parametrize("example", [forecast, gradient_flow, number_words, own_cell, ppo, streaming, text, vowels])
-def test_the_help_has_defaults_run_times_and_a_quick_run(
-    example: ModuleType, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_help_has_defaults_and_a_quick_run(example: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         example.main(["--help"])
-    about, options = capsys.readouterr().out.split("options:")
-    assert re.search(r"python examples/\w+\.py.*# about \d+ s on one core; with --quick \d+ s", about)
+    _, options = capsys.readouterr().out.split("options:")
     for name in re.findall(r"^  (--[\w-]+) [\w{]", options, re.MULTILINE):
         _, told = options.split(f"  {name} ", 1)
         given = {"--picture": "file to draw", "--save": "write the network"}.get(
@@ -32,6 +31,12 @@ def test_the_help_has_defaults_run_times_and_a_quick_run(
         )  # where it is asked for
         assert given in " ".join(told.split("\n  --", 1)[0].split()), name
     assert "--quick" in options
+
+
+def test_every_example_says_how_long_it_takes() -> None:
+    for path in sorted((ROOT / "examples").glob("[a-z]*.py")):
+        told = rf"python examples/{path.name} .*# about \d+ s on one core; with --quick \d+ s"
+        assert re.search(told, ast.get_docstring(ast.parse(path.read_text())) or ""), path.name
 
 
 @pytest.mark.parametrize("seed", SEEDS)
