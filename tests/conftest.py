@@ -79,7 +79,7 @@ SLOW: dict[str, tuple[str, ...]] = {
     "test_many_threads.py": (),
     "test_native.py": ("test_cells", "test_storage-avx2", "test_vec_math-avx2", "every_native_source_is_listed"),
     "test_native_arm.py": (),
-    "test_notebooks.py": ("outputs", "packages"),
+    "test_notebooks.py": ("outputs", "packages", "prose"),
     "test_onnx.py": (),
     "test_parity.py": ("named_problem", "drawn", "two_threads"),
     "test_perf_check.py": (),

@@ -11,6 +11,9 @@ import nbformat
 import pytest
 from nbmake.nb_run import NotebookRun
 
+from tests.test_documents import LONGEST_LINE
+from tools import sentences
+
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "examples" / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -47,6 +50,13 @@ def test_a_notebook_is_kept_without_outputs_and_is_short(path: Path) -> None:
     cells = read(path).cells
     assert [cell for cell in cells if cell.get("outputs") or cell.get("execution_count")] == []
     assert sum(len(cell.source.split()) for cell in cells) <= MOST_WORDS
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_prose_of_a_notebook_wraps_and_has_short_sentences(path: Path) -> None:
+    prose = "\n\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
+    assert [line for line in prose.splitlines() if len(line) > LONGEST_LINE] == []
+    assert [each for each in sentences.sentences(prose) if each.words > sentences.MOST] == []
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
