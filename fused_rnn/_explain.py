@@ -56,7 +56,10 @@ class PassPlan:
     """Why this way."""
 
     def __str__(self) -> str:
-        details = ", ".join(f"{name} {value}" for name, value in self.details.items() if name != "problem")
+        told = ((name, value) for name, value in self.details.items() if name != "problem")
+        details = ", ".join(
+            f"{name} {value:.0f}" if isinstance(value, float) else f"{name} {value}" for name, value in told
+        )
         lines = [f"{self.name}: {self.schedule}: {self.why}" + (f" ({details})" if details else "")]
         lines += [f"  not {name}: {reason}" for name, reason in self.others.items()]
         lines += [f"  route {self.route}: {self.route_why}"] if self.route else []

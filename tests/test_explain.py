@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -43,6 +44,7 @@ def test_the_text_names_instruction_set_schedule_threads_and_reason() -> None:
         assert each.why
         assert each.why in text
         assert 1 <= each.details["threads"] <= 2
+    assert not re.search(r"\d\.\d{3}", text)  # no more digits than anybody reads
 
 
 def test_other_ways_to_share_the_work_are_named_with_what_was_expected_of_them() -> None:
