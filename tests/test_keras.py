@@ -130,6 +130,7 @@ def test_hard_sigmoid_of_a_config_of_keras_2_is_the_one_of_then(kind: str, monke
 
 @each_layer
 @each_direction
+@pytest.mark.filterwarnings("ignore")  # Keras 3.15 warns of what is its own
 def test_layers_of_keras_give_its_results(
     kind: str, options: dict[str, Any], expected: type, directions: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
