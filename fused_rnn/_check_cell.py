@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence  # noqa: TC003 - typing.get_type_hints looks the name up
+from collections.abc import Iterator, Mapping, Sequence  # noqa: TC003 - typing.get_type_hints looks the name up
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from fused_rnn import _ops
 from fused_rnn._recurrent import Recurrent
@@ -59,8 +61,9 @@ class CellReport:
 def check_cell(cell: Cell | type[Cell], *, dtype: torch.dtype = torch.float64, hidden_size: int = 19) -> CellReport:
     """Compare a cell's kernels with plain torch, and its derivatives with finite differences.
 
-    The kernels are compiled for `dtype` first. Values and gradients are compared for one step and several, one and two
-    layers, both directions, lengths, resets, initial states and single steps.
+    The kernels are compiled for `dtype` first. Values and gradients are compared for one step and several, from initial
+    states, with every option of `Recurrent` and every form of input, and with a NaN, which must reach what it reaches
+    in plain torch and nothing else.
 
     Args:
         cell: a `fused_rnn.Cell`, or its class.
@@ -97,50 +100,95 @@ def _layer(cell: Cell, *, dtype: torch.dtype, hidden_size: int, **options: Any) 
     return layer
 
 
-def _against_torch(cell: Cell, dtype: torch.dtype, hidden_size: int) -> Iterator[CellCheck]:
-    states = len(cell.states)
+_NONE: Mapping[str, Any] = MappingProxyType({})
+
+
+class _Case(NamedTuple):
+    name: str
+    options: Mapping[str, Any] = _NONE  # of the layer
+    keywords: Mapping[str, Any] = _NONE  # of the call
+    time_steps: int = 7
+    packed: bool = False
+    not_a_number: bool = False  # a value of x, and one beyond the end of its row
+
+
+def _cases(recurrent: bool) -> tuple[_Case, ...]:
     lengths = torch.tensor(_LENGTHS, device="cpu")
     resets = torch.rand(7, 4, device="cpu") < 0.3
-    cases: tuple[tuple[str, int, dict[str, Any], dict[str, Any]], ...] = (
-        ("one step", 1, {}, {}),
-        ("seven steps", 7, {}, {}),
-        ("two layers, both directions", 7, {"num_layers": 2, "bidirectional": True}, {}),
-        ("lengths", 7, {"bidirectional": True}, {"lengths": lengths}),
-        ("resets", 7, {"bidirectional": True}, {"resets": resets}),
+    both = {"bidirectional": True}
+    of_w_hh = (
+        _Case("two heads", {**both, "num_heads": 2}),
+        _Case("recurrent and weight dropout", {**both, "recurrent_dropout": 0.3, "weight_dropout": 0.3}),
     )
-    for name, time_steps, options, keywords in cases:
-        layer = _layer(cell, dtype=dtype, hidden_size=hidden_size, **options)
-        x = torch.randn(time_steps, 4, 5, device="cpu", dtype=dtype)
-        first = layer(x)[1]  # a state that the cell itself has made
-        first = tuple(each.detach() for each in (first if states > 1 else (first,)))
-        limit = _LIMITS[dtype]
-        found = _values_and_gradients(layer, x, first, keywords)
-        if not _ops.has_kernels(layer.cell, x):
+    return (
+        _Case("one step", time_steps=1),
+        _Case("seven steps"),
+        _Case("no bias, batch first", {"bias": False, "batch_first": True}),
+        _Case("two layers, both directions", {**both, "num_layers": 2, "dropout": 0.3}),
+        _Case("lengths", both, {"lengths": lengths}),
+        _Case("resets", both, {"resets": resets}),
+        _Case("PackedSequence", both, packed=True),
+        _Case("zoneout", {**both, "zoneout": 0.3}),
+        _Case("recompute", {**both, "recompute": True}),
+        *(of_w_hh if recurrent else ()),
+        _Case("NaN", both, {"lengths": lengths}, not_a_number=True),
+    )
+
+
+def _input_of(case: _Case, dtype: torch.dtype) -> Tensor | PackedSequence:
+    shape = (4, case.time_steps) if case.options.get("batch_first") else (case.time_steps, 4)
+    x = torch.randn(*shape, 5, device="cpu", dtype=dtype)
+    if case.not_a_number:
+        x[3, 1, 2] = x[6, 0, 2] = math.nan
+    lengths = torch.tensor([3, 7, 1, 5], device="cpu")
+    return pack_padded_sequence(x, lengths, enforce_sorted=False) if case.packed else x
+
+
+def _against_torch(cell: Cell, dtype: torch.dtype, hidden_size: int) -> Iterator[CellCheck]:
+    limit = _LIMITS[dtype]
+    for case in _cases(bool(cell.gates)):
+        size = hidden_size * case.options.get("num_heads", 1)
+        layer = _layer(cell, dtype=dtype, hidden_size=size, **case.options)
+        x = _input_of(case, dtype)
+        # Initial states that the cell itself has made.
+        first = layer(torch.randn(4, 4, 5, device="cpu", dtype=dtype))[1]
+        first = tuple(each.detach() for each in (first if isinstance(first, tuple) else (first,)))
+        found = _values_and_gradients(layer, x, first, case.keywords)
+        if dtype not in _ops.LOADED[layer.cell]:
             raise RuntimeError(f"{type(cell).__name__} has no kernels for {dtype}")
         with in_plain_torch(layer.cell):
-            expected = _values_and_gradients(layer, x, first, keywords)
+            expected = _values_and_gradients(layer, x, first, case.keywords)
         for what, ours, theirs in zip(("values", "gradients"), found, expected, strict=True):
-            worst = _largest([_error(a, b) for a, b in zip(ours, theirs, strict=True)])
-            yield CellCheck(f"{name}: {what}", worst, limit)
+            pairs = zip(ours, theirs, strict=True)
+            errors = [_error(_marked(a), _marked(b)) if case.not_a_number else _error(a, b) for a, b in pairs]
+            yield CellCheck(f"{case.name}: {what}", _largest(errors), limit)
     layer = _layer(cell, dtype=dtype, hidden_size=hidden_size)
-    x = torch.randn(7, 4, 5, device="cpu", dtype=dtype)
+    steps = torch.randn(7, 4, 5, device="cpu", dtype=dtype)
     stepper = Stepper(layer, 4)
     with torch.no_grad():
-        yield CellCheck("Stepper", _error(stepper.steps(x), layer(x)[0]), _LIMITS[dtype])
+        yield CellCheck("Stepper", _error(stepper.steps(steps), layer(steps)[0]), limit)
 
 
 def _values_and_gradients(
-    layer: Recurrent, x: Tensor, first: tuple[Tensor, ...], keywords: dict[str, Any]
+    layer: Recurrent, x: Tensor | PackedSequence, first: tuple[Tensor, ...], keywords: Mapping[str, Any]
 ) -> tuple[list[Tensor], list[Tensor]]:
-    x = x.clone().requires_grad_()
+    torch.manual_seed(1)  # of masks
+    packed = isinstance(x, PackedSequence)
+    values_of_x = (x.data if isinstance(x, PackedSequence) else x).clone().requires_grad_()
+    x = x._replace(data=values_of_x) if isinstance(x, PackedSequence) else values_of_x
     first = tuple(each.clone().requires_grad_() for each in first)
     output, last = layer(x, first if len(first) > 1 else first[0], **keywords)
-    values = [output, *(last if isinstance(last, tuple) else (last,))]
+    values = [output.data if packed else output, *(last if isinstance(last, tuple) else (last,))]
     weights = [torch.linspace(-1, 1, each.numel(), device="cpu", dtype=each.dtype).view_as(each) for each in values]
-    total = sum(((value * weight).sum() for value, weight in zip(values, weights, strict=True)), x.new_zeros(()))
-    inputs = [x, *first, *(p for p in layer.parameters() if p.numel() > 0)]
-    found = torch.autograd.grad(total, inputs, allow_unused=True, materialize_grads=True)
+    products = [(value * weight).sum() for value, weight in zip(values, weights, strict=True)]
+    inputs = [values_of_x, *first, *(p for p in layer.parameters() if p.numel() > 0)]
+    found = torch.autograd.grad(torch.stack(products).sum(), inputs, allow_unused=True, materialize_grads=True)
     return [value.detach() for value in values], list(found)
+
+
+def _marked(tensor: Tensor) -> Tensor:
+    """Numbers, of which some say where a NaN is."""
+    return torch.cat([tensor.isnan().to(tensor.dtype).flatten(), tensor.nan_to_num().flatten()])
 
 
 @contextmanager
