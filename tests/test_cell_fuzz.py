@@ -1,4 +1,4 @@
-"""Drawn cells: the C++ that is written for each, compiled for plain numbers, against torch's autograd.
+"""Drawn cells: the C++ of each, compiled for vectors as the kernels have them, against the autograd of torch.
 
 The schedules hand any cell its values and take any cell's gradients; tests/test_recurrent.py runs them. Here is what
 differs from cell to cell: the trace, the derivatives, what is saved, and the text.
@@ -24,8 +24,11 @@ if TYPE_CHECKING:
     from fused_rnn._cell_source import CellSource
 
 CELLS = 200
-UNITS = 3  # with numbers of their own, for each cell
-UNARY = ("sigmoid", "tanh", "relu", "softplus", "abs", "exp", "log", "sqrt", "neg", "square")
+UNITS = 2  # with numbers of their own: the doubles of the narrowest vector, SSE2's and NEON's
+UNARY = (
+    *("sigmoid", "tanh", "relu", "softplus", "abs", "exp", "log", "sqrt", "neg", "square"),
+    *("log_sigmoid", "hard_sigmoid", "clip"),
+)
 BINARY = ("add", "sub", "mul", "div", "maximum", "minimum", "where")
 
 
@@ -37,6 +40,8 @@ def bounded(name: str, x: Any) -> Any:
         return getattr(cells, name)(1 + x * x)
     if name == "neg":
         return -x
+    if name == "clip":
+        return cells.clip(x, -0.75, 0.5)
     return x**2 if name == "square" else getattr(cells, name)(x)
 
 
@@ -84,44 +89,72 @@ def drawn_cell(seed: int) -> fused_rnn.Cell:
     return found
 
 
-# Reads numbers, and writes what both passes make of them.
+# Reads numbers, and writes what both passes make of them. The units of a value follow each other.
 DRIVER = """
+#include "cpu/simd/compiler_isa.h"
+// (first: the cells need its names)
+#include "cells/cell_math.h"
+#include "cpu/simd/cell_math.h"
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+INCLUDES
+using namespace fused_rnn;
+using V = Vec<double>;
+
+template <class Values>
+void read(Values& values, int count) {
+  for (int k = 0; k < count; ++k) {
+    double units[V::kLanes];
+    for (double& unit : units) {
+      if (std::scanf("%lf", &unit) != 1) std::abort();
+    }
+    values[k] = V::load(units);
+  }
+}
+
+template <class Values>
+void print(const Values& values, int count) {
+  for (int k = 0; k < count; ++k) {
+    double units[V::kLanes];
+    values[k].store(units);
+    for (const double unit : units) std::printf("%.17g\\n", unit);
+  }
+}
+
 template <class Cell>
 void run() {
-  const auto read = [](auto& pack, int count) {
-    for (int k = 0; k < count; ++k) {
-      if (std::scanf("%lf", &pack[k]) != 1) std::abort();
-    }
-  };
-  const auto print = [](const auto& pack, int count) {
-    for (int k = 0; k < count; ++k) std::printf("%.17g\\n", pack[k]);
-  };
-  Pack<double, Cell::kGates> from_x{}, from_h{};
-  Pack<double, Cell::kStates> state{}, d_current{};
-  Pack<double, Cell::kUnitWeights> units{};
+  Pack<V, Cell::kGates> from_x{}, from_h{};
+  Pack<V, Cell::kStates> state{}, d_current{};
+  Pack<V, Cell::kUnitWeights> units{};
   read(from_x, Cell::kGates), read(from_h, Cell::kGates), read(state, Cell::kStates);
   read(units, Cell::kUnitWeights), read(d_current, Cell::kStates);
-  const auto forward = cell_forward<Cell, double>(from_x, from_h, state, units);
+  const auto forward = cell_forward<Cell, V>(from_x, from_h, state, units);
   auto current = forward.state;
-  if (Cell::kStates > 1) current[0] = NAN;  // which a schedule does not give
-  if (Cell::kStates == 1 && !Cell::kReadsHidden) current[0] = NAN;
-  if (!Cell::kReadsHidden) state[0] = NAN;
-  const auto backward = cell_backward<Cell, double>(forward.saved, state, current, d_current, units);
+  if (Cell::kStates > 1) current[0] = V(NAN);  // which a schedule does not give
+  if (Cell::kStates == 1 && !Cell::kReadsHidden) current[0] = V(NAN);
+  if (!Cell::kReadsHidden) state[0] = V(NAN);
+  const auto backward = cell_backward<Cell, V>(forward.saved, state, current, d_current, units);
   print(forward.state, Cell::kStates), print(backward.d_from_x, Cell::kGates);
   print(Cell::kSplit ? backward.d_from_h : backward.d_from_x, Cell::kGates);
   print(backward.d_state, Cell::kStates), print(backward.d_unit_weights, Cell::kUnitWeights);
+}
+
+int main() {
+  static_assert(V::kLanes == UNITS);
+CALLS
 }
 """
 
 
 def program_of(sources: list[CellSource], folder: Path) -> Path:
-    """A program that runs each of the cells, UNITS times."""
+    """A program that runs each of the cells."""
     for source in sources:
         (folder / f"{source.title}.h").write_text(source.text)
-    includes = "".join(f'#include "{source.title}.h"\n' for source in sources)
-    calls = "".join(f"  for (int i = 0; i < {UNITS}; ++i) run<own::{source.title}>();\n" for source in sources)
-    text = f"#include <cmath>\n#include <cstdio>\n#include <cstdlib>\n{includes}using namespace fused_rnn;\n{DRIVER}"
-    (folder / "drawn.cpp").write_text(f"{text}\nint main() {{\n{calls}}}\n")
+    includes = "\n".join(f'#include "{source.title}.h"' for source in sources)
+    calls = "\n".join(f"  run<own::{source.title}>();" for source in sources)
+    text = DRIVER.replace("INCLUDES", includes).replace("UNITS", str(UNITS)).replace("CALLS", calls)
+    (folder / "drawn.cpp").write_text(text)
     flags = [flag for flag in native.common_flags() if flag != "-O3"]
     return native.compile_cpp([*flags, "-O0", "-I", str(folder), str(folder / "drawn.cpp")], folder / "drawn")
 
@@ -149,14 +182,19 @@ def test_drawn_cells_have_the_derivatives_of_torch(tmp_path: Path) -> None:
     program = program_of(sources, tmp_path)
     numbers, expected = [], []
     for source in sources:
-        for _ in range(UNITS):
-            given = torch.randn(2 * source.gates + 2 * source.states + source.unit_weights, dtype=torch.float64)
-            given[source.gates + source.recurrent_gates : 2 * source.gates] = 0
-            numbers += given.tolist()
-            expected.append((source.title, in_torch(source, given)))
+        given = torch.randn(2 * source.gates + 2 * source.states + source.unit_weights, UNITS, dtype=torch.float64)
+        given[source.gates + source.recurrent_gates : 2 * source.gates] = 0
+        numbers += given.flatten().tolist()
+        of_units = [in_torch(source, unit) for unit in given.unbind(1)]
+        expected.append((source.title, [value for units in zip(*of_units, strict=True) for value in units]))
     text = "\n".join(map(repr, numbers))
     output = subprocess.run([program], input=text, capture_output=True, text=True, check=True).stdout
     found = iter(map(float, output.split()))
     for title, values in expected:
         assert [next(found) for _ in values] == pytest.approx(values, rel=1e-10, abs=1e-12), title
     assert next(found, None) is None
+
+
+def test_cells_are_drawn_of_all_functions() -> None:
+    functions = {name for name in cells.__all__ if name[0].islower()} - {"build", "load"}
+    assert functions <= {*UNARY, *BINARY}
