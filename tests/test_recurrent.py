@@ -146,6 +146,28 @@ def test_published_layers_equal_their_formulas(
     assert_same(found, [*values, *expected], 1e-10)
 
 
+@pytest.mark.parametrize(("kind", "compiled"), [(fused_rnn.MinGRU, False), (fused_rnn.MinLSTM, True)])
+def test_minimal_layers_equal_their_parallel_form(kind: Any, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = kind(5, 20, dtype=torch.float64)
+    if not compiled:
+        monkeypatch.setattr(layer, "_prepare_kernels", lambda: None)
+    x = torch.randn(37, 3, 5, dtype=torch.float64, requires_grad=True)
+    given = [x, *layer.parameters()]
+    output = layer(x)[0]
+    gates = torch.nn.functional.linear(x, layer.weight_ih_l0, layer.bias_ih_l0).chunk(3 if compiled else 2, 2)
+    *others, new = gates
+    z = torch.sigmoid(others[-1])  # of a MinGRU, and the input gate of a MinLSTM
+    z = z / (z + torch.sigmoid(others[0])) if compiled else z
+    # h' = a h + b for all steps at once, by the scan of Hillis and Steele (1986).
+    a, b = 1 - z, z * new
+    for distance in (1, 2, 4, 8, 16, 32):
+        b = torch.cat([b[:distance], a[distance:] * b[:-distance] + b[distance:]])
+        a = torch.cat([a[:distance], a[distance:] * a[:-distance]])
+    weight = torch.linspace(-1, 1, output.numel(), dtype=x.dtype).view_as(output)
+    found, expected = (torch.autograd.grad((each * weight).sum(), given) for each in (output, b))
+    assert_same([output, *found], [b, *expected], 1e-12)
+
+
 def test_constants_are_shown_where_they_are_not_the_usual_ones() -> None:
     class Scaled(OwnElman):
         def __init__(self, scale: float, kind: str = "usual") -> None:
