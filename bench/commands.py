@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import click
@@ -249,7 +250,7 @@ def step_command(problems: tuple[Problem, ...], threads: int | None, seconds: fl
     return 1 if any(row.failures for row in rows) else 0
 
 
-_REALTIME_EXAMPLES = ("realtime", "realtime --cell lstm,gru --input 1 --hidden 8,64 --batch 1")
+_REALTIME_EXAMPLES = ("realtime", "realtime --cell lstm,gru --input 1 --hidden 8,64 --batch 1 --against torch")
 
 
 @cli.command("realtime", epilog=epilog(*_REALTIME_EXAMPLES, text=PROBLEM_HELP))
@@ -261,27 +262,41 @@ _REALTIME_EXAMPLES = ("realtime", "realtime --cell lstm,gru --input 1 --hidden 8
     show_default=True,
     help="What CMake builds of examples/realtime/step_times.cpp.",
 )
+@click.option(
+    "--against",
+    multiple=True,
+    type=click.Choice(list(realtime.PEERS)),
+    help="Also torch's C++, or ONNX Runtime's C API, of a release that ONNXRUNTIME_DIR names; may be repeated.",
+)
 @seconds_option(1.0)
 @output_options
-def realtime_command(problems: tuple[Problem, ...], program: Path, seconds: float, output: Output) -> int:
-    """Time steps and blocks of PROBLEMS by the C library and by Stepper, which must have the same bits."""
+def realtime_command(
+    problems: tuple[Problem, ...], program: Path, against: tuple[str, ...], seconds: float, output: Output
+) -> int:
+    """Time steps and blocks of PROBLEMS by the C library and by Stepper, which must have the same bits.
+
+    Where RTNEURAL_DIR names a checkout of RTNeural, LSTMs and GRUs of one row are also timed by its compile-time model.
+    """
     if not program.is_file():
         raise click.UsageError(f"--program {program} is no file: CMake builds it (docs/guides/realtime.md).")
     for problem in problems:
         if why := steps.refuses(problem):
             raise click.UsageError(f"{problem}: {why}.")
-    with thread_count(1):
+    with thread_count(1), TemporaryDirectory() as folder:
+        peers = [realtime.compiled_peer(name, Path(folder)) for name in dict.fromkeys(against)]
         environment = describe()
         output.begin(environment)
-        run = partial(_measure_realtime, program)
+        run = partial(_measure_realtime, program, peers)
         rows = measure_each(problems or realtime.PROBLEMS, run, seconds)
     lines = _failure_lines(rows) + noise_lines({str(row.problem): row.noise for row in rows})
     output.finish([realtime.table(rows)], lines, realtime.as_json(environment, rows, seconds))
     return 1 if any(row.failures for row in rows) else 0
 
 
-def _measure_realtime(program: Path, problem: Problem, seconds: float) -> realtime.RealtimeRow:
-    return realtime.measure_realtime(problem, program, seconds)
+def _measure_realtime(
+    program: Path, peers: Sequence[realtime.Peer], problem: Problem, seconds: float
+) -> realtime.RealtimeRow:
+    return realtime.measure_realtime(problem, program, seconds, peers)
 
 
 _EXPLAIN_EXAMPLES = ("explain lstm:t100,b16,i128,h128,f32,train", "explain --cell gru --batch 1 --mode infer")

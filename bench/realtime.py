@@ -5,7 +5,8 @@ T steps; its figure is the time of one.
 
 Where the environment variable RTNEURAL_DIR names a checkout of RTNeural (github.com/jatinchowdhury18/RTNeural), the
 program is compiled again for each LSTM and GRU of one row, with the problem's sizes, for this processor. It then also
-times the compile-time sizes of both, whose outputs must be near those of the library.
+times the compile-time sizes of both, whose outputs must be near those of the library. `--against` adds torch's C++ and
+the C API of ONNX Runtime in the same way, on one thread.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import os
 import shlex
 import subprocess
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import click
 import torch
 
 import fused_rnn
@@ -29,7 +31,7 @@ from .table import Table
 from .timing import Timing, measure
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from .environment import Environment
 
@@ -42,6 +44,7 @@ PROBLEMS: tuple[Problem, ...] = tuple(
 LIBRARY = ("C, step", "C, block")  # of these contenders the outputs have the bits of a Stepper
 TOLERANCE = 2e-6  # of the others: sums in another order, and other approximations
 ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples/realtime"
 FLAGS = ("-std=c++20", "-O3", "-DNDEBUG", "-march=" + "native", "-w")  # for this machine alone
 
 
@@ -68,21 +71,60 @@ class RealtimeRow:
         return {"problem": str(self.problem), "failures": self.failures, "noise": self.noise, "contenders": found}
 
 
-def _of_known_sizes(problem: Problem, program: Path, rtneural: Path, folder: Path) -> Path:
-    """The program compiled for the problem's sizes, with RTNeural."""
+class Peer(NamedTuple):
+    """Another program's steps, compiled: an object, and the words that link it."""
+
+    name: str
+    words: tuple[str, ...]
+
+
+def _torch_words() -> tuple[list[str], list[str]]:
+    """Words that compile for torch's C++ API, and words that link it."""
+    folder = Path(torch.__file__).parent
+    libraries = f"-L{folder / 'lib'}", f"-Wl,-rpath,{folder / 'lib'}"
+    return [f"-isystem{folder / 'include'}"], [*libraries, "-Wl,--no-as-needed", "-ltorch", "-ltorch_cpu", "-lc10"]
+
+
+def _onnxruntime_words() -> tuple[list[str], list[str]]:
+    """The same for ONNX Runtime, whose package of Python has no headers."""
+    folder = os.environ.get("ONNXRUNTIME_DIR")
+    if not folder:
+        raise click.UsageError("ONNXRUNTIME_DIR must name a release of ONNX Runtime for C, with include and lib.")
+    library = Path(folder).resolve() / "lib"
+    return [f"-isystem{Path(folder) / 'include'}"], [f"-L{library}", f"-Wl,-rpath,{library}", "-lonnxruntime"]
+
+
+PEERS: dict[str, Callable[[], tuple[list[str], list[str]]]] = {
+    "torch": _torch_words,
+    "onnxruntime": _onnxruntime_words,
+}
+
+
+def _compiler() -> list[str]:
+    return [*shlex.split(os.environ.get("CXX", "c++")), *FLAGS]
+
+
+def compiled_peer(name: str, folder: Path) -> Peer:
+    """The peer of this name; its steps are compiled in the folder, for all problems."""
+    compile_words, link_words = PEERS[name]()
+    source, target = EXAMPLES / f"{name}_steps.cpp", folder / f"{name}.o"
+    _run([*_compiler(), *compile_words, "-c", str(source), "-o", str(target)])
+    return Peer(name, (str(target), *link_words))
+
+
+def _with_peers(problem: Problem, program: Path, rtneural: str | None, peers: Sequence[Peer], folder: Path) -> Path:
+    """The program compiled with the peers, and for the problem's sizes with RTNeural."""
     built, compiled = program.parent.parent.parent, folder / "step_times"
-    sizes = {"CELL": problem.cell.capitalize(), "INPUT": problem.input_size, "HIDDEN": problem.hidden_size}
-    defined = {**sizes, "WITH_RTNEURAL": 1, "RTNEURAL_USE_EIGEN": 1, "EIGEN_STACK_ALLOCATION_LIMIT": 0}
-    peer = (rtneural, rtneural / "modules/Eigen", rtneural / "modules/json")
-    command = [
-        *shlex.split(os.environ.get("CXX", "c++")),
-        *FLAGS,
-        *(f"-D{name}={value}" for name, value in defined.items()),
-        *(f"-I{path}" for path in (ROOT / "include", built / "include")),
-        *(f"-isystem{path}" for path in peer),
-        *map(str, (ROOT / "examples/realtime/step_times.cpp", built / "libfused_rnn.a", "-o", compiled)),
-    ]
-    _run(command)
+    words = [f"-DWITH_{peer.name.upper()}" for peer in peers]
+    if rtneural:
+        sizes = {"CELL": problem.cell.capitalize(), "INPUT": problem.input_size, "HIDDEN": problem.hidden_size}
+        defined = {**sizes, "WITH_RTNEURAL": 1, "RTNEURAL_USE_EIGEN": 1, "EIGEN_STACK_ALLOCATION_LIMIT": 0}
+        words += [f"-D{name}={value}" for name, value in defined.items()]
+        words += [f"-isystem{Path(rtneural, path)}" for path in (".", "modules/Eigen", "modules/json")]
+    words += [f"-I{path}" for path in (ROOT / "include", built / "include")]
+    objects = [word for peer in peers for word in peer.words]
+    parts = (EXAMPLES / "step_times.cpp", built / "libfused_rnn.a", "-o", compiled)
+    _run([*_compiler(), *words, *map(str, parts), *objects])
     return compiled
 
 
@@ -95,15 +137,23 @@ def _run(command: Sequence[str]) -> str:
 
 
 def _run_program(
-    program: Path, layer: torch.nn.Module, case: Case, seconds: float
+    program: Path, layer: torch.nn.Module, case: Case, seconds: float, peers: Sequence[Peer]
 ) -> tuple[dict[str, torch.Tensor], dict[str, Timing]]:
     """The outputs [T, B, H] of each contender of the program, and its times."""
-    problem, rtneural = case.problem, os.environ.get("RTNEURAL_DIR")
+    problem = case.problem
+    has_known_sizes = problem.batch == 1 and problem.cell in {"lstm", "gru"}
+    rtneural = os.environ.get("RTNEURAL_DIR") if has_known_sizes else None
     with tempfile.TemporaryDirectory() as name:
-        if rtneural and problem.batch == 1 and problem.cell in {"lstm", "gru"}:
-            program = _of_known_sizes(problem, program, Path(rtneural), Path(name))
+        if rtneural or peers:
+            program = _with_peers(problem, program, rtneural, peers, Path(name))
         model, x, y = (Path(name, each) for each in ("model.frnn", "x", "y"))
         fused_rnn.save_stream(layer, model)
+        if any(peer.name == "onnxruntime" for peer in peers):
+            from .onnx_peers import recurrent_model
+
+            one_step = replace(case, problem=replace(problem, time_steps=1))
+            onnx = recurrent_model(one_step, with_state=True).SerializeToString()
+            model.with_name("model.frnn.onnx").write_bytes(onnx)
         x.write_bytes(case.x.numpy().tobytes())
         printed = _run([str(word) for word in (program, model, x, y, problem.batch, seconds)])
         outputs = torch.frombuffer(bytearray(y.read_bytes()), dtype=torch.float32)
@@ -113,7 +163,7 @@ def _run_program(
     return dict(zip(times, found, strict=True)), times
 
 
-def measure_realtime(problem: Problem, program: Path, seconds: float) -> RealtimeRow:
+def measure_realtime(problem: Problem, program: Path, seconds: float, peers: Sequence[Peer] = ()) -> RealtimeRow:
     """Compare the outputs of all, then time the program and the Stepper for half of the seconds each."""
     row, case = RealtimeRow(problem), Case.draw(problem)
     layer = problem.make_layer(fused_rnn)
@@ -122,7 +172,7 @@ def measure_realtime(problem: Problem, program: Path, seconds: float) -> Realtim
     outputs = stepper.steps(case.x)
     rows = outputs.clone().unbind(0)
     try:
-        found, row.timings = _run_program(program, layer, case, seconds / 2)
+        found, row.timings = _run_program(program, layer, case, seconds / 2, peers)
     except RuntimeError as error:
         row.failures.append(str(error))
         return row

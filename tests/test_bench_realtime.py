@@ -60,6 +60,43 @@ def test_a_program_that_fails_is_a_failure_in_its_words(tmp_path: Path) -> None:
     assert "broken" in result.stdout
 
 
+# In the place of a compiler: it keeps its words, and what it "links" is a program that says two contenders.
+COMPILER = """
+echo "$@" >> "$WORDS"
+while [ "$1" != -o ]; do shift; done
+cp "$STEPS" "$2"
+"""
+
+
+def test_peers_are_compiled_once_and_linked_for_each_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "steps").mkdir()
+    (tmp_path / "compiler").mkdir()
+    steps = program_of(tmp_path / "steps", 'ls "$1.onnx" >&2; exit 1')
+    monkeypatch.setenv("CXX", str(program_of(tmp_path / "compiler", COMPILER)))
+    monkeypatch.setenv("STEPS", str(steps))
+    monkeypatch.setenv("WORDS", str(tmp_path / "words"))
+    monkeypatch.setenv("ONNXRUNTIME_DIR", str(tmp_path))
+    options = ["--program", str(steps), "--against", "torch", "--against", "onnxruntime"]
+    result = CliRunner().invoke(cli, ["realtime", *PROBLEMS, *options])
+    assert result.exit_code == 1
+    assert result.stdout.count("model.frnn.onnx") == len(PROBLEMS)
+    of_torch, of_onnxruntime, *of_problems = (tmp_path / "words").read_text().splitlines()
+    assert "torch_steps.cpp" in of_torch
+    assert f"{tmp_path}/include" in of_onnxruntime
+    assert len(of_problems) == len(PROBLEMS)
+    for words in of_problems:
+        assert "-DWITH_TORCH -DWITH_ONNXRUNTIME" in words
+        assert {"-ltorch", "-lonnxruntime", f"-L{tmp_path}/lib"} < {*words.split()}
+
+
+def test_a_peer_that_is_not_there_is_a_usage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ONNXRUNTIME_DIR", raising=False)
+    program = str(program_of(tmp_path, "exit 1"))
+    result = CliRunner().invoke(cli, ["realtime", PROBLEMS[0], "--program", program, "--against", "onnxruntime"])
+    assert result.exit_code == 2
+    assert "ONNXRUNTIME_DIR must name" in result.stderr
+
+
 def test_a_program_that_is_not_built_is_a_usage_error(tmp_path: Path) -> None:
     result = CliRunner().invoke(cli, ["realtime", PROBLEMS[0], "--program", str(tmp_path / "absent")])
     assert result.exit_code == 2

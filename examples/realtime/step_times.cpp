@@ -7,12 +7,14 @@
 //
 // Compiled with -DCELL=Lstm -DINPUT=1 -DHIDDEN=16 it also times the compile-time size, for a model of this one layer.
 // With -DWITH_RTNEURAL as well, it times the compile-time model of RTNeural (github.com/jatinchowdhury18/RTNeural).
+// -DWITH_TORCH and -DWITH_ONNXRUNTIME are for programs that torch_steps.cpp and onnxruntime_steps.cpp are linked to.
+// The model of ONNX Runtime is in MODEL.frnn.onnx.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <cstring>
 #include <exception>
 #include <fstream>
-#include <functional>
 #include <fused_rnn.hpp>
 #include <iterator>
 #include <memory>
@@ -20,6 +22,8 @@
 #include <string>
 #include <type_traits>
 #include <vector>
+
+#include "contender.h"
 
 #ifdef CELL
 #include <fused_rnn_static.hpp>
@@ -33,9 +37,9 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using Size = std::size_t;
 
-std::string read_bytes(const char* path) {
+std::string read_bytes(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
-  if (!file) throw std::runtime_error(std::string("cannot open ") + path);
+  if (!file) throw std::runtime_error("cannot open " + path);
   return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
 }
 
@@ -45,14 +49,6 @@ std::vector<float> read_floats(const char* path) {
   bytes.copy(reinterpret_cast<char*>(values.data()), values.size() * sizeof(float));
   return values;
 }
-
-// One way to make the `count` steps from x to y.
-struct Contender {
-  std::string name;
-  std::function<void()> reset;
-  std::function<void(const float* x, float* y, Size count)> run;
-  std::vector<double> samples = {};  // seconds of a step
-};
 
 void add_library(std::vector<Contender>& contenders, const fused_rnn::Model& model, std::int64_t batch) {
   const auto stream = std::make_shared<fused_rnn::Stream>(model.stream(batch));
@@ -104,15 +100,15 @@ Rows transposed(const float* matrix, Size rows, Size columns, bool gru) {
   return made;
 }
 
-// Its weights are those of the file: after the header and a record come W_ih, W_hh, b_ih and b_hh.
+// Its weights are those of the file.
 template <class Layer>
 void set_weights(Layer& layer, const std::string& file) {
   constexpr bool kGru = std::is_same_v<Layer, GruPeer>;
   constexpr Size kRows = (kGru ? 3 : 4) * HIDDEN;
-  const char* at = file.data() + 128;
+  const float* at = layer_of(file).weights;
   const auto take = [&at](Size columns) {
-    const Rows made = transposed(reinterpret_cast<const float*>(at), kRows, columns, kGru);
-    at += (kRows * columns * sizeof(float) + 63) / 64 * 64;
+    const Rows made = transposed(at, kRows, columns, kGru);
+    at += (kRows * columns + 15) / 16 * 16;
     return made;
   };
   layer.setWVals(take(INPUT));
@@ -165,6 +161,12 @@ void run(char** words) {
 #ifdef WITH_RTNEURAL
   add_peer(contenders, read_bytes(words[1]));
 #endif
+#ifdef WITH_TORCH
+  add_torch(contenders, read_bytes(words[1]), batch);
+#endif
+#ifdef WITH_ONNXRUNTIME
+  add_onnxruntime(contenders, read_bytes(words[1]), read_bytes(std::string(words[1]) + ".onnx"), batch);
+#endif
   const std::vector<float> x = read_floats(words[2]);
   const Size steps = x.size() / static_cast<Size>(batch * model.input_size());
   if (steps == 0) throw std::runtime_error("X must hold a step");
@@ -184,6 +186,19 @@ void run(char** words) {
 }
 
 }  // namespace
+
+LayerOfFile layer_of(const std::string& file) {
+  constexpr Size kHeader = 64, kWeights = 128;  // bytes of the header, and with one record
+  struct {
+    std::uint32_t kind, cell, storage, inputs, hidden, outputs, has_bias;
+  } record;
+  if (file.size() < kWeights) throw std::runtime_error("the model is no file of one layer");
+  std::memcpy(&record, file.data() + kHeader, sizeof record);
+  if (record.kind != 1 || record.cell > 4 || record.storage != 0 || record.has_bias != 1) {
+    throw std::runtime_error("the model must be one LSTM, GRU or RNN in float32 with biases");
+  }
+  return {record.cell, record.inputs, record.hidden, reinterpret_cast<const float*>(file.data() + kWeights)};
+}
 
 int main(int count, char** words) {
   if (count != 6) {
