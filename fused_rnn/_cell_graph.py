@@ -305,11 +305,11 @@ def _derivatives(value: Value, d: Value) -> tuple[Value | None, ...]:
         return d * b, d * a
     if operation == "div":
         return d / b, -(d * value / b)
-    first, second = (b, a) if operation == "maximum" else (a, b)  # as torch does: half to each where they are equal
-    half, zero = d * 0.5, value.graph.constant(0.0)
-    where = value.graph.where
-    d_a = where(first < second, d, where(second < first, zero, half))
-    return d_a, where(first < second, zero, where(second < first, d, half))
+    # As torch does: half to each where they are equal, all to both where one is a NaN.
+    less, more = (a, b) if operation == "maximum" else (b, a)
+    half, zero, where = d * 0.5, value.graph.constant(0.0), value.graph.where
+    d_a = where(less < more, zero, where(less <= more, half, d))
+    return d_a, where(more < less, zero, where(more <= less, half, d))
 
 
 _UNARY_DERIVATIVES: dict[str, Callable[[Value, Value, Value], Value]] = {
@@ -318,10 +318,10 @@ _UNARY_DERIVATIVES: dict[str, Callable[[Value, Value, Value], Value]] = {
     "log": lambda _, x, d: d / x,
     "sigmoid": lambda value, _, d: d * (value * (1 - value)),
     "tanh": lambda value, _, d: d * (1 - value * value),
-    "relu": lambda value, _, d: value.graph.where(value > 0, d, 0.0),
+    "relu": lambda value, _, d: value.graph.where(value <= 0, 0.0, d),  # d where it is a NaN, as in torch
     "softplus": lambda value, x, d: d * value.graph.unary("sigmoid", x),
     "sqrt": lambda value, _, d: d * 0.5 / value,
-    "abs": lambda value, x, d: value.graph.where(x > 0, d, value.graph.where(x < 0, -d, 0.0)),
+    "abs": lambda value, x, d: value.graph.where(x > 0, d, value.graph.where(x < 0, -d, d - d)),  # 0, or a NaN of d
 }
 
 

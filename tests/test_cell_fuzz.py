@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import random
 import subprocess
+from itertools import product
+from math import nan
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -29,6 +31,7 @@ UNARY = (
     *("sigmoid", "tanh", "relu", "softplus", "abs", "exp", "log", "sqrt", "neg", "square"),
     *("log_sigmoid", "hard_sigmoid", "clip"),
 )
+NANS = ("none", "gate", "gradient")  # where they are, in turn
 BINARY = ("add", "sub", "mul", "div", "maximum", "minimum", "where")
 
 
@@ -86,6 +89,17 @@ def drawn_cell(seed: int) -> fused_rnn.Cell:
 
     attributes = {"gates": gates, "input_gates": input_gates, "states": names, "unit_weights": weights, "step": step}
     found: fused_rnn.Cell = type(f"Drawn{seed}", (fused_rnn.Cell,), attributes)()
+    return found
+
+
+def cell_of_one_function(name: str) -> fused_rnn.Cell:
+    """A cell whose h is a function of its gates, and of nothing else, so that a NaN is seen to go through it or not."""
+    gates = ("a", "b")[: 1 + (name in BINARY)]
+
+    def step(_: Any, gate: Any, state: Any) -> dict[str, Any]:  # noqa: ARG001
+        return {"h": combined(name, gate.a, gate.b) if name in BINARY else bounded(name, gate.a)}
+
+    found: fused_rnn.Cell = type(f"Only_{name}", (fused_rnn.Cell,), {"gates": gates, "step": step})()
     return found
 
 
@@ -152,17 +166,21 @@ def program_of(sources: list[CellSource], folder: Path) -> Path:
     for source in sources:
         (folder / f"{source.title}.h").write_text(source.text)
     includes = "\n".join(f'#include "{source.title}.h"' for source in sources)
-    calls = "\n".join(f"  run<own::{source.title}>();" for source in sources)
+    calls = "\n".join(f"  run<own::{source.title}>();" for source in sources for _ in NANS)
     text = DRIVER.replace("INCLUDES", includes).replace("UNITS", str(UNITS)).replace("CALLS", calls)
     (folder / "drawn.cpp").write_text(text)
     flags = [flag for flag in native.common_flags() if flag != "-O3"]
     return native.compile_cpp([*flags, "-O0", "-I", str(folder), str(folder / "drawn.cpp")], folder / "drawn")
 
 
+def sizes_of(source: CellSource) -> list[int]:
+    """The numbers that a unit reads: from_x, from_h, state, unit weights, d_current."""
+    return [source.gates, source.gates, source.states, source.unit_weights, source.states]
+
+
 def in_torch(source: CellSource, numbers: torch.Tensor) -> list[float]:
     """The same from the reference and torch's autograd, for one unit."""
-    sizes = [source.gates, source.gates, source.states, source.unit_weights, source.states]
-    from_x, from_h, state, units, d_current = (part.clone() for part in torch.split(numbers, sizes))
+    from_x, from_h, state, units, d_current = (part.clone() for part in torch.split(numbers, sizes_of(source)))
     from_h[source.recurrent_gates :] = 0  # there is none
     inputs = [each.requires_grad_() for each in (from_x, from_h, state, units)]
     x, h = from_x.view(1, -1, 1), from_h.view(1, -1, 1)
@@ -176,14 +194,20 @@ def in_torch(source: CellSource, numbers: torch.Tensor) -> list[float]:
 
 def test_drawn_cells_have_the_derivatives_of_torch(tmp_path: Path) -> None:
     sources = [source_of(drawn_cell(seed)) for seed in range(CELLS)]
+    sources += [source_of(cell_of_one_function(name)) for name in (*UNARY, *BINARY)]
     assert {source.states for source in sources} == {1, 2, 3, 4}
     assert any(source.split for source in sources)
     assert any(source.recurrent_gates == 0 for source in sources)
     program = program_of(sources, tmp_path)
     numbers, expected = [], []
-    for source in sources:
-        given = torch.randn(2 * source.gates + 2 * source.states + source.unit_weights, UNITS, dtype=torch.float64)
+    for source, place in product(sources, NANS):
+        sizes = sizes_of(source)
+        given = torch.randn(sum(sizes), UNITS, dtype=torch.float64)
         given[source.gates + source.recurrent_gates : 2 * source.gates] = 0
+        if place == "gate":  # the first one of one unit, and the last one of the other
+            given[0, 0] = given[source.gates - 1, 1] = nan
+        elif place == "gradient":
+            given[-1] = nan
         numbers += given.flatten().tolist()
         of_units = [in_torch(source, unit) for unit in given.unbind(1)]
         expected.append((source.title, [value for units in zip(*of_units, strict=True) for value in units]))
@@ -191,7 +215,7 @@ def test_drawn_cells_have_the_derivatives_of_torch(tmp_path: Path) -> None:
     output = subprocess.run([program], input=text, capture_output=True, text=True, check=True).stdout
     found = iter(map(float, output.split()))
     for title, values in expected:
-        assert [next(found) for _ in values] == pytest.approx(values, rel=1e-10, abs=1e-12), title
+        assert [next(found) for _ in values] == pytest.approx(values, rel=1e-10, abs=1e-12, nan_ok=True), title
     assert next(found, None) is None
 
 
