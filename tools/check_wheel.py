@@ -2,7 +2,7 @@
 
 Usage: python -m tools.check_wheel WHEEL [--torch torch==2.11.0 ...]
 
-What runs is the comparison with torch.nn's layers of tools/check_abi.py, and README's example. Without --torch the
+What runs is the comparison with torch.nn's layers of tools/check_abi.py, and README's examples. Without --torch the
 environments have the oldest torch that the package takes and the newest that pip installs.
 """
 
@@ -24,8 +24,8 @@ TORCHES = (f"torch=={MIN_TORCH[0]}.{MIN_TORCH[1]}.*", "torch")
 
 def program() -> str:
     """What must run wherever the wheel is installed."""
-    (example,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
-    return f"{SMOKE_TEST}\n{example}"
+    examples = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    return "\n".join((SMOKE_TEST, *examples))
 
 
 def installs(wheel: Path, torch: str, folder: Path) -> bool:
