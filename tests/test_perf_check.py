@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 from build_support import native
@@ -16,11 +17,12 @@ if TYPE_CHECKING:
 
 WIDEST = native.runnable_instruction_sets()[-1]
 SCHEDULES = ["forward_sweep", "backward_sweep", "row_forward", "row_backward", "diagonal_forward", "diagonal_backward"]
-SCHEDULES += ["input_gates", "single_step"]
+SCHEDULES += ["input_gates", "single_step", "packed_step", "weight_gradients"]
+PLAINLY = "-O0"  # compiles sooner, where nothing is counted or held to a speed
 
 
 def test_every_tile_is_timed_beside_the_peak(tmp_path: Path) -> None:
-    tiles = perf_check.tile_speeds(perf_check.build("tile_speed", WIDEST, tmp_path), rounds=1)
+    tiles = perf_check.tile_speeds(perf_check.build("tile_speed", WIDEST, tmp_path, PLAINLY), rounds=1)
     flags = native.processor_flags()
     in_pairs = "bf16" in flags or ("avx512_bf16" in flags and "AuthenticAMD" in flags)
     types = ["float", "double", *(["pairs"] if in_pairs else [])]
@@ -30,20 +32,24 @@ def test_every_tile_is_timed_beside_the_peak(tmp_path: Path) -> None:
 
 
 def test_every_schedule_runs_its_problem(tmp_path: Path) -> None:
-    program = perf_check.build("schedule_counts", WIDEST, tmp_path, "-O0")  # compiles sooner, and nothing is counted
+    program = perf_check.build("schedule_counts", WIDEST, tmp_path, PLAINLY)
     names = perf_check.schedules(program)
     assert names == SCHEDULES
-    problems = [perf_check.run_schedule(program, name).stdout for name in names]
-    assert [("layer_norm" in text, "backward" in text) for text in problems] == [
-        (False, False),
-        (False, True),
-        (True, False),
-        (True, True),
-        (False, False),
-        (False, True),
-        (False, False),
-        (False, False),
-    ]
+    problems = {name: perf_check.run_schedule(program, name).stdout for name in names}
+    assert [name for name, text in problems.items() if "layer_norm" in text] == ["row_forward", "row_backward"]
+    backward = ["backward_sweep", "row_backward", "diagonal_backward", "weight_gradients"]
+    assert [name for name, text in problems.items() if "backward" in text] == backward
+
+
+def test_the_program_that_counts_has_every_schedule() -> None:
+    folder = native.ROOT / "csrc/cpu/schedules"
+    seen, left = set[str](), [perf_check.SOURCES / "schedule_counts.cpp"]
+    while left:
+        text = left.pop().read_text(encoding="utf-8")
+        names = set(re.findall(r'^#include "cpu/schedules/(\w+\.h)"', text, re.MULTILINE)) - seen
+        seen |= names
+        left += [folder / name for name in names]
+    assert seen == {path.name for path in folder.glob("*.h")}
 
 
 def test_a_tile_fails_below_its_floor_alone() -> None:

@@ -35,7 +35,11 @@ FLOOR = 0.5  # of a tile's recorded share of the peak
 MARGIN = 0.01  # of a schedule's recorded instructions
 ROUNDS = 300  # of timing; each lasts about 2 ms
 COUNTED_ISA = "avx2"
-LINKED = ("machine", "plan", "team")  # of csrc/cpu/runtime
+LINKED = {  # of csrc/cpu
+    "plan_times": ("runtime/machine", "runtime/plan", "runtime/team"),
+    "schedule_counts": ("runtime/stepping", "runtime/team", "schedules/weight_gradients"),
+    "tile_speed": ("runtime/machine",),
+}
 PLAN_SECONDS = "0.1"  # for each way to share a pass
 
 Shares = dict[str, float]  # by tile: `float 4x6x1` is its type, columns, rows and blocks
@@ -58,7 +62,7 @@ def build(source: str, isa: str, folder: Path, *further: str) -> Path:
         "-I",
         str(native.ROOT / "tests/native"),
     ]
-    files = [SOURCES / f"{source}.cpp", *(native.ROOT / f"csrc/cpu/runtime/{name}.cpp" for name in LINKED)]
+    files = [SOURCES / f"{source}.cpp", *(native.ROOT / f"csrc/cpu/{name}.cpp" for name in LINKED[source])]
     return native.compile_cpp([*flags, *further, *map(str, files)], folder / f"{source}-{isa}")
 
 

@@ -6,15 +6,19 @@
 // (first: what follows needs its names)
 #include "cpu/schedules/diagonal_backward.h"
 #include "cpu/schedules/diagonal_forward.h"
+#include "cpu/schedules/packed_step.h"
 #include "cpu/schedules/rows_backward.h"
 #include "cpu/schedules/rows_forward.h"
 #include "cpu/schedules/single_step.h"
 #include "cpu/schedules/sweep_backward.h"
 #include "cpu/schedules/sweep_forward.h"
+#include "cpu/schedules/sweep_with_gradients.h"
+#include "cpu/schedules/weight_gradients.h"
 
 #include <cstdio>
 #include <functional>
 #include <string_view>
+#include <vector>
 
 #include "linear_cells.h"
 
@@ -59,6 +63,13 @@ constexpr Shape kOneStep = [] {
   return shape;
 }();
 
+// More rows than the weight gradients take at once.
+constexpr Shape kManyRows = [] {
+  Shape shape = kFromInput;
+  shape.batch = 27;
+  return shape;
+}();
+
 template <template <class, class> class Forward, template <class, class> class Backward, class Cell = Counted>
 void run(const Shape& shape, bool backward) {
   const Inputs<float> inputs = random_inputs<Cell, float>(shape, 1);
@@ -72,6 +83,69 @@ void run(const Shape& shape, bool backward) {
   } else {
     counted_pass(forward);
   }
+  std::printf("%s\n", to_string(problem).c_str());
+}
+
+// [T, B, size] without gaps, of which a layer's backward pass reads x and writes the gate gradients.
+SequenceView<void> dense(std::vector<float>& data, const Shape& shape, int64_t size) {
+  data.assign(static_cast<size_t>(shape.time_steps * shape.batch * size), 0.5F);
+  return {data.data(), shape.batch * size, size, size};
+}
+
+void run_gradients() {
+  constexpr int64_t kRows = Counted::kGates * kManyRows.hidden_size, kColumns = kManyRows.hidden_size;
+  const Inputs<float> inputs = random_inputs<Counted, float>(kManyRows, 1);
+  Results<float> results = empty_results<Counted, float>(kManyRows);
+  Problem problem = problem_of<Counted>(kManyRows, DataType::kFloat32);
+  run_schedule<PlainForward<Counted, float>>(problem, forward_views(inputs, results), Plan{});
+  problem.backward = true;
+  problem.input_size = 0;
+  BackwardViews views = backward_views(inputs, results);
+  std::vector<float> x, d_x, d_gates, d_gates_h, d_w_ih(kRows * kColumns), d_w_hh(kRows * kColumns), d_b_ih(kRows);
+  std::vector<float> d_b_hh(Counted::kSplit ? kRows : 0);
+  views.d_gates = dense(d_gates, kManyRows, kRows);
+  if (Counted::kSplit) views.d_gates_h = dense(d_gates_h, kManyRows, kRows);
+  const LayerGradientViews layer{.input_size = kColumns,
+                                 .x = dense(x, kManyRows, kColumns).data,
+                                 .w_ih = inputs.w_ih.view(),
+                                 .d_x = dense(d_x, kManyRows, kColumns).data,
+                                 .d_w_ih = d_w_ih.data(),
+                                 .d_w_hh = d_w_hh.data(),
+                                 .d_b_ih = d_b_ih.data(),
+                                 .d_b_hh = d_b_hh.empty() ? nullptr : d_b_hh.data()};
+  counted_pass([&] {
+    Arena counter(nullptr);
+    const WeightGradients counting(problem, views, layer, counter);
+    const auto memory = poisoned(counter.used());
+    Arena arena(memory.get());
+    const WeightGradients gradients(problem, views, layer, arena);
+    gradients.prepare();
+    CompiledGradients<PlainBackward<Counted, float>>::run(problem, views, Plan{}, gradients.work());
+  });
+  std::printf("%s\n", to_string(problem).c_str());
+}
+
+// Steps alone: a Stepper packs the weights once.
+void run_packed_steps() {
+  const Inputs<float> inputs = random_inputs<Counted, float>(kFromInput, 1);
+  const Problem problem = problem_of<Counted>(kFromInput, DataType::kFloat32);
+  const StepProblem step{.cell = problem.cell,
+                         .type = problem.type,
+                         .storage = StepStorage::kExact,
+                         .rounds_factors = false,
+                         .threads = 1,
+                         .batch = problem.batch,
+                         .input_size = problem.input_size,
+                         .hidden_size = problem.hidden_size,
+                         .output_size = problem.output_size,
+                         .projected = false};
+  PackedStep<Counted, float> layer(step, {inputs.w_ih.data.data(), inputs.w_hh.data.data(), inputs.b_ih.data.data(),
+                                          inputs.b_hh.data.data(), nullptr, nullptr});
+  counted_pass([&] {
+    const SequenceView<const void> x = inputs.x.sequence();
+    for (int64_t t = 0; t < problem.time_steps; ++t)
+      layer.update(t, static_cast<const float*>(x.data) + t * x.time_stride, x.row_stride, 0, 1);
+  });
   std::printf("%s\n", to_string(problem).c_str());
 }
 
@@ -90,6 +164,8 @@ constexpr Schedule kSchedules[] = {
 #endif
     {"input_gates", [] { run<ForwardSweep, BackwardSweep>(kFromInput, false); }},
     {"single_step", [] { run<SingleStep, BackwardSweep>(kOneStep, false); }},
+    {"packed_step", run_packed_steps},
+    {"weight_gradients", run_gradients},
 };
 
 }  // namespace
