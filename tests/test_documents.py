@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import fused_rnn
+from bench.problems import CELLS
 from tests.test_architecture import CPU_RULES, CSRC_RULES, ROOT
 
 if TYPE_CHECKING:
@@ -62,6 +64,23 @@ def broken_links(root: Path) -> Iterator[str]:
             file = (path.parent / name) if name else path
             if not file.exists() or (anchor and file.suffix == ".md" and anchor not in anchors(file)):
                 yield f"{path.relative_to(root).as_posix()}: no {link}"
+
+
+def lists_of(path: Path) -> Iterator[set[str]]:
+    """The strings of each list, tuple or set, of the keys and of the values of each dict that a file writes out."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        found: list[list[Any]] = [node.elts] if isinstance(node, ast.Tuple | ast.List | ast.Set) else []
+        found += [node.keys, node.values] if isinstance(node, ast.Dict) else []
+        yield from ({one.value for one in some if isinstance(one, ast.Constant)} for some in found)
+
+
+def test_every_list_of_the_cells_is_named_where_a_cell_is_added() -> None:
+    section = (ROOT / "CONTRIBUTING.md").read_text().split("## Adding a cell\n")[1].split("\n## ")[0]
+    paths = [path for folder in ("fused_rnn", "bench", "tools", "tests") for path in (ROOT / folder).rglob("*.py")]
+    may_have = [path for path in paths if all(f'"{cell}"' in path.read_text() for cell in CELLS)]
+    with_all = [path.name for path in may_have if any(names.issuperset(CELLS) for names in lists_of(path))]
+    assert len(with_all) > 10
+    assert [name for name in with_all if name not in section] == []
 
 
 def test_documents_wrap_and_fit_their_pages() -> None:
