@@ -65,8 +65,8 @@ def broken_links(root: Path) -> Iterator[str]:
                 yield f"{path.relative_to(root).as_posix()}: no {link}"
 
 
-def lists_of(path: Path) -> Iterator[set[str]]:
-    """The strings of each list, tuple or set, of the keys and of the values of each dict that a file writes out."""
+def lists_of(path: Path) -> Iterator[set[Any]]:
+    """The constants of each list, tuple or set, of the keys and of the values of each dict that a file writes out."""
     for node in ast.walk(ast.parse(path.read_text())):
         found: list[list[Any]] = [node.elts] if isinstance(node, ast.Tuple | ast.List | ast.Set) else []
         found += [node.keys, node.values] if isinstance(node, ast.Dict) else []
