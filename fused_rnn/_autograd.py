@@ -36,8 +36,8 @@ class RecurrenceResult(NamedTuple):
 
     output: Tensor  # [T, B, D, P]
     h_n: Tensor  # [D, B, P]
-    c_n: Tensor  # [D, B, H]
-    cells: Tensor  # [T, B, D, H]
+    c_n: Tensor  # [D, B, E*H]
+    cells: Tensor  # [T, B, D, E*H]
 
 
 def recurrence(

@@ -155,7 +155,7 @@ def run_layer(
     keep_cells: bool = False,
     handed_out: bool = False,
 ) -> RecurrenceResult:
-    """One layer on x [T, B, I] of any strides, from h_0 [D, B, P] and c_0 [D, B, H]; None is zero.
+    """One layer on x [T, B, I] of any strides, from h_0 [D, B, P] and c_0 [D, B, E*H]; None is zero.
 
     Without grad the result has cells only with `keep_cells`. A node of the graph that makes a copy of the output where
     it is `handed_out` returns it as [T, B, D*P].

@@ -41,7 +41,7 @@ class Arguments(NamedTuple):
     b_hh: Tensor | None = None  # [D, R*H]
     w_hr: Tensor | None = None  # [D, P, H]
     h_0: Tensor | None = None  # [D, B, P], None: zero
-    c_0: Tensor | None = None  # [D, B, H], None: zero
+    c_0: Tensor | None = None  # [D, B, E*H] of the E states besides h, None: zero
     unit_weights: Tensor | None = None  # [D, K, H], for cells that have them
     norm: Tensor | None = None  # [D, N, H], gain and bias of the norm of each recurrent gate, then of c; b_hh is None
     lengths: Tensor | None = None  # [B] int64
@@ -60,7 +60,7 @@ class LayerArguments(NamedTuple):
     b_hh: Tensor | None  # [D*R*H]
     w_hr: Tensor | None  # [D*P, H], projection
     h_0: Tensor | None = None  # [D, B, P], None: zero
-    c_0: Tensor | None = None  # [D, B, H], None: zero
+    c_0: Tensor | None = None  # [D, B, E*H], None: zero
     lengths: Tensor | None = None  # from here on as in `Arguments`
     resets: Tensor | None = None
     unit_weights: Tensor | None = None
@@ -90,7 +90,7 @@ class StepArguments(NamedTuple):
     w_hh: Tensor  # [R*H, H]
     b_hh: Tensor | None  # [R*H]
     h: Tensor | None = None  # [B, H], None: zero
-    c: Tensor | None = None  # [B, H], None: zero
+    c: Tensor | None = None  # [B, E*H], None: zero
 
 
 class Incoming(NamedTuple):
@@ -98,8 +98,8 @@ class Incoming(NamedTuple):
 
     d_output: Tensor | None = None  # [T, B, D, P]
     d_h_n: Tensor | None = None  # [D, B, P]
-    d_c_n: Tensor | None = None  # [D, B, H]
-    d_cells: Tensor | None = None  # [T, B, D, H]
+    d_c_n: Tensor | None = None  # [D, B, E*H]
+    d_cells: Tensor | None = None  # [T, B, D, E*H]
 
     def are_zero(self) -> bool:
         """Whether no gradient arrives."""

@@ -15,7 +15,7 @@ inline const OptionalTensor kNoTensor;
 // The states that rows of the batch begin with, where they end and where they are reset.
 struct RowTensors {
   const OptionalTensor& h_0 = kNoTensor;      // [D, B, P], none: zeros
-  const OptionalTensor& c_0 = kNoTensor;      // [D, B, H], of cells with two states
+  const OptionalTensor& c_0 = kNoTensor;      // [D, B, E*H], of cells with E states besides h
   const OptionalTensor& lengths = kNoTensor;  // [B] int64, none: T
   const OptionalTensor& resets = kNoTensor;   // [T, B] bool, none: nowhere
 };
@@ -45,14 +45,14 @@ struct ForwardTensors {
 struct IncomingTensors {
   const OptionalTensor& d_output;  // [T, B, D, P]
   const OptionalTensor& d_h_n;     // [D, B, P]
-  const OptionalTensor& d_c_n;     // [D, B, H]
-  const OptionalTensor& d_cells;   // [T, B, D, H]
+  const OptionalTensor& d_c_n;     // [D, B, E*H]
+  const OptionalTensor& d_cells;   // [T, B, D, E*H]
 };
 
 struct BackwardTensors {
   IncomingTensors incoming;
   const Tensor& output;  // what the forward pass made: [T, B, D, P]
-  const Tensor& cells;   // [T, B, D, H], of cells with two states
+  const Tensor& cells;   // [T, B, D, E*H], of cells with E states besides h
   const Tensor& saved;   // [T, B, D, S, H]
   RecurrenceTensors recurrence;
 };
