@@ -49,11 +49,11 @@ def _normalize(values: Tensor, gain: Tensor, bias: Tensor | None) -> Tensor:
     Of torch's layer_norm, third derivatives and tangents of tangents are wrong (torch 2.13; pytorch issues 175754 and
     196700). So it computes values and first derivatives alone, three times as fast as single operations do.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
-        return F.layer_norm(values, values.shape[-1:], gain, bias, _ops.NORM_EPSILON)
     if _modes.is_transformed() or _modes.has_tangents():
         hat, _ = _hat_of(values)
         return (hat * gain if bias is None else bias + hat * gain).to(values.dtype)
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return F.layer_norm(values, values.shape[-1:], gain, bias, _ops.NORM_EPSILON)
     result: Tensor = _LayerNorm.apply(values, gain, bias)  # type: ignore[no-untyped-call]
     return result
 

@@ -89,6 +89,9 @@ _NO_NORMS = _in_plain_torch(Forward.REFERENCE, "layer norms on a GPU", "there is
 _NESTED_TANGENTS = _in_plain_torch(  # they are zero through any Function (pytorch issue 197867)
     Forward.REFERENCE, "tangents of tangents", "torch takes them for zero in a function with kernels"
 )
+_COMPILED_TANGENTS = _in_plain_torch(
+    Forward.REFERENCE, "tangents inside torch.compile or functionalize", "there they are zero through an operator"
+)
 SECOND_DERIVATIVES = _in_plain_torch(Backward.REFERENCE, "second derivatives", "the kernels have first ones only")
 TANGENTS = _in_plain_torch(Backward.REFERENCE, "tangents (forward-mode derivatives)", "the kernels have gradients only")
 TANGENTS_OF_GRADIENTS = _in_plain_torch(Backward.REFERENCE, "tangents of gradients", "the kernels have gradients only")
@@ -144,7 +147,7 @@ def of_recurrence(*, on_gpu: bool, normalized: bool, otherwise: Route = _RECURRE
     if _modes.is_recorded():
         return _RECORDED
     if torch.compiler.is_compiling() or _modes.is_functionalized():
-        return _COMPILED
+        return _COMPILED_TANGENTS if _modes.has_tangents() else _COMPILED
     if _modes.tangents_of_tangents():
         return _NESTED_TANGENTS
     return _TRANSFORMED if _modes.hides_derivatives() else otherwise

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch._dynamo.exc import Unsupported
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.autograd import forward_ad
 
 import fused_rnn
 
@@ -87,6 +88,55 @@ def test_an_export_shows_the_operator_and_takes_all_sizes(name: str, options: di
         x = input_of(name, *sizes)
         for one, other in zip(flat(exported.module()(x)), flat(module(x)), strict=True):
             torch.testing.assert_close(one, other)
+
+
+def tangent(function: Any, x: torch.Tensor, d_x: torch.Tensor) -> Any:
+    return torch.func.jvp(lambda x: flat(function(x))[0], (x,), (d_x,))[1]
+
+
+# A norm on the way, a layer, and a cell.
+@pytest.mark.parametrize(("name", "options"), [("LSTM", {"layer_norm": True}), ("GRU", {}), ("RNNCell", {})], ids=str)
+def test_tangents_are_right_inside_of_the_compiler(name: str, options: dict[str, Any]) -> None:
+    torch._dynamo.reset()
+    module = getattr(fused_rnn, name)(3, 5, **options)
+    x, d_x = input_of(name, 2, 2), input_of(name, 2, 2)
+
+    def run(x: torch.Tensor) -> Any:
+        return tangent(module, x, d_x)
+
+    compiled: Any = torch.compile(run, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x), tangent(module, x, d_x))
+    torch.testing.assert_close(tangent(torch.func.functionalize(module), x, d_x), tangent(module, x, d_x))
+
+
+def test_tangents_go_through_a_compiled_layer() -> None:
+    torch._dynamo.reset()
+    layer, x, d_x = fused_rnn.GRU(3, 5).requires_grad_(False), input_of("GRU", 2, 2), input_of("GRU", 2, 2)
+    compiled: Any = torch.compile(layer, backend="eager")
+    torch.testing.assert_close(compiled(x), layer(x))
+    torch.testing.assert_close(tangent(compiled, x, d_x), tangent(layer, x, d_x))
+    with forward_ad.dual_level():
+        dual = compiled(forward_ad.make_dual(x, d_x))[0]  # type: ignore[no-untyped-call]
+        found: Any = forward_ad.unpack_dual(dual)  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(found.tangent, tangent(layer, x, d_x))
+
+
+def test_stacked_parameters_are_right_inside_of_the_compiler() -> None:
+    torch._dynamo.reset()
+    layer, x = fused_rnn.GRU(3, 5), input_of("GRU", 2, 2)
+
+    def member(w: torch.Tensor) -> torch.Tensor:
+        result: Any = torch.func.functional_call(layer, {"weight_hh_l0": w}, (x,))
+        return flat(result)[0]
+
+    run: Any = torch.func.vmap(member)
+
+    members = torch.randn(2, 15, 5, requires_grad=True)
+    compiled: Any = torch.compile(run, fullgraph=True, backend="aot_eager")
+    found, expected = compiled(members), run(members)
+    torch.testing.assert_close(found, expected)
+    one, other = (torch.autograd.grad(result.square().sum(), members) for result in (found, expected))
+    torch.testing.assert_close(one, other)
 
 
 def test_the_compiler_refuses_a_layer_that_is_a_torch_nn_lstm() -> None:
