@@ -92,6 +92,11 @@ def has_tangents() -> bool:
     return forward_ad._current_level >= 0
 
 
+def has_tangent(tensor: Tensor) -> bool:
+    """Whether this one has; the compiler cannot say it."""
+    return forward_ad.unpack_dual(tensor).tangent is not None  # type: ignore[no-untyped-call]
+
+
 def tangents_of_tangents() -> bool:
     """Whether a tangent may have one: torch.autograd.forward_ad opens a level, torch.func one inside another."""
     if forward_ad._current_level < 0:

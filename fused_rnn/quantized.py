@@ -16,6 +16,7 @@ from fused_rnn._calls import CellCalls, LayerCalls, state_like_input
 from fused_rnn._checks import Lengths, Resets, two_states
 from fused_rnn._int8_layers import Int8Matrix, dequantize_rows, quantize_rows, run_stack
 from fused_rnn._layers import REGULAR
+from fused_rnn._modes import has_tangent, has_tangents
 from fused_rnn._quantizable import float_weights, suffixes_of, why_not_quantized
 from fused_rnn._recurrent_layer import CELL_OF_MODE
 from fused_rnn._scripting import Unscriptable
@@ -153,6 +154,8 @@ class QuantizedModule(Unscriptable, Traceable):
         """X and states, which want no gradient and are where the parameters are, in float32."""
         owner, names = type(self).__name__, ("input", *(("hx",) if len(states) == 1 else ("hx[0]", "hx[1]")))
         for name, tensor in zip(names, (x, *states), strict=True):
+            if tensor is not None and has_tangents() and (torch.compiler.is_compiling() or has_tangent(tensor)):
+                raise RuntimeError(f"{owner}: {name} has a tangent, but int8 layers have no derivatives")
             if tensor is not None and tensor.requires_grad and torch.is_grad_enabled():
                 raise RuntimeError(
                     f"{owner}: {name} requires grad, but int8 layers have no gradients: call the model under "

@@ -96,7 +96,7 @@ PACKAGE_RULES: dict[str, set[str]] = {
         "convert": "_recurrent_layer _signatures _swap _variants modules",
         "_int8_layers": "_layers _onnx _ops _route _tensors",
         "_quantizable": "_int8_layers _recurrent_layer _swap _variants",
-        "quantized": "_calls _checks _int8_layers _layers _quantizable _recurrent_layer"
+        "quantized": "_calls _checks _int8_layers _layers _modes _quantizable _recurrent_layer"
         " _scripting _signatures _swap _tensors _tracing modules",
         "stepper": "_checks _modes _ops _recurrent_layer _signatures _variants convert quantized",
         "_check_cell": "_ops _recurrent cells stepper",

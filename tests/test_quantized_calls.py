@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.autograd import forward_ad
 
 from tests.test_quantize import SIZES, arguments, assert_same, each_layer, each_module, flat, make
 from tests.test_tracers import Deep, OfState
@@ -62,6 +63,21 @@ def test_a_gradient_is_refused_and_no_grad_allows_what_would_need_one(name: str,
     for mode in (torch.no_grad, torch.inference_mode):
         with mode():
             assert_same(layer(x.clone().requires_grad_(), state), expected)
+
+
+@each_module
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+def test_a_tangent_is_refused(name: str, options: dict[str, Any]) -> None:
+    layer = small(name, **options)
+    x, hx = arguments(layer)
+    with pytest.raises(RuntimeError, match="input has a tangent, but int8 layers have no derivatives"):
+        torch.func.jvp(lambda x: flat(layer(x, hx))[0], (x,), (x,))
+    states = flat(hx)
+    with pytest.raises(RuntimeError, match=r"hx(\[0\])? has a tangent"):
+        torch.func.jvp(lambda *hx: flat(layer(x, hx if len(hx) == 2 else hx[0]))[0], tuple(states), tuple(states))
+    expected = layer(x, hx)
+    with forward_ad.dual_level():  # without a tangent
+        assert_same(layer(x, hx), expected)
 
 
 @each_module
