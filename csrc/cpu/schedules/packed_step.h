@@ -67,10 +67,18 @@ class StepStates : public StepLayer {
   int64_t c_stride() const override { return kCellStates<Cell> * unit_stride_; }
 
  protected:
-  explicit StepStates(const StepProblem& problem) : p_(problem) {
+  StepStates(const StepProblem& problem, const void* unit_weights) : p_(problem) {
     unit_stride_ = Units::padded(p_.hidden_size);
     h_stride_ = p_.projected ? Outputs::padded(p_.output_size) : unit_stride_;
     states_ = zeroed([&](Arena& arena) { lay_out(arena); });
+    if constexpr (Cell::kUnitWeights > 0) {
+      unit_weights_memory_ =
+          zeroed([&](Arena& arena) { unit_weights_ = arena.take<Real>(Cell::kUnitWeights * unit_stride_); });
+      for (int k = 0; k < Cell::kUnitWeights; ++k) {
+        std::memcpy(unit_weights_ + k * unit_stride_, static_cast<const Real*>(unit_weights) + k * p_.hidden_size,
+                    static_cast<size_t>(p_.hidden_size) * sizeof(Real));
+      }
+    }
   }
 
   StepStates(const StepStates& other)
@@ -172,11 +180,94 @@ class StepStates : public StepLayer {
     FUSED_RNN_INLINE void stay(const Where& /*where*/) const {}
   };
 
-  ZeroedMemory states_;     // of all that follows
-  Real* kept_ = nullptr;    // [B, blocks, columns, lanes]
-  Real* h_[2] = {};         // [B, h_stride]
-  Real* c_ = nullptr;       // [B, E, unit_stride]
-  Real* hidden_ = nullptr;  // [B, unit_stride] h before its projection
+  ZeroedMemory unit_weights_memory_;  // none in a clone, which reads that of another
+  ZeroedMemory states_;               // of all that follows
+  Real* kept_ = nullptr;              // [B, blocks, columns, lanes]
+  Real* h_[2] = {};                   // [B, h_stride]
+  Real* c_ = nullptr;                 // [B, E, unit_stride]
+  Real* hidden_ = nullptr;            // [B, unit_stride] h before its projection
+};
+
+// The packed weights of a layer, and the rows that its products read: the same for all cells of these numbers of gates.
+template <int Gates, int Recurrent, class T>
+class StepWeights {
+  using Real = RealOf<T>;
+  template <int Columns>
+  using MatrixOf = PackedMatrix<Columns, T, vectors_of_gates(Gates, Recurrent)>;
+  struct Nothing {
+    static int64_t bytes() { return 0; }
+  };
+
+ public:
+  [[gnu::noinline]] StepWeights(const StepProblem& problem, const StepParameters& given) : p_(problem) {
+    rows_memory_ = zeroed([&](Arena& arena) { lay_out_rows(arena); });
+    const MatrixElement<T>* const none = nullptr;
+    if constexpr (kQuantized<T>) {
+      const auto quantized = [](const void* data, int64_t rows, int64_t columns) {
+        return QuantizedRows(static_cast<const float*>(data), data == nullptr ? 0 : rows, columns);
+      };
+      const QuantizedRows w_ih = quantized(given.w_ih, Gates * p_.hidden_size, p_.input_size);
+      const QuantizedRows w_hh = quantized(given.w_hh, Recurrent * p_.hidden_size, p_.output_size);
+      const QuantizedRows w_hr = quantized(given.w_hr, p_.output_size, p_.hidden_size);
+      pack(given, {w_ih.values(), w_ih.scales()}, {w_hh.values(), w_hh.scales()}, {w_hr.values(), w_hr.scales()});
+    } else {
+      pack(given, {given.w_ih, none}, {given.w_hh, none}, {given.w_hr, none});
+    }
+  }
+
+  // Of a clone: the same packed weights, and rows of its own.
+  [[gnu::noinline]] StepWeights(const StepWeights& other)
+      : p_(other.p_), from_x_(other.from_x_), from_h_(other.from_h_), projection_(other.projection_) {
+    rows_memory_ = zeroed([&](Arena& arena) { lay_out_rows(arena); });
+  }
+
+  StepWeights(StepWeights&&) = delete;
+  StepWeights& operator=(const StepWeights&) = delete;
+  StepWeights& operator=(StepWeights&&) = delete;
+  [[gnu::noinline]] ~StepWeights() = default;
+
+  const auto& from_x() const { return from_x_; }
+  const auto& from_h() const { return from_h_; }
+  const auto& projection() const { return projection_; }
+  int64_t bytes() const { return from_x_.bytes() + from_h_.bytes() + projection_.bytes(); }
+
+  // All rows of the batch as factors, for one part until it asks again.
+  template <class Element>
+  Factors<RowOf<T>> factors(int part, const BatchRows<Element>& rows, int64_t size) const {
+    return rows_.of(part, {0, p_.batch}, {rows.data, rows.stride}, size);
+  }
+
+ private:
+  void lay_out_rows(Arena& arena) {
+    const int64_t longest = std::max({p_.input_size, p_.output_size, p_.hidden_size});
+    rows_ = FactorRows<T, Real>(p_.batch, longest, p_.threads, arena);
+  }
+
+  struct Given {
+    const void *matrix, *scales;  // scales: null where there are none
+  };
+
+  void pack(const StepParameters& given, const Given& w_ih, const Given& w_hh, const Given& w_hr) {
+    const auto make = [&](auto& matrix, const Given& of, const void* bias, int64_t units, int64_t columns) {
+      using Made = std::remove_reference_t<decltype(matrix)>;
+      const auto vector = [](const void* data) { return WeightView{data, 0, 1, 0}; };
+      const WeightView w{of.matrix, 0, columns, 1}, b = vector(bias), scales = vector(of.scales);
+      const typename Made::Given all{w, b, scales, 1, units, columns, false};
+      memory_.push_back(zeroed([&](Arena& arena) { matrix = Made(all, arena); }));
+      for (int64_t block = 0; block < matrix.blocks(); ++block) matrix.pack(0, block);
+    };
+    make(from_x_, w_ih, given.b_ih, p_.hidden_size, p_.input_size);
+    if constexpr (Recurrent > 0) make(from_h_, w_hh, given.b_hh, p_.hidden_size, p_.output_size);
+    if (p_.projected) make(projection_, w_hr, nullptr, p_.output_size, p_.hidden_size);
+  }
+
+  StepProblem p_;
+  std::vector<ZeroedMemory> memory_;  // of what is packed; none in a clone, which reads that of another
+  ZeroedMemory rows_memory_;
+  MatrixOf<Gates> from_x_;
+  std::conditional_t<Recurrent == 0, Nothing, MatrixOf<Recurrent>> from_h_;
+  PackedMatrix<1, T> projection_;
+  FactorRows<T, Real> rows_;
 };
 
 template <class Cell, class T>
@@ -184,18 +275,11 @@ class PackedStep final : public StepStates<Cell, RealOf<T>> {
   using Real = RealOf<T>;
   using States = StepStates<Cell, Real>;
   static constexpr bool kDiagonal = recurrent_gates<Cell>() == 0;
-  struct Nothing {
-    static int64_t bytes() { return 0; }
-  };
-  using Recurrent = std::conditional_t<kDiagonal, Nothing, RecurrentWeights<Cell, T>>;
-  using Projection = PackedMatrix<1, T>;
-  using States::p_, States::unit_stride_, States::h_stride_, States::unit_weights_;
+  using States::p_;
 
  public:
-  PackedStep(const StepProblem& problem, const StepParameters& parameters) : States(problem) {
-    rows_memory_ = zeroed([&](Arena& arena) { lay_out_rows(arena); });
-    pack(parameters);
-  }
+  PackedStep(const StepProblem& problem, const StepParameters& parameters)
+      : States(problem, parameters.unit_weights), weights_(problem, parameters) {}
 
   PackedStep(PackedStep&&) = delete;
   PackedStep& operator=(const PackedStep&) = delete;
@@ -205,15 +289,15 @@ class PackedStep final : public StepStates<Cell, RealOf<T>> {
   std::unique_ptr<StepLayer> clone() const override { return std::unique_ptr<StepLayer>(new PackedStep(*this)); }
 
   void update(int64_t step, const void* x, int64_t x_stride, int part, int parts) override {
-    const Range blocks = part_of({0, from_x_.blocks()}, parts, part);
-    multiply(from_x_, rows_.of(part, all(), {static_cast<const Real*>(x), x_stride}, p_.input_size), p_.input_size,
-             blocks, [&](const auto& tile) {
+    const Range blocks = part_of({0, weights_.from_x().blocks()}, parts, part);
+    const BatchRows<const Real> x_rows{static_cast<const Real*>(x), x_stride};
+    multiply(weights_.from_x(), weights_.factors(part, x_rows, p_.input_size), p_.input_size, blocks,
+             [&](const auto& tile) {
                this->keep(tile);
                if constexpr (kDiagonal) this->update_tile(tile, step);
              });
     if constexpr (!kDiagonal) {
-      const BatchRows<Real> h = this->h_before(step);
-      multiply(from_h_, rows_.of(part, all(), {h.data, h.stride}, p_.output_size), p_.output_size, blocks,
+      multiply(weights_.from_h(), weights_.factors(part, this->h_before(step), p_.output_size), p_.output_size, blocks,
                [&](const auto& tile) { this->update_tile(tile, step); });
     }
   }
@@ -221,82 +305,25 @@ class PackedStep final : public StepStates<Cell, RealOf<T>> {
   void project(int64_t step, int part, int parts) override {
     if constexpr (!Cell::kReadsHidden) {
       if (!p_.projected) return;
-      const Range blocks = part_of({0, projection_.blocks()}, parts, part);
-      const BatchRows<Real> hidden = this->hidden();
-      multiply(projection_, rows_.of(part, all(), {hidden.data, hidden.stride}, p_.hidden_size), p_.hidden_size, blocks,
+      const Range blocks = part_of({0, weights_.projection().blocks()}, parts, part);
+      multiply(weights_.projection(), weights_.factors(part, this->hidden(), p_.hidden_size), p_.hidden_size, blocks,
                [&](const auto& tile) { this->store_projected(tile, step); });
     }
   }
 
-  int64_t weight_bytes() const override { return from_x_.bytes() + from_h_.bytes() + projection_.bytes(); }
+  int64_t weight_bytes() const override { return weights_.bytes(); }
 
  private:
-  PackedStep(const PackedStep& other)
-      : States(other), from_x_(other.from_x_), from_h_(other.from_h_), projection_(other.projection_) {
-    rows_memory_ = zeroed([&](Arena& arena) { lay_out_rows(arena); });
-  }
-
-  Range all() const { return {0, p_.batch}; }
+  PackedStep(const PackedStep& other) = default;
 
   // Hands each tile of bias + matrix rows to `use`.
-  template <class MatrixOf, class Use>
-  void multiply(const MatrixOf& matrix, const Factors<RowOf<T>>& rows, int64_t size, Range blocks,
-                const Use& use) const {
-    for_each_tile<MatrixOf::Units::kColumns>(
-        matrix.times(0, rows, size), all(), blocks, [](const auto& /*tile*/) { return true; }, use);
+  template <class Matrix, class Use>
+  void multiply(const Matrix& matrix, const Factors<RowOf<T>>& rows, int64_t size, Range blocks, const Use& use) const {
+    for_each_tile<Matrix::Units::kColumns>(
+        matrix.times(0, rows, size), {0, p_.batch}, blocks, [](const auto& /*tile*/) { return true; }, use);
   }
 
-  void lay_out_rows(Arena& arena) {
-    const int64_t longest = std::max({p_.input_size, p_.output_size, p_.hidden_size});
-    rows_ = FactorRows<T, Real>(p_.batch, longest, p_.threads, arena);
-  }
-
-  void pack(const StepParameters& given) {
-    const MatrixElement<T>* const none = nullptr;
-    if constexpr (kQuantized<T>) {
-      const auto quantized = [](const void* data, int64_t rows, int64_t columns) {
-        return QuantizedRows(static_cast<const float*>(data), data == nullptr ? 0 : rows, columns);
-      };
-      const QuantizedRows w_ih = quantized(given.w_ih, Cell::kGates * p_.hidden_size, p_.input_size);
-      const QuantizedRows w_hh = quantized(given.w_hh, recurrent_gates<Cell>() * p_.hidden_size, p_.output_size);
-      const QuantizedRows w_hr = quantized(given.w_hr, p_.output_size, p_.hidden_size);
-      pack(given, {w_ih.values(), w_ih.scales()}, {w_hh.values(), w_hh.scales()}, {w_hr.values(), w_hr.scales()});
-    } else {
-      pack(given, {given.w_ih, none}, {given.w_hh, none}, {given.w_hr, none});
-    }
-  }
-
-  struct Given {
-    const void *matrix, *scales;  // scales: null where there are none
-  };
-
-  void pack(const StepParameters& given, const Given& w_ih, const Given& w_hh, const Given& w_hr) {
-    const auto make = [&](auto& matrix, const Given& of, const void* bias, int64_t units, int64_t columns) {
-      using MatrixOf = std::remove_reference_t<decltype(matrix)>;
-      const auto vector = [](const void* data) { return WeightView{data, 0, 1, 0}; };
-      const WeightView w{of.matrix, 0, columns, 1}, b = vector(bias), scales = vector(of.scales);
-      const typename MatrixOf::Given all{w, b, scales, 1, units, columns, false};
-      memory_.push_back(zeroed([&](Arena& arena) { matrix = MatrixOf(all, arena); }));
-      for (int64_t block = 0; block < matrix.blocks(); ++block) matrix.pack(0, block);
-    };
-    make(from_x_, w_ih, given.b_ih, p_.hidden_size, p_.input_size);
-    if constexpr (!kDiagonal) make(from_h_, w_hh, given.b_hh, p_.hidden_size, p_.output_size);
-    if (p_.projected) make(projection_, w_hr, nullptr, p_.output_size, p_.hidden_size);
-    if (Cell::kUnitWeights == 0) return;
-    memory_.push_back(
-        zeroed([&](Arena& arena) { unit_weights_ = arena.take<Real>(Cell::kUnitWeights * unit_stride_); }));
-    for (int k = 0; k < Cell::kUnitWeights; ++k) {
-      std::memcpy(unit_weights_ + k * unit_stride_, static_cast<const Real*>(given.unit_weights) + k * p_.hidden_size,
-                  static_cast<size_t>(p_.hidden_size) * sizeof(Real));
-    }
-  }
-
-  std::vector<ZeroedMemory> memory_;  // of what is packed; none in a clone, which reads that of another
-  ZeroedMemory rows_memory_;
-  InputWeights<Cell, T> from_x_;
-  Recurrent from_h_;
-  Projection projection_;
-  FactorRows<T, Real> rows_;
+  StepWeights<Cell::kGates, recurrent_gates<Cell>(), T> weights_;
 };
 
 }  // namespace FUSED_RNN_ISA
