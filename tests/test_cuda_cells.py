@@ -27,18 +27,18 @@ def schedules(layer: Any, x: torch.Tensor) -> list[str]:
     return [each.schedule for each in fused_rnn.explain(layer, x, device=H200).layers[0].passes]
 
 
-# Four states, the most that a cell may have, take the most registers.
+# Four states, the most that a cell may have, take the most registers. A large cell is compiled for one architecture,
+# another one for the other, and a small one for both.
 @needs_nvcc
 def test_kernels_of_a_cell_compile_without_spills_and_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FUSED_RNN_CACHE", str(tmp_path))
     layer = fused_rnn.SLSTM(16, 256, device="meta", dtype=torch.bfloat16)
     source = source_of(layer._definition)
-    _cuda_cells.load_for(TARGETS, source, torch.bfloat16)
+    _cuda_cells.load_for(("90a",), source, torch.bfloat16)
     (log,) = tmp_path.glob("*.log")
     functions = ptxas_report.parse(log.read_text())
-    assert {function.target for function in functions} == {f"sm_{name}" for name in TARGETS}
     persistent = [function for function in functions if "PersistentKernel" in function.name]
-    assert len(persistent) == 2 * 2 * 2 * 3  # targets, passes, with lengths and without, exchanges
+    assert len(persistent) == 2 * 2 * 3  # passes, with lengths and without, exchanges
     assert [str(one) for one in functions if one.spill_stores or one.spill_loads or one.stack] == []
     assert torch.bfloat16 in _ops.LOADED_ON_CUDA[layer.cell]
     x = torch.empty(10, 8, 16, device="meta", dtype=torch.bfloat16)
@@ -54,11 +54,11 @@ def test_kernels_of_a_cell_compile_without_spills_and_load(tmp_path: Path, monke
 def test_a_cell_without_recurrent_gates_has_two_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FUSED_RNN_CACHE", str(tmp_path))
     layer = fused_rnn.MinLSTM(16, 256, device="meta")
-    _cuda_cells.load_for(("90a",), source_of(layer._definition), torch.float32)
+    _cuda_cells.load_for(TARGETS, source_of(layer._definition), torch.float32)
     (log,) = tmp_path.glob("*.log")
-    names = [function.name for function in ptxas_report.parse(log.read_text())]
-    assert len(names) == 2
-    assert all("DiagonalKernel" in name for name in names)
+    functions = ptxas_report.parse(log.read_text())
+    assert sorted(function.target for function in functions) == sorted(f"sm_{name}" for name in TARGETS * 2)
+    assert all("DiagonalKernel" in function.name for function in functions)
     plan = fused_rnn.explain(layer, torch.empty(10, 8, 16, device="meta"), device=H200).layers[0].passes[0]
     assert plan.schedule == "per_step"
     assert "one kernel for all steps" in plan.why
@@ -68,10 +68,11 @@ def test_a_cell_without_recurrent_gates_has_two_kernels(tmp_path: Path, monkeypa
 @needs_nvcc
 def test_every_function_of_cells_is_there_on_gpus(tmp_path: Path) -> None:
     path = tmp_path / "everything.so"
-    _cuda_cells.compile_library(source_of(Everything()), torch.bfloat16, ("90a",), path)
-    text = path.with_suffix(".log").read_text()
-    assert "StepKernel" in text
-    assert [str(one) for one in ptxas_report.parse(text) if one.spill_stores or one.spill_loads] == []
+    _cuda_cells.compile_library(source_of(Everything()), torch.bfloat16, ("80",), path)
+    functions = ptxas_report.parse(path.with_suffix(".log").read_text())
+    assert any("StepKernel" in function.name for function in functions)
+    assert {function.target for function in functions} == {"sm_80"}
+    assert [str(one) for one in functions if one.spill_stores or one.spill_loads] == []
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
