@@ -51,7 +51,7 @@ def missing() -> list[str]:
 
 
 def compile_program(name: str, folder: Path, *, quickly: bool = False) -> Path:
-    """A program of tests/native, optimised as tests/test_native.py does, or little."""
+    """A program of tests/native, as shipped where tests/test_native.py says so, else hardly optimised."""
     objects = []
     for part in [name, *LINKED.get(name, [])]:
         source = ROOT / part if "/" in part else NATIVE / f"{part}.cpp"
