@@ -61,26 +61,32 @@ void Stepper::run(int thread) {
   const size_t rows = static_cast<size_t>(batch()) * element_bytes_;
   const size_t x_bytes = static_cast<size_t>(problems_.front().input_size) * rows;
   const size_t y_bytes = static_cast<size_t>(problems_.back().output_size) * rows;
+  const int64_t ahead = steps_ahead(batch());
   for (int64_t i = 0; i < block_.count; ++i) {
-    run_step(thread, steps_ + i, block_.x + static_cast<size_t>(i) * x_bytes);
+    if (i % ahead == 0) {
+      const int64_t count = std::min(ahead, block_.count - i);
+      layers_.front()->take(block_.x + static_cast<size_t>(i) * x_bytes, input_size(), count, thread, block_.threads);
+    }
+    run_step(thread, steps_ + i, i % ahead);
     // The others go on: this h is written again by the step after the next one.
     if (thread == 0) copy_output(steps_ + i + 1, block_.y + static_cast<size_t>(i) * y_bytes);
   }
 }
 
-void Stepper::run_step(int thread, int64_t step, const void* x) {
+void Stepper::run_step(int thread, int64_t step, int64_t place) {
   const int threads = block_.threads;
-  int64_t x_stride = problems_.front().input_size;
   for (size_t i = 0; i < layers_.size(); ++i) {
     StepLayer& layer = *layers_[i];
-    layer.update(step, x, x_stride, thread, threads);
+    if (i > 0) {
+      StepLayer& before = *layers_[i - 1];
+      layer.take(before.h(step + 1), before.h_stride(), 1, thread, threads);
+    }
+    layer.update(step, i > 0 ? 0 : place, thread, threads);
     barrier_.wait(threads);
     if (problems_[i].projected) {
       layer.project(step, thread, threads);
       barrier_.wait(threads);
     }
-    x = layer.h(step + 1);
-    x_stride = layer.h_stride();
   }
 }
 

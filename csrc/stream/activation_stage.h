@@ -32,7 +32,7 @@ class ActivationStage final : public Stage {
   ActivationStage& operator=(ActivationStage&&) = delete;
   ~ActivationStage() override = default;
 
-  StepRows run(int64_t /*step*/, const StepRows& x) override {
+  StepRows run(int64_t /*step*/, int64_t /*place*/, const StepRows& x) override {
     switch (kind_) {
       case Activation::kTanh:
         each_vector(x, [](V v, int64_t) FUSED_RNN_INLINE_LAMBDA { return tanh(v); });

@@ -1,6 +1,7 @@
 // The way of a step through the stages, and of states in and out.
 #include "stream/chain.h"
 
+#include <algorithm>
 #include <cstring>
 #include <new>
 
@@ -16,8 +17,10 @@ class RecurrentStage final : public Stage {
   RecurrentStage(std::unique_ptr<StepLayer> layer, int64_t h_size, int64_t c_size, bool projected)
       : layer_(std::move(layer)), h_size_(h_size), c_size_(c_size), projected_(projected) {}
 
-  StepRows run(int64_t step, const StepRows& x) override {
-    layer_->update(step, x.data, x.stride, 0, 1);
+  void take(const StepRows& x, int64_t count) override { layer_->take(x.data, x.stride, count, 0, 1); }
+
+  StepRows run(int64_t step, int64_t place, const StepRows& /*x*/) override {
+    layer_->update(step, place, 0, 1);
     if (projected_) layer_->project(step, 0, 1);
     return {static_cast<const float*>(layer_->h(step + 1)), layer_->h_stride()};
   }
@@ -102,9 +105,14 @@ Stream::Stream(const Stream& other) : chain_(other.chain_), steps_(other.steps_)
 void Stream::steps(const float* x, float* y, int64_t count) noexcept {
   const FlushDenormals flush;
   const int64_t x_size = chain_->batch() * chain_->input_size(), y_size = chain_->batch() * chain_->output_size();
+  const int64_t ahead = steps_ahead(chain_->batch());
   for (int64_t i = 0; i < count; ++i, ++steps_) {
     StepRows rows{x + i * x_size, chain_->input_size()};
-    for (const auto& stage : stages_) rows = stage->run(steps_, rows);
+    for (const auto& stage : stages_) {
+      const bool first = stage == stages_.front();
+      if (!first || i % ahead == 0) stage->take(rows, first ? std::min(ahead, count - i) : 1);
+      rows = stage->run(steps_, first ? i % ahead : 0, rows);
+    }
     write_output(rows, x + i * x_size, y + i * y_size);
   }
 }

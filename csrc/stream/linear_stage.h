@@ -31,7 +31,7 @@ class LinearStage final : public Stage {
   LinearStage& operator=(LinearStage&&) = delete;
   ~LinearStage() override = default;
 
-  StepRows run(int64_t /*step*/, const StepRows& x) override {
+  StepRows run(int64_t /*step*/, int64_t /*place*/, const StepRows& x) override {
     const BatchRows<float> y{y_, y_stride_};
     for_each_tile<Units::kColumns>(
         matrix_.times(0, {x.data, x.stride}, input_size_), Range{0, batch_}, Range{0, matrix_.blocks()},

@@ -5,6 +5,8 @@ namespace fused_rnn {
 
 Stage::~Stage() = default;
 
+void Stage::take(const StepRows& /*x*/, int64_t /*count*/) {}
+
 StageState Stage::state() const { return {}; }
 
 }  // namespace fused_rnn

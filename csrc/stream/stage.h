@@ -32,8 +32,11 @@ class Stage {
   Stage& operator=(Stage&&) = delete;
   virtual ~Stage();
 
-  // Makes step number `step` from x [B, I]. The result [B, O] is the stage's memory, valid until its next step.
-  virtual StepRows run(int64_t step, const StepRows& x) = 0;
+  // Looks at x [count, B, I] of the next steps, at most steps_ahead.
+  virtual void take(const StepRows& x, int64_t count);
+  // Makes step number `step`, the one at `place` of those that were taken, from x [B, I]. The result [B, O] is the
+  // stage's memory, valid until its next step.
+  virtual StepRows run(int64_t step, int64_t place, const StepRows& x) = 0;
 
   virtual StageState state() const;  // none, where a stage does not say otherwise
 

@@ -69,7 +69,7 @@ template <class Cell, class T>
 void check_layer(int64_t batch, int64_t input_size, int64_t hidden_size, int64_t output_size, bool bias, int parts) {
   using Real = RealOf<T>;
   constexpr int kGates = Cell::kGates, kRecurrent = recurrent_gates<Cell>(), kWeights = Cell::kUnitWeights;
-  constexpr int kSteps = 3;
+  constexpr int64_t kSteps = 3;
   Random random(5);
   const bool projected = output_size != hidden_size;
   const auto w_ih = matrix<Real>(random, kGates * hidden_size, input_size);
@@ -93,9 +93,15 @@ void check_layer(int64_t batch, int64_t input_size, int64_t hidden_size, int64_t
   PackedStep<Cell, T> layer(problem,
                             {given(w_ih), given(w_hh), given(b_ih), given(b_hh), given(w_hr), given(unit_weights)});
   std::vector<double> h(batch * output_size), c(batch * hidden_size);
-  for (int step = 0; step < kSteps; ++step) {
+  const int64_t ahead = std::min<int64_t>(steps_ahead(batch), hidden_size % 2 == 0 ? 4 : 2);
+  for (int64_t step = 0; step < kSteps; ++step) {
     const Real* x_now = x.data() + step * batch * input_size;
-    for (int part = 0; part < parts; ++part) layer.update(step, x_now, input_size, part, parts);
+    if (step % ahead == 0) {
+      for (int part = 0; part < parts; ++part) {
+        layer.take(x_now, input_size, std::min(ahead, kSteps - step), part, parts);
+      }
+    }
+    for (int part = 0; part < parts; ++part) layer.update(step, step % ahead, part, parts);
     for (int part = 0; part < parts; ++part) layer.project(step, part, parts);
     check(layer.h(step + 1) != nullptr, "there is an h");
     if (!kJudgesValues) continue;

@@ -34,7 +34,7 @@ std::vector<float> run(Stage& stage, const std::vector<float>& x, int64_t batch,
   std::vector<float> result;
   const auto copy = stage.clone();
   for (Stage* each : {&stage, copy.get(), &stage}) {
-    const StepRows rows = each->run(0, {x.data(), x_size});
+    const StepRows rows = each->run(0, 0, {x.data(), x_size});
     std::vector<float> found;
     for (int64_t row = 0; row < batch; ++row) {
       found.insert(found.end(), rows.data + row * rows.stride, rows.data + row * rows.stride + size);

@@ -143,8 +143,10 @@ void run_packed_steps() {
                                           inputs.b_hh.data.data(), nullptr, nullptr});
   counted_pass([&] {
     const SequenceView<const void> x = inputs.x.sequence();
-    for (int64_t t = 0; t < problem.time_steps; ++t)
-      layer.update(t, static_cast<const float*>(x.data) + t * x.time_stride, x.row_stride, 0, 1);
+    for (int64_t t = 0; t < problem.time_steps; ++t) {
+      layer.take(static_cast<const float*>(x.data) + t * x.time_stride, x.row_stride, 1, 0, 1);
+      layer.update(t, 0, 0, 1);
+    }
   });
   std::printf("%s\n", to_string(problem).c_str());
 }

@@ -35,6 +35,10 @@ struct StepParameters {
   const void* unit_weights;  // [K, H], for cells that have them
 };
 
+// The most steps whose inputs are multiplied at once. With few rows a product waits for its weights, which the rows of
+// several steps share.
+inline int64_t steps_ahead(int64_t batch) { return batch < 8 ? 4 : 1; }
+
 // The state lives here, in two copies of h: step number s reads the copy s % 2 and writes the other.
 class StepLayer {
  public:
@@ -45,9 +49,11 @@ class StepLayer {
   StepLayer& operator=(StepLayer&&) = delete;
   virtual ~StepLayer();
 
-  // The share that thread `part` of `parts` has of a step: the cell's update of its units, from x [B, x_stride]; and of
-  // what a projection makes of all units, once all threads have made the update.
-  virtual void update(int64_t step, const void* x, int64_t x_stride, int part, int parts) = 0;
+  // The share that thread `part` of `parts` has of the gates from x [count, B, x_stride], for the next `count` steps,
+  // at most steps_ahead; of a step, which is the one at `place` of these: the cell's update of its units; and of what a
+  // projection makes of all units, once all threads have made the update.
+  virtual void take(const void* x, int64_t x_stride, int64_t count, int part, int parts) = 0;
+  virtual void update(int64_t step, int64_t place, int part, int parts) = 0;
   virtual void project(int64_t step, int part, int parts) = 0;
 
   // h before step number `step`, [B, h_stride], and the k-th of the other states, [B, c_stride], null without one.

@@ -1,9 +1,9 @@
 // A layer that makes single steps: packed weights, states and the two products of a step.
 //
-//   from_x = b_ih + W_ih x       kept for the block of units, in the layout of the tiles
+//   from_x = b_ih + W_ih x       kept for the steps ahead, in the layout of the tiles
 //   from_h = b_hh + W_hh h       tile by tile, and then the pass (forward_pass.h), as in the forward sweep
 //
-// The pass of a diagonal cell follows each tile of the first.
+// A diagonal cell has the pass alone in place of the second.
 //
 // Weights may be kept as bfloat16, or as int8 with one scale for each row of the matrix. The products take them as
 // those of a layer do: by the same multiplications, from the same quantized or rounded rows.
@@ -102,16 +102,16 @@ class StepStates : public StepLayer {
     for_each_vector<Units::kVectors>(tile, p_.hidden_size, kNoRow, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
       for (int g = 0; g < Cell::kGates; ++g) {
         const auto value = column_of<Cell::kGates>(tile, where, g);
-        for (int i = 0; i < where.kParts; ++i) V(value.parts[i]).store(kept(tile, where, i, g));
+        for (int i = 0; i < where.kParts; ++i) V(value.parts[i]).store(kept(tile, where, 0, i, g));
       }
     });
   }
 
-  // The pass of a tile of the gates from h.
+  // The pass of a tile of the gates from h, at a step and its place among those ahead.
   template <class TileOf>
-  [[gnu::noinline]] void update_tile(const TileOf& tile, int64_t step) const {
+  [[gnu::noinline]] void update_tile(const TileOf& tile, int64_t step, int64_t place) const {
     const ForwardPass<Cell, Real, false> pass(UnitWeights<Cell, Real>{unit_weights_, unit_stride_});
-    const Access<TileOf> access{*this, tile, h_before(step), p_.projected ? hidden() : h_after(step)};
+    const Access<TileOf> access{*this, tile, place, h_before(step), p_.projected ? hidden() : h_after(step)};
     for_each_vector<Units::kVectors>(tile, p_.hidden_size, kNoRow, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
       pass(where, RowStep::kPlain, access);
     });
@@ -131,16 +131,17 @@ class StepStates : public StepLayer {
 
  private:
   void lay_out(Arena& arena) {
-    kept_ = arena.take<Real>(p_.batch * Units::count(p_.hidden_size) * Units::kColumns * kLanes);
+    kept_ =
+        arena.take<Real>(steps_ahead(p_.batch) * p_.batch * Units::count(p_.hidden_size) * Units::kColumns * kLanes);
     for (Real*& h : h_) h = arena.take<Real>(p_.batch * h_stride_);
     if (kCellStates<Cell> > 0) c_ = arena.take<Real>(p_.batch * c_stride());
     if (p_.projected) hidden_ = arena.take<Real>(p_.batch * unit_stride_);
   }
 
-  // Where the input's part of one gate is kept.
+  // Where the input's part of one gate is kept, of the step at `place`.
   template <class TileOf, class Where>
-  FUSED_RNN_INLINE Real* kept(const TileOf& tile, const Where& where, int part, int gate) const {
-    const int64_t first = where.row_of(part) * Units::count(p_.hidden_size) + tile.block;
+  FUSED_RNN_INLINE Real* kept(const TileOf& tile, const Where& where, int64_t place, int part, int gate) const {
+    const int64_t first = (place * p_.batch + where.row_of(part)) * Units::count(p_.hidden_size) + tile.block;
     return kept_ + (first * Units::kColumns + where.vector_of(part) * Cell::kGates + gate) * kLanes;
   }
 
@@ -149,12 +150,13 @@ class StepStates : public StepLayer {
   struct Access {
     const StepStates& states;
     const TileOf& tile;
+    int64_t place;
     BatchRows<Real> h, next;
 
     template <class Where>
     FUSED_RNN_INLINE auto from_x(const Where& where, int g) const {
       Vec<Real, Where::kParts> value;
-      for (int i = 0; i < Where::kParts; ++i) value.parts[i] = V::load(states.kept(tile, where, i, g)).parts[0];
+      for (int i = 0; i < Where::kParts; ++i) value.parts[i] = V::load(states.kept(tile, where, place, i, g)).parts[0];
       return value;
     }
     template <class Where>
@@ -182,7 +184,7 @@ class StepStates : public StepLayer {
 
   ZeroedMemory unit_weights_memory_;  // none in a clone, which reads that of another
   ZeroedMemory states_;               // of all that follows
-  Real* kept_ = nullptr;              // [B, blocks, columns, lanes]
+  Real* kept_ = nullptr;              // [steps ahead, B, blocks, columns, lanes]
   Real* h_[2] = {};                   // [B, h_stride]
   Real* c_ = nullptr;                 // [B, E, unit_stride]
   Real* hidden_ = nullptr;            // [B, unit_stride] h before its projection
@@ -231,16 +233,16 @@ class StepWeights {
   const auto& projection() const { return projection_; }
   int64_t bytes() const { return from_x_.bytes() + from_h_.bytes() + projection_.bytes(); }
 
-  // All rows of the batch as factors, for one part until it asks again.
+  // So many rows as factors, at most those of the steps ahead, for one part until it asks again.
   template <class Element>
-  Factors<RowOf<T>> factors(int part, const BatchRows<Element>& rows, int64_t size) const {
-    return rows_.of(part, {0, p_.batch}, {rows.data, rows.stride}, size);
+  Factors<RowOf<T>> factors(int part, const BatchRows<Element>& rows, int64_t count, int64_t size) const {
+    return rows_.of(part, {0, count}, {rows.data, rows.stride}, size);
   }
 
  private:
   void lay_out_rows(Arena& arena) {
     const int64_t longest = std::max({p_.input_size, p_.output_size, p_.hidden_size});
-    rows_ = FactorRows<T, Real>(p_.batch, longest, p_.threads, arena);
+    rows_ = FactorRows<T, Real>(steps_ahead(p_.batch) * p_.batch, longest, p_.threads, arena);
   }
 
   struct Given {
@@ -288,25 +290,29 @@ class PackedStep final : public StepStates<Cell, RealOf<T>> {
 
   std::unique_ptr<StepLayer> clone() const override { return std::unique_ptr<StepLayer>(new PackedStep(*this)); }
 
-  void update(int64_t step, const void* x, int64_t x_stride, int part, int parts) override {
-    const Range blocks = part_of({0, weights_.from_x().blocks()}, parts, part);
+  void take(const void* x, int64_t x_stride, int64_t count, int part, int parts) override {
     const BatchRows<const Real> x_rows{static_cast<const Real*>(x), x_stride};
-    multiply(weights_.from_x(), weights_.factors(part, x_rows, p_.input_size), p_.input_size, blocks,
-             [&](const auto& tile) {
-               this->keep(tile);
-               if constexpr (kDiagonal) this->update_tile(tile, step);
-             });
-    if constexpr (!kDiagonal) {
-      multiply(weights_.from_h(), weights_.factors(part, this->h_before(step), p_.output_size), p_.output_size, blocks,
-               [&](const auto& tile) { this->update_tile(tile, step); });
+    multiply(weights_.from_x(), x_rows, count * p_.batch, p_.input_size, part, parts,
+             [&](const auto& tile) { this->keep(tile); });
+  }
+
+  void update(int64_t step, int64_t place, int part, int parts) override {
+    if constexpr (kDiagonal) {
+      using TileOf = Tile<Real, std::decay_t<decltype(weights_.from_x())>::Units::kColumns>;
+      const Range blocks = part_of({0, weights_.from_x().blocks()}, parts, part);
+      for (int64_t block = blocks.begin; block < blocks.end; ++block) {
+        this->update_tile(TileOf{nullptr, 0, block, static_cast<int>(p_.batch), 1}, step, place);
+      }
+    } else {
+      multiply(weights_.from_h(), this->h_before(step), p_.batch, p_.output_size, part, parts,
+               [&](const auto& tile) { this->update_tile(tile, step, place); });
     }
   }
 
   void project(int64_t step, int part, int parts) override {
     if constexpr (!Cell::kReadsHidden) {
       if (!p_.projected) return;
-      const Range blocks = part_of({0, weights_.projection().blocks()}, parts, part);
-      multiply(weights_.projection(), weights_.factors(part, this->hidden(), p_.hidden_size), p_.hidden_size, blocks,
+      multiply(weights_.projection(), this->hidden(), p_.batch, p_.hidden_size, part, parts,
                [&](const auto& tile) { this->store_projected(tile, step); });
     }
   }
@@ -316,11 +322,13 @@ class PackedStep final : public StepStates<Cell, RealOf<T>> {
  private:
   PackedStep(const PackedStep& other) = default;
 
-  // Hands each tile of bias + matrix rows to `use`.
-  template <class Matrix, class Use>
-  void multiply(const Matrix& matrix, const Factors<RowOf<T>>& rows, int64_t size, Range blocks, const Use& use) const {
+  // Hands each tile of bias + matrix rows, of so many rows and the part's share of units, to `use`.
+  template <class Matrix, class Element, class Use>
+  void multiply(const Matrix& matrix, const BatchRows<Element>& rows, int64_t count, int64_t size, int part, int parts,
+                const Use& use) const {
     for_each_tile<Matrix::Units::kColumns>(
-        matrix.times(0, rows, size), {0, p_.batch}, blocks, [](const auto& /*tile*/) { return true; }, use);
+        matrix.times(0, weights_.factors(part, rows, count, size), size), {0, count},
+        part_of({0, matrix.blocks()}, parts, part), [](const auto& /*tile*/) { return true; }, use);
   }
 
   StepWeights<Cell::kGates, recurrent_gates<Cell>(), T> weights_;
