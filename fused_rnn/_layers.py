@@ -33,6 +33,7 @@ from fused_rnn._variants import (
     norm_of,
     normalize_projection,
     unit_weights,
+    unit_weights_of,
     with_dropped_weights,
 )
 
@@ -92,23 +93,39 @@ def layer_arguments(
 
 
 def run_unchecked(
-    cell: str, x: Any, weights: DirectionWeights, h_0: Any = None, c_0: Any = None
+    cell: str, x: Any, weights: DirectionWeights, h_0: Any = None, c_0: Any = None, variants: Variants = PLAIN
 ) -> RecurrenceResult | None:
-    """One direction of one plain layer by the whole route, on arguments that nobody has checked.
+    """One direction of one layer without norms by the whole route, on arguments that nobody has checked.
 
     None means that the route is another one, or that the operator refused: then the caller checks the arguments.
     """
     arguments = layer_arguments(x, (weights,), h_0, c_0)
     if weights.unit is not None:
         arguments = arguments._replace(unit_weights=weights.unit.view(1, -1, weights.w_hh.shape[1]))
+    elif weights.w_peephole is not None:  # for the route, which looks at what kind of tensor it is
+        arguments = arguments._replace(unit_weights=weights.w_peephole)
     if _route.of_layer(arguments).kind is not Forward.WHOLE:
         return None
     if cell in _ops.LOADED and not _ops.has_kernels(cell, weights.w_ih):
         return None
+    if variants is not PLAIN:
+        arguments = _with_variants(arguments, cell, weights, variants)
     try:
         return _whole_layer.run(cell, arguments, 1, handed_out=True)
     except _whole_layer.ArgumentError:
         return None
+
+
+def _with_variants(
+    arguments: LayerArguments, cell: str, weights: DirectionWeights, variants: Variants
+) -> LayerArguments:
+    """Those of one direction with what its variants draw and change."""
+    dropped = with_dropped_weights(variants, (weights,))
+    masks = draw_masks(variants, cell, arguments.x, dropped)
+    of_units = unit_weights_of(variants, dropped) if variants.unit_weights else arguments.unit_weights
+    return arguments._replace(
+        w_hh=dropped[0].w_hh, unit_weights=of_units, zoneout=masks.zoneout, recurrent_mask=masks.recurrent
+    )
 
 
 def step_unchecked(

@@ -126,6 +126,8 @@ _layer_backward_in_place = torch.ops.fused_rnn.layer_backward_in_place.default
 _backward_in_place = torch.ops.fused_rnn.backward_in_place.default
 _quantized_layer = torch.ops.fused_rnn.quantized_layer.default
 _product = torch.ops.fused_rnn.product.default
+zoneout_mask = torch.ops.fused_rnn.zoneout_mask.default
+"""Ones and zeros [T, B, D, states, H] like x [T, B, I], on CPU, from a seed and probabilities of h and of the rest."""
 
 
 class ArgumentError(RuntimeError):
@@ -241,10 +243,9 @@ def step(cell: str, *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
     From x [B, I], w_ih [G*H, I], b_ih [G*H], w_hh [R*H, H], b_hh [R*H], h [B, H] and c [B, H].
     """
     try:
-        result: tuple[Tensor, Tensor] = _step(cell, *tensors)
+        return _step(cell, *tensors)  # type: ignore[no-any-return]
     except RuntimeError as error:
         raise _refusal(error) from None
-    return result
 
 
 def backward(

@@ -154,12 +154,15 @@ class RecurrentLayer(Unscriptable, Traceable, LayerCalls, FlatWeights):
             for index, names in enumerate(self._all_weights)
         ]
         if variants is not PLAIN:
-            fields = {name: field for name, (field, _) in self._variant_parameters().items()}
-            for index, suffix in enumerate(self._suffixes()):
-                values = held(self, [name + suffix for name in fields])
-                directions[index] = directions[index]._replace(**dict(zip(fields.values(), values, strict=True)))
+            suffixes = self._suffixes()
+            directions = [self._with_variants(variants, *each) for each in zip(directions, suffixes, strict=True)]
         step = 2 if self.bidirectional else 1
         return [directions[first : first + step] for first in range(0, len(directions), step)]
+
+    def _with_variants(self, variants: Variants, weights: DirectionWeights, suffix: str) -> DirectionWeights:
+        """The parameters of one direction with those of its variants, whose names have that end."""
+        fields = {name + suffix: field for name, (field, _) in self._parameters_of(variants).items()}
+        return weights._replace(**dict(zip(fields.values(), held(self, list(fields)), strict=True)))
 
     def _check_structure(self) -> None:
         """The parameters are those of the attributes, which somebody may have set since."""
@@ -225,7 +228,10 @@ class RecurrentLayer(Unscriptable, Traceable, LayerCalls, FlatWeights):
             return None
         tensors = self._factors * (2 if self.bias else 1) + (1 if self.proj_size else 0)
         names, count = self._all_weights, self._state_count
-        if len(names) != 1 or len(names[0]) != tensors or self._heads is not ONE_HEAD or self._variants() is not PLAIN:
+        variants = self._variants()
+        if len(names) != 1 or len(names[0]) != tensors or self._heads is not ONE_HEAD:
+            return None
+        if variants.layer_norm or variants.recompute:
             return None
         h_0, c_0 = hx, None
         if count > 1 and hx is not None:
@@ -235,8 +241,11 @@ class RecurrentLayer(Unscriptable, Traceable, LayerCalls, FlatWeights):
             if h_0 is None or c_0 is None:
                 return None
         weights = self._direction(self._weights(names[0]), names[0])
+        cell = self._kernels or CELL_OF_MODE[self.mode]
+        if variants is not PLAIN and variants.unit_weights:
+            cell, weights = "lstm_peephole", self._with_variants(variants, weights, self._suffixes()[0])
         steps = x.transpose(0, 1) if self.batch_first else x
-        found = run_unchecked(self._kernels or CELL_OF_MODE[self.mode], steps, weights, h_0, c_0)
+        found = run_unchecked(cell, steps, weights, h_0, c_0, variants)
         if found is None:
             return None
         output = found.output

@@ -106,6 +106,13 @@ def _quantized_layer_shapes(given: Any) -> tuple[Tensor, ...]:
     )
 
 
+@_rule("zoneout_mask")
+def _zoneout_mask_shape(given: Any) -> Tensor:
+    shape = (*given.x.shape[:2], given.directions, given.states, given.units)
+    result: Tensor = given.x.new_empty(shape)
+    return result
+
+
 @_rule("step")
 def _step_shapes(given: Any) -> tuple[Tensor, Tensor]:
     x, state = given.x, (given.x.shape[0], given.w_hh.shape[1])

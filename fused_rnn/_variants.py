@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fused_rnn._norm import normalize_gates
-from fused_rnn._ops import CELLS
+from fused_rnn._ops import CELLS, zoneout_mask
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -136,10 +136,14 @@ def unit_weights_of(variants: Variants, weights: Sequence[DirectionWeights]) -> 
     limit = float("inf") if variants.cell_clip is None else variants.cell_clip
     like = weights[0].w_hh
     hidden_size = like.shape[0] // 4
-    limits = like.new_full((1, hidden_size), limit)
-    none = like.new_zeros(3, hidden_size)
-    each = [none if w.w_peephole is None else w.w_peephole.view(3, -1) for w in weights]
-    return torch.stack([torch.cat([peepholes, limits]) for peepholes in each])
+    peepholes = [w.w_peephole for w in weights if w.w_peephole is not None]
+    if not peepholes:
+        each = like.new_zeros(4, hidden_size)
+        each[3].fill_(limit)
+        return each.expand(len(weights), 4, hidden_size)
+    limits = like.new_full((hidden_size,), limit)
+    turns = [part for of_direction in peepholes for part in (of_direction, limits)]
+    return torch.cat(turns).view(len(weights), 4, hidden_size)
 
 
 def unit_weights(
@@ -203,26 +207,43 @@ def draw_masks(variants: Variants, cell: str, x: Tensor, weights: Sequence[Direc
     zoneout = recurrent = None
     w_hh = weights[0].w_hh
     width = w_hh.shape[1] * heads  # H too where there is zoneout
-    states = CELLS[cell].states
-    probabilities = (*variants.zoneouts, *variants.zoneouts)[:states]
-    if any(probabilities):
-        shape = (x.shape[0], x.shape[1], len(weights), states, width)
-        if not variants.training:
-            means = torch.tensor(probabilities, dtype=w_hh.dtype, device=w_hh.device)
-            zoneout = means.unsqueeze(1).expand(states, width).contiguous().expand(shape)
-        elif len(set(probabilities)) == 1:
-            zoneout = _draw(shape, probabilities[0], w_hh)
-        else:
-            of_state = (*shape[:3], width)
-            zoneout = torch.stack([_draw(of_state, each, w_hh) for each in probabilities], 3)
+    if any(variants.zoneouts):
+        shape = (*x.shape[:2], len(weights), CELLS[cell].states, width)
+        zoneout = _draw(x, variants.zoneouts, shape) if variants.training else _means(w_hh, variants.zoneouts, shape)
     if variants.recurrent_dropout and variants.training:
-        ones = x.new_ones(len(weights), x.shape[1], width, dtype=w_hh.dtype)
-        recurrent = F.dropout(ones, variants.recurrent_dropout)
+        shape, kept = (len(weights), x.shape[1], width), 1.0 - variants.recurrent_dropout
+        recurrent = torch.bernoulli(torch.empty(shape, dtype=w_hh.dtype, device=x.device), kept)
+        if kept > 0.0:
+            recurrent.div_(kept)
     return Masks(zoneout, recurrent)
 
 
-def _draw(shape: Sequence[int], probability: float, like: Tensor) -> Tensor:
-    """Ones with a probability, rounded to a multiple of 2^-16 but not to 0, and zeros, as `like` in type and device.
+def _means(like: Tensor, probabilities: tuple[float, float], shape: Sequence[int]) -> Tensor:
+    """The probabilities of h and of all else as a mask [T, B, D, states, H] of the type of `like`."""
+    means = like.new_full(shape[3:], probabilities[1])
+    if probabilities[0] != probabilities[1]:
+        means[0] = probabilities[0]
+    return means.expand(shape)
+
+
+def _draw(x: Tensor, probabilities: tuple[float, float], shape: Sequence[int]) -> Tensor:
+    """Ones with the probabilities of h and of all else, and zeros, as x in type and device, of such a shape.
+
+    Probabilities are rounded to a multiple of 2^-16, but not to 0.
+    """
+    if not x.is_cuda:
+        seed = torch.randint(-(2**63), 2**63 - 1, (), device=x.device)
+        like = x.detach() if x.requires_grad else x
+        drawn: Tensor = zoneout_mask(like, seed, *shape[2:], *probabilities)
+        return drawn
+    if probabilities[0] == probabilities[1]:
+        return _draw_by_torch(shape, probabilities[0], x)
+    of_state = (*shape[:3], shape[4])
+    return torch.stack([_draw_by_torch(of_state, each, x) for each in probabilities], 3)
+
+
+def _draw_by_torch(shape: Sequence[int], probability: float, like: Tensor) -> Tensor:
+    """The same with one probability, where there is no kernel for it.
 
     A decision takes 16 random bits of 64: bernoulli_, one draw each, would take a third of a training step.
     """

@@ -91,5 +91,15 @@ def _register(name: str) -> None:
     torch.library.register_vmap(f"fused_rnn::{name}", rule)
 
 
+def _zoneout_mask(info: Any, in_dims: Sequence[int | None], *arguments: Any) -> tuple[Tensor, int | None]:  # noqa: ARG001
+    """A mask of each member where each has a seed, which is torch's randomness "different"; else one of all."""
+    (x_dim, seed_dim, *_), (x, seed, *others) = in_dims, arguments
+    x = x if x_dim is None else x.select(x_dim, 0)
+    if seed_dim is None:
+        return torch.ops.fused_rnn.zoneout_mask(x, seed, *others), None
+    return torch.stack([torch.ops.fused_rnn.zoneout_mask(x, each, *others) for each in seed.unbind(seed_dim)]), 0
+
+
 for _name in ("forward", "backward"):
     _register(_name)
+torch.library.register_vmap("fused_rnn::zoneout_mask", _zoneout_mask)

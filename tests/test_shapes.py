@@ -120,7 +120,7 @@ def operator_names() -> list[str]:
 
 def arguments_of(operator: Any) -> dict[str, Any]:
     """Some tensor for every argument that may be one; a shape rule looks at the devices first."""
-    values = {"str": "lstm", "int": 1, "bool": True}
+    values = {"str": "lstm", "int": 1, "bool": True, "float": 0.5}
     found = {}
     for argument in operator._schema.arguments:
         kind = str(argument.type).removeprefix("Optional[").removesuffix("]")

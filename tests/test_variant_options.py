@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import fused_rnn
-from fused_rnn import _variants
+from fused_rnn import _ops, _variants
 from fused_rnn._tensors import DirectionWeights
 from tests.test_modules import flat
 from tests.test_variants import CASES, HIDDEN, each_case, each_layer, make
@@ -53,6 +53,38 @@ def test_zoneout_has_a_probability_for_h_and_one_for_c() -> None:
     assert layer.zoneout == (0.1, 0.6)
 
 
+def test_a_seed_means_the_same_ones_in_every_type() -> None:
+    seed, x = torch.tensor(3), torch.empty(7, 5, 1)
+    drawn = _ops.zoneout_mask(x, seed, 1, 2, 13, 0.3, 0.6)
+    for dtype in (torch.float64, torch.bfloat16, torch.float16):
+        assert torch.equal(_ops.zoneout_mask(x.to(dtype), seed, 1, 2, 13, 0.3, 0.6), drawn.to(dtype))
+    assert not torch.equal(_ops.zoneout_mask(x, seed + 1, 1, 2, 13, 0.3, 0.6), drawn)
+
+
+@pytest.mark.parametrize("probability", [0.0, 1e-9, 0.1, 0.5, 1.0])
+def test_decisions_have_their_probability_and_do_not_depend_on_each_other(probability: float) -> None:
+    wanted = max(round(probability * 2**16), 1) / 2**16 if probability else 0.0
+    one_run = _ops.zoneout_mask(torch.empty(1, 1, 1), torch.tensor(1), 1, 1, 2**18, probability, probability)
+    rows = _ops.zoneout_mask(torch.empty(4, 2**6, 1), torch.tensor(1), 1, 2, 2**10, 0.7, probability)[:, :, :, 1]
+    for drawn in (one_run.flatten(), rows.flatten(), _variants._draw_by_torch((2**18,), probability, torch.empty(0))):
+        pairs = [drawn[distance:] * drawn[:-distance] for distance in (1, 8, 16, 1024)]  # lanes, draws and rows
+        for found, mean in ((drawn, wanted), *((pair, wanted**2) for pair in pairs)):
+            # Six standard deviations; those of pairs, which overlap, are less than twice as large.
+            assert abs(found.double().mean().item() - mean) <= 6 * 2 * (mean * (1 - mean) / 2**18) ** 0.5
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ((torch.empty(2, 3), torch.tensor(1), 1, 1, 4, 0.5, 0.5), r"x must have shape \[T, B, I\], got \[2, 3\]"),
+    ((torch.empty(2, 3, 1), torch.tensor([1]), 1, 1, 4, 0.5, 0.5), r"seed must have shape \[\] = \[\], got \[1\]"),
+    ((torch.empty(2, 3, 1), torch.tensor(1.0), 1, 1, 4, 0.5, 0.5), "seed must have type int64"),
+    ((torch.empty(2, 3, 1), torch.tensor(1), 1, 1, -4, 0.5, 0.5), "units must be 0 or more, got -4"),
+    ((torch.empty(2, 3, 1), torch.tensor(1), 1, 1, 4, 0.5, float("nan")), r"of_others must be in \[0, 1\], got nan"),
+])  # fmt: skip
+def test_a_mask_of_nothing_possible_is_refused(arguments: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(RuntimeError, match=f"^fused_rnn: {message}"):
+        torch.ops.fused_rnn.zoneout_mask(*arguments)
+
+
 @each_layer
 def test_recurrent_dropout_draws_one_mask_for_each_sequence(name: str, kind: dict[str, Any]) -> None:
     zoneout, recurrent = masks(name, rows=8, recurrent_dropout=0.2, **kind)[0]
@@ -89,6 +121,31 @@ def test_the_same_seed_gives_the_same_results(name: str, options: dict[str, Any]
     assert torch.equal(found[0][0], found[2][0]) != random
     layer.eval()
     assert all(map(torch.equal, flat(layer(x)), flat(layer(x))))
+
+
+@each_case
+def test_calls_that_nobody_has_checked_compute_the_same(
+    name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer, found = make(name, **{**options, "dropout": 0.0}), []
+    x = torch.randn(6, 5, 3, dtype=torch.float64, requires_grad=True)
+    checked = []
+
+    def prepare(*given: Any) -> Any:
+        checked.append(given)
+        return type(layer)._prepare(layer, *given)
+
+    monkeypatch.setattr(layer, "_prepare", prepare)
+    for training in (True, False):
+        layer.train(training)
+        for _ in range(2):
+            torch.manual_seed(1)
+            results = flat(layer(x))
+            found.append((*results, *torch.autograd.grad([r.sum() for r in results], (x, *layer.parameters()))))
+            monkeypatch.setattr(layer, "_run_unchecked", lambda *_: None)
+        monkeypatch.setattr(layer, "_run_unchecked", partial(type(layer)._run_unchecked, layer))
+        assert all(map(torch.equal, *found[-2:]))
+    assert len(checked) == (4 if options.get("layer_norm") else 2)
 
 
 # --- Life inside torch ---
