@@ -28,7 +28,8 @@ struct PeepholeLstmCell {
     return {{o * tanh(c), c}, {i, f, g, o}};
   }
 
-  // A clipped c' has no gradient; nor has the limit m.
+  // A clipped c' has no gradient; nor has the limit m. Field by field: gcc 12 keeps so many values, which come as
+  // aggregates, in memory.
   template <class V>
   FUSED_RNN_HD static inline CellBackward<V, PeepholeLstmCell> backward(const Pack<V, 4>& saved,
                                                                         const Pack<V, 2>& previous,
@@ -43,11 +44,18 @@ struct PeepholeLstmCell {
     const V d_c = where_within(f * previous[1] + i * g, weights[3], d_c_clipped);
     const V d_i = d_c * g * (i * (one - i));
     const V d_f = d_c * previous[1] * (f * (one - f));
-    const Pack<V, 4> d_a{d_i, d_f, d_c * i * (one - g * g), d_o};
-    return {d_a,
-            d_a,
-            {V(0), d_c * f + weights[0] * d_i + weights[1] * d_f},
-            {d_i * previous[1], d_f * previous[1], d_o * current[1], V(0)}};
+    CellBackward<V, PeepholeLstmCell> result;
+    result.d_from_x[0] = result.d_from_h[0] = d_i;
+    result.d_from_x[1] = result.d_from_h[1] = d_f;
+    result.d_from_x[2] = result.d_from_h[2] = d_c * i * (one - g * g);
+    result.d_from_x[3] = result.d_from_h[3] = d_o;
+    result.d_state[0] = V(0);
+    result.d_state[1] = d_c * f + weights[0] * d_i + weights[1] * d_f;
+    result.d_unit_weights[0] = d_i * previous[1];
+    result.d_unit_weights[1] = d_f * previous[1];
+    result.d_unit_weights[2] = d_o * current[1];
+    result.d_unit_weights[3] = V(0);
+    return result;
   }
 };
 

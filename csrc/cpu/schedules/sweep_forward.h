@@ -99,6 +99,8 @@ class ForwardSweep {
 
   bool masked() const { return HasVariants && p_.recurrent_mask; }
   bool keeps_h() const { return kRoundsFactors<T> || masked(); }
+  // Whether something reads h of the step before besides the product: else masked factors need h at the end alone.
+  bool reads_h() const { return !masked() || Cell::kReadsHidden || p_.zoneout || ragged_; }
 
   RowStep row_step_at(int64_t t, int64_t row) const { return ragged_ ? row_step(v_, t, row) : RowStep::kPlain; }
 
@@ -135,7 +137,7 @@ class ForwardSweep {
     GatesMade made;
     BatchRows<const T> gates;  // null where they are made
     BatchRows<State> factors_before, factors, hidden;
-    BatchRows<Real> c, h;     // h: null where the factors are h itself
+    BatchRows<Real> c, h;     // h: null where the factors are h itself, or nothing reads it
     BatchRows<const T> mask;  // may be null
     ForwardPass<Cell, T, HasVariants> pass;
   };
@@ -150,7 +152,7 @@ class ForwardSweep {
             .factors = factors_[(s + 1) & 1].rows(d),
             .hidden = projected() ? hidden_.rows(d) : BatchRows<State>{},
             .c = kCells > 0 ? c_.rows(d) : BatchRows<Real>{},
-            .h = keeps_h() ? h_.rows(d) : BatchRows<Real>{},
+            .h = keeps_h() && (reads_h() || s + 1 == p_.time_steps) ? h_.rows(d) : BatchRows<Real>{},
             .mask = masked() ? rows_at<T>(v_.variant.recurrent_mask, d) : BatchRows<const T>{},
             .pass = ForwardPass<Cell, T, HasVariants>(p_, v_, parameters_.unit_weights(d), d, t)};
   }
