@@ -309,7 +309,7 @@ def layer_backward(
     needed = (need.x, need.w_ih, need.w_hh, need.b_ih or need.b_hh, need.w_hr)
     run = _layer_backward_in_place if in_place else _layer_backward
     found = LayerBackwardResult._make(run(cell, *given, *needed, MULTIPLIES_BFLOAT16 and rounds_on_cpu(), heads))
-    if arguments.unit_weights is None:
+    if not need.unit_weights:
         return found
     return found._replace(d_unit_weights=found.d_unit_weights.sum(1))  # they are those of each row
 

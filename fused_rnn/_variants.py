@@ -138,9 +138,9 @@ def unit_weights_of(variants: Variants, weights: Sequence[DirectionWeights]) -> 
     hidden_size = like.shape[0] // 4
     peepholes = [w.w_peephole for w in weights if w.w_peephole is not None]
     if not peepholes:
-        each = like.new_zeros(4, hidden_size)
-        each[3].fill_(limit)
-        return each.expand(len(weights), 4, hidden_size)
+        limits_alone = like.new_zeros(len(weights), 4, hidden_size)
+        limits_alone.select(1, 3).fill_(limit)
+        return limits_alone
     limits = like.new_full((hidden_size,), limit)
     turns = [part for of_direction in peepholes for part in (of_direction, limits)]
     return torch.cat(turns).view(len(weights), 4, hidden_size)
