@@ -220,7 +220,7 @@ def draw_masks(variants: Variants, cell: str, x: Tensor, weights: Sequence[Direc
 
 def _means(like: Tensor, probabilities: tuple[float, float], shape: Sequence[int]) -> Tensor:
     """The probabilities of h and of all else as a mask [T, B, D, states, H] of the type of `like`."""
-    means = like.new_full(shape[3:], probabilities[1])
+    means = torch.full(shape[3:], probabilities[1], dtype=like.dtype, device=like.device)
     if probabilities[0] != probabilities[1]:
         means[0] = probabilities[0]
     return means.expand(shape)

@@ -85,6 +85,23 @@ def test_a_mask_of_nothing_possible_is_refused(arguments: tuple[Any, ...], messa
         torch.ops.fused_rnn.zoneout_mask(*arguments)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_members_of_an_ensemble_have_the_same_masks(training: bool) -> None:
+    variants = _variants.Variants(zoneout=(0.1, 0.6), recurrent_dropout=0.2, training=training)
+    found: list[Any] = []
+
+    def draw(x: torch.Tensor, w_hh: torch.Tensor) -> torch.Tensor:
+        found.extend(_variants.draw_masks(variants, "lstm", x, [DirectionWeights(w_hh, w_hh)]))
+        return x
+
+    torch.func.vmap(draw, randomness="same")(torch.zeros(2, 3, 4, 5), torch.zeros(2, 24, 6))
+    zoneout, recurrent = found
+    assert zoneout.shape == (3, 4, 1, 2, 6)  # none of members
+    assert (recurrent is None) == (not training)
+    assert zoneout.isfinite().all()  # so it is a tensor outside, too
+    assert recurrent is None or recurrent.isfinite().all()
+
+
 @each_layer
 def test_recurrent_dropout_draws_one_mask_for_each_sequence(name: str, kind: dict[str, Any]) -> None:
     zoneout, recurrent = masks(name, rows=8, recurrent_dropout=0.2, **kind)[0]
