@@ -69,7 +69,7 @@ def source_groups(toolchain: Toolchain, cuda: Cuda | str, torch: Path, version: 
     binding += [flag for folder in torch_headers for flag in ("-isystem", folder)]
     # pybind11 comes before torch, which carries a copy of its own.
     python = [flag for folder in (find_pybind11(), *find_python_headers()) for flag in ("-isystem", folder)]
-    python += [*binding, f'-DFUSED_RNN_VERSION="{version}"']
+    python += [*binding, f'-DFUSED_RNN_VERSION="{version}"', "-DNDEBUG"]  # pybind11 asks for the GIL at each reference
     # With these a cell of a user is compiled when it is first used.
     cell_flags = {"common": COMMON_FLAGS, **{name: ISA_FLAGS[name] for name in toolchain.instruction_sets}}
     python += [f"-DFUSED_RNN_CELL_FLAGS={json.dumps(json.dumps(cell_flags))}"]

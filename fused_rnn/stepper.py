@@ -138,7 +138,11 @@ class Stepper:
         self._c_shape = (layer.num_layers, batch_size, others) if others else None
         self._description = f"{layer}, batch_size={batch_size}, weights={weights}"
         sizes = {name: getattr(layer, name) for name in ("input_size", "hidden_size", "proj_size")}
-        self._native = _ops.make_stepper(layer.cell, parameters, storage=_STORAGES[weights], batch=batch_size, **sizes)
+        storage = _STORAGES[weights]
+        self._hold(_ops.make_stepper(layer.cell, parameters, storage=storage, batch=batch_size, **sizes))
+
+    def _hold(self, native: Any) -> None:
+        self._native, self._step_plain = native, native.plain_step()
 
     def __repr__(self) -> str:
         return f"Stepper({self._description})"
@@ -146,13 +150,14 @@ class Stepper:
     def __copy__(self) -> Stepper:
         made = self.__class__.__new__(self.__class__)
         made.__dict__.update(self.__dict__)
-        made._native = self._native.clone()
+        made._hold(self._native.clone())
         return made
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Stepper:
         made = memo[id(self)] = self.__copy__()
-        native = made.__dict__.pop("_native")
-        made.__dict__.update(copy.deepcopy(made.__dict__, memo), _native=native)
+        native = made.__dict__.pop("_native"), made.__dict__.pop("_step_plain")
+        made.__dict__.update(copy.deepcopy(made.__dict__, memo))
+        made._native, made._step_plain = native
         return made
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
@@ -180,9 +185,9 @@ class Stepper:
         if type(x) is Tensor and not x.requires_grad and not x.is_neg():  # native code sees to the rest
             if out is None:
                 made: Any = torch.empty(self._y_shape[2 - x.dim() :], dtype=self._dtype, device="cpu")
-                if self._native.step_plain(x, made):
+                if self._step_plain(x, made):
                     return made  # type: ignore[no-any-return]
-            elif type(out) is Tensor and not (out.requires_grad or out.is_neg()) and self._native.step_plain(x, out):
+            elif type(out) is Tensor and not (out.requires_grad or out.is_neg()) and self._step_plain(x, out):
                 increment_version((out,))
                 return out
         if not isinstance(x, Tensor):
