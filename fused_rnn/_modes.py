@@ -25,6 +25,10 @@ is_transformed = torch._C._are_functorch_transforms_active
 """Whether torch.func runs this call: vmap, grad, jvp, functionalize or several of them."""
 
 
+GIVES_HANDLES = hasattr(getattr(torch._C, "_aoti", None), "alloc_tensors_by_stealing_from_void_ptrs")
+"""Whether native code can take tensors of Python and make such without torch's dispatcher."""
+
+
 def constant_for_compilers(function: _Function) -> _Function:
     """Let torch.compile take what `function` returns for a constant.
 
@@ -84,6 +88,15 @@ def in_plain_eager() -> bool:
         and not torch._C._are_functorch_transforms_active()
         and not torch.compiler._is_exporting_flag
         and not torch._C._is_tracing()
+    )
+
+
+def is_watched() -> bool:
+    """Whether a mode or the profiler wants to see operators."""
+    return (
+        torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._is_torch_function_mode_enabled()
+        or torch._C._autograd._profiler_enabled()
     )
 
 

@@ -128,13 +128,14 @@ _quantized_layer = torch.ops.fused_rnn.quantized_layer.default
 _product = torch.ops.fused_rnn.product.default
 zoneout_mask = torch.ops.fused_rnn.zoneout_mask.default
 """Ones and zeros [T, B, D, states, H] like x [T, B, I], on CPU, from a seed and probabilities of h and of the rest."""
+run_short, short_gradients = _C.run_short, _C.short_gradients  # see _short_calls.py
 
 
 class ArgumentError(RuntimeError):
     """An operator refused its arguments, before it did anything."""
 
 
-def _refusal(error: RuntimeError) -> RuntimeError:
+def refusal(error: RuntimeError) -> RuntimeError:
     """`error` as an ArgumentError where an operator or the dispatcher raised it; a call may raise anything else."""
     message = str(error)
     return ArgumentError(message) if message.startswith(("fused_rnn: ", "Could not run 'fused_rnn::")) else error
@@ -220,7 +221,7 @@ def layer(
     try:
         return LayerResult._make(_layer(cell, *arguments, directions, save, hand_out, rounds, heads))
     except RuntimeError as error:
-        raise _refusal(error) from None
+        raise refusal(error) from None
 
 
 def quantized_layer(
@@ -234,7 +235,7 @@ def quantized_layer(
     try:
         return QuantizedResult._make(_quantized_layer(cell, x, *weights, *rows, directions))
     except RuntimeError as error:
-        raise _refusal(error) from None
+        raise refusal(error) from None
 
 
 def step(cell: str, *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -245,7 +246,7 @@ def step(cell: str, *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
     try:
         return _step(cell, *tensors)  # type: ignore[no-any-return]
     except RuntimeError as error:
-        raise _refusal(error) from None
+        raise refusal(error) from None
 
 
 def backward(

@@ -109,6 +109,14 @@ def of_step(arguments: StepArguments) -> Route | None:
     return STEP if arguments.x.is_cpu and _modes.in_plain_eager() else None
 
 
+def may_be_short() -> bool:
+    """Whether nothing of torch wants to see the operators of a pass, which may then go without its dispatcher.
+
+    A forward pass is one in plain eager mode, and a backward pass one without derivatives of its own.
+    """
+    return _modes.GIVES_HANDLES and not _modes.is_transformed() and not _modes.is_watched()
+
+
 def of_layer(
     arguments: LayerArguments, variants: Variants = PLAIN, *, built_in: bool = True, has_kernels: bool = True
 ) -> Route:

@@ -27,9 +27,9 @@ def keep(ctx: Any, tensors: Sequence[Tensor | None], *, for_tangents: bool = Fal
         ctx.save_for_forward(*present)
 
 
-def kept(ctx: Any) -> list[Any]:
-    """What `keep` was given; to be called once, since hooks unpack each tensor once."""
-    found = ctx.saved_tensors
+def kept(ctx: Any, found: Sequence[Tensor] | None = None) -> list[Any]:
+    """What `keep` was given; `found` are `saved_tensors`, to be read once, since hooks unpack each tensor once."""
+    found = ctx.saved_tensors if found is None else found
     if len(found) == len(ctx.present):
         return list(found)
     present = iter(found)

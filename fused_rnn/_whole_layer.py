@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
-from fused_rnn import _ops, _route, _strict
+from fused_rnn import _ops, _route, _short_calls, _strict
 from fused_rnn._autograd import (
     Given,
     RecurrenceGradients,
@@ -28,16 +28,19 @@ from fused_rnn._saved import keep, kept, may_run_in_place, own, take
 from fused_rnn._tensors import Arguments, Incoming, Kept, LayerArguments, StepArguments, of_recurrence
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 ArgumentError = _ops.ArgumentError  # what a call raises that nobody has checked
+_ABSENT = torch.empty(0, device="cpu")  # stands for a result that the call does not have
 _NO_GRADIENTS: Any = LayerArguments(*[None] * len(LayerArguments._fields))  # type: ignore[arg-type]
 
 
 def step(cell: str, arguments: StepArguments) -> tuple[Tensor, ...]:
     """One step of a plain cell, differentiable: h, and c where there is one, [B, H] and no views."""
     if wants_gradient(arguments):
-        found: tuple[Tensor, ...] = _Step.apply(cell, *arguments)  # type: ignore[no-untyped-call]
+        made = _short_calls.run(cell, arguments) if _route.may_be_short() else None
+        apply = _Step.apply if made is None else _apply_step
+        found: tuple[Tensor, ...] = apply(_Call(cell, 1, made=made), *arguments)
         return found
     return _ops.step(cell, *arguments)
 
@@ -57,8 +60,12 @@ def run(
     An output that is `handed_out` to the caller is [T, B, D*P], no view, and not read by the backward pass.
     """
     if wants_gradient(arguments):
-        call = _Call(cell, directions, heads, handed_out, places)
-        return RecurrenceResult._make(_Layer.apply(call, *arguments))  # type: ignore[no-untyped-call]
+        made = None
+        if _route.may_be_short():
+            made = _short_calls.run(cell, (*arguments, places), directions, hand_out=handed_out, heads=heads)
+        apply = _Layer.apply if made is None else _apply_layer
+        output, h_n, c_n, cells = apply(_Call(cell, directions, heads, handed_out, places, made), *arguments)
+        return RecurrenceResult(output, h_n, _ABSENT if c_n is None else c_n, _ABSENT if cells is None else cells)
     result = _ops.layer(cell, arguments, directions, save=keep_cells, hand_out=handed_out, heads=heads)
     output = result.handed_out if handed_out else result.output
     return RecurrenceResult(output, result.h_n, result.c_n, result.cells)
@@ -94,6 +101,7 @@ class _Call(NamedTuple):
     heads: int = 1  # of each
     handed_out: bool = False
     places: Tensor | None = None
+    made: Any = None  # what `_short_calls.run` has returned
 
 
 class _Layer(Function):
@@ -101,7 +109,9 @@ class _Layer(Function):
 
     @staticmethod
     def forward(ctx: Any, call: _Call, *given: Any) -> tuple[Tensor, ...]:
-        """Run the operator and save the tensors of the backward pass."""
+        """Run the operator, if it has not run, and save the tensors of the backward pass."""
+        if call.made is not None:
+            return _keep_short(ctx, call)
         results = _run_and_keep(ctx, call, LayerArguments._make(given), (*given, call.places))
         if _ops.CELLS[call.cell].states == 1:
             ctx.mark_non_differentiable(results.c_n, results.cells)
@@ -110,11 +120,13 @@ class _Layer(Function):
     @staticmethod
     def backward(ctx: Any, *d_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
         """Gradients of the arguments, each only where it is asked for."""
+        short, saved = _short_gradients(ctx, d_outputs)
+        if short is not None:
+            return short
         incoming = incoming_gradients(ctx.cell, d_outputs)
         if incoming.are_zero():
             return (None, *_NO_GRADIENTS)
-        saved = iter(kept(ctx))
-        given, places, results = take(LayerArguments, saved), next(saved), take(Kept, saved)
+        given, places, results = take(LayerArguments, saved), next(saved), _kept_results(saved)
         if incoming.d_output is not None and incoming.d_output.dim() == 3:
             incoming = incoming._replace(d_output=incoming.d_output.reshape(results.output.shape))
         _, *needed = ctx.needs_input_grad
@@ -125,25 +137,69 @@ class _Step(Function):
     """A differentiable cell: the layer for one step, from and to tensors without a dimension for it."""
 
     @staticmethod
-    def forward(ctx: Any, cell: str, *given: Any) -> tuple[Tensor, ...]:
-        """Run the operator and save the tensors of the backward pass."""
-        results = _run_and_keep(ctx, _Call(cell, 1), _as_layer(given), given)
+    def forward(ctx: Any, call: _Call, *given: Any) -> tuple[Tensor, ...]:
+        """Run the operator, if it has not run, and save the tensors of the backward pass."""
+        if call.made is not None:
+            return _keep_short(ctx, call)
+        results = _run_and_keep(ctx, call, _as_layer(given), given)
         h = results.h_n.squeeze_(0)
-        return (h,) if _ops.CELLS[cell].states == 1 else (h, results.c_n.squeeze_(0))
+        return (h,) if _ops.CELLS[call.cell].states == 1 else (h, results.c_n.squeeze_(0))
 
     @staticmethod
     def backward(ctx: Any, *d_states: Tensor | None) -> tuple[Tensor | None, ...]:
         """Gradients of the arguments, each only where it is asked for."""
+        short, saved = _short_gradients(ctx, d_states)
+        if short is not None:
+            return short
         incoming = Incoming(None, *[None if d is None else d.unsqueeze(0) for d in d_states])
         if incoming.are_zero():
             return (None, *[None] * len(StepArguments._fields))
-        saved = iter(kept(ctx))
-        given, results = _as_layer(take(StepArguments, saved)), take(Kept, saved)
+        given, results = _as_layer(take(StepArguments, saved)), _kept_results(saved)
         _, *needed = ctx.needs_input_grad
         found = _gradients(ctx, given, None, _as_layer(needed), incoming, results)
         x, h, c = (None if d is None else d.squeeze(0) for d in (found.x, found.h_0, found.c_0))
         d_arguments: Any = StepArguments(x, found.w_ih, found.b_ih, found.w_hh, found.b_hh, h, c)  # type: ignore[arg-type]
         return (None, *_changeable(d_arguments))
+
+
+_apply_layer: Any = super(Function, _Layer).apply
+_apply_step: Any = super(Function, _Step).apply
+# Function.apply sees to transforms first, in Python: it looks for tensors of those that have ended, too, which are not
+# plain.
+
+
+def _keep_short(ctx: Any, call: _Call) -> tuple[Tensor, ...]:
+    """What `_run_and_keep` does, after `_short_calls.run`."""
+    results: tuple[Tensor, ...]
+    results, to_save, ctx.present = call.made
+    ctx.cell, ctx.directions, ctx.heads, ctx.strict = (
+        call.cell,
+        call.directions * call.heads,
+        call.heads,
+        _strict.active(),
+    )
+    ctx.short = True
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*to_save)
+    return results
+
+
+def _short_gradients(
+    ctx: Any, d_results: Sequence[Tensor | None]
+) -> tuple[tuple[Tensor | None, ...] | None, Iterator[Any]]:
+    """The gradients by `_short_calls.gradients`; else None and what is saved."""
+    saved = ctx.saved_tensors
+    if ctx.short and not torch.is_grad_enabled() and _route.may_be_short():
+        found = _short_calls.gradients(ctx.cell, saved, ctx.present, ctx.needs_input_grad, d_results, ctx.heads)
+        if found is not None:
+            return found, iter(())
+    return None, iter(kept(ctx, saved))
+
+
+def _kept_results(saved: Iterator[Any]) -> Kept:
+    """`Kept`, with [0] for what there is not."""
+    results: Sequence[Tensor | None] = take(Kept, saved)
+    return Kept._make(_ABSENT if t is None else t for t in results)
 
 
 def _changeable(gradients: Sequence[Any]) -> Sequence[Any]:
@@ -162,9 +218,10 @@ def _as_layer(given: Sequence[Any]) -> LayerArguments:
 
 def _run_and_keep(ctx: Any, call: _Call, arguments: LayerArguments, given: Sequence[Tensor | None]) -> _ops.LayerResult:
     """The results of the operator, which are saved behind what the node was given."""
-    cell, directions, heads, hand_out, _ = call
+    cell, directions, heads, hand_out, *_ = call
     results = _ops.layer(cell, arguments, directions, save=True, hand_out=hand_out, heads=heads)
     ctx.cell, ctx.directions, ctx.heads, ctx.strict = cell, directions * heads, heads, _strict.active()
+    ctx.short = False
     ctx.set_materialize_grads(False)
     own(results.saved)
     keep(ctx, (*given, *Kept(results.output, results.cells, results.saved, results.hidden)))

@@ -130,6 +130,14 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cmake-library")
 
 
+@pytest.fixture
+def by_ops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small layers train by the ops, too, as large ones do: see test_short_calls.py."""
+    from fused_rnn import _route
+
+    monkeypatch.setattr(_route, "may_be_short", lambda: False)
+
+
 @pytest.fixture(autouse=True)
 def _same_random_numbers() -> None:
     import torch

@@ -14,6 +14,8 @@ from fused_rnn._tensors import Incoming, Kept, LayerArguments
 from tests.test_whole_layer import draw
 from tests.tolerances import relative_error
 
+pytestmark = pytest.mark.usefixtures("by_ops")
+
 
 def gradients(name: str, time_steps: int, batch: int, **options: Any) -> list[Tensor]:
     torch.manual_seed(4)

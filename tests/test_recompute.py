@@ -111,6 +111,7 @@ def test_less_is_kept_for_the_backward_pass(name: str, more: dict[str, Any], mon
     assert kept[1] <= kept[0] / 4
 
 
+@pytest.mark.usefixtures("by_ops")
 def test_a_segment_is_run_again_once(monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[int] = []
     run = _ops.layer

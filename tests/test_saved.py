@@ -93,6 +93,7 @@ def test_no_two_gradients_of_a_compiled_call_share_memory(name: str, options: di
     assert_apart(each_gradient(compiled(), leaves))
 
 
+@pytest.mark.usefixtures("by_ops")
 @each_module
 def test_the_backward_pass_writes_over_nothing_that_hooks_own(name: str, options: dict[str, Any]) -> None:
     problem = Problem(name, options)
@@ -111,6 +112,7 @@ def test_the_backward_pass_writes_over_nothing_that_hooks_own(name: str, options
         assert all(torch.equal(one, other) for one, other in zip(owned, before, strict=True))
 
 
+@pytest.mark.usefixtures("by_ops")
 @pytest.mark.parametrize(("name", "options"), CELLS + LAYERS[:5], ids=str)
 def test_hooks_of_a_single_saved_tensor_own_it(name: str, options: dict[str, Any]) -> None:
     problem = Problem(name, options)

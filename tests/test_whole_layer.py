@@ -297,6 +297,7 @@ def test_infinite_inputs_have_second_derivatives() -> None:
     assert torch.isfinite(second).all()
 
 
+@pytest.mark.usefixtures("by_ops")
 def test_it_is_what_plain_layers_run(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     layer = _ops.layer

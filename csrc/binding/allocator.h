@@ -5,6 +5,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <cstring>
+#include <tuple>
 
 #include "binding/checks.h"
 
@@ -29,7 +30,9 @@ class Allocator {
   }
 
   const Tensor& model() const { return model_; }
-  Tensor operator()(bool wanted, const Shape& shape) const { return make(wanted ? shape : Shape{0}, type_); }
+  Tensor operator()(bool wanted, const Shape& shape) const { return wanted ? make(shape, type_) : absent(); }
+  Tensor empty() const { return make({0}, type_); }
+  static Tensor absent() { return Tensor(AtenTensorHandle{nullptr}); }
   // float32 where the model has a half type.
   Tensor computed(const Shape& shape) const {
     return make(shape, type_ == aoti_torch_dtype_float64() ? type_ : aoti_torch_dtype_float32());
@@ -50,13 +53,17 @@ class Allocator {
   int32_t type_ = 0, device_type_ = 0, device_index_ = 0;
 };
 
-// A contiguous tensor in another shape and the same memory; autograd does not take it for a view.
-inline Tensor reshaped(const Tensor& tensor, const Shape& shape) {
-  const Shape strides = dense_strides(shape);
+// The memory of a tensor in another shape; autograd does not take it for a view.
+inline Tensor strided(const Tensor& tensor, const Shape& shape, const Shape& strides) {
   AtenTensorHandle made = nullptr;
   TORCH_ERROR_CODE_CHECK(aoti_torch__reinterpret_tensor(tensor.get(), static_cast<int64_t>(shape.size()), shape.data(),
                                                         strides.data(), 0, &made));
   return Tensor(made);
+}
+
+// That of a contiguous one.
+inline Tensor reshaped(const Tensor& tensor, const Shape& shape) {
+  return strided(tensor, shape, dense_strides(shape));
 }
 
 // The elements of a contiguous tensor on the CPU in another shape and in memory of their own.
@@ -68,5 +75,24 @@ inline Tensor copied(const Tensor& tensor, const Shape& shape) {
   if (bytes > 0) std::memcpy(copy.mutable_data_ptr(), tensor.const_data_ptr(), bytes);
   return copy;
 }
+
+// An op that returns [0] for what the call does not have; it has at least one result.
+template <auto Op>
+struct Completed;
+
+template <class... Tensors, class... Arguments, std::tuple<Tensors...> (*Op)(Arguments...)>
+struct Completed<Op> {
+  static std::tuple<Tensors...> op(Arguments... arguments) {
+    std::tuple<Tensors...> results = Op(arguments...);
+    std::apply(
+        [](auto&... each) {
+          const Tensor* present = nullptr;
+          ((present = present == nullptr && !is_absent(each) ? &each : present), ...);
+          ((each = is_absent(each) ? Allocator(*present).empty() : each), ...);
+        },
+        results);
+    return results;
+  }
+};
 
 }  // namespace fused_rnn

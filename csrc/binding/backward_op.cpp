@@ -70,7 +70,7 @@ BackwardResult run_backward(const std::string& cell, const BackwardTensors& give
   } else {
     run_backward(p, views, max_threads());
   }
-  return {in_place ? allocate(false, {}) : d_gates, d_gates_h, d_h_0, d_c_0, d_projected, d_unit_weights, d_norm};
+  return {in_place ? Allocator::absent() : d_gates, d_gates_h, d_h_0, d_c_0, d_projected, d_unit_weights, d_norm};
 }
 
 namespace {
@@ -123,7 +123,9 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fused_rnn, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fused_rnn, CPU, m) {
-  m.impl("backward", TORCH_BOX(&fused_rnn::backward));
-  m.impl("backward_in_place", TORCH_BOX(&fused_rnn::backward_in_place));
+  m.impl("backward", TORCH_BOX(&fused_rnn::Completed<&fused_rnn::backward>::op));
+  m.impl("backward_in_place", TORCH_BOX(&fused_rnn::Completed<&fused_rnn::backward_in_place>::op));
 }
-STABLE_TORCH_LIBRARY_IMPL(fused_rnn, CUDA, m) { m.impl("backward", TORCH_BOX(&fused_rnn::backward)); }
+STABLE_TORCH_LIBRARY_IMPL(fused_rnn, CUDA, m) {
+  m.impl("backward", TORCH_BOX(&fused_rnn::Completed<&fused_rnn::backward>::op));
+}

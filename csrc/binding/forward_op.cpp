@@ -59,5 +59,9 @@ STABLE_TORCH_LIBRARY(fused_rnn, m) {
       " -> (Tensor output, Tensor h_n, Tensor c_n, Tensor cells, Tensor saved, Tensor hidden)");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(fused_rnn, CPU, m) { m.impl("forward", TORCH_BOX(&fused_rnn::forward)); }
-STABLE_TORCH_LIBRARY_IMPL(fused_rnn, CUDA, m) { m.impl("forward", TORCH_BOX(&fused_rnn::forward)); }
+STABLE_TORCH_LIBRARY_IMPL(fused_rnn, CPU, m) {
+  m.impl("forward", TORCH_BOX(&fused_rnn::Completed<&fused_rnn::forward>::op));
+}
+STABLE_TORCH_LIBRARY_IMPL(fused_rnn, CUDA, m) {
+  m.impl("forward", TORCH_BOX(&fused_rnn::Completed<&fused_rnn::forward>::op));
+}

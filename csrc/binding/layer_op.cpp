@@ -1,8 +1,9 @@
 // The ops torch.ops.fused_rnn.layer and step: a recurrence that makes its gates of x itself, on CPU, and one step of
 // it.
+#include "binding/layer_ops.h"
+
 #include <torch/csrc/stable/library.h>
 
-#include "binding/cell_name.h"
 #include "binding/describe.h"
 #include "binding/recurrence_call.h"
 
@@ -24,8 +25,6 @@ void read_layer(ForwardViews& views, Reader& read, const Problem& p, const Layer
   views.b_hh = stacked(given.b_hh, "b_hh", "[D*R*H]", {recurrent_rows});
   views.w_hr = stacked(given.w_hr, "w_hr", "[D*P, H]", {p.directions * p.output_size, p.hidden_size});
 }
-
-using LayerResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 // What a layer is to do beside its computation.
 struct LayerOptions {
@@ -54,7 +53,7 @@ LayerResult run_layer(const std::string& cell, const LayerForwardTensors& given,
   const ForwardBuffers made(p, allocate, save);
   made.view(views);
   run_forward(p, views, max_threads());
-  const Tensor none = allocate(false, {});
+  const Tensor none = Allocator::absent();
   const Shape flat{p.time_steps, p.batch, p.directions * p.output_size};
   const Tensor handed_out = !hand_out ? none : save ? copied(made.output, flat) : reshaped(made.output, flat);
   return {hand_out && !save ? none : made.output, made.h_n, made.c_n, made.cells, made.saved, made.hidden, handed_out};
@@ -100,13 +99,11 @@ std::tuple<Tensor, Tensor> step(CellName name, const Tensor& x_given, const Tens
 
   const Allocator allocate(x);
   const Tensor h_n = allocate(true, state), c_n = allocate(has_c, others);
-  if (h_n.numel() > 0) views.h_n = {h_n.mutable_data_ptr(), 0, h_n.stride(0)};
-  if (c_n.numel() > 0) views.c_n = {c_n.mutable_data_ptr(), 0, c_n.stride(0)};
+  if (!is_empty(h_n)) views.h_n = {h_n.mutable_data_ptr(), 0, h_n.stride(0)};
+  if (!is_empty(c_n)) views.c_n = {c_n.mutable_data_ptr(), 0, c_n.stride(0)};
   run_forward(p, views, max_threads());
   return {h_n, c_n};
 }
-
-using LayerGradientsResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 // Which gradients of a layer are wanted.
 struct Needed {
@@ -139,7 +136,7 @@ LayerGradientsResult run_layer_backward(const std::string& cell, const LayerBack
   const Tensor d_b_ih = allocate(needed.bias, {width});
   const Tensor d_b_hh = allocate(needed.bias && !one_bias, {recurrent_width});
   const Tensor d_w_hr = allocate(needed.w_hr, {directions * p.output_size, p.hidden_size});
-  const auto data_or_null = [](const Tensor& t) { return t.numel() > 0 ? t.mutable_data_ptr() : nullptr; };
+  const auto data_or_null = [](const Tensor& t) { return is_empty(t) ? nullptr : t.mutable_data_ptr(); };
   const LayerGradientViews layer{.input_size = p.input_size,
                                  .x = read.dense(x, 0)->const_data_ptr(),
                                  .hidden = p.projected ? read.dense(given.hidden, 0)->const_data_ptr() : nullptr,
@@ -151,14 +148,15 @@ LayerGradientsResult run_layer_backward(const std::string& cell, const LayerBack
                                  .d_b_hh = data_or_null(d_b_hh),
                                  .d_w_hr = data_or_null(d_w_hr)};
   const auto by_direction = [&](const Tensor& weights) {
-    return torch::stable::view(weights, {directions, weights.size(0) / directions, weights.size(1)});
+    const int64_t rows = weights.size(0) / directions, stride = weights.stride(0);
+    return strided(weights, {directions, rows, weights.size(1)}, {rows * stride, stride, weights.stride(1)});
   };
   const Tensor w_hh_apart = by_direction(w_hh);
   const OptionalTensor w_hr_apart = w_hr.has_value() ? OptionalTensor(by_direction(*w_hr)) : std::nullopt;
   const BackwardTensors recurrence{
       given.incoming, output, given.cells, given.saved, {w_hh_apart, w_hr_apart, rows, variant}};
   const BackwardResult found = run_backward(cell, recurrence, options, &layer);
-  const Tensor other_bias = one_bias ? copied(d_b_ih, shape_of(d_b_ih)) : d_b_hh;
+  const Tensor other_bias = one_bias && needed.bias ? copied(d_b_ih, shape_of(d_b_ih)) : d_b_hh;
   return {d_x, d_w_ih, d_w_hh, d_b_ih, other_bias, d_w_hr, std::get<2>(found), std::get<3>(found), std::get<5>(found)};
 }
 
@@ -180,6 +178,11 @@ LayerGradientsResult layer_backward(CellName cell, const OptionalTensor& d_outpu
 }
 
 }  // namespace
+
+const LayerOps& layer_ops() {
+  static constexpr LayerOps kOps{&layer, &layer_backward<false>};
+  return kOps;
+}
 
 }  // namespace fused_rnn
 
@@ -210,8 +213,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fused_rnn, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fused_rnn, CPU, m) {
-  m.impl("layer", TORCH_BOX(&fused_rnn::layer));
-  m.impl("step", TORCH_BOX(&fused_rnn::step));
-  m.impl("layer_backward", TORCH_BOX(&fused_rnn::layer_backward<false>));
-  m.impl("layer_backward_in_place", TORCH_BOX(&fused_rnn::layer_backward<true>));
+  m.impl("layer", TORCH_BOX(&fused_rnn::Completed<&fused_rnn::layer>::op));
+  m.impl("step", TORCH_BOX(&fused_rnn::Completed<&fused_rnn::step>::op));
+  m.impl("layer_backward", TORCH_BOX(&fused_rnn::Completed<&fused_rnn::layer_backward<false>>::op));
+  m.impl("layer_backward_in_place", TORCH_BOX(&fused_rnn::Completed<&fused_rnn::layer_backward<true>>::op));
 }

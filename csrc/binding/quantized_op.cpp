@@ -91,4 +91,6 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fused_rnn, m) {
       " Tensor? resets, int directions) -> (Tensor output, Tensor h_n, Tensor c_n)");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(fused_rnn, CPU, m) { m.impl("quantized_layer", TORCH_BOX(&fused_rnn::quantized_layer)); }
+STABLE_TORCH_LIBRARY_IMPL(fused_rnn, CPU, m) {
+  m.impl("quantized_layer", TORCH_BOX(&fused_rnn::Completed<&fused_rnn::quantized_layer>::op));
+}

@@ -23,24 +23,24 @@ Void* data_of(const Tensor& tensor) {
 // [T, B, D, ...] with contiguous trailing dimensions. An absent or empty tensor gives the null view.
 template <class Void>
 SequenceView<Void> sequence_view(const Tensor& tensor) {
-  if (tensor.numel() == 0) return {};
+  if (is_empty(tensor)) return {};
   return {data_of<Void>(tensor), tensor.stride(0), tensor.stride(1), tensor.stride(2)};
 }
 
 template <class Void>
 StateView<Void> state_view(const Tensor& tensor) {  // [D, B, H]
-  if (tensor.numel() == 0) return {};
+  if (is_empty(tensor)) return {};
   return {data_of<Void>(tensor), tensor.stride(0), tensor.stride(1)};
 }
 
 // [D, B, ...] as the only step of a sequence.
 inline SequenceView<void> rows_view(const Tensor& tensor) {
-  if (tensor.numel() == 0) return {};
+  if (is_empty(tensor)) return {};
   return {tensor.mutable_data_ptr(), 0, tensor.stride(1), tensor.stride(0)};
 }
 
 inline WeightView weight_view(const Tensor& tensor) {  // [D, rows] or [D, rows, columns]
-  if (tensor.numel() == 0) return {};
+  if (is_empty(tensor)) return {};
   return {tensor.const_data_ptr(), tensor.stride(0), tensor.stride(1), tensor.dim() > 2 ? tensor.stride(2) : 0};
 }
 

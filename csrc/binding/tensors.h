@@ -12,6 +12,10 @@ using OptionalTensor = std::optional<Tensor>;
 
 inline const OptionalTensor kNoTensor;
 
+// Results that a call does not have are tensors without a handle, until an op returns them (Completed in allocator.h).
+inline bool is_absent(const Tensor& tensor) { return tensor.get() == nullptr; }
+inline bool is_empty(const Tensor& tensor) { return is_absent(tensor) || tensor.numel() == 0; }
+
 // The states that rows of the batch begin with, where they end and where they are reset.
 struct RowTensors {
   const OptionalTensor& h_0 = kNoTensor;      // [D, B, P], none: zeros

@@ -17,6 +17,7 @@
 #include "cpu/runtime/workspace.h"
 #include "cuda/loaded_cells.h"
 #include "python/python_problem.h"
+#include "python/short_calls.h"
 #include "python/stepper_class.h"
 
 #if !defined(FUSED_RNN_VERSION) || !defined(FUSED_RNN_CUDA_BUILD) || !defined(FUSED_RNN_CELL_FLAGS) || \
@@ -172,4 +173,5 @@ PYBIND11_MODULE(_C, m) {
   m.def("plan", &fused_rnn::plan_dict, py::arg("problem"), py::arg("training"), py::arg("threads"));
   m.def("cuda_options", &fused_rnn::cuda_options, py::arg("problem"), py::arg("backward"), py::arg("device"));
   fused_rnn::define_stepper(m);
+  fused_rnn::define_short_calls(m);
 }

@@ -1,0 +1,44 @@
+"""Small layers and steps in training, past torch's dispatcher: the code of the operators, and the same bits.
+
+A call returns None where it has done nothing, because a tensor is not plain memory on the CPU or the layer is not
+small. Then it has to be the operator.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fused_rnn import _ops
+from fused_rnn._modes import rounds_on_cpu
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+_UNIT_WEIGHTS = 11  # the place of their gradients among those of a layer
+
+
+def run(
+    cell: str, given: Sequence[Tensor | None], directions: int = 1, *, hand_out: bool = False, heads: int = 1
+) -> Any:
+    """A layer on LayerArguments and the places of a packed sequence, or a step on StepArguments.
+
+    The results, the tensors to be saved, and which there are of those given and of `Kept`.
+    """
+    rounds = _ops.MULTIPLIES_BFLOAT16 and rounds_on_cpu()
+    try:
+        return _ops.run_short(cell, given, directions, hand_out, rounds, heads)
+    except RuntimeError as error:
+        raise _ops.refusal(error) from None
+
+
+def gradients(
+    cell: str, saved: Any, present: Any, needs: Any, incoming: Sequence[Tensor | None], heads: int
+) -> tuple[Tensor | None, ...] | None:
+    """The gradients of what the node was given, in its order, from what `run` said is to be saved."""
+    rounds = _ops.MULTIPLIES_BFLOAT16 and rounds_on_cpu()
+    found: tuple[Any, ...] | None = _ops.short_gradients(cell, saved, present, needs, incoming, rounds, heads)
+    if found is None or _ops.CELLS[cell].unit_weights == 0 or found[_UNIT_WEIGHTS] is None:
+        return found
+    return (*found[:_UNIT_WEIGHTS], found[_UNIT_WEIGHTS].sum(1), *found[_UNIT_WEIGHTS + 1 :])  # they are of each row
