@@ -71,10 +71,8 @@ def _on_gpu(situation: Situation) -> list[str]:
         others["float32"] = problem._replace(dtype=torch.float32)
     if problem.dtype == torch.float32:
         others["bfloat16"] = problem._replace(dtype=torch.bfloat16, rounds_factors=False)
-    for name, field in (("layer_norm", "normalized"), ("zoneout", "zoneout"), ("recurrent_dropout", "recurrent_mask")):
-        if getattr(problem, field):
-            without: dict[str, Any] = {field: False}
-            others[f"no {name}"] = problem._replace(**without)
+    if problem.normalized:
+        others["no layer_norm"] = problem._replace(normalized=False)
     for change, other in others.items():
         after = _chosen(other, situation.gpu)
         if after.microseconds < before.microseconds:

@@ -33,7 +33,6 @@ PROGRAMS = {
     "gru": ("test_schedules.cpp", ["-DFUSED_RNN_TEST_CELL=GruCell"]),
     "lstm": ("test_schedules.cpp", ["-DFUSED_RNN_TEST_CELL=LstmCell"]),
     "own_cells": ("test_own_cells.cpp", []),
-    "variants-sanitized": ("test_variants.cpp", []),
     "gru-edges-sanitized": (
         "test_schedules.cpp",
         ["-DFUSED_RNN_TEST_CELL=GruCell", "-DFUSED_RNN_TEST_EDGES=BFloat16"],
@@ -41,6 +40,11 @@ PROGRAMS = {
     "lstm-edges-sanitized": (
         "test_schedules.cpp",
         ["-DFUSED_RNN_TEST_CELL=LstmCell", "-DFUSED_RNN_TEST_EDGES=float"],
+    ),
+    # The one cell with weights of single units.
+    "lstm_peephole-edges-sanitized": (
+        "test_schedules.cpp",
+        ["-DFUSED_RNN_TEST_CELL=PeepholeLstmCell", "-DFUSED_RNN_TEST_EDGES=float"],
     ),
 }
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import fused_rnn
+from build_support import native
 from fused_rnn import CudaDevice, _ops
 
 if TYPE_CHECKING:
@@ -64,21 +65,29 @@ def options(*, backward: bool, **variant: Any) -> list[dict[str, Any]]:
     return _ops.cuda_options(problem._replace(**variant), backward, (90, 132, 232448))
 
 
-@pytest.mark.parametrize("backward", [False, True])
-@pytest.mark.parametrize(
-    ("variant", "reason"),
-    [
-        ({"zoneout": True}, "zoneout"),
-        ({"recurrent_mask": True}, "a recurrent mask"),
-        ({"cell": "lstm_peephole"}, "weights of single units"),
-    ],
-)
-def test_variants_run_step_by_step(variant: dict[str, Any], reason: str, backward: bool) -> None:
-    chosen, *others = options(backward=backward, **variant)
-    assert (chosen["schedule"], chosen["refused"]) == ("per_step", False)
-    assert {each["schedule"]: each["why"] for each in others} == dict.fromkeys(
-        ["small_block", "one_block", "cluster", "grid"], f"only per_step has {reason}"
-    )
+# The table of docs/gpu.md: an option, and how it changes a problem. The planner is not told of lengths, resets and
+# dropped weights.
+ROWS: dict[str, dict[str, Any]] = {
+    "none, `lengths`, `resets`, `weight_dropout`": {},
+    "`heads`": {"directions": 4, "heads": 4},
+    "`zoneout`": {"zoneout": True},
+    "`recurrent_dropout`": {"recurrent_mask": True},
+    "`peephole`, `cell_clip`": {"cell": "lstm_peephole"},
+    "`proj_size`": {"proj_size": 8},
+    "float64": {"dtype": torch.float64},
+    "`layer_norm`": {"normalized": True},
+}
+
+
+def test_the_page_has_a_table_of_what_runs_each_option() -> None:
+    schedules = ["small_block", "one_block", "cluster", "grid", "per_step"]
+    lines = [f"| option | {' | '.join(f'`{name}`' for name in schedules)} |", "|---" * (len(schedules) + 1) + "|"]
+    for option, variant in ROWS.items():
+        passes = [options(backward=backward, **variant) for backward in (False, True)]
+        runs, again = ({each["schedule"] for each in one if not each["refused"]} for one in passes)
+        assert runs == again
+        lines.append(f"| {option} | {' | '.join('yes' if name in runs else 'no' for name in schedules)} |")
+    assert "\n".join(lines) in (native.ROOT / "docs" / "gpu.md").read_text()
 
 
 @pytest.mark.parametrize("backward", [False, True])

@@ -1,8 +1,7 @@
-// A printable description of one recurrence: everything a schedule needs to decide how to run it.
+// The description of one recurrence: everything a schedule needs to decide how to run it.
 #pragma once
 
 #include <cstdint>
-#include <string>
 
 namespace fused_rnn {
 
@@ -92,20 +91,5 @@ constexpr int saved_values(const Problem& p) {
 constexpr int norm_rows(const CellSpec& cell) { return 2 * cell.gates + (cell.states == 2 ? 2 : 0); }
 
 constexpr double kNormEpsilon = 1e-5;  // added to the variance, as in torch.nn.LayerNorm
-
-inline std::string to_string(const Problem& problem) {
-  std::string text = problem.cell.name;
-  text += " T=" + std::to_string(problem.time_steps) + " B=" + std::to_string(problem.batch);
-  text += " D=" + std::to_string(problem.directions / problem.heads) + " H=" + std::to_string(problem.hidden_size);
-  if (problem.heads > 1) text += " heads=" + std::to_string(problem.heads);
-  if (problem.projected) text += " P=" + std::to_string(problem.output_size);
-  if (problem.input_size > 0) text += " I=" + std::to_string(problem.input_size);
-  if (problem.normalized) text += " layer_norm";
-  if (problem.zoneout) text += " zoneout";
-  if (problem.recurrent_mask) text += " recurrent_dropout";
-  if (problem.quantized) text += " int8";
-  if (problem.rounds_factors) text += " rounded_factors";
-  return text + " " + name_of(problem.type) + (problem.backward ? " backward" : " forward");
-}
 
 }  // namespace fused_rnn

@@ -3,6 +3,7 @@
 
 #include "cells/cell_math.h"
 #include "cuda/instantiate.cuh"
+#include "cuda/launch_error.h"
 #include "cuda/loaded_cells.h"
 
 namespace fused_rnn::cuda {

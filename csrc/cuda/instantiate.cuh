@@ -7,42 +7,47 @@
 
 namespace fused_rnn::cuda {
 
-template <class Cell, class T>
-void PersistentKernels<Cell, T>::run(const Option& option, const ForwardViews& views, void* workspace, void* stream) {
-  if (is_ragged(views)) {
-    run_persistent<ForwardPass<Cell, T, int, Rows::kRagged, false>>(option, views, workspace, stream);
+// A cell with weights of single units is a variant itself: its kernels are compiled once, with all features.
+template <class Cell>
+inline constexpr Features kFewestFeatures = Cell::kUnitWeights > 0 ? Features::kAll : Features::kNone;
+
+template <template <class, class, class, Features> class PassOf, class Cell, class T, class Views>
+void run_with_features(const Plan& plan, const Views& views, void* workspace, void* stream) {
+  if (needs_no_features(views)) {
+    run_persistent<PassOf<Cell, T, int, kFewestFeatures<Cell>>>(plan, views, workspace, stream);
   } else {
-    run_persistent<ForwardPass<Cell, T, int, Rows::kWhole, false>>(option, views, workspace, stream);
+    run_persistent<PassOf<Cell, T, int, Features::kAll>>(plan, views, workspace, stream);
   }
 }
+
 template <class Cell, class T>
-void PersistentKernels<Cell, T>::run(const Option& option, const BackwardViews& views, void* workspace, void* stream) {
-  if (is_ragged(views)) {
-    run_persistent<BackwardPass<Cell, T, int, Rows::kRagged, false>>(option, views, workspace, stream);
-  } else {
-    run_persistent<BackwardPass<Cell, T, int, Rows::kWhole, false>>(option, views, workspace, stream);
-  }
+void PersistentKernels<Cell, T>::run(const Plan& plan, const ForwardViews& views, void* workspace, void* stream) {
+  run_with_features<ForwardPass, Cell, T>(plan, views, workspace, stream);
 }
 template <class Cell, class T>
-int PersistentKernels<Cell, T>::resident_groups(const Option& option, bool backward) {
-  return backward ? cuda::resident_groups<BackwardPass<Cell, T, int, Rows::kWhole, false>>(option)
-                  : cuda::resident_groups<ForwardPass<Cell, T, int, Rows::kWhole, false>>(option);
+void PersistentKernels<Cell, T>::run(const Plan& plan, const BackwardViews& views, void* workspace, void* stream) {
+  run_with_features<BackwardPass, Cell, T>(plan, views, workspace, stream);
+}
+template <class Cell, class T>
+int PersistentKernels<Cell, T>::resident_groups(const Plan& plan, bool backward) {
+  return backward ? cuda::resident_groups<BackwardPass<Cell, T, int, kFewestFeatures<Cell>>>(plan)
+                  : cuda::resident_groups<ForwardPass<Cell, T, int, kFewestFeatures<Cell>>>(plan);
 }
 
 template <class Cell, class T>
 void PerStepKernels<Cell, T>::run(const Problem& problem, const ForwardViews& views, Products& products,
                                   void* workspace, void* stream) {
-  PerStepOf<ForwardPass<Cell, T, int64_t, Rows::kRagged, true>>(problem, views, products, workspace, stream).run();
+  PerStepOf<ForwardPass<Cell, T, int64_t, Features::kAll>>(problem, views, products, workspace, stream).run();
 }
 template <class Cell, class T>
 void PerStepKernels<Cell, T>::run(const Problem& problem, const BackwardViews& views, Products& products,
                                   void* workspace, void* stream) {
-  PerStepOf<BackwardPass<Cell, T, int64_t, Rows::kRagged, true>>(problem, views, products, workspace, stream).run();
+  PerStepOf<BackwardPass<Cell, T, int64_t, Features::kAll>>(problem, views, products, workspace, stream).run();
 }
 template <class Cell, class T>
 size_t PerStepKernels<Cell, T>::workspace_bytes(const Problem& problem) {
-  return problem.backward ? PerStepOf<BackwardPass<Cell, T, int64_t, Rows::kRagged, true>>::workspace_bytes(problem)
-                          : PerStepOf<ForwardPass<Cell, T, int64_t, Rows::kRagged, true>>::workspace_bytes(problem);
+  return problem.backward ? PerStepOf<BackwardPass<Cell, T, int64_t, Features::kAll>>::workspace_bytes(problem)
+                          : PerStepOf<ForwardPass<Cell, T, int64_t, Features::kAll>>::workspace_bytes(problem);
 }
 
 }  // namespace fused_rnn::cuda

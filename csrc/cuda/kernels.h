@@ -1,8 +1,8 @@
 // What the instantiations (instantiate/*.cu) offer: the kernels of one cell in one type, forward and backward.
 //
 // Declared here for every cell of cells/table.h and every type: PerStepKernels are defined by one file for each cell,
-// PersistentKernels by one for each pair of a cell that has them and a type. What has not its file does not link. A
-// cell that is compiled by itself defines its own (cell_module.cuh).
+// PersistentKernels by one for each pair of a cell and a type. What has not its file does not link. A cell that is
+// compiled by itself defines its own (cell_module.cuh).
 #pragma once
 
 #include <type_traits>
@@ -10,22 +10,22 @@
 #include "cells/cell.h"
 #include "core/visit.h"
 #include "cuda/device.h"
-#include "cuda/schedule.h"
+#include "cuda/plan.h"
 
 namespace fused_rnn::cuda {
 
-// Weights of single units are the per-step schedule's alone, and so are cells without a product in their steps, or with
-// more gates than the registers hold.
+// Cells without a product in their steps, or with more gates than the registers hold, are the per-step schedule's
+// alone.
 template <class Cell, class T>
-inline constexpr bool kHasPersistentKernels = Cell::kUnitWeights == 0 && recurrent_gates<Cell>() > 0 &&
+inline constexpr bool kHasPersistentKernels = recurrent_gates<Cell>() > 0 &&
                                               recurrent_gates<Cell>() <= most_gates(std::is_same_v<T, float>);
 
 template <class Cell, class T>
 struct PersistentKernels {
-  static void run(const Option& option, const ForwardViews& views, void* workspace, void* stream);
-  static void run(const Option& option, const BackwardViews& views, void* workspace, void* stream);
-  // How many groups of the option's blocks the current device can hold at once.
-  static int resident_groups(const Option& option, bool backward);
+  static void run(const Plan& plan, const ForwardViews& views, void* workspace, void* stream);
+  static void run(const Plan& plan, const BackwardViews& views, void* workspace, void* stream);
+  // How many groups of the plan's blocks the current device can hold at once.
+  static int resident_groups(const Plan& plan, bool backward);
 };
 
 template <class Cell, class T>
@@ -40,18 +40,18 @@ struct PerStepKernels {
 template <class Cell, class T>
 struct KernelsOf {
   template <class Views>
-  static void run(const Problem& problem, const Option& option, const Views& views, Products& products, void* workspace,
+  static void run(const Problem& problem, const Plan& plan, const Views& views, Products& products, void* workspace,
                   void* stream) {
-    if (option.schedule == Schedule::kPerStep) {
+    if (plan.schedule == Schedule::kPerStep) {
       PerStepKernels<Cell, T>::run(problem, views, products, workspace, stream);
     } else {
-      visit_persistent(problem, [&](auto kernels) { decltype(kernels)::type::run(option, views, workspace, stream); });
+      visit_persistent(problem, [&](auto kernels) { decltype(kernels)::type::run(plan, views, workspace, stream); });
     }
   }
-  static int resident_groups(const Problem& problem, const Option& option) {
+  static int resident_groups(const Problem& problem, const Plan& plan) {
     int groups = 0;
-    visit_persistent(
-        problem, [&](auto kernels) { groups = decltype(kernels)::type::resident_groups(option, problem.backward); });
+    visit_persistent(problem,
+                     [&](auto kernels) { groups = decltype(kernels)::type::resident_groups(plan, problem.backward); });
     return groups;
   }
 

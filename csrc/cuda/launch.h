@@ -2,11 +2,13 @@
 #pragma once
 
 #include <cstddef>
-#include <cstring>
-#include <stdexcept>
-#include <string>
 
 #include "cuda/device.h"
+
+#if !defined(__CUDACC__)
+#include <cstring>
+#include <stdexcept>
+#endif
 
 namespace fused_rnn::cuda {
 
@@ -22,9 +24,10 @@ struct LaunchShape {
 
 #if defined(__CUDACC__)
 
+[[noreturn]] void fail(cudaError_t error, const char* call);  // launch_error.h
+
 inline void check(cudaError_t error, const char* call) {
-  if (error == cudaSuccess) return;
-  throw std::runtime_error(std::string("fused_rnn: ") + call + ": " + cudaGetErrorString(error));
+  if (error != cudaSuccess) fail(error, call);
 }
 
 // Blocks that a multiprocessor should have room for; 0: as ptxas likes.

@@ -1,7 +1,7 @@
 // Cells that were compiled by themselves for GPUs: the libraries they come in (see cell_module.cuh), and their kernels.
 #pragma once
 
-#include "cuda/schedule.h"
+#include "cuda/plan.h"
 
 namespace fused_rnn::cuda {
 

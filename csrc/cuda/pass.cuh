@@ -14,8 +14,8 @@
 // alone. State is what a unit keeps for itself between steps, in the compute type: h and the others, or their
 // gradients. Backward's has also sums over time: the gradients of the unit's weights.
 //
-// `kRows` says whether rows may end and be reset, and `Zoneout` compiles in zoneout, where a part of the state before
-// the step stays: without them neither instructions nor registers are spent on them.
+// `kFeatures` compiles in what few calls ask for: rows that end and are reset, zoneout, where a part of the state
+// before the step stays, and recurrent masks. Without them neither instructions nor registers are spent on them.
 //
 // Rows end and are reset by predicates (row_step of core/views.h). What a step gives to the next one, state and vector,
 // is zero where forward's next step of the row is a reset. Forward clears after the step before, backward after it.
@@ -27,11 +27,13 @@
 
 namespace fused_rnn::cuda {
 
-enum class Rows { kWhole, kRagged };
+enum class Features { kNone, kAll };
 
+// Whether a pass without the features would do.
 template <class Views>
-bool is_ragged(const Views& views) {
-  return views.lengths != nullptr || views.resets.data != nullptr;
+bool needs_no_features(const Views& views) {
+  return views.lengths == nullptr && views.resets.data == nullptr && !has(views.variant.zoneout) &&
+         !has(views.variant.recurrent_mask);
 }
 
 // Where a step is in time.
@@ -53,15 +55,15 @@ FUSED_RNN_HD inline int64_t first_time(int64_t steps, Direction d) {
   return steps > 0 ? time_at<int64_t>(0, d, steps) : -1;
 }
 
-template <Rows kRows, class Views>
+template <Features kFeatures, class Views>
 FUSED_RNN_DEVICE RowStep step_of(const Views& views, int64_t time, int row) {
-  return kRows == Rows::kWhole ? RowStep::kPlain : row_step(views, time, row);
+  return kFeatures == Features::kNone ? RowStep::kPlain : row_step(views, time, row);
 }
 
 // Whether the row's state before this step is zero whatever was before.
-template <Rows kRows, class Views>
+template <Features kFeatures, class Views>
 FUSED_RNN_DEVICE bool is_reset(const Views& views, int64_t time, int row) {
-  return kRows == Rows::kRagged && has(views.resets) && row_step(views, time, row) == RowStep::kReset;
+  return kFeatures == Features::kAll && has(views.resets) && row_step(views, time, row) == RowStep::kReset;
 }
 
 template <class T, int N>
@@ -94,16 +96,42 @@ FUSED_RNN_DEVICE Pack<ValueOf<T>, Cell::kUnitWeights> unit_weights_of(const View
   return weights;
 }
 
-// How much of each state before the step stays.
-template <class T, class Index, int kStates, class Views>
-FUSED_RNN_DEVICE Pack<RealOf<T>, kStates> staying(const Views& views, const Element& e, Index time, int size) {
-  Pack<RealOf<T>, kStates> stays;
-  const T* from = element_at<T, Index>(views.variant.zoneout, time, e);
-  for (int s = 0; s < kStates; ++s) stays[s] = to_real(from[static_cast<Index>(s) * size]);
-  return stays;
+// h on its way into the product with W_hh, or its gradient on the way back.
+template <class T, class Index, class Views>
+FUSED_RNN_DEVICE RealOf<T> masked(const Views& views, const Element& e, RealOf<T> h) {
+  return has(views.variant.recurrent_mask) ? h * to_real(*element_at<T, Index>(views.variant.recurrent_mask, e)) : h;
 }
 
-template <class CellType, class ElementType, class Index, Rows kRows, bool Zoneout>
+// What the variants add to the inputs of a step; empty where no feature is compiled in.
+template <class T, int kStates, Features kFeatures>
+struct VariantInputs {
+  Pack<T, kStates> stays;  // how much of each state before the step, with zoneout
+  T mask;                  // of h, with a recurrent mask
+
+  template <class Index, class Views>
+  FUSED_RNN_DEVICE void load(const Views& views, const Element& e, Index time, int size) {
+    if (has(views.variant.zoneout)) {
+      const T* from = element_at<T, Index>(views.variant.zoneout, time, e);
+      for (int s = 0; s < kStates; ++s) stays[s] = from[static_cast<Index>(s) * size];
+    }
+    if (has(views.variant.recurrent_mask)) mask = *element_at<T, Index>(views.variant.recurrent_mask, e);
+  }
+  template <class Views>
+  FUSED_RNN_DEVICE RealOf<T> masked(const Views& views, RealOf<T> h) const {
+    return has(views.variant.recurrent_mask) ? h * to_real(mask) : h;
+  }
+};
+template <class T, int kStates>
+struct VariantInputs<T, kStates, Features::kNone> {
+  template <class Index, class Views>
+  FUSED_RNN_DEVICE void load(const Views&, const Element&, Index, int) {}
+  template <class Views>
+  FUSED_RNN_DEVICE RealOf<T> masked(const Views&, RealOf<T> h) const {
+    return h;
+  }
+};
+
+template <class CellType, class ElementType, class Index, Features kFeatures>
 struct ForwardPass {
   using Cell = CellType;
   using T = ElementType;
@@ -117,6 +145,7 @@ struct ForwardPass {
     T gates[Cell::kGates];
     RowStep kind : 8;
     bool reset_after : 8;  // the step after is a reset
+    VariantInputs<T, kStates, kFeatures> variant;
   };
   struct Made {
     Pack<T, kStates> states;
@@ -133,15 +162,18 @@ struct ForwardPass {
     if (!has(views.b_hh)) return Real(0);
     return to_real(weight_at<T>(views.b_hh, direction, static_cast<int64_t>(gate) * size + unit, 0));
   }
-  FUSED_RNN_DEVICE static Real first_vector(const Views& views, const Element& e, int64_t first_time) {
+  FUSED_RNN_DEVICE static Real first_hidden(const Views& views, const Element& e, int64_t first_time) {
     if (!has(views.h_0) || is_reset_first(views, e, first_time)) return Real(0);
     return to_real(*element_at<T, Index>(views.h_0, e));
+  }
+  FUSED_RNN_DEVICE static Real first_vector(const Views& views, const Element& e, int64_t first_time) {
+    return masked<T, Index>(views, e, first_hidden(views, e, first_time));
   }
   FUSED_RNN_DEVICE static Pack<Real, kStates> first_state(const Views& views, const Element& e, int64_t first_time,
                                                           int size) {
     Pack<Real, kStates> state{};
     if (is_reset_first(views, e, first_time)) return state;
-    if (has(views.h_0)) state[0] = to_real(*element_at<T, Index>(views.h_0, e));
+    state[0] = first_hidden(views, e, first_time);
     for (int s = 1; s < kStates; ++s) {
       state[s] = has(views.c_0) ? to_real(element_at<T, Index>(views.c_0, e)[static_cast<Index>(s - 1) * size]) : 0;
     }
@@ -153,8 +185,9 @@ struct ForwardPass {
     Inputs in;
     const T* gates = element_at<T, Index>(views.gates, now.time, e);
     for (int g = 0; g < Cell::kGates; ++g) in.gates[g] = gates[static_cast<Index>(g) * size];
-    in.kind = step_of<kRows>(views, now.time, e.row);
-    in.reset_after = !now.is_last && is_reset<kRows>(views, now.time_after, e.row);
+    in.kind = step_of<kFeatures>(views, now.time, e.row);
+    in.reset_after = !now.is_last && is_reset<kFeatures>(views, now.time_after, e.row);
+    in.variant.load(views, e, now.time, size);
     return in;
   }
   FUSED_RNN_DEVICE static void prefetch_inputs(const Views& views, const Element& e, const Moment<Index>& now,
@@ -176,11 +209,13 @@ struct ForwardPass {
                                                     unit_weights_of<Cell, T, Index>(views, e));
       Pack<Real, kStates> next;
       for (int s = 0; s < kStates; ++s) next[s] = raw(result.state[s]);
-      if constexpr (Zoneout) {
+      if constexpr (kFeatures == Features::kAll) {
         if (has(views.variant.zoneout)) {
           for (int k = 0; k < kMadeStates<Cell>; ++k) made.unmixed[k] = from_real<T>(next[kFirstMade<Cell> + k]);
-          const auto stays = staying<T, Index, kStates>(views, e, now.time, size);
-          for (int s = 0; s < kStates; ++s) next[s] = next[s] * (Real(1) - stays[s]) + state[s] * stays[s];
+          for (int s = 0; s < kStates; ++s) {
+            const Real stays = to_real(in.variant.stays[s]);
+            next[s] = next[s] * (Real(1) - stays) + state[s] * stays;
+          }
         }
       }
       // h goes on as it is stored.
@@ -190,7 +225,7 @@ struct ForwardPass {
       for (int k = 0; k < Cell::kSaved; ++k) made.saved[k] = from_real<T>(raw(result.saved[k]));
     }
     if (in.reset_after) after = {};
-    made.vector[0] = after[0];
+    made.vector[0] = in.variant.masked(views, after[0]);
     return after;
   }
   FUSED_RNN_DEVICE static void store(const Views& views, const Element& e, const Moment<Index>& now, int size,
@@ -203,7 +238,7 @@ struct ForwardPass {
     if (has(views.saved)) {
       T* to = element_at<T, Index>(views.saved, now.time, e);
       for (int k = 0; k < Cell::kSaved; ++k) to[static_cast<Index>(k) * size] = made.saved[k];
-      if (Zoneout && has(views.variant.zoneout)) {
+      if (kFeatures == Features::kAll && has(views.variant.zoneout)) {
         for (int k = 0; k < kMadeStates<Cell>; ++k) to[static_cast<Index>(Cell::kSaved + k) * size] = made.unmixed[k];
       }
     }
@@ -220,11 +255,11 @@ struct ForwardPass {
 
  private:
   FUSED_RNN_DEVICE static bool is_reset_first(const Views& views, const Element& e, int64_t first_time) {
-    return first_time >= 0 && is_reset<kRows>(views, first_time, e.row);
+    return first_time >= 0 && is_reset<kFeatures>(views, first_time, e.row);
   }
 };
 
-template <class CellType, class ElementType, class Index, Rows kRows, bool Zoneout>
+template <class CellType, class ElementType, class Index, Features kFeatures>
 struct BackwardPass {
   using Cell = CellType;
   using T = ElementType;
@@ -240,6 +275,7 @@ struct BackwardPass {
     Pack<T, Cell::kSaved> saved;
     Pack<T, Cell::kStates> before, after;  // after: as the cell made it
     RowStep kind;
+    VariantInputs<T, Cell::kStates, kFeatures> variant;
   };
   struct Made {
     T d_from_x[Cell::kGates], d_from_h[Cell::kGates];
@@ -261,9 +297,10 @@ struct BackwardPass {
 
   FUSED_RNN_DEVICE static Inputs load(const Views& views, const Element& e, const Moment<Index>& now, int size) {
     Inputs in{};
-    in.kind = step_of<kRows>(views, now.time, e.row);
+    in.kind = step_of<kFeatures>(views, now.time, e.row);
     const bool reset = in.kind == RowStep::kReset;
-    const bool first = kRows == Rows::kWhole ? now.position == 0 : begins(views, now.position, now.time_before, e.row);
+    const bool first =
+        kFeatures == Features::kNone ? now.position == 0 : begins(views, now.position, now.time_before, e.row);
     if (has(views.d_output)) in.d_output = *element_at<T, Index>(views.d_output, now.time, e);
     if constexpr (Cell::kReadsHidden) {
       if (!reset) in.before[0] = stored(first, views.output, views.h_0, e, now, 0);
@@ -278,7 +315,8 @@ struct BackwardPass {
       const T* saved = element_at<T, Index>(views.saved, now.time, e);
       for (int k = 0; k < Cell::kSaved; ++k) in.saved[k] = saved[static_cast<Index>(k) * size];
     }
-    if constexpr (Zoneout) {
+    in.variant.load(views, e, now.time, size);
+    if constexpr (kFeatures == Features::kAll) {
       if (has(views.variant.zoneout)) {
         const T* unmixed = element_at<T, Index>(views.saved, now.time, e) + static_cast<Index>(Cell::kSaved) * size;
         for (int k = 0; k < kMadeStates<Cell>; ++k)
@@ -304,7 +342,7 @@ struct BackwardPass {
                                                      int size, const Inputs& in, const Pack<Real, kResults>& from_h,
                                                      const Pack<Real, kStates>& state, Made& made) {
     Pack<Real, kStates> d_before = state;
-    if constexpr (kResults > 0) d_before[0] += from_h[0];
+    if constexpr (kResults > 0) d_before[0] += in.variant.masked(views, from_h[0]);
     Pack<Real, Cell::kGates> d_from_x{}, d_from_h{};
     if (in.kind != RowStep::kInactive) {
       Pack<Value, Cell::kSaved> saved;
@@ -322,12 +360,12 @@ struct BackwardPass {
         const T* from = element_at<T, Index>(views.d_cells, now.time, e);
         for (int s = 1; s < Cell::kStates; ++s) d_after[s] += to_real(from[static_cast<Index>(s - 1) * size]);
       }
-      if constexpr (Zoneout) {
+      if constexpr (kFeatures == Features::kAll) {
         if (has(views.variant.zoneout)) {
-          const auto stays = staying<T, Index, Cell::kStates>(views, e, now.time, size);
           for (int s = 0; s < Cell::kStates; ++s) {
-            d_past[s] = d_after[s] * stays[s];
-            d_after[s] *= Real(1) - stays[s];
+            const Real stays = to_real(in.variant.stays[s]);
+            d_past[s] = d_after[s] * stays;
+            d_after[s] *= Real(1) - stays;
           }
         }
       }
@@ -339,7 +377,7 @@ struct BackwardPass {
       }
       for (int s = 0; s < Cell::kStates; ++s) {
         d_before[s] = raw(gradient.d_state[s]);
-        if constexpr (Zoneout) d_before[s] += d_past[s];
+        if constexpr (kFeatures == Features::kAll) d_before[s] += d_past[s];
       }
       for (int k = 0; k < Cell::kUnitWeights; ++k) d_before[Cell::kStates + k] += raw(gradient.d_unit_weights[k]);
     }
@@ -369,7 +407,7 @@ struct BackwardPass {
   FUSED_RNN_DEVICE static void end(const Views& views, const Element& e, int size, const Pack<Real, kStates>& state,
                                    const Pack<Real, kResults>& from_h) {
     Real d_h_0 = state[0];
-    if constexpr (kResults > 0) d_h_0 += from_h[0];
+    if constexpr (kResults > 0) d_h_0 += masked<T, Index>(views, e, from_h[0]);
     if (has(views.d_h_0)) *element_at<T, Index>(views.d_h_0, e) = from_real<T>(d_h_0);
     if constexpr (Cell::kStates > 1) {
       T* to = element_at<T, Index>(views.d_c_0, e);

@@ -18,18 +18,13 @@
 
 namespace fused_rnn::cuda {
 
-// h on its way into the product with W_hh, or its gradient on the way back.
-template <class T, class Views>
-FUSED_RNN_DEVICE RealOf<T> masked(const Views& views, const Element& e, RealOf<T> h) {
-  return has(views.variant.recurrent_mask) ? h * to_real(*element_at<T, int64_t>(views.variant.recurrent_mask, e)) : h;
-}
-
 // One thread for each unit of each row: the update of a step, or what follows the last one.
 template <class Pass>
 struct StepKernel {
   using T = typename Pass::T;
   using Real = RealOf<T>;
   static constexpr int kThreads = 256;
+  static constexpr int kRoomForBlocks = 1;  // else ptxas spills, to have six
 
   typename Pass::Views views;
   int64_t time_steps, position, batch;
@@ -57,7 +52,6 @@ struct StepKernel {
     for (int r = 0; r < Pass::kResults; ++r) {
       results[r] = Pass::bias(views, e.direction, r, e.unit, hidden_size);
       if (product != nullptr) results[r] += to_real(product[(row * Pass::kResults + r) * hidden_size + e.unit]);
-      if (Pass::kBackward) results[r] = masked<T>(views, e, results[r]);
     }
     if (last) {
       Pass::end(views, e, hidden_size, state, results);
@@ -70,8 +64,7 @@ struct StepKernel {
     Pass::store(views, e, now, hidden_size, made);
     for (int s = 0; s < Pass::kStates; ++s) own[s * apart] = state[s];
     for (int v = 0; vectors != nullptr && v < Pass::kVectors; ++v) {
-      const Real value = Pass::kBackward ? made.vector[v] : masked<T>(views, e, made.vector[v]);
-      vectors[(row * Pass::kVectors + v) * hidden_size + e.unit] = from_real<T>(value);
+      vectors[(row * Pass::kVectors + v) * hidden_size + e.unit] = from_real<T>(made.vector[v]);
     }
   }
 };
@@ -100,7 +93,7 @@ struct ProjectionKernel {
     const Moment<int64_t> now = moment_at(position, direction, time_steps);
     const bool active = !start && !end && row_step(views, now.time, e.row) != RowStep::kInactive;
     if constexpr (Pass::kBackward) {
-      const RealOf<T> from_h = product != nullptr ? masked<T>(views, e, to_real(product[own])) : RealOf<T>(0);
+      const RealOf<T> from_h = product != nullptr ? masked<T, int64_t>(views, e, to_real(product[own])) : RealOf<T>(0);
       if (start) {
         carried[own] = has(views.d_h_n) ? *element_at<T, int64_t>(views.d_h_n, e) : T{};
       } else if (end) {
@@ -115,15 +108,15 @@ struct ProjectionKernel {
     } else {
       const auto hand_on = [&](T h) {
         if (carried != nullptr) carried[own] = h;
-        vectors[own] = from_real<T>(masked<T>(views, e, to_real(h)));
+        vectors[own] = from_real<T>(masked<T, int64_t>(views, e, to_real(h)));
       };
       if (start) {
-        hand_on(from_real<T>(Pass::first_vector(views, e, first_time(time_steps, direction))));
+        hand_on(from_real<T>(Pass::first_hidden(views, e, first_time(time_steps, direction))));
       } else if (end) {
         *element_at<T, int64_t>(views.h_n, e) = carried[own];
       } else {
         *element_at<T, int64_t>(views.output, now.time, e) = active ? product[own] : T{};
-        if (!now.is_last && is_reset<Rows::kRagged>(views, now.time_after, e.row)) {
+        if (!now.is_last && is_reset<Features::kAll>(views, now.time_after, e.row)) {
           hand_on(T{});
         } else if (active) {
           hand_on(product[own]);

@@ -6,8 +6,9 @@
 
 #include "cells/table.h"
 #include "cuda/kernels.h"
-#include "cuda/launch.h"
+#include "cuda/launch_error.h"
 #include "cuda/loaded_cells.h"
+#include "cuda/schedule.h"
 
 namespace fused_rnn::cuda {
 

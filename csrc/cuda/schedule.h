@@ -1,15 +1,11 @@
 // The CUDA schedules as the host sees them: which could run a problem, which is chosen and why, and how it is run.
 #pragma once
 
-#include <cstddef>
 #include <string>
 #include <vector>
 
-#include "core/problem.h"
-#include "core/views.h"
-#include "cuda/persistent_shape.h"
-#include "cuda/products.h"
-#include "cuda/small_shape.h"
+#include "core/problem_text.h"
+#include "cuda/plan.h"
 
 namespace fused_rnn::cuda {
 
@@ -20,21 +16,12 @@ struct Device {
   int shared_bytes;     // that one block may have
 };
 
-enum class Schedule { kPerStep, kSmallBlock, kOneBlock, kCluster, kGrid };
-
 // One schedule for one problem: how it would run, or why it cannot.
-struct Option {
-  Schedule schedule;
+struct Option : Plan {
   const char* name;
-  std::string refusal;         // empty: it can run
-  double step_us = 0;          // a model's estimate, in microseconds for each time step
-  std::string estimate;        // where the numbers of that model come from
-  PersistentShape shape{};     // of one_block, cluster and grid
-  SmallShape small{};          // of small_block
-  int groups = 0;              // of blocks, in all
-  int groups_at_once = 0;      // in one launch
-  size_t shared_bytes = 0;     // of a block
-  size_t workspace_bytes = 0;  // in global memory
+  std::string refusal;   // empty: it can run
+  double step_us = 0;    // a model's estimate, in microseconds for each time step
+  std::string estimate;  // where the numbers of that model come from
 };
 
 // Every schedule, the fastest by the model first, refused ones last. Workspace of per_step is known only where CUDA is
@@ -45,19 +32,9 @@ void sort_options(std::vector<Option>& options);
 // Every shape in which a persistent schedule could run the problem.
 std::vector<Option> shapes(Schedule schedule, const Problem& problem, const Device& device);
 std::string describe(const Option& option);
-// Whether strides and offsets within one step of every buffer fit into 32 bits, as all schedules but per_step need;
-// those of the variants, which per_step alone runs, are not looked at.
+// Whether strides and offsets within one step of every buffer fit into 32 bits, as all schedules but per_step need.
 bool offsets_fit(const Problem& problem, const ForwardViews& views);
 bool offsets_fit(const Problem& problem, const BackwardViews& views);
-
-// The kernels of one cell for one type.
-struct CellKernels {
-  void (*forward)(const Problem&, const Option&, const ForwardViews&, Products&, void* workspace, void* stream);
-  void (*backward)(const Problem&, const Option&, const BackwardViews&, Products&, void* workspace, void* stream);
-  size_t (*per_step_bytes)(const Problem&);  // workspace of per_step
-  // How many groups of a persistent option's blocks the current device can hold at once; 0 where there is no kernel.
-  int (*resident_groups)(const Problem&, const Option&);
-};
 
 // Below: only where CUDA is built (runtime.cu); errors of the runtime are std::runtime_error.
 

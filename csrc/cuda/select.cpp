@@ -73,7 +73,7 @@ constexpr const char* kNormRefusal =
 
 // The one schedule that is not persistent.
 Option per_step_option(const Problem& problem, const Device& device, const StepCosts& costs) {
-  Option option{Schedule::kPerStep, "per_step", "", library_step_us(problem, costs), costs.source};
+  Option option{{Schedule::kPerStep}, "per_step", "", library_step_us(problem, costs), costs.source};
   if (problem.cell.recurrent_gates == 0) {
     option.step_us = diagonal_step_us(problem);
     option.estimate = "not measured; one kernel for all steps";
@@ -92,9 +92,6 @@ std::string common_refusal(const Problem& problem, const Device& device, int min
   if (problem.normalized) return kNormRefusal;
   if (problem.cell.recurrent_gates == 0) return "no gate reads h, so that there is no W_hh to keep on the chip";
   if (problem.projected) return "a projection needs a second product in each step";
-  if (problem.zoneout) return "only per_step has zoneout";
-  if (problem.recurrent_mask) return "only per_step has a recurrent mask";
-  if (problem.cell.unit_weights > 0) return "only per_step has weights of single units";
   if (problem.type == DataType::kFloat64) return "there is no float64 kernel";
   if (const int most = most_gates(is_exact(problem)); problem.cell.recurrent_gates > most) {
     return "the registers hold " + std::to_string(most) + " gates that read h at most";
@@ -128,7 +125,7 @@ std::vector<Option> small_shapes(const Problem& problem, const Device& device, s
                  static_cast<int>(problem.heads)};
     s.row_groups = (s.batch + rows - 1) / rows;
     if (rows > 1 && s.batch == 1) continue;
-    Option option{Schedule::kSmallBlock, "small_block", "", 0, costs.small_source};
+    Option option{{Schedule::kSmallBlock}, "small_block", "", 0, costs.small_source};
     option.small = s;
     option.shared_bytes = small_shared_bytes(s, vectors);
     option.groups = s.row_groups * static_cast<int>(problem.directions);
@@ -160,6 +157,8 @@ std::vector<Option> feasible(const Rules& rules, const Problem& problem, const D
   const auto size = static_cast<size_t>(element_size(problem.type));
   const int gates = problem.cell.recurrent_gates;
   const int vectors = problem.backward ? gates : 1, results = problem.backward ? 1 : gates;
+  // With the sums of the gradients of the unit's weights.
+  const int states = problem.cell.states + (problem.backward ? problem.cell.unit_weights : 0);
   const int most_ranks =
       std::min(rules.max_ranks > 0 ? rules.max_ranks : device.multiprocessors, device.multiprocessors);
   int fewest_ranks = 0;
@@ -184,9 +183,8 @@ std::vector<Option> feasible(const Rules& rules, const Problem& problem, const D
       fewer_groups = s.row_groups;
       if (fewest_ranks == 0 || s.ranks < fewest_ranks) fewest_ranks = s.ranks;
       if (s.ranks < rules.min_ranks || s.ranks > most_ranks) continue;
-      Option option{rules.schedule, rules.name, "", 0, costs.source, s};
-      option.shared_bytes =
-          shared_map(s, size, vectors, results, problem.cell.states, rules.buffers, rules.stages).total;
+      Option option{{rules.schedule, s}, rules.name, "", 0, costs.source};
+      option.shared_bytes = shared_map(s, size, vectors, results, states, rules.buffers, rules.stages).total;
       if (least_shared == 0 || option.shared_bytes < least_shared) least_shared = option.shared_bytes;
       if (option.shared_bytes > static_cast<size_t>(device.shared_bytes)) continue;
       option.groups = s.row_groups * static_cast<int>(problem.directions);
@@ -236,11 +234,11 @@ std::vector<Option> options(const Problem& problem, const Device& device) {
                                            [](const Option& a, const Option& b) { return a.step_us < b.step_us; });
     all.push_back(cheapest == found.end() ? refused : *cheapest);
   };
-  Option small{Schedule::kSmallBlock, "small_block", "", 0, costs.small_source};
+  Option small{{Schedule::kSmallBlock}, "small_block", "", 0, costs.small_source};
   const std::vector<Option> of_small = small_shapes(problem, device, &small.refusal);
   add(small, of_small);
   for (const Rules& rules : kRules) {
-    Option refused{rules.schedule, rules.name, "", 0, costs.source};
+    Option refused{{rules.schedule}, rules.name, "", 0, costs.source};
     const std::vector<Option> found = feasible(rules, problem, device, &refused.refusal);
     add(refused, found);
   }
@@ -252,7 +250,9 @@ std::vector<Option> options(const Problem& problem, const Device& device) {
 namespace {
 
 // Values of a unit that lie side by side in some buffer, at most.
-int64_t most_values(const Problem& p) { return std::max({p.cell.gates, p.cell.cell_states(), saved_values(p)}); }
+int64_t most_values(const Problem& p) {
+  return std::max({p.cell.gates, p.cell.states, p.cell.unit_weights, saved_values(p)});
+}
 
 template <class Void>
 bool fits(const Problem& p, const SequenceView<Void>& view) {
@@ -267,15 +267,21 @@ template <class... Views>
 bool all_fit(const Problem& p, const Views&... views) {
   return (fits(p, views) && ...);
 }
+bool fit(const Problem& p, const VariantViews& v) {
+  const StateView<const void>& weights = v.unit_weights;  // [D, K, H]
+  return all_fit(p, v.zoneout, v.recurrent_mask) &&
+         fits(p.directions * weights.direction_stride + p.cell.unit_weights * weights.row_stride + p.hidden_size);
+}
 
 }  // namespace
 
 bool offsets_fit(const Problem& p, const ForwardViews& v) {
-  return all_fit(p, v.gates, v.output, v.cells, v.saved, v.h_0, v.c_0, v.h_n, v.c_n);
+  return all_fit(p, v.gates, v.output, v.cells, v.saved, v.h_0, v.c_0, v.h_n, v.c_n) && fit(p, v.variant);
 }
 bool offsets_fit(const Problem& p, const BackwardViews& v) {
   return all_fit(p, v.d_output, v.d_cells, v.output, v.cells, v.saved, v.d_gates, v.d_gates_h, v.d_h_n, v.d_c_n, v.h_0,
-                 v.c_0, v.d_h_0, v.d_c_0);
+                 v.c_0, v.d_h_0, v.d_c_0, v.d_unit_weights) &&
+         fit(p, v.variant);
 }
 
 std::string describe(const Option& option) {

@@ -16,6 +16,7 @@
 #include "cpu/runtime/team.h"
 #include "cpu/runtime/workspace.h"
 #include "cuda/loaded_cells.h"
+#include "cuda/schedule.h"
 #include "python/python_problem.h"
 #include "python/short_calls.h"
 #include "python/stepper_class.h"

@@ -8,6 +8,7 @@
 
 #include "cuda/per_step.cuh"
 #include "cuda/run_persistent.cuh"
+#include "cuda/schedule.h"
 #include "fiber.h"
 #include "recurrence_checks.h"
 
@@ -100,15 +101,15 @@ struct Workspace {
   std::unique_ptr<void, void (*)(void*)> data;
 };
 
-template <template <class, class, class, cuda::Rows, bool> class PassOf, class Cell, class T, class Views>
+template <template <class, class, class, cuda::Features> class PassOf, class Cell, class T, class Views>
 void run_per_step(const Shape& s, const Problem& problem, const Inputs<T>& in, const Views& views) {
-  using PerStep = cuda::PerStepOf<PassOf<Cell, T, int64_t, cuda::Rows::kRagged, true>>;
+  using PerStep = cuda::PerStepOf<PassOf<Cell, T, int64_t, cuda::Features::kAll>>;
   const Workspace workspace(PerStep::workspace_bytes(problem));
   PlainProducts<T> products(s, in, problem.backward);
   PerStep(problem, views, products, workspace.data.get(), nullptr).run();
 }
 
-template <template <class, class, class, cuda::Rows, bool> class PassOf, class Cell, class T, class Views>
+template <template <class, class, class, cuda::Features> class PassOf, class Cell, class T, class Views>
 void run_pass(const Shape& s, const Problem& problem, const cuda::Option& option, const Inputs<T>& in,
               const Views& views) {
   check(cuda::offsets_fit(problem, views), "offsets fit");
@@ -116,14 +117,14 @@ void run_pass(const Shape& s, const Problem& problem, const cuda::Option& option
     run_per_step<PassOf, Cell>(s, problem, in, views);
   } else if constexpr (!std::is_same_v<T, double>) {
     const Workspace workspace(option.workspace_bytes);
-    // The passes without lengths and resets are compiled for one type only, since each compilation takes long.
-    using cuda::Rows;
-    constexpr bool kHasWhole = std::is_same_v<T, cuda::BFloat16>;
-    if (kHasWhole && !cuda::is_ragged(views)) {
-      cuda::run_persistent<PassOf<Cell, T, int, kHasWhole ? Rows::kWhole : Rows::kRagged, false>>(
-          option, views, workspace.data.get(), nullptr);
+    // The passes without features are compiled for one type only, since each compilation takes long.
+    using cuda::Features;
+    constexpr Features kFewest =
+        std::is_same_v<T, cuda::BFloat16> && Cell::kUnitWeights == 0 ? Features::kNone : Features::kAll;
+    if (kFewest == Features::kNone && cuda::needs_no_features(views)) {
+      cuda::run_persistent<PassOf<Cell, T, int, kFewest>>(option, views, workspace.data.get(), nullptr);
     } else {
-      cuda::run_persistent<PassOf<Cell, T, int, Rows::kRagged, false>>(option, views, workspace.data.get(), nullptr);
+      cuda::run_persistent<PassOf<Cell, T, int, Features::kAll>>(option, views, workspace.data.get(), nullptr);
     }
   }
 }

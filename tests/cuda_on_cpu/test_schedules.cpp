@@ -1,5 +1,5 @@
-// Tests every CUDA schedule, in every shape that it could take, against the float64 oracle: one cell, named by the
-// build.
+// Tests every CUDA schedule, in every shape that it could take, with every option, against the float64 oracle: one
+// cell, named by the build.
 #include "cells/table.h"
 #include "emulated_schedules.h"
 
@@ -49,7 +49,7 @@ size_t check_shapes(const Shape& s, Schedule schedule, const cuda::Device& devic
   return std::min(forward.size(), backward.size());
 }
 
-const Option kPerStep{Schedule::kPerStep, "per_step", "", 0, ""};
+const Option kPerStep{{Schedule::kPerStep}, "per_step", "", 0, ""};
 
 template <class T>
 void check_per_step(const Shape& s) {
@@ -112,6 +112,24 @@ void rows_end_and_start_anew_where_they_like() {
     check_per_step<T>(s);
     if constexpr (!Cell::kReadsHidden) check_per_step<T>({5, 9, 2, 20, 7, lengths, true, false, lengths, resets});
   }
+}
+
+// So are variants. The other options come with one of them each, and without.
+template <class T>
+void variants_run_in_every_schedule() {
+  for (const auto& [zoneout, mask] : {std::pair{true, false}, {false, true}, {true, true}}) {
+    Shape s{4, 9, 2, 20, 20, mask, true, false, zoneout && mask, zoneout && mask};
+    s.zoneout = zoneout, s.recurrent_mask = mask;
+    for (const Schedule schedule : kOnChip) check_shapes<T>(s, schedule, kHopper, zoneout && mask ? SIZE_MAX : 1);
+    check_per_step<T>(s);
+    s.time_steps = 0;
+    for (const Schedule schedule : kOnChip) check_shapes<T>(s, schedule, kHopper, 1);
+    check_per_step<T>(s);
+  }
+  if (Cell::kReadsHidden) return;
+  Shape projected{4, 9, 2, 20, 7, true, true, true, true, true};
+  projected.recurrent_mask = true;
+  check_per_step<T>(projected);
 }
 
 template <class T>
@@ -180,6 +198,7 @@ void check_type() {
   // The other types differ from one of these in the tiles of their products alone.
   if constexpr (std::is_same_v<T, float> || std::is_same_v<T, BFloat16>) {
     rows_end_and_start_anew_where_they_like<T>();
+    variants_run_in_every_schedule<T>();
     heads_go_the_way_of_their_direction<T>();
     results_do_not_depend_on_the_order_of_the_threads<T>();
   }
@@ -193,6 +212,7 @@ void check_edges() {
   weights_beyond_the_registers_come_from_shared_memory<T>();
   sequences_of_zero_and_one_step_pass_the_states_through<T>();
   groups_that_do_not_fit_follow_in_another_launch<T>();
+  variants_run_in_every_schedule<T>();
   per_step_runs_every_size<T>();
 }
 

@@ -28,6 +28,7 @@
 #include COUNTED_HEADER
 #else
 #include "cells/table.h"
+#include "core/problem_text.h"
 #endif
 #if !defined(COUNTED_CELL)
 #define COUNTED_CELL LstmCell

@@ -8,6 +8,7 @@
 #include <cstdio>
 
 #include "cells/table.h"
+#include "core/problem_text.h"
 #include "cpu/dispatch.h"
 #include "cpu/run.h"
 
