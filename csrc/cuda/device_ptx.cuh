@@ -201,6 +201,15 @@ FUSED_RNN_HD inline float fast_exp2(float x) {
   return exp2f(x);
 #endif
 }
+FUSED_RNN_HD inline float coarse_tanh(float x) {
+#if defined(__CUDA_ARCH__)
+  float result;
+  asm("tanh.approx.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+#else
+  return tanhf(x);
+#endif
+}
 FUSED_RNN_HD inline float fast_reciprocal(float x) {
 #if defined(__CUDA_ARCH__)
   float result;

@@ -44,7 +44,7 @@ constexpr double tile_cycles(bool exact_float32, bool tfloat32) {
 }
 
 // Instructions of a lane in a step of small_block, counted in the disassembly for sm_90a (LSTM, H = 64): those for its
-// unit, and those that each row adds besides loads and products.
+// unit, and those that each row adds besides loads and products. bfloat16 has 22 fewer forward, and 10 backward.
 constexpr double small_instructions(bool exact_float32, bool backward) {
   return backward ? 205.0 : (exact_float32 ? 239.0 : 176.0);
 }

@@ -15,6 +15,11 @@ struct Compute {
   using Value = FastFloat;
 };
 template <>
+struct Compute<BFloat16> {
+  using Real = float;
+  using Value = CoarseFloat;
+};
+template <>
 struct Compute<float> {
   using Real = float;
   using Value = float;

@@ -1,9 +1,11 @@
 // Tests the emulator itself: that right kernels get right results, and that each kind of wrong one is caught.
+#include <cmath>
 #include <functional>
 #include <string>
 #include <vector>
 
 #include "check.h"
+#include "cuda/device_math.cuh"
 #include "cuda/launch.h"
 
 namespace {
@@ -321,6 +323,25 @@ void float16_and_bfloat16_round_to_nearest_even() {
   check(std::isnan(to_float(round_float(BFloat16{}, NAN))), "a NaN stays");
 }
 
+// An error of the GPU's tanh of 2^-11 moves a result by one bfloat16 at most, or by a quarter of those between 1/2
+// and 1.
+void coarse_activations_are_within_a_quarter_of_a_rounding() {
+  double of_tanh = 0.0, of_sigmoid = 0.0;
+  for (uint32_t bits = 0; bits < 0x10000; ++bits) {
+    const float x = cuda::to_float(cuda::BFloat16{static_cast<uint16_t>(bits)});
+    const float h = raw(tanh(cuda::CoarseFloat(x))), s = raw(sigmoid(cuda::CoarseFloat(x)));
+    if (std::isnan(x)) {
+      check(std::isnan(h) && std::isnan(s), "a NaN stays");
+      continue;
+    }
+    const double exact = std::tanh(static_cast<double>(x));
+    of_tanh = std::max(of_tanh, exact == 0.0 ? std::abs(h) : std::abs(h / exact - 1.0));
+    of_sigmoid = std::max(of_sigmoid, std::abs(s - 1.0 / (1.0 + std::exp(-static_cast<double>(x)))));
+  }
+  check(0x1p-12 < of_tanh && of_tanh < 0x1.01p-11, "the relative error of tanh: " + std::to_string(of_tanh));
+  check(0x1p-13 < of_sigmoid && of_sigmoid < 0x1.01p-12, "the error of sigmoid: " + std::to_string(of_sigmoid));
+}
+
 }  // namespace
 
 int main() {
@@ -338,5 +359,7 @@ int main() {
        {"a_count_of_blocks_lets_a_group_wait_for_each_other", a_count_of_blocks_lets_a_group_wait_for_each_other},
        {"an_asynchronous_copy_is_there_after_its_wait", an_asynchronous_copy_is_there_after_its_wait},
        {"a_skipped_synchronisation_is_skipped_and_listed", a_skipped_synchronisation_is_skipped_and_listed},
-       {"float16_and_bfloat16_round_to_nearest_even", float16_and_bfloat16_round_to_nearest_even}});
+       {"float16_and_bfloat16_round_to_nearest_even", float16_and_bfloat16_round_to_nearest_even},
+       {"coarse_activations_are_within_a_quarter_of_a_rounding",
+        coarse_activations_are_within_a_quarter_of_a_rounding}});
 }
