@@ -48,7 +48,7 @@ def recurrence(
     Nothing is saved without grad, except that `keep_cells` asks for the cells.
     """
     if route is None:
-        route = _route.of_recurrence(on_gpu=arguments.gates.is_cuda, normalized=arguments.norm is not None)
+        route = _route.of_recurrence()
     if route.kind is Forward.REFERENCE:
         _strict.reference_path(route.reason)
         absent = arguments.gates.new_empty(0)

@@ -247,7 +247,7 @@ def _explain_layer(
             told = _without_kernels(training, another_gpu=device is not None)
         else:
             if on_gpu:
-                route = _route.of_recurrence(on_gpu=True, normalized=sizes.normalized, otherwise=_route.ON_GPU)
+                route = _route.of_recurrence(_route.ON_GPU)
                 passes = _cuda_passes(sizes, training, gpu)
             else:
                 route = _route.of_layer(arguments, layer._variants().of_each_run)
@@ -368,11 +368,6 @@ def _cuda_passes(sizes: _ops.Problem, training: bool, gpu: Any) -> tuple[PassPla
         chosen = {"schedule": "none", "why": "nothing can run it"}
         if not options[0]["refused"]:
             chosen = options.pop(0)
-        elif sizes.normalized:
-            chosen = {
-                "schedule": "plain_torch",
-                "why": "no kernel has layer norms, so that steps are torch's operations",
-            }
         details = {key: chosen[key] for key in ("blocks", "workspace_bytes") if chosen.get(key)}
         others = {str(option["schedule"]): str(option["why"]) for option in options}
         passes.append(PassPlan(name, str(chosen["schedule"]), str(chosen["why"]), details, others))

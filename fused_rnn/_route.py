@@ -85,7 +85,6 @@ NO_KERNELS = _in_plain_torch(
     Forward.REFERENCE, "the cell", "it has no kernels for this device and type: see fused_rnn.Recurrent"
 )
 _OWN_IN_ONNX = _in_plain_torch(Forward.REFERENCE, "the cell in a graph of ONNX", "ONNX has no operator for it")
-_NO_NORMS = _in_plain_torch(Forward.REFERENCE, "layer norms on a GPU", "there is no CUDA kernel with them")
 _NESTED_TANGENTS = _in_plain_torch(  # they are zero through any Function (pytorch issue 197867)
     Forward.REFERENCE, "tangents of tangents", "torch takes them for zero in a function with kernels"
 )
@@ -130,9 +129,9 @@ def of_layer(
     if torch.compiler.is_compiling() or not _modes.in_plain_eager():
         if _exports_to_onnx():
             return ONNX if built_in else _OWN_IN_ONNX
-        return of_recurrence(on_gpu=x.is_cuda, normalized=variants.layer_norm, otherwise=_AUTOCAST)
+        return of_recurrence(_AUTOCAST)
     if variants.layer_norm:
-        return _NO_NORMS if x.is_cuda else _NORMS
+        return _NORMS
     if type(x) not in _PLAIN_TYPES or not x.is_cpu:
         return ON_GPU if x.is_cuda else _NOT_PLAIN
     dtype = x.dtype
@@ -148,10 +147,8 @@ def of_quantized_layer() -> Route:
     return ONNX if _exports_to_onnx() else QUANTIZED
 
 
-def of_recurrence(*, on_gpu: bool, normalized: bool, otherwise: Route = _RECURRENCE) -> Route:
+def of_recurrence(otherwise: Route = _RECURRENCE) -> Route:
     """A recurrence whose gates are made apart from it; `otherwise` where nothing but autograd watches it."""
-    if normalized and on_gpu:
-        return _NO_NORMS
     if _modes.is_recorded():
         return _RECORDED
     if torch.compiler.is_compiling() or _modes.is_functionalized():

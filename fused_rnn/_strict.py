@@ -32,11 +32,11 @@ class ReferencePathError(RuntimeError):
 def strict() -> Iterator[None]:
     """Make it an error when a call, or a derivative of it, would run in plain torch instead of the kernels.
 
-    Such are second derivatives, forward-mode derivatives, and layer norms on a GPU; all else runs in the kernels or
-    raises by itself. The block holds for the thread or asyncio task that it is in, and for the derivatives of calls
-    made in it, wherever and whenever they are taken. It may be nested, and is a decorator too. Around a compiled
-    function it counts when the function is compiled, which happens again inside of a block; in one, torch.compile does
-    not take it.
+    Such are second derivatives, forward-mode derivatives, and cells of one's own without a compiler; all else runs in
+    the kernels or raises by itself. The block holds for the thread or asyncio task that it is in, and for the
+    derivatives of calls made in it, wherever and whenever they are taken. It may be nested, and is a decorator too.
+    Around a compiled function it counts when the function is compiled, which happens again inside of a block; in one,
+    torch.compile does not take it.
 
     Raises:
         ReferencePathError: a RuntimeError that says what would have run in plain torch, and why.

@@ -109,12 +109,20 @@ def variant_results(cell: str, given: dict[str, torch.Tensor]) -> list[torch.Ten
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh", "lstm_peephole"])
-def test_variants_agree_with_float64_on_the_cpu(cell: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variants_agree_with_float64_on_the_cpu(
+    cell: str, schedule: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if dtype == torch.float64 and schedule != "per_step":
+        pytest.skip("float64 runs by per_step alone")
+    if schedule == "cluster" and torch.cuda.get_device_capability() < (9, 0):
+        pytest.skip("clusters need compute capability 9.0")
+    monkeypatch.setenv("FUSED_RNN_CUDA_SCHEDULE", schedule)
     monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", "ieee")
     torch.manual_seed(0)
     spec = _ops.CELLS[cell]
-    time_steps, batch, directions, size = 6, 11, 2, 37
+    time_steps, batch, directions, size = 6, 11, 2, HIDDEN_SIZES[schedule]
     given = {
         "gates": torch.randn(time_steps, batch, directions, spec.gates, size),
         "w_hh": torch.randn(directions, spec.gates * size, size) / size**0.5,
@@ -130,6 +138,21 @@ def test_variants_agree_with_float64_on_the_cpu(cell: str, dtype: torch.dtype, m
     tolerance = TOLERANCES[dtype]
     for index, (found, wanted) in enumerate(zip(actual, expected, strict=True)):
         limit = tolerance.outputs if index == 0 else tolerance.gradients
+        assert (found - wanted).abs().max() <= limit * wanted.abs().max()
+
+
+@pytest.mark.parametrize("make", [fused_rnn.LSTM, fused_rnn.GRU, fused_rnn.RNN])
+def test_layer_norms_agree_with_float64_on_the_cpu(
+    make: Callable[..., torch.nn.RNNBase], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", "ieee")
+    torch.manual_seed(0)
+    layer, x = make(5, 300, bidirectional=True, layer_norm=True), torch.randn(6, 11, 5)
+    expected = results(copy.deepcopy(layer).double(), x.double())
+    with fused_rnn.strict():
+        actual = results(layer.cuda(), x.cuda())
+    for index, (found, wanted) in enumerate(zip(actual, expected, strict=True)):
+        limit = TOLERANCES[torch.float32].outputs if index == 0 else TOLERANCES[torch.float32].gradients
         assert (found - wanted).abs().max() <= limit * wanted.abs().max()
 
 

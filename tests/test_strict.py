@@ -11,7 +11,7 @@ import torch
 from torch.autograd import forward_ad
 
 import fused_rnn
-from fused_rnn import _route, _strict
+from fused_rnn import _strict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -120,15 +120,6 @@ def test_tangents_of_gradients_are_refused() -> None:
         assert forward_mode.unpack_dual(push(dual)).tangent is not None
         with fused_rnn.strict(), pytest.raises(fused_rnn.ReferencePathError, match="strict: tangents of gradients"):
             push(dual)
-
-
-def test_a_variant_without_a_kernel_runs_in_plain_torch_or_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    layer, x = fused_rnn.LSTM(3, 5, layer_norm=True, dtype=torch.float64), torch.randn(4, 2, 3, dtype=torch.float64)
-    expected = layer(x)[0]
-    monkeypatch.setattr(_route, "of_layer", lambda *_, **__: _route.of_recurrence(on_gpu=True, normalized=True))
-    torch.testing.assert_close(layer(x)[0], expected)
-    with fused_rnn.strict(), pytest.raises(fused_rnn.ReferencePathError, match="layer norms on a GPU"):
-        layer(x)
 
 
 def test_blocks_nest_and_end_after_an_error() -> None:

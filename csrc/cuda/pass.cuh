@@ -14,57 +14,15 @@
 // alone. State is what a unit keeps for itself between steps, in the compute type: h and the others, or their
 // gradients. Backward's has also sums over time: the gradients of the unit's weights.
 //
-// `kFeatures` compiles in what few calls ask for: rows that end and are reset, zoneout, where a part of the state
-// before the step stays, and recurrent masks. Without them neither instructions nor registers are spent on them.
-//
 // Rows end and are reset by predicates (row_step of core/views.h). What a step gives to the next one, state and vector,
 // is zero where forward's next step of the row is a reset. Forward clears after the step before, backward after it.
 #pragma once
 
 #include "cells/cell.h"
-#include "core/time.h"
-#include "cuda/vector_io.cuh"
+#include "cuda/features.cuh"
+#include "cuda/moment.h"
 
 namespace fused_rnn::cuda {
-
-enum class Features { kNone, kAll };
-
-// Whether a pass without the features would do.
-template <class Views>
-bool needs_no_features(const Views& views) {
-  return views.lengths == nullptr && views.resets.data == nullptr && !has(views.variant.zoneout) &&
-         !has(views.variant.recurrent_mask);
-}
-
-// Where a step is in time.
-template <class Index>
-struct Moment {
-  Index time, time_before, time_after;  // of the step, and of its neighbours in the order of the direction
-  Index position;                       // in that order, from 0 on
-  bool is_last;                         // no step comes after
-};
-
-template <class Index>
-FUSED_RNN_HD inline Moment<Index> moment_at(Index position, Direction direction, Index time_steps) {
-  const Index time = time_at(position, direction, time_steps);
-  return {time, time_before(time, direction), time_after(time, direction), position, position == time_steps - 1};
-}
-
-// Of the first step; negative where there is none.
-FUSED_RNN_HD inline int64_t first_time(int64_t steps, Direction d) {
-  return steps > 0 ? time_at<int64_t>(0, d, steps) : -1;
-}
-
-template <Features kFeatures, class Views>
-FUSED_RNN_DEVICE RowStep step_of(const Views& views, int64_t time, int row) {
-  return kFeatures == Features::kNone ? RowStep::kPlain : row_step(views, time, row);
-}
-
-// Whether the row's state before this step is zero whatever was before.
-template <Features kFeatures, class Views>
-FUSED_RNN_DEVICE bool is_reset(const Views& views, int64_t time, int row) {
-  return kFeatures == Features::kAll && has(views.resets) && row_step(views, time, row) == RowStep::kReset;
-}
 
 template <class T, int N>
 FUSED_RNN_DEVICE auto to_values(const Pack<RealOf<T>, N>& reals) {
@@ -95,41 +53,6 @@ FUSED_RNN_DEVICE Pack<ValueOf<T>, Cell::kUnitWeights> unit_weights_of(const View
   }
   return weights;
 }
-
-// h on its way into the product with W_hh, or its gradient on the way back.
-template <class T, class Index, class Views>
-FUSED_RNN_DEVICE RealOf<T> masked(const Views& views, const Element& e, RealOf<T> h) {
-  return has(views.variant.recurrent_mask) ? h * to_real(*element_at<T, Index>(views.variant.recurrent_mask, e)) : h;
-}
-
-// What the variants add to the inputs of a step; empty where no feature is compiled in.
-template <class T, int kStates, Features kFeatures>
-struct VariantInputs {
-  Pack<T, kStates> stays;  // how much of each state before the step, with zoneout
-  T mask;                  // of h, with a recurrent mask
-
-  template <class Index, class Views>
-  FUSED_RNN_DEVICE void load(const Views& views, const Element& e, Index time, int size) {
-    if (has(views.variant.zoneout)) {
-      const T* from = element_at<T, Index>(views.variant.zoneout, time, e);
-      for (int s = 0; s < kStates; ++s) stays[s] = from[static_cast<Index>(s) * size];
-    }
-    if (has(views.variant.recurrent_mask)) mask = *element_at<T, Index>(views.variant.recurrent_mask, e);
-  }
-  template <class Views>
-  FUSED_RNN_DEVICE RealOf<T> masked(const Views& views, RealOf<T> h) const {
-    return has(views.variant.recurrent_mask) ? h * to_real(mask) : h;
-  }
-};
-template <class T, int kStates>
-struct VariantInputs<T, kStates, Features::kNone> {
-  template <class Index, class Views>
-  FUSED_RNN_DEVICE void load(const Views&, const Element&, Index, int) {}
-  template <class Views>
-  FUSED_RNN_DEVICE RealOf<T> masked(const Views&, RealOf<T> h) const {
-    return h;
-  }
-};
 
 template <class CellType, class ElementType, class Index, Features kFeatures>
 struct ForwardPass {
@@ -196,17 +119,23 @@ struct ForwardPass {
     for (int g = 0; g < Cell::kGates; ++g) prefetch(gates + static_cast<Index>(g) * size);
   }
 
-  // The state after the step, and what else it makes of the unit.
-  FUSED_RNN_DEVICE static Pack<Real, kStates> update(const Views& views, const Element& e, const Moment<Index>& now,
-                                                     int size, const Inputs& in, const Pack<Real, kResults>& from_h,
-                                                     const Pack<Real, kStates>& state, Made& made) {
+  // What the cell makes of a unit.
+  FUSED_RNN_DEVICE static CellForward<Value, Cell> call_cell(const Views& views, const Element& e, const Inputs& in,
+                                                             const Pack<Real, kResults>& from_h,
+                                                             const Pack<Real, kStates>& state) {
+    Pack<Value, Cell::kGates> from_x;
+    for (int g = 0; g < Cell::kGates; ++g) from_x[g] = Value(to_real(in.gates[g]));
+    return cell_forward<Cell, Value>(from_x, to_gates<Cell, T>(from_h), to_values<T>(state),
+                                     unit_weights_of<Cell, T, Index>(views, e));
+  }
+  // The state after the step, and what else it makes of the unit; call() is what the cell makes.
+  template <class Call>
+  FUSED_RNN_DEVICE static Pack<Real, kStates> update_by(const Call& call, const Views& views, const Inputs& in,
+                                                        const Pack<Real, kStates>& state, Made& made) {
     Pack<Real, kStates> after = state;
     made = {};
     if (in.kind != RowStep::kInactive) {
-      Pack<Value, Cell::kGates> from_x;
-      for (int g = 0; g < Cell::kGates; ++g) from_x[g] = Value(to_real(in.gates[g]));
-      const auto result = cell_forward<Cell, Value>(from_x, to_gates<Cell, T>(from_h), to_values<T>(state),
-                                                    unit_weights_of<Cell, T, Index>(views, e));
+      const CellForward<Value, Cell> result = call();
       Pack<Real, kStates> next;
       for (int s = 0; s < kStates; ++s) next[s] = raw(result.state[s]);
       if constexpr (kFeatures == Features::kAll) {
@@ -227,6 +156,11 @@ struct ForwardPass {
     if (in.reset_after) after = {};
     made.vector[0] = in.variant.masked(views, after[0]);
     return after;
+  }
+  FUSED_RNN_DEVICE static Pack<Real, kStates> update(const Views& views, const Element& e, const Moment<Index>& /*now*/,
+                                                     int /*size*/, const Inputs& in, const Pack<Real, kResults>& from_h,
+                                                     const Pack<Real, kStates>& state, Made& made) {
+    return update_by([&] { return call_cell(views, e, in, from_h, state); }, views, in, state, made);
   }
   FUSED_RNN_DEVICE static void store(const Views& views, const Element& e, const Moment<Index>& now, int size,
                                      const Made& made) {
@@ -338,11 +272,20 @@ struct BackwardPass {
     for (int k = 0; k < Cell::kSaved; ++k) prefetch(saved + static_cast<Index>(k) * size);
   }
 
-  FUSED_RNN_DEVICE static Pack<Real, kStates> update(const Views& views, const Element& e, const Moment<Index>& now,
-                                                     int size, const Inputs& in, const Pack<Real, kResults>& from_h,
-                                                     const Pack<Real, kStates>& state, Made& made) {
+  // The gradient of the state after a step with that of h through the product.
+  FUSED_RNN_DEVICE static Pack<Real, kStates> with_product(const Views& views, const Inputs& in,
+                                                           const Pack<Real, kResults>& from_h,
+                                                           Pack<Real, kStates> state) {
+    if constexpr (kResults > 0) state[0] += in.variant.masked(views, from_h[0]);
+    return state;
+  }
+  // The gradient of the state before the step, and what else it makes; call(saved, before, after, d_after) is the
+  // cell's backward, and `state` has the product.
+  template <class Call>
+  FUSED_RNN_DEVICE static Pack<Real, kStates> update_by(const Call& call, const Views& views, const Element& e,
+                                                        const Moment<Index>& now, int size, const Inputs& in,
+                                                        const Pack<Real, kStates>& state, Made& made) {
     Pack<Real, kStates> d_before = state;
-    if constexpr (kResults > 0) d_before[0] += in.variant.masked(views, from_h[0]);
     Pack<Real, Cell::kGates> d_from_x{}, d_from_h{};
     if (in.kind != RowStep::kInactive) {
       Pack<Value, Cell::kSaved> saved;
@@ -369,8 +312,7 @@ struct BackwardPass {
           }
         }
       }
-      const auto gradient = cell_backward<Cell, Value>(saved, before, after, to_values<T>(d_after),
-                                                       unit_weights_of<Cell, T, Index>(views, e));
+      const CellBackward<Value, Cell> gradient = call(saved, before, after, to_values<T>(d_after));
       for (int g = 0; g < Cell::kGates; ++g) {
         d_from_x[g] = raw(gradient.d_from_x[g]);
         d_from_h[g] = raw(gradient.d_from_h[g]);
@@ -393,6 +335,14 @@ struct BackwardPass {
     }
     for (int v = 0; v < kVectors; ++v) made.vector[v] = d_from_h[v];
     return d_before;
+  }
+  FUSED_RNN_DEVICE static Pack<Real, kStates> update(const Views& views, const Element& e, const Moment<Index>& now,
+                                                     int size, const Inputs& in, const Pack<Real, kResults>& from_h,
+                                                     const Pack<Real, kStates>& state, Made& made) {
+    const auto call = [&](const auto& saved, const auto& before, const auto& after, const auto& d_after) {
+      return cell_backward<Cell, Value>(saved, before, after, d_after, unit_weights_of<Cell, T, Index>(views, e));
+    };
+    return update_by(call, views, e, now, size, in, with_product(views, in, from_h, state), made);
   }
   FUSED_RNN_DEVICE static void store(const Views& views, const Element& e, const Moment<Index>& now, int size,
                                      const Made& made) {

@@ -1,9 +1,9 @@
 // per_step: a matrix product of the caller's and one element-wise kernel for each step.
 //
-// Runs every problem but layer norms on every architecture: any size, float64, projections, zoneout, a recurrent mask,
-// weights of single units. The fallback and the reference of the persistent schedules, with the same update (pass.cuh).
-// State stays in the compute type in the workspace, and so does the vector that the next product takes, in the tensors'
-// type.
+// Runs every problem on every architecture: any size, float64, projections, zoneout, a recurrent mask, weights of
+// single units, and layer norms (norm_step.cuh). The fallback and the reference of the persistent schedules, with the
+// same update (pass.cuh). State stays in the compute type in the workspace, and so does the vector that the next
+// product takes, in the tensors' type.
 //
 //   forward    product = W_hh h          update -> h         (projected: -> hidden, then h = W_hr hidden)
 //   backward   product = W_hh^T d_from_h update -> d_from_h  (projected: first d_hidden = W_hr^T (d_output + product))
@@ -13,6 +13,7 @@
 
 #include "cuda/diagonal.cuh"
 #include "cuda/launch.h"
+#include "cuda/norm_step.cuh"
 #include "cuda/pass.cuh"
 #include "cuda/products.h"
 
@@ -55,6 +56,12 @@ struct StepKernel {
     }
     if (last) {
       Pass::end(views, e, hidden_size, state, results);
+      if constexpr (Pass::kBackward && Pass::Cell::kNormGroups > 0) {
+        for (int k = 0; has(views.d_norm) && k < kNormRows<typename Pass::Cell>; ++k) {
+          const Real sum = first ? Real(0) : own[(Pass::kStates + k) * apart];
+          element_at<T, int64_t>(views.d_norm, 0, e)[static_cast<int64_t>(k) * hidden_size] = from_real<T>(sum);
+        }
+      }
       return;
     }
     const Moment<int64_t> now = moment_at(position, direction_of(e.direction, heads), time_steps);
@@ -166,7 +173,9 @@ class PerStep {
     return Pass::kBackward ? static_cast<int64_t>(p.cell.recurrent_gates) * p.hidden_size : p.output_size;
   }
   static size_t state_bytes(const Problem& p) {
-    const size_t bytes = static_cast<size_t>(Pass::kStates * rows(p) * p.hidden_size) * sizeof(Real);
+    int states = Pass::kStates;
+    if constexpr (Pass::Cell::kNormGroups > 0) states += p.normalized ? norm_states<Pass>() : 0;
+    const size_t bytes = static_cast<size_t>(states * rows(p) * p.hidden_size) * sizeof(Real);
     return (bytes + 255) / 256 * 256;
   }
 
@@ -198,10 +207,24 @@ class PerStep {
   }
   void launch_step(const Views& views, int64_t position, const T* product, bool first, bool last) {
     T* const vectors = problem_.projected && !Pass::kBackward ? nullptr : vectors_;
+    if constexpr (Pass::Cell::kNormGroups > 0) {
+      if (problem_.normalized && !last) return launch_norm_step(views, position, product, vectors, first);
+    }
     launch_rows(StepKernel<Pass>{views, problem_.time_steps, position, problem_.batch,
                                  static_cast<int>(problem_.directions), static_cast<int>(problem_.heads),
                                  static_cast<int>(problem_.hidden_size), product, states_, vectors, first, last},
                 problem_.hidden_size);
+  }
+  void launch_norm_step(const Views& views, int64_t position, const T* product, T* vectors, bool first) {
+    using Kernel = std::conditional_t<Pass::kBackward, NormBackwardStep<Pass>, NormForwardStep<Pass>>;
+    if (problem_.batch == 0) return;
+    launch(Kernel{{views, problem_.time_steps, position, problem_.batch, static_cast<int>(problem_.directions),
+                   static_cast<int>(problem_.heads), static_cast<int>(problem_.hidden_size), product, states_, vectors,
+                   first}},
+           {.grid_x = static_cast<unsigned>(problem_.batch),
+            .grid_y = static_cast<unsigned>(problem_.directions),
+            .threads = Kernel::kThreads},
+           stream_);
   }
   void launch_projection(int64_t position, const T* product, bool start, bool end) {
     launch_rows(ProjectionKernel<Pass>{views_, problem_.time_steps, position, problem_.batch,

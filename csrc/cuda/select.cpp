@@ -68,9 +68,6 @@ double library_step_us(const Problem& problem, const StepCosts& costs) {
   return static_cast<double>(problem.directions) * (costs.library_call + product);
 }
 
-constexpr const char* kNormRefusal =
-    "a layer norm joins all units of a row, which no CUDA kernel does: plain torch operations run such layers";
-
 // The one schedule that is not persistent.
 Option per_step_option(const Problem& problem, const Device& device, const StepCosts& costs) {
   Option option{{Schedule::kPerStep}, "per_step", "", library_step_us(problem, costs), costs.source};
@@ -78,7 +75,6 @@ Option per_step_option(const Problem& problem, const Device& device, const StepC
     option.step_us = diagonal_step_us(problem);
     option.estimate = "not measured; one kernel for all steps";
   }
-  if (problem.normalized) option.refusal = kNormRefusal;
   if (device.capability < kOldestCapability)
     option.refusal = "the kernels are built for compute capability 8.0 and newer";
   return option;
@@ -89,7 +85,7 @@ bool fits(int64_t elements) { return elements < (int64_t{1} << 31); }
 // Why no kernel that keeps the weights on the chip runs the problem; empty: nothing is against it.
 std::string common_refusal(const Problem& problem, const Device& device, int min_capability) {
   constexpr int64_t kMost = int64_t{1} << 24, kMostSteps = int64_t{1} << 30;
-  if (problem.normalized) return kNormRefusal;
+  if (problem.normalized) return "only per_step has layer norms, which join all units of a row";
   if (problem.cell.recurrent_gates == 0) return "no gate reads h, so that there is no W_hh to keep on the chip";
   if (problem.projected) return "a projection needs a second product in each step";
   if (problem.type == DataType::kFloat64) return "there is no float64 kernel";

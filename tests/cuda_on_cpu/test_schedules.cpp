@@ -132,6 +132,29 @@ void variants_run_in_every_schedule() {
   check_per_step<T>(projected);
 }
 
+// A block of 256 threads has all units of a row.
+template <class T>
+void layer_norms_run_step_by_step() {
+  if constexpr (Cell::kNormGroups > 0) {
+    const auto normalized = [](Shape s) {
+      s.normalized = true;
+      s.bias = false;  // the norms have it
+      return s;
+    };
+    for (const int64_t hidden_size : {1, 40}) check_per_step<T>(normalized({4, 3, 2, hidden_size, hidden_size}));
+    check_per_step<T>(normalized({2, 2, 1, 260, 260, false}));
+    check_per_step<T>(normalized({0, 3, 2, 5, 5}));
+    check_per_step<T>(normalized({3, 0, 1, 5, 5}));
+    Shape all = normalized({5, 9, 4, 20, 20, true, false, false, true, true});
+    all.heads = 2, all.zoneout = true, all.recurrent_mask = true;
+    check_per_step<T>(all);
+    // A projected h may be so small that its norm magnifies roundings.
+    if (Cell::kReadsHidden || !std::is_same_v<T, double>) return;
+    all.output_size = 7, all.zoneout = false, all.heads = 1, all.directions = 2;
+    check_per_step<T>(all);
+  }
+}
+
 template <class T>
 void heads_go_the_way_of_their_direction() {
   for (const int64_t directions : {2, 4}) {
@@ -199,6 +222,7 @@ void check_type() {
   if constexpr (std::is_same_v<T, float> || std::is_same_v<T, BFloat16>) {
     rows_end_and_start_anew_where_they_like<T>();
     variants_run_in_every_schedule<T>();
+    layer_norms_run_step_by_step<T>();
     heads_go_the_way_of_their_direction<T>();
     results_do_not_depend_on_the_order_of_the_threads<T>();
   }
@@ -213,6 +237,7 @@ void check_edges() {
   sequences_of_zero_and_one_step_pass_the_states_through<T>();
   groups_that_do_not_fit_follow_in_another_launch<T>();
   variants_run_in_every_schedule<T>();
+  layer_norms_run_step_by_step<T>();
   per_step_runs_every_size<T>();
 }
 
@@ -227,6 +252,7 @@ int main() {
                     {"bfloat16", check_type<BFloat16>},
                     {"float16", check_type<Float16>},
                     {"a slow warp changes nothing", a_slow_warp_changes_nothing},
-                    {"float64", per_step_runs_every_size<double>}});
+                    {"float64", per_step_runs_every_size<double>},
+                    {"float64 with layer norms", layer_norms_run_step_by_step<double>}});
 #endif
 }
