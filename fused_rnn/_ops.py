@@ -126,8 +126,6 @@ _layer_backward_in_place = torch.ops.fused_rnn.layer_backward_in_place.default
 _backward_in_place = torch.ops.fused_rnn.backward_in_place.default
 _quantized_layer = torch.ops.fused_rnn.quantized_layer.default
 _product = torch.ops.fused_rnn.product.default
-zoneout_mask = torch.ops.fused_rnn.zoneout_mask.default
-"""Ones and zeros [T, B, D, states, H] like x [T, B, I], on CPU, from a seed and probabilities of h and of the rest."""
 run_short, short_gradients = _C.run_short, _C.short_gradients  # see _short_calls.py
 
 

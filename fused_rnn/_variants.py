@@ -23,12 +23,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fused_rnn._norm import normalize_gates
-from fused_rnn._ops import CELLS, zoneout_mask
+from fused_rnn._ops import CELLS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fused_rnn._tensors import DirectionWeights
+
+# Ones and zeros [T, B, D, states, H] like x [T, B, I], on CPU, from a seed and probabilities of h and of the rest.
+_zoneout_mask = torch.ops.fused_rnn.zoneout_mask.default
 
 
 class Variants(NamedTuple):
@@ -234,7 +237,7 @@ def _draw(x: Tensor, probabilities: tuple[float, float], shape: Sequence[int]) -
     if not x.is_cuda:
         seed = torch.randint(-(2**63), 2**63 - 1, (), device=x.device)
         like = x.detach() if x.requires_grad else x
-        drawn: Tensor = zoneout_mask(like, seed, *shape[2:], *probabilities)
+        drawn: Tensor = _zoneout_mask(like, seed, *shape[2:], *probabilities)
         return drawn
     if probabilities[0] == probabilities[1]:
         return _draw_by_torch(shape, probabilities[0], x)
