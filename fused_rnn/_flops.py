@@ -38,6 +38,11 @@ def _formula(operator: str) -> Callable[[Callable[[Any], int]], Callable[[Any], 
     return register
 
 
+@_formula("zoneout_mask")
+def _zoneout_mask(given: Any) -> int:  # noqa: ARG001
+    return 0
+
+
 @_formula("product")
 def _product(given: Any) -> int:
     return _flops(given.left[0], given.right)

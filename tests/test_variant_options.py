@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import fused_rnn
-from fused_rnn import _ops, _variants
+from fused_rnn import _variants
 from fused_rnn._tensors import DirectionWeights
 from tests.test_modules import flat
 from tests.test_variants import CASES, HIDDEN, each_case, each_layer, make
@@ -55,17 +55,17 @@ def test_zoneout_has_a_probability_for_h_and_one_for_c() -> None:
 
 def test_a_seed_means_the_same_ones_in_every_type() -> None:
     seed, x = torch.tensor(3), torch.empty(7, 5, 1)
-    drawn = _ops.zoneout_mask(x, seed, 1, 2, 13, 0.3, 0.6)
+    drawn = _variants._zoneout_mask(x, seed, 1, 2, 13, 0.3, 0.6)
     for dtype in (torch.float64, torch.bfloat16, torch.float16):
-        assert torch.equal(_ops.zoneout_mask(x.to(dtype), seed, 1, 2, 13, 0.3, 0.6), drawn.to(dtype))
-    assert not torch.equal(_ops.zoneout_mask(x, seed + 1, 1, 2, 13, 0.3, 0.6), drawn)
+        assert torch.equal(_variants._zoneout_mask(x.to(dtype), seed, 1, 2, 13, 0.3, 0.6), drawn.to(dtype))
+    assert not torch.equal(_variants._zoneout_mask(x, seed + 1, 1, 2, 13, 0.3, 0.6), drawn)
 
 
 @pytest.mark.parametrize("probability", [0.0, 1e-9, 0.1, 0.5, 1.0])
 def test_decisions_have_their_probability_and_do_not_depend_on_each_other(probability: float) -> None:
     wanted = max(round(probability * 2**16), 1) / 2**16 if probability else 0.0
-    one_run = _ops.zoneout_mask(torch.empty(1, 1, 1), torch.tensor(1), 1, 1, 2**18, probability, probability)
-    rows = _ops.zoneout_mask(torch.empty(4, 2**6, 1), torch.tensor(1), 1, 2, 2**10, 0.7, probability)[:, :, :, 1]
+    one_run = _variants._zoneout_mask(torch.empty(1, 1, 1), torch.tensor(1), 1, 1, 2**18, probability, probability)
+    rows = _variants._zoneout_mask(torch.empty(4, 2**6, 1), torch.tensor(1), 1, 2, 2**10, 0.7, probability)[:, :, :, 1]
     for drawn in (one_run.flatten(), rows.flatten(), _variants._draw_by_torch((2**18,), probability, torch.empty(0))):
         pairs = [drawn[distance:] * drawn[:-distance] for distance in (1, 8, 16, 1024)]  # lanes, draws and rows
         for found, mean in ((drawn, wanted), *((pair, wanted**2) for pair in pairs)):

@@ -59,9 +59,11 @@ OptionalTensor plain_tensor(const py::handle& given) {
   if (type.ptr() != torch.tensor_type && type.ptr() != torch.parameter_type) throw NotPlain();
   const py::object capsule = called(torch.take_handle, given.ptr());
   Tensor tensor(static_cast<AtenTensorHandle>(PyCapsule_GetPointer(capsule.ptr(), nullptr)));
-  int32_t layout = 0;
+  int32_t layout = 0, dtype = 0;
   const void* memory = nullptr;  // an error, or null, of a tensor that stands for others
-  if (!tensor.is_cpu() || aoti_torch_get_layout(tensor.get(), &layout) != 0 || layout != aoti_torch_layout_strided() ||
+  if (!tensor.is_cpu() || aoti_torch_get_dtype(tensor.get(), &dtype) != 0 ||
+      torch::headeronly::isQIntType(static_cast<torch::headeronly::ScalarType>(dtype)) ||
+      aoti_torch_get_layout(tensor.get(), &layout) != 0 || layout != aoti_torch_layout_strided() ||
       torch_get_const_data_ptr(tensor.get(), &memory) != 0 || (memory == nullptr && tensor.numel() > 0) ||
       called(torch.is_negative, given.ptr()).ptr() != Py_False) {
     throw NotPlain();

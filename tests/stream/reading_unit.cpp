@@ -25,11 +25,12 @@ class ReadingLayer final : public StepLayer {
         h_(static_cast<size_t>(p_.batch * p_.output_size), *weights_),
         c_(static_cast<size_t>(p_.batch * p_.hidden_size), *weights_) {}
 
-  void update(int64_t, const void* x, int64_t x_stride, int, int) override {
-    for (int64_t row = 0; row < p_.batch; ++row) {
+  void take(const void* x, int64_t x_stride, int64_t count, int, int) override {
+    for (int64_t row = 0; row < count * p_.batch; ++row) {
       h_[0] += *weights_ + sum_of(static_cast<const float*>(x) + row * x_stride, p_.input_size);
     }
   }
+  void update(int64_t, int64_t, int, int) override {}
   void project(int64_t, int, int) override {}
   void* h(int64_t) override { return h_.data(); }
   void* c(int /*k*/) override { return c_.data(); }
@@ -52,7 +53,7 @@ class ReadingStage final : public Stage {
         output_size_(output_size),
         y_(static_cast<size_t>(batch * output_size), value) {}
 
-  StepRows run(int64_t, const StepRows& x) override {
+  StepRows run(int64_t, int64_t, const StepRows& x) override {
     for (int64_t row = 0; row < batch_; ++row) y_[0] += sum_of(x.data + row * x.stride, input_size_);
     return {y_.data(), output_size_};
   }
