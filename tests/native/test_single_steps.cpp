@@ -65,6 +65,10 @@ std::vector<double> factors(const double* row, int64_t size) {
   return seen;
 }
 
+void take(StepLayer& layer, const void* x, int64_t x_stride, int64_t count, int parts) {
+  for (int part = 0; part < parts; ++part) layer.take(x, x_stride, count, part, parts);
+}
+
 template <class Cell, class T>
 void check_layer(int64_t batch, int64_t input_size, int64_t hidden_size, int64_t output_size, bool bias, int parts) {
   using Real = RealOf<T>;
@@ -96,11 +100,7 @@ void check_layer(int64_t batch, int64_t input_size, int64_t hidden_size, int64_t
   const int64_t ahead = std::min<int64_t>(steps_ahead(batch), hidden_size % 2 == 0 ? 4 : 2);
   for (int64_t step = 0; step < kSteps; ++step) {
     const Real* x_now = x.data() + step * batch * input_size;
-    if (step % ahead == 0) {
-      for (int part = 0; part < parts; ++part) {
-        layer.take(x_now, input_size, std::min(ahead, kSteps - step), part, parts);
-      }
-    }
+    if (step % ahead == 0) take(layer, x_now, input_size, std::min(ahead, kSteps - step), parts);
     for (int part = 0; part < parts; ++part) layer.update(step, step % ahead, part, parts);
     for (int part = 0; part < parts; ++part) layer.project(step, part, parts);
     check(layer.h(step + 1) != nullptr, "there is an h");
