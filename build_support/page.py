@@ -9,7 +9,7 @@ import os
 import re
 from typing import Any
 
-from build_support.toolchain import ROOT
+from build_support.toolchain import ROOT, version
 
 
 def package_page() -> dict[str, Any]:
@@ -18,9 +18,9 @@ def package_page() -> dict[str, Any]:
     page = {"long_description": text, "long_description_content_type": "text/markdown", "project_urls": {}}
     if not url:
         return page
-    (version,) = re.findall(r'^__version__ = "(.+)"$', (ROOT / "fused_rnn/__init__.py").read_text(), re.MULTILINE)
-    files = f"{url}/blob/v{version}"
+    tag = f"v{version()}"
+    files = f"{url}/blob/{tag}"
     text = re.sub(r"\]\((?![a-z]+:|#)", f"]({files}/", text)
-    text = re.sub(r'\b(src|srcset)="(?![a-z]+:)', rf'\1="{url}/raw/v{version}/', text)
+    text = re.sub(r'\b(src|srcset)="(?![a-z]+:)', rf'\1="{url}/raw/{tag}/', text)
     urls = {"Source": url, "Documentation": f"{files}/docs/index.md", "Changelog": f"{files}/CHANGELOG.md"}
     return page | {"long_description": text, "project_urls": urls | {"Issues": f"{url}/issues"}}

@@ -53,6 +53,12 @@ def fail(sentence: str) -> SystemExit:
     return SystemExit(f"fused_rnn: {sentence}")
 
 
+def version(root: Path = ROOT) -> str | None:
+    """That of the package in a checkout, read without importing it."""
+    found = re.search(r'^__version__ = "(.+)"$', (root / "fused_rnn/__init__.py").read_text(), re.MULTILINE)
+    return found[1] if found else None
+
+
 def werror_flags() -> list[str]:
     """-Werror where the environment says so."""
     return ["-Werror"] if os.environ.get("FUSED_RNN_WERROR") == "1" else []

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from fused_rnn import _ops
 from fused_rnn._modes import rounds_on_cpu
+from fused_rnn._tensors import LayerArguments
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
-_UNIT_WEIGHTS = 11  # the place of their gradients among those of a layer
+_UNIT_WEIGHTS = 1 + LayerArguments._fields.index("unit_weights")  # the node has one argument in front of these
 
 
 def run(

@@ -61,7 +61,7 @@ PACKAGE_RULES: dict[str, set[str]] = {
         "_weight_gradients": "_products _reference _tensors",
         "_route": "_modes _ops _products _tensors _variants",
         "_autograd": "_modes _ops _reference _route _saved _strict _tensors _vmap _weight_gradients",
-        "_short_calls": "_modes _ops",
+        "_short_calls": "_modes _ops _tensors",
         "_whole_layer": "_autograd _ops _products _route _saved _short_calls _strict _tensors",
         "_packed": "_modes",
         "_variants": "_norm _ops _tensors",

@@ -49,12 +49,8 @@ def test_own_cells_agree_with_float64_on_the_cpu(kind: Any, monkeypatch: pytest.
         assert (found - wanted).abs().max() <= tolerance.gradients * wanted.abs().max()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("make", [fused_rnn.LSTM, fused_rnn.GRU, fused_rnn.RNN])
-def test_a_schedule_agrees_with_float64_on_the_cpu(
-    make: Callable[..., torch.nn.RNNBase], schedule: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def choose(schedule: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a schedule run, and float32 exact; the test is skipped where the schedule cannot run the type here."""
     if dtype == torch.float64 and schedule != "per_step":
         pytest.skip("float64 runs by per_step alone")
     if schedule == "cluster" and torch.cuda.get_device_capability() < (9, 0):
@@ -62,6 +58,15 @@ def test_a_schedule_agrees_with_float64_on_the_cpu(
     monkeypatch.setenv("FUSED_RNN_CUDA_SCHEDULE", schedule)
     monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", "ieee")
     torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("make", [fused_rnn.LSTM, fused_rnn.GRU, fused_rnn.RNN])
+def test_a_schedule_agrees_with_float64_on_the_cpu(
+    make: Callable[..., torch.nn.RNNBase], schedule: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choose(schedule, dtype, monkeypatch)
     layer = make(5, HIDDEN_SIZES[schedule], bidirectional=True, dtype=dtype)
     x = torch.randn(6, 11, 5, dtype=dtype)
     expected = results(copy.deepcopy(layer).double(), x.double())
@@ -82,11 +87,7 @@ def test_a_schedule_agrees_with_float64_on_the_cpu(
 def test_rows_that_end_and_start_anew_agree_with_float64_on_the_cpu(
     make: Callable[..., torch.nn.RNNBase], schedule: str, names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if schedule == "cluster" and torch.cuda.get_device_capability() < (9, 0):
-        pytest.skip("clusters need compute capability 9.0")
-    monkeypatch.setenv("FUSED_RNN_CUDA_SCHEDULE", schedule)
-    monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", "ieee")
-    torch.manual_seed(0)
+    choose(schedule, torch.float32, monkeypatch)
     layer = make(5, HIDDEN_SIZES[schedule], bidirectional=True)
     x = torch.randn(9, 11, 5)
     given = {"lengths": torch.randint(0, 10, (11,)), "resets": torch.rand(9, 11) < 0.3}
@@ -114,13 +115,7 @@ def variant_results(cell: str, given: dict[str, torch.Tensor]) -> list[torch.Ten
 def test_variants_agree_with_float64_on_the_cpu(
     cell: str, schedule: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if dtype == torch.float64 and schedule != "per_step":
-        pytest.skip("float64 runs by per_step alone")
-    if schedule == "cluster" and torch.cuda.get_device_capability() < (9, 0):
-        pytest.skip("clusters need compute capability 9.0")
-    monkeypatch.setenv("FUSED_RNN_CUDA_SCHEDULE", schedule)
-    monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", "ieee")
-    torch.manual_seed(0)
+    choose(schedule, dtype, monkeypatch)
     spec = _ops.CELLS[cell]
     time_steps, batch, directions, size = 6, 11, 2, HIDDEN_SIZES[schedule]
     given = {

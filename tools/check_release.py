@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import re
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from build_support import toolchain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = toolchain.ROOT
 
 
 def missing(root: Path, tag: str) -> Iterator[str]:
     """What the tag, the version, the changelog and CITATION.cff do not agree about."""
-    named = re.search(r'^__version__ = "(.+)"$', (root / "fused_rnn/__init__.py").read_text(), re.MULTILINE)
-    version = named[1] if named else "none"
+    version = toolchain.version(root) or "none"
     if tag != f"v{version}":
         yield f"the tag is {tag}, and the version of fused_rnn/__init__.py is {version}"
     coming, *sections = re.split(r"^## \[(?=\d)", (root / "CHANGELOG.md").read_text(), flags=re.MULTILINE)

@@ -8,20 +8,19 @@ calls, and the least of all turns counts, so that work beside it matters little.
 from __future__ import annotations
 
 import argparse
-import gc
-import time
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 import fused_rnn
+from bench.timing import gc_paused, sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 NAMES = ("RNN", "GRU", "LSTM", "RNNCell", "GRUCell", "LSTMCell")
 HIDDEN_SIZES, TIME_STEPS, BATCHES = (8, 16, 32, 64), (1, 3, 10), (1, 4)
-CALLS = 3  # of a turn
+CALLS = 3  # of a turn, which a busy machine seldom interrupts
 
 
 def outputs(name: str, found: Any) -> tuple[torch.Tensor, ...]:
@@ -38,14 +37,6 @@ def training(name: str, module: torch.nn.Module, x: torch.Tensor, hx: Any) -> Ca
     return lambda: torch.autograd.backward(outputs(name, module(x, hx)), ones)
 
 
-def seconds(call: Callable[[], None]) -> float:
-    """Of one call, in a turn."""
-    begin = time.perf_counter()
-    for _ in range(CALLS):
-        call()
-    return (time.perf_counter() - begin) / CALLS
-
-
 def compared(name: str, hidden_size: int, time_steps: int, batch: int, rounds: int) -> tuple[float, float]:
     """Seconds of torch.nn and of this package."""
     is_cell = name.endswith("Cell")
@@ -56,10 +47,11 @@ def compared(name: str, hidden_size: int, time_steps: int, batch: int, rounds: i
         training(name, getattr(library, name)(hidden_size, hidden_size), x, hx) for library in (torch.nn, fused_rnn)
     ]
     least = [float("inf")] * 2
-    for turn in range(rounds + 5):
-        for which, call in enumerate(calls):
-            spent = seconds(call)
-            least[which] = min(least[which], spent) if turn >= 5 else least[which]
+    with gc_paused():
+        for turn in range(rounds + 5):
+            for which, call in enumerate(calls):
+                spent = sample(call, CALLS)
+                least[which] = min(least[which], spent) if turn >= 5 else least[which]
     return least[0], least[1]
 
 
@@ -70,7 +62,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=100)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    gc.disable()
     for name in options.names:
         for hidden_size in HIDDEN_SIZES:
             line = [f"{name} H = {hidden_size}:"]
