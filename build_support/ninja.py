@@ -77,7 +77,7 @@ def source_groups(toolchain: Toolchain, cuda: Cuda | str, torch: Path, version: 
     headers_mark = runpy.run_path(str(ROOT / "fused_rnn/_cell_headers.py"))["headers_mark"]()
     python += [f'-DFUSED_RNN_HEADERS_MARK="{headers_mark}"']
     binding_sources, host = glob("csrc/binding/*.cpp"), []
-    units = [SourceGroup([f"csrc/cpu/isa/{name}.cpp"], ISA_FLAGS[name]) for name in toolchain.instruction_sets]
+    units = [SourceGroup(glob(f"csrc/cpu/isa/{name}/*.cpp"), ISA_FLAGS[name]) for name in toolchain.instruction_sets]
     if isinstance(cuda, Cuda):
         # Not for csrc/cpu, which need not be compiled again where only this changes.
         host = ["-DFUSED_RNN_CUDA"]
@@ -178,14 +178,15 @@ def write_ninja_file(module: Path, toolchain: Toolchain, cuda: Cuda | str, torch
 
 
 def expected_time(toolchain: Toolchain, cuda: Cuda | str) -> str:
-    """How long compiling everything takes at most: minutes of a core of a server of 2021 (Zen 3), by kind of source."""
+    """How long compiling everything takes at most: minutes of a core of a server of 2021 (Zen 3); and the memory."""
     cores = int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)
-    of_unit, of_target, of_others = 3.5, 6.0, 1.5
+    of_unit, of_target, of_others, of_source = 3.5, 6.0, 1.5, 1.5
     units = of_unit * len(toolchain.instruction_sets)
     kernels = of_target * len(cuda.targets) if isinstance(cuda, Cuda) else 0.0
-    minutes = max((units + kernels + of_others) / cores, of_unit)
+    minutes = max((units + kernels + of_others) / cores, of_source)
     on = "1 core" if cores == 1 else f"{cores} cores"
-    return f"at most about {minutes:.0f} minutes on {on}, less where build/native has objects already"
+    needs = f"at most about {minutes:.0f} minutes on {on}, and 1 GB of memory for each"
+    return f"{needs}; less where build/native has objects already"
 
 
 def build_module(name: str, version: str) -> Path:

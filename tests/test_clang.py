@@ -8,12 +8,13 @@ import subprocess
 import pytest
 
 from build_support import native
+from build_support.ninja import glob
 
 pytestmark = pytest.mark.skipif(shutil.which("clang++") is None, reason="needs clang++")
 
 WIDEST = list(native.isa_flags())[-1]
 # The units hold all headers of csrc/cpu and csrc/stream, and these programs most of those of the tests.
-SOURCES = [f"csrc/cpu/isa/{WIDEST}.cpp", f"csrc/stream/isa/{WIDEST}.cpp"]
+SOURCES = [*glob(f"csrc/cpu/isa/{WIDEST}/*.cpp"), f"csrc/stream/isa/{WIDEST}.cpp"]
 SOURCES += [f"tests/native/test_{name}.cpp" for name in ("not_finite", "single_steps", "rows")]
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from build_support import native
+from build_support.ninja import glob
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,15 +30,20 @@ def shared_symbols(object_file: Path, namespace: str) -> list[str]:
     return [name for kind, name in symbols if kind in "WVu" and own not in name and not name.startswith("DW.ref.")]
 
 
-def built_object(name: str) -> Path:
-    found = sorted((native.ROOT / "build" / "native").glob(f"*{sysconfig.get_platform()}/csrc/cpu/isa/{name}.o"))
-    assert found, "no objects under build/native: run `make build`"
+def built_object(source: str) -> Path:
+    name = source.replace(".cpp", ".o")
+    found = sorted((native.ROOT / "build" / "native").glob(f"*{sysconfig.get_platform()}/{name}"))
+    assert found, f"no {name} under build/native: run `make build`"
     return max(found, key=lambda path: path.stat().st_mtime)
 
 
 @pytest.mark.parametrize("name", native.isa_flags())
 def test_an_instruction_set_shares_no_symbol_with_the_rest(name: str) -> None:
-    assert shared_symbols(built_object(name), name) == []
+    sources = glob(f"csrc/cpu/isa/{name}/*.cpp")
+    assert sources
+    assert {source: shared_symbols(built_object(source), name) for source in sources} == {
+        source: [] for source in sources
+    }
 
 
 def test_a_shared_symbol_is_reported(tmp_path: Path) -> None:

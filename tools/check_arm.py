@@ -85,7 +85,7 @@ def compile_library(folder: Path, *, binding: bool) -> list[Path]:
         groups = source_groups(toolchain, "not for AArch64", find_torch(), "0")[:2]
         work = [(name, group.flags) for group in groups for name in group.sources]
     else:
-        units = [f"csrc/cpu/isa/{name}.cpp" for name in toolchain.instruction_sets]
+        units = [source for name in toolchain.instruction_sets for source in glob(f"csrc/cpu/isa/{name}/*.cpp")]
         others = [name for name in glob("csrc/cpu/**/*.cpp") if "/isa/" not in name]
         work = [(name, []) for name in (*units, *others, *glob("csrc/cuda/*.cpp"))]
 

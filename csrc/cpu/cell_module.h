@@ -5,6 +5,7 @@
 #include "cpu/simd/compiler_isa.h"
 // (first: what follows needs its names)
 #include "cells/cell_math.h"
+#include "cpu/instantiate.h"
 #include "cpu/loaded_cells.h"
 #include "cpu/simd/cell_math.h"
 #include "cpu/unit.h"

@@ -1,7 +1,6 @@
 // Streams for processors with AVX2 and FMA, and for those of them with AVX-VNNI.
-#define FUSED_RNN_ISA avx2
-#define FUSED_RNN_VECTOR_BYTES 32
-#define FUSED_RNN_VECTOR_REGISTERS 16
+#include "cpu/isa/avx2.h"
+// (first: what follows needs its names)
 #include "stream/unit.h"
 
 namespace fused_rnn {

@@ -1,7 +1,6 @@
 // Streams for processors with AVX-512 (F, BW, DQ, VL), and for those of them with VNNI.
-#define FUSED_RNN_ISA avx512
-#define FUSED_RNN_VECTOR_BYTES 64
-#define FUSED_RNN_VECTOR_REGISTERS 32
+#include "cpu/isa/avx512.h"
+// (first: what follows needs its names)
 #include "stream/unit.h"
 
 namespace fused_rnn {

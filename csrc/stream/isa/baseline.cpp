@@ -1,5 +1,4 @@
 // Streams for any x86-64 processor, and any other without a unit of its own.
-#define FUSED_RNN_ISA baseline
-#define FUSED_RNN_VECTOR_BYTES 16
-#define FUSED_RNN_VECTOR_REGISTERS 16
+#include "cpu/isa/baseline.h"
+// (first: what follows needs its names)
 #include "stream/unit.h"

@@ -1,7 +1,6 @@
 // The CPU kernels for any AArch64 processor, and for those of them with FEAT_DotProd, or with that and FEAT_BF16.
-#define FUSED_RNN_ISA neon
-#define FUSED_RNN_VECTOR_BYTES 16
-#define FUSED_RNN_VECTOR_REGISTERS 32
+#include "cpu/isa/neon.h"
+// (first: what follows needs its names)
 #include "cpu/unit.h"
 
 namespace fused_rnn {

@@ -1,0 +1,12 @@
+// Layers in bfloat16 that multiply pairs, with AVX-512.
+#include "cpu/isa/avx512.h"
+// (first: what follows needs its names)
+#include "cpu/instantiate.h"
+
+namespace fused_rnn {
+inline namespace avx512 {
+
+template struct LayerKernels<Cells, PairedBFloat16>;
+
+}  // namespace avx512
+}  // namespace fused_rnn

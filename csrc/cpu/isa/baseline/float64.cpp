@@ -1,0 +1,13 @@
+// Layers and steps in float64, with 16-byte vectors.
+#include "cpu/isa/baseline.h"
+// (first: what follows needs its names)
+#include "cpu/instantiate.h"
+
+namespace fused_rnn {
+inline namespace baseline {
+
+template struct LayerKernels<Cells, double>;
+template struct StepKernels<Cells, double>;
+
+}  // namespace baseline
+}  // namespace fused_rnn

@@ -1,0 +1,34 @@
+// The kernels of cells in one type, by functions that hand them out. instantiate.h defines them; each file of isa/ that
+// includes it compiles those of its types, so that a unit is several sources of about the same size.
+#pragma once
+
+#include <memory>
+
+#include "cells/table.h"
+#include "cpu/dispatch.h"
+#include "cpu/simd/terms.h"
+
+namespace fused_rnn {
+inline namespace FUSED_RNN_ISA {
+
+// `cell` is the place of the problem's cell in Cells.
+template <class Cells, class T>
+struct LayerKernels {
+  static const ForwardSchedule& forward(const Problem& problem, int cell);
+  static const BackwardSchedule& backward(const Problem& problem, int cell);
+  static const Products& products();
+};
+
+// Of layers with int8 weights; null for a cell that has none.
+template <class Cells, class T>
+struct QuantizedKernels {
+  static const ForwardSchedule* forward(int cell);
+};
+
+template <class Cells, class T>
+struct StepKernels {
+  static std::unique_ptr<StepLayer> make(const StepProblem& problem, const StepParameters& parameters, int cell);
+};
+
+}  // namespace FUSED_RNN_ISA
+}  // namespace fused_rnn
