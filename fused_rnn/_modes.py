@@ -5,6 +5,7 @@ Functions of torch are named here, not wrapped, since short calls feel every cal
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -72,7 +73,11 @@ def rounds_on_cpu() -> bool:
 
     torch.compile cannot look at the switch: its code keeps to what it was when it was compiled.
     """
-    return torch._C._get_fp32_precision_getter("mkldnn", "rnn") == "bf16"
+    return precision_on_cpu() == "bf16"
+
+
+precision_on_cpu = partial(torch._C._get_fp32_precision_getter, "mkldnn", "rnn")
+"""What `rounds_on_cpu` compares, for calls that no compiler sees."""
 
 
 def rounds_on_cuda() -> bool:
@@ -91,12 +96,17 @@ def in_plain_eager() -> bool:
     )
 
 
-def is_watched() -> bool:
-    """Whether a mode or the profiler wants to see operators."""
+def may_be_short() -> bool:
+    """Whether nothing of torch wants to see the operators of a pass, which may then go without its dispatcher.
+
+    A forward pass is one in plain eager mode, and a backward pass one without derivatives of its own.
+    """
     return (
-        torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._is_torch_function_mode_enabled()
-        or torch._C._autograd._profiler_enabled()
+        GIVES_HANDLES
+        and not torch._C._are_functorch_transforms_active()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and not torch._C._is_torch_function_mode_enabled()
+        and not torch._C._autograd._profiler_enabled()
     )
 
 

@@ -108,12 +108,7 @@ def of_step(arguments: StepArguments) -> Route | None:
     return STEP if arguments.x.is_cpu and _modes.in_plain_eager() else None
 
 
-def may_be_short() -> bool:
-    """Whether nothing of torch wants to see the operators of a pass, which may then go without its dispatcher.
-
-    A forward pass is one in plain eager mode, and a backward pass one without derivatives of its own.
-    """
-    return _modes.GIVES_HANDLES and not _modes.is_transformed() and not _modes.is_watched()
+may_be_short = _modes.may_be_short  # as it is, since short calls feel every call of Python
 
 
 def of_layer(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fused_rnn import _ops
-from fused_rnn._modes import rounds_on_cpu
+from fused_rnn._modes import precision_on_cpu
 from fused_rnn._tensors import LayerArguments
 
 if TYPE_CHECKING:
@@ -27,19 +27,20 @@ def run(
 
     The results, the tensors to be saved, and which there are of those given and of `Kept`.
     """
-    rounds = _ops.MULTIPLIES_BFLOAT16 and rounds_on_cpu()
+    rounds = _ops.MULTIPLIES_BFLOAT16 and precision_on_cpu() == "bf16"
     try:
         return _ops.run_short(cell, given, directions, hand_out, rounds, heads)
     except RuntimeError as error:
         raise _ops.refusal(error) from None
 
 
-def gradients(
-    cell: str, saved: Any, present: Any, needs: Any, incoming: Sequence[Tensor | None], heads: int
-) -> tuple[Tensor | None, ...] | None:
-    """The gradients of what the node was given, in its order, from what `run` said is to be saved."""
-    rounds = _ops.MULTIPLIES_BFLOAT16 and rounds_on_cpu()
-    found: tuple[Any, ...] | None = _ops.short_gradients(cell, saved, present, needs, incoming, rounds, heads)
-    if found is None or _ops.CELLS[cell].unit_weights == 0 or found[_UNIT_WEIGHTS] is None:
+def gradients(ctx: Any, saved: Sequence[Tensor], incoming: Sequence[Tensor | None]) -> tuple[Tensor | None, ...] | None:
+    """The gradients of what the node `ctx` was given, in its order, from what `run` said is to be saved."""
+    needs = ctx.needs_input_grad
+    rounds = _ops.MULTIPLIES_BFLOAT16 and precision_on_cpu() == "bf16"
+    found: tuple[Any, ...] | None = _ops.short_gradients(
+        ctx.cell, saved, ctx.present, needs, incoming, rounds, ctx.heads
+    )
+    if found is None or _ops.CELLS[ctx.cell].unit_weights == 0 or found[_UNIT_WEIGHTS] is None:
         return found
     return (*found[:_UNIT_WEIGHTS], found[_UNIT_WEIGHTS].sum(1), *found[_UNIT_WEIGHTS + 1 :])  # they are of each row

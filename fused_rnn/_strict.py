@@ -67,6 +67,10 @@ def active() -> bool:
     return _strict.get()
 
 
+active_in_eager = _strict.get
+"""The same, for calls that no compiler sees: short ones feel every call of Python."""
+
+
 def reference_path(reason: str, *, held: bool = False) -> None:
     """To be called where something is about to run in plain torch; `held` is what a node of the graph kept."""
     if held or (_open_blocks > 0 and active()):

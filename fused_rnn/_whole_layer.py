@@ -120,9 +120,12 @@ class _Layer(Function):
     @staticmethod
     def backward(ctx: Any, *d_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
         """Gradients of the arguments, each only where it is asked for."""
-        short, saved = _short_gradients(ctx, d_outputs)
-        if short is not None:
-            return short
+        tensors = ctx.saved_tensors
+        if ctx.short and not torch.is_grad_enabled() and _route.may_be_short():
+            short = _short_calls.gradients(ctx, tensors, d_outputs)
+            if short is not None:
+                return short
+        saved = iter(kept(ctx, tensors))
         incoming = incoming_gradients(ctx.cell, d_outputs)
         if incoming.are_zero():
             return (None, *_NO_GRADIENTS)
@@ -148,9 +151,12 @@ class _Step(Function):
     @staticmethod
     def backward(ctx: Any, *d_states: Tensor | None) -> tuple[Tensor | None, ...]:
         """Gradients of the arguments, each only where it is asked for."""
-        short, saved = _short_gradients(ctx, d_states)
-        if short is not None:
-            return short
+        tensors = ctx.saved_tensors
+        if ctx.short and not torch.is_grad_enabled() and _route.may_be_short():
+            short = _short_calls.gradients(ctx, tensors, d_states)
+            if short is not None:
+                return short
+        saved = iter(kept(ctx, tensors))
         incoming = Incoming(None, *[None if d is None else d.unsqueeze(0) for d in d_states])
         if incoming.are_zero():
             return (None, *[None] * len(StepArguments._fields))
@@ -172,28 +178,11 @@ def _keep_short(ctx: Any, call: _Call) -> tuple[Tensor, ...]:
     """What `_run_and_keep` does, after `_short_calls.run`."""
     results: tuple[Tensor, ...]
     results, to_save, ctx.present = call.made
-    ctx.cell, ctx.directions, ctx.heads, ctx.strict = (
-        call.cell,
-        call.directions * call.heads,
-        call.heads,
-        _strict.active(),
-    )
-    ctx.short = True
+    ctx.cell, ctx.directions, ctx.heads = call.cell, call.directions * call.heads, call.heads
+    ctx.short, ctx.strict = True, _strict.active_in_eager()
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*to_save)
     return results
-
-
-def _short_gradients(
-    ctx: Any, d_results: Sequence[Tensor | None]
-) -> tuple[tuple[Tensor | None, ...] | None, Iterator[Any]]:
-    """The gradients by `_short_calls.gradients`; else None and what is saved."""
-    saved = ctx.saved_tensors
-    if ctx.short and not torch.is_grad_enabled() and _route.may_be_short():
-        found = _short_calls.gradients(ctx.cell, saved, ctx.present, ctx.needs_input_grad, d_results, ctx.heads)
-        if found is not None:
-            return found, iter(())
-    return None, iter(kept(ctx, saved))
 
 
 def _kept_results(saved: Iterator[Any]) -> Kept:

@@ -57,7 +57,7 @@ def test_a_short_call_goes_through_few_functions(name: str) -> None:
     x, lengths = torch.randn(2, 4, 3), torch.tensor([2, 1, 2, 2])
     most = {
         "inference": (inferred(layer, x), 15),  # one of which asks for torch's precision switch
-        "training": (trained(layer, x), 26),
+        "training": (trained(layer, x), 20),
         "a cell's step": (inferred(cell, x[0]), 11),
         "two layers": (inferred(two, x), 45),
         "lengths": (inferred(layer, x, lengths=lengths), 41),

@@ -183,8 +183,10 @@ class PerStep {
   template <class Void>
   StateView<Void> at(const SequenceView<Void>& view, int64_t position) const {
     using Byte = std::conditional_t<std::is_const_v<Void>, const unsigned char, unsigned char>;
-    const int64_t last = problem_.time_steps - 1;
-    const int64_t first = view.offset(position, 0, 0), second = view.offset(last - position, 0, 1);
+    const auto offset = [&](Direction direction, int64_t index) {
+      return view.offset(time_at(position, direction, problem_.time_steps), 0, index);
+    };
+    const int64_t first = offset(Direction::kForward, 0), second = offset(Direction::kBackward, 1);
     return {static_cast<Byte*>(view.data) + first * static_cast<int64_t>(sizeof(T)), second - first, view.row_stride};
   }
   template <class Void>

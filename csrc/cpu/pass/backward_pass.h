@@ -2,7 +2,7 @@
 //
 //   load     what the forward pass left of the step, the state before it, and the gradients of the state after it
 //   update   zoneout splits these gradients; the cell's backward makes those of the gates and of the state before
-//   store    the gradients of the gates, for the caller and for the product of the step before; what is carried there
+//   store    the gradients of the gates, for the caller and for the GEMM of the step before; what is carried there
 //
 // A reset row hands nothing to the step before. An inactive row hands on what it was handed, and its gate gradients
 // are zero.
@@ -10,7 +10,7 @@
 // A schedule says with `At` where its values are, for the vectors of units that `where` names:
 //   carried(where, k)        the gradient of state k that the step after left
 //   carry(where, k, d)       leaves one for the step before
-//   hand_on(where, gate, d)  that of a recurrent gate for the product of the step before
+//   hand_on(where, gate, d)  that of a recurrent gate for the GEMM of the step before
 //   add(where, k, d)         to the gradient of a weight of the unit
 #pragma once
 
@@ -155,7 +155,7 @@ class BackwardPass {
                                    d_gates_h.from(first_split_gate * hidden_size));
   }
 
- private:
+  // Of an inactive row.
   template <class Where, class At>
   [[gnu::noinline]] void pass_through(const Where& where, const Vec<Real>& d_h, const At& at) const {
     for (int g = 0; g < Cell::kGates; ++g) {
@@ -165,7 +165,7 @@ class BackwardPass {
     at.carry(where, 0, d_h);  // the other carries stay where they are
   }
 
-  // The state before a reset row's step was no function of anything.
+  // Of a reset row after its update: the state before the step was no function of anything.
   template <class Where, class At>
   [[gnu::noinline]] void hand_nothing_on(const Where& where, const At& at) const {
     for (int g = 0; g < kRecurrent; ++g) at.hand_on(where, g, Vec<Real>(0));

@@ -137,13 +137,14 @@ class ForwardPass {
     store(where, result, made);
   }
 
- private:
+  // Of an inactive row.
   template <class Where, class At>
   [[gnu::noinline]] void pass_through(const Where& where, const At& at) const {
     at.stay(where);
     store(where, CellForward<Vec<Real>, Cell>{}, Pack<Vec<Real>, Cell::kStates>{});
   }
 
+ private:
   // With zoneout also the states as the cell made them.
   template <class Where, class Rows>
   FUSED_RNN_INLINE void store(const Where& where, const CellForward<Rows, Cell>& result,

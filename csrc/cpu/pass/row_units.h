@@ -23,13 +23,5 @@ void clear_row(const StateBuffer<Kept>& buffer, int64_t d, int64_t row) {
   for (int64_t i = 0; i < buffer.stride; i += V::kLanes) Storage<Kept>::store(buffer.row(d, row) + i, V(0));
 }
 
-// Zeros the `size` trailing elements of a result that was asked for.
-template <class T>
-void store_zeros(const SequenceView<void>& view, int64_t t, int64_t row, int64_t d, int64_t size) {
-  if (!view) return;
-  T* const to = at<T>(view, t, row, d);
-  for_each_vector_of_row<RealOf<T>>(size, [&](int64_t i, auto count) { store<T>(to + i, Vec<RealOf<T>>(0), count); });
-}
-
 }  // namespace FUSED_RNN_ISA
 }  // namespace fused_rnn

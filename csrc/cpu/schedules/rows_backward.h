@@ -1,15 +1,16 @@
 // The CPU schedule of the backward pass with layer norms: the row forward schedule mirrored, from the last step on.
 //
 // One step of a thread, for its rows:
-//   product   d_h = mask W_hh^T d_sums of the step after, of all rows
+//   GEMM      d_h = mask W_hh^T d_sums of the step after, of all rows
 //   update    row by row: the norm of c, the first half of the pass (backward_pass.h), the norm of the sums; writes the
 //             gate gradients and d_sums
-// With a projection a second product, W_hr^T, stands between the two.
+// With a projection a second GEMM, with W_hr^T, stands between the two.
 //
 // Gradients of unit weights and norms are summed over time for each row; so they depend neither on the batch nor on the
-// threads. A
-// reset row hands nothing on after its step. An inactive row hands on what it was handed.
+// threads. The pass says what reset and inactive rows do.
 #pragma once
+
+#include <utility>
 
 #include "cells/cell.h"
 #include "core/time.h"
@@ -101,7 +102,7 @@ class RowBackward {
     load_state<T>(v_.d_h_n, p_.output_size, carry_h_, d, rows);
     if (kStates == 2) load_state<T>(v_.d_c_n, p_.hidden_size, carry_c_, d, rows);
     for (int64_t row = rows.begin; row < rows.end; ++row) {
-      // The products read the padding of the first two, where steps write zeros at most.
+      // The GEMMs read the padding of the first two, where steps write zeros at most.
       for (const StateBuffer<Real>* zeroed : {&d_sums_, &d_h_, &d_unit_weights_, &d_norm_}) clear_row(*zeroed, d, row);
     }
   }
@@ -129,45 +130,38 @@ class RowBackward {
     const Direction direction = direction_of(d, p_.heads);
     const int64_t t = time_at(s, direction, p_.time_steps), before = time_before(t, direction);
     make_d_h(rows, d, s != p_.time_steps - 1);
-    for (int64_t row = rows.begin; row < rows.end; ++row) {
-      if (row_step(v_, t, row) == RowStep::kInactive) {
-        pass_through(d, t, row);
-      } else {
-        add_output_gradient(d, t, row);
-      }
-    }
+    for (int64_t row = rows.begin; row < rows.end; ++row) complete_d_h(d, t, row);
     if constexpr (!Cell::kReadsHidden) {
       if (projected()) project(rows, d);
     }
     const Pass pass(p_, v_, parameters_.unit_weights(d), d, s, t);
     for (int64_t row = rows.begin; row < rows.end; ++row) {
-      const RowStep kind = row_step(v_, t, row);
-      if (kind != RowStep::kInactive) update(pass, {*this, scratch, d, t, row, kind, begins(v_, s, before, row)});
-      if (kind != RowStep::kReset) continue;
-      // The state before the step was no function of anything.
-      for (const StateBuffer<Real>* handed : {&d_sums_, &carry_h_, &carry_c_}) clear_row(*handed, d, row);
+      const Row of_row{*this, scratch, d, t, row, row_step(v_, t, row), begins(v_, s, before, row)};
+      if (of_row.kind == RowStep::kInactive) {
+        pass_through(pass, of_row);
+      } else {
+        update(pass, of_row);
+      }
+      if (of_row.kind != RowStep::kReset) continue;
+      of_row.for_each_unit([&](const auto& where) { pass.hand_nothing_on(where, of_row); });
     }
   }
 
-  // The step of an inactive row: no gate gradients; d_h is handed on, and the carry of c stays where it is.
-  void pass_through(int64_t d, int64_t t, int64_t row) const {
-    clear_row(d_sums_, d, row);
-    for_each_vector_of_row<Real>(p_.output_size, [&](int64_t unit, auto /*count*/) {
-      V::load(d_h_.row(d, row) + unit).store(carry_h_.row(d, row) + unit);
-    });
-    store_zeros<T>(v_.d_gates, t, row, d, Cell::kGates * p_.hidden_size);
-    store_zeros<T>(v_.d_gates_h, t, row, d, Cell::kGates * p_.hidden_size);
-    store_zeros<T>(v_.d_projected, t, row, d, p_.output_size);
-  }
-
-  void add_output_gradient(int64_t d, int64_t t, int64_t row) const {
+  // The whole gradient of h_t: also from outside, which an inactive row has not. Of a projected h none is left to
+  // carry, unless the row is inactive.
+  void complete_d_h(int64_t d, int64_t t, int64_t row) const {
+    const bool inactive = row_step(v_, t, row) == RowStep::kInactive, given = v_.d_output && !inactive;
+    const bool is_projected = projected();
     for_each_vector_of_row<Real>(p_.output_size, [&](int64_t unit, auto count) FUSED_RNN_INLINE_LAMBDA {
-      V d_h = V::load(d_h_.row(d, row) + unit);
-      if (v_.d_output) d_h = d_h + load<T>(at<T>(v_.d_output, t, row, d) + unit, count);
+      V d_h = V::load(d_h_.row(d, row) + unit), carried(0);
+      if (given) d_h = d_h + load<T>(at<T>(v_.d_output, t, row, d) + unit, count);
+      if (is_projected) {
+        if (inactive) std::swap(d_h, carried);
+        carried.store(carry_h_.row(d, row) + unit);
+        store<T>(at<T>(v_.d_projected, t, row, d) + unit, d_h, count);
+      }
       d_h.store(d_h_.row(d, row) + unit);
-      if (v_.d_projected) store<T>(at<T>(v_.d_projected, t, row, d) + unit, d_h, count);
     });
-    if (projected()) clear_row(carry_h_, d, row);  // it belongs to the projected h, which has no direct part
   }
 
   // d_hidden = W_hr^T d_h.
@@ -200,6 +194,11 @@ class RowBackward {
       if (k > 0 || !rows.projected()) store_padded(where, value, (k == 0 ? rows.carry_h_ : rows.carry_c_).rows(d));
     }
     template <class Where>
+    FUSED_RNN_INLINE void hand_on(const Where& where, int gate, V d_sum) const {
+      first_lanes(d_sum, where.count).store(d_sums(gate) + where.unit);
+    }
+    FUSED_RNN_INLINE Real* d_sums(int gate) const { return rows.d_sums_.row(d, index) + gate * rows.hidden_stride_; }
+    template <class Where>
     FUSED_RNN_INLINE void add(const Where& where, int k, V value) const {
       add_to(rows.d_unit_weights_, k, where.unit, value);
     }
@@ -229,9 +228,17 @@ class RowBackward {
     }
   };
 
+  void pass_through(const Pass& pass, const Row& row) const {
+    row.for_each_unit([&](const auto& where) {
+      pass.pass_through(where, row.d_h(where), row);
+      for (int g = 0; g < Cell::kGates; ++g) store_rows(where, V(0), pass.d_gates_h.from(g * p_.hidden_size));
+    });
+  }
+
   void update(const Pass& pass, const Row& row) const {
     if constexpr (kHasNormalizedC<Cell>) through_norm_of_c(pass, row);
     Real* const hats = row.scratch.hats;
+    Real* const d_sums = row.d_sums(0);
     const Pack<Moments<Real>, Cell::kNormGroups> moments = restore_hats(pass, row);
     Pack<NormGradient<Real>, Cell::kNormGroups> gradients{};
     row.for_each_unit([&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
@@ -252,10 +259,10 @@ class RowBackward {
         const V hat = V::load(hats + g * hidden_stride_ + where.unit);
         const V d_hat = row.through_gain(g, where.unit, result.d_from_h[g], hat);
         gradients[norm_group<Cell>(g)].add(d_hat, hat, where.count);
-        first_lanes(d_hat, where.count).store(d_sums_.row(row.d, row.index) + g * hidden_stride_ + where.unit);
+        first_lanes(d_hat, where.count).store(d_sums + g * hidden_stride_ + where.unit);
       }
     });
-    through_norm_of_sums(row, moments, gradients);
+    through_norm_of_sums(pass, row, moments, gradients);
   }
 
   // The gradient of c that h has through the norm between them; leaves tanh(norm(c)) for the cell's backward.
@@ -308,13 +315,13 @@ class RowBackward {
   }
 
   // From the gradients of the hats, which stand in d_sums_, to those of the sums.
-  void through_norm_of_sums(const Row& row, const Pack<Moments<Real>, Cell::kNormGroups>& moments,
+  void through_norm_of_sums(const Pass& pass, const Row& row, const Pack<Moments<Real>, Cell::kNormGroups>& moments,
                             Pack<NormGradient<Real>, Cell::kNormGroups>& gradients) const {
-    const BatchRows<T> results = rows_at<T>(v_.d_gates_h, row.t, row.d);
+    const BatchRows<T> results = pass.d_gates_h;
     for (int group = 0; group < Cell::kNormGroups; ++group) gradients[group].finish();
     for (int g = 0; g < Cell::kGates; ++g) {
       const int group = norm_group<Cell>(g);
-      Real* const d_sums = d_sums_.row(row.d, row.index) + g * hidden_stride_;
+      Real* const d_sums = row.d_sums(g);
       row.for_each_unit([&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
         const V hat = V::load(row.scratch.hats + g * hidden_stride_ + where.unit);
         const V d = first_lanes(gradients[group](moments[group], V::load(d_sums + where.unit), hat), where.count);

@@ -2,11 +2,12 @@
 //
 // As in the forward sweep every thread walks through time over its directions and rows, but never shares units: a norm
 // joins all of them, so a thread makes whole rows and waits for nobody. One step:
-//   product   sums = W_hh vector of all rows, where the vector is h, masked
+//   GEMM      sums = W_hh vector of all rows, where the vector is h, masked
 //   update    row by row: norm of the sums, the pass (forward_pass.h) with the norm of c in the middle of it
-// With a projection the update writes the unprojected h into `hidden_`, and a second product makes h from it.
+// With a projection the update writes the unprojected h into `hidden_`, and a second GEMM makes h from it.
 //
-// A reset row has its state cleared before the step. An inactive row is left out: its state stays, its results are 0.
+// The pass says what an inactive row does. A reset row becomes a plain one with a state of zero. If no row of a tile
+// needs the recurrent GEMM, the tile skips it.
 #pragma once
 
 #include "cells/cell.h"
@@ -97,7 +98,7 @@ class RowForward {
     }
   }
 
-  // h of a few units, for the next product.
+  // h of a few units, for the next GEMM.
   template <class Count>
   FUSED_RNN_INLINE void store_vector(int64_t d, int64_t row, int64_t unit, Count count, V h) const {
     if (!p_.recurrent_mask) return;  // the vector is h
@@ -105,13 +106,9 @@ class RowForward {
   }
 
   void step(Range rows, int64_t d, int64_t t, Real* made) const {
-    for (int64_t row = rows.begin; row < rows.end; ++row) {
-      if (row_step(v_, t, row) != RowStep::kReset) continue;
-      for (const StateBuffer<Real>* state : {&h_, &vector_, &c_}) clear_row(*state, d, row);
-    }
     const auto recurrent = weights_.recurrent().times(d, {vector_.row(d, 0), output_stride_}, p_.output_size);
     const auto wanted = [&](const auto& tile) {
-      return any_row(tile, [&](int64_t row) { return !is_inactive(t, row); });
+      return any_row(tile, [&](int64_t row) { return row_step(v_, t, row) == RowStep::kPlain; });
     };
     const auto store_sums = [&](const auto& tile) {
       for_each_vector<Units::kVectors>(tile, p_.hidden_size, kNoRow, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
@@ -123,16 +120,28 @@ class RowForward {
     for_each_tile<Units::kColumns>(recurrent, rows, {0, weights_.recurrent().blocks()}, wanted, store_sums);
     const Pass pass(p_, v_, parameters_.unit_weights(d), d, t);
     for (int64_t row = rows.begin; row < rows.end; ++row) {
-      if (is_inactive(t, row)) {
-        store_nothing(d, t, row);
-      } else {
-        update(pass, {*this, d, t, row, moments_of_gates<Cell>(sums_.row(d, row), p_.hidden_size, hidden_stride_)},
-               made);
+      const RowStep kind = row_step(v_, t, row);
+      if (kind == RowStep::kInactive) {
+        pass_through(pass, {*this, d, t, row, {}});
+        continue;
       }
+      if (kind == RowStep::kReset) reset(d, row);
+      update(pass, {*this, d, t, row, moments_of_gates<Cell>(sums_.row(d, row), p_.hidden_size, hidden_stride_)}, made);
     }
     if constexpr (!Cell::kReadsHidden) {
       if (projected()) project(rows, d, t);
     }
+  }
+
+  // Makes a reset row a plain one, whose update then takes no branch: its state is zero, and its sums are the bias.
+  void reset(int64_t d, int64_t row) const {
+    for (const StateBuffer<Real>* state : {&h_, &c_}) clear_row(*state, d, row);
+    for_each_unit(row, [&](const auto& where) {
+      constexpr int kBlock = Units::kVectors * kLanes;
+      const Real* const bias = weights_.recurrent().bias(d, where.unit / kBlock) + where.unit % kBlock * Cell::kGates;
+      for (int g = 0; g < Cell::kGates; ++g)
+        V::load(bias + g * kLanes).store(sums_.row(d, row) + g * hidden_stride_ + where.unit);
+    });
   }
 
   // The second stage of a step: h = W_hr hidden.
@@ -147,9 +156,10 @@ class RowForward {
           for_each_vector<Outputs::kVectors>(
               tile, p_.output_size, alone, [&]<class Where>(const Where& where) FUSED_RNN_INLINE_LAMBDA {
                 if constexpr (Where::kParts == 1) {
-                  if (is_inactive(t, where.row)) return;
-                  const V h = round_to<T>(column_of(tile, where));
+                  const bool inactive = is_inactive(t, where.row);
+                  const V h = inactive ? V(0) : round_to<T>(column_of(tile, where));
                   store<T>(at<T>(v_.output, t, where.row, d) + where.unit, h, where.count);
+                  if (inactive) return;  // its state stays
                   h.store(h_.row(d, where.row) + where.unit);
                   store_vector(d, where.row, where.unit, where.count, h);
                 }
@@ -179,7 +189,7 @@ class RowForward {
     }
     template <class Where>
     FUSED_RNN_INLINE V bias(const Where& where, int g) const {
-      return from_h(where, g);  // the h of a reset row was cleared before the product
+      return from_h(where, g);
     }
     template <class Where>
     FUSED_RNN_INLINE V before(const Where& where, int k) const {
@@ -192,7 +202,9 @@ class RowForward {
       if constexpr (kStates == 2) state[1].store(rows.c_.row(d, row) + where.unit);
     }
     template <class Where>
-    FUSED_RNN_INLINE void stay(const Where& /*where*/) const {}
+    FUSED_RNN_INLINE void stay(const Where& where) const {
+      if (rows.projected()) V(0).store(rows.hidden_.row(d, row) + where.unit);
+    }
   };
 
   // bias + gain hat, of the norm of a gate or of c.
@@ -208,11 +220,18 @@ class RowForward {
     });
   }
 
+  void pass_through(const Pass& pass, const Access& row) const {
+    for_each_unit(row.row, [&](const auto& where) {
+      pass.pass_through(where, row);
+      save_sums(pass, where, [](int /*g*/) { return V(0); });
+    });
+  }
+
   void update(const Pass& pass, const Access& row, Real* made) const {
     if constexpr (!kHasNormalizedC<Cell>) {
       for_each_unit(row.row, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
         pass(where, RowStep::kPlain, row);
-        save_sums(pass, row, where);
+        save_sums(pass, where, [&](int g) { return row.sum(where, g); });
       });
     } else {
       // The cell makes c of all units before h = o tanh(norm(c)) can be made of it.
@@ -231,26 +250,17 @@ class RowForward {
         const V normalized = affine(row.d, parameters_.kNormOfC, where, moments.normalized(result.state[1]));
         result.state[0] = Cell::output(result.saved, tanh(normalized));
         pass.complete(where, row, pass.state_before(where, RowStep::kPlain, row), result);
-        save_sums(pass, row, where);
+        save_sums(pass, where, [&](int g) { return row.sum(where, g); });
       });
     }
   }
 
   // The recurrent gates before their norms are the last of saved_values.
-  template <class Where>
-  FUSED_RNN_INLINE void save_sums(const Pass& pass, const Access& row, const Where& where) const {
+  template <class Where, class SumOf>
+  FUSED_RNN_INLINE void save_sums(const Pass& pass, const Where& where, const SumOf& sum_of) const {
     if (!pass.results().saved) return;
     const int first = saved_values(p_) - Cell::kGates;
-    for (int g = 0; g < Cell::kGates; ++g) pass.results().save(where, first + g, row.sum(where, g));
-  }
-
-  // The results of an inactive row.
-  void store_nothing(int64_t d, int64_t t, int64_t row) const {
-    store_zeros<T>(v_.output, t, row, d, p_.output_size);
-    store_zeros<T>(v_.hidden, t, row, d, p_.hidden_size);
-    store_zeros<T>(v_.cells, t, row, d, p_.hidden_size);
-    store_zeros<T>(v_.saved, t, row, d, saved_values(p_) * p_.hidden_size);
-    clear_row(hidden_, d, row);  // its product with W_hr is dropped, but should not meet what no step has written
+    for (int g = 0; g < Cell::kGates; ++g) pass.results().save(where, first + g, sum_of(g));
   }
 
   const Problem& p_;
