@@ -12,6 +12,7 @@ import pytest
 
 from build_support import native
 from fused_rnn._published_cells import SLSTMCell
+from tests import cuda_mutants
 from tests.own_cells import DiagonalLSTM, InputGatedGRU
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ PROGRAMS = {
     "gru": ("test_schedules.cpp", ["-DFUSED_RNN_TEST_CELL=GruCell"]),
     "lstm": ("test_schedules.cpp", ["-DFUSED_RNN_TEST_CELL=LstmCell"]),
     "own_cells": ("test_own_cells.cpp", []),
+    "cell_mutants": ("test_cell_mutants.cpp", []),
     "gru-edges-sanitized": (
         "test_schedules.cpp",
         ["-DFUSED_RNN_TEST_CELL=GruCell", "-DFUSED_RNN_TEST_EDGES=BFloat16"],
@@ -51,12 +53,14 @@ PROGRAMS = {
 
 def compile_object(source: Path, flags: list[str], output: Path) -> Path:
     """Compiles one source."""
-    includes = ["-I", str(EMULATOR), "-I", str(EMULATOR.parent / "native"), "-I", str(output.parent)]
+    # Headers in a folder of the source's own come before those of csrc.
+    folders = (output.parent / source.stem, EMULATOR, EMULATOR.parent / "native", output.parent)
+    includes = [word for folder in folders for word in ("-I", str(folder))]
     # "#pragma unroll" is for nvcc. What an update makes is stored only where there was one, which gcc does not see.
     quiet = ["-Wno-unknown-pragmas", "-Wno-maybe-uninitialized"]
     # The machine runs most of the time; kernels and oracles take longer to compile than to run.
     level = "-O2" if source == MACHINE else "-Og"
-    options = [*native.common_flags(), level, *quiet, *flags, *includes, DEVICE]
+    options = [*includes, *native.common_flags(), level, *quiet, *flags, DEVICE]
     return native.compile_cpp([*options, "-c", str(source)], output)
 
 
@@ -85,6 +89,7 @@ def results(
     folder = tmp_path_factory.mktemp("cuda_on_cpu")
     for cell in (DiagonalLSTM, InputGatedGRU, SLSTMCell):
         Path(folder, f"{cell.__name__}.h").write_text(cell.source())
+    cuda_mutants.write(folder / "test_cell_mutants")
     wanted = {
         item.callspec.params["program"]
         for item in request.session.items
