@@ -13,7 +13,7 @@ import pytest
 from build_support import native
 from fused_rnn._published_cells import SLSTMCell
 from tests import cuda_mutants
-from tests.own_cells import DiagonalLSTM, InputGatedGRU
+from tests.own_cells import DiagonalLSTM, InputGatedGRU, OwnElman, OwnGRU, OwnLSTM
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,6 +35,7 @@ PROGRAMS = {
     "lstm": ("test_schedules.cpp", ["-DFUSED_RNN_TEST_CELL=LstmCell"]),
     "own_cells": ("test_own_cells.cpp", []),
     "cell_mutants": ("test_cell_mutants.cpp", []),
+    "repeated_cells": ("test_repeated_cells.cpp", []),
     "gru-edges-sanitized": (
         "test_schedules.cpp",
         ["-DFUSED_RNN_TEST_CELL=GruCell", "-DFUSED_RNN_TEST_EDGES=BFloat16"],
@@ -87,7 +88,7 @@ def results(
 ) -> Iterator[dict[str, Future[subprocess.CompletedProcess[str]]]]:
     """What each program that this run needs printed; they compile and run side by side from the start."""
     folder = tmp_path_factory.mktemp("cuda_on_cpu")
-    for cell in (DiagonalLSTM, InputGatedGRU, SLSTMCell):
+    for cell in (DiagonalLSTM, InputGatedGRU, OwnElman, OwnGRU, OwnLSTM, SLSTMCell):
         Path(folder, f"{cell.__name__}.h").write_text(cell.source())
     cuda_mutants.write(folder / "test_cell_mutants")
     wanted = {
