@@ -12,8 +12,8 @@ import torch
 import fused_rnn
 from fused_rnn import CudaDevice, _cell_compiler, _cuda_cells, _ops, _recurrent
 from fused_rnn.cells import source_of
-from tests.own_cells import Everything, InputGatedGRU
-from tools import ptxas_report
+from tests.own_cells import Everything, InputGatedGRU, OwnElman, OwnGRU, OwnLSTM
+from tools import cuda_record, ptxas_report
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,6 +73,36 @@ def test_every_function_of_cells_is_there_on_gpus(tmp_path: Path) -> None:
     assert any("StepKernel" in function.name for function in functions)
     assert {function.target for function in functions} == {"sm_80"}
     assert [str(one) for one in functions if one.spill_stores or one.spill_loads] == []
+
+
+# Of the types, float32 has the largest accumulators and weights, bfloat16 the tiles of all 16-bit types; a cell of one
+# gate has a part of these. What they compute, tests/cuda_on_cpu/test_repeated_cells.cpp says. Where the record of the
+# kernels is of the same C++ and compiler, they were compiled and examined before.
+@needs_nvcc
+@pytest.mark.parametrize(
+    ("cell", "dtype"),
+    [
+        (OwnLSTM, torch.float32),
+        (OwnGRU, torch.float32),
+        (OwnLSTM, torch.bfloat16),
+        (OwnGRU, torch.bfloat16),
+        (OwnElman, torch.bfloat16),
+    ],
+)
+def test_cells_that_repeat_built_in_ones_do_not_spill(
+    cell: type[fused_rnn.Cell], dtype: torch.dtype, tmp_path: Path
+) -> None:
+    if cuda_record.has_own_cells():
+        return
+    path = tmp_path / "repeated.so"
+    _cuda_cells.compile_library(source_of(cell()), dtype, TARGETS, path)
+    functions = ptxas_report.parse(path.with_suffix(".log").read_text())
+    assert {function.target for function in functions} == {f"sm_{name}" for name in TARGETS}
+    for target in TARGETS:
+        names = [one.name for one in functions if one.target == f"sm_{target}"]
+        for kernel in ("StepKernel", "SmallBlockKernel", "PersistentKernel"):
+            assert any(kernel in name for name in names), f"{kernel} for sm_{target}"
+    assert [str(one) for one in functions if one.spill_stores or one.spill_loads or one.stack] == []
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -12,7 +12,8 @@ import pytest
 
 from build_support import native
 from fused_rnn._published_cells import SLSTMCell
-from tests.own_cells import DiagonalLSTM, InputGatedGRU
+from tests import cuda_mutants
+from tests.own_cells import DiagonalLSTM, InputGatedGRU, OwnElman, OwnGRU, OwnLSTM
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,6 +34,8 @@ PROGRAMS = {
     "gru": ("test_schedules.cpp", ["-DFUSED_RNN_TEST_CELL=GruCell"]),
     "lstm": ("test_schedules.cpp", ["-DFUSED_RNN_TEST_CELL=LstmCell"]),
     "own_cells": ("test_own_cells.cpp", []),
+    "cell_mutants": ("test_cell_mutants.cpp", []),
+    "repeated_cells": ("test_repeated_cells.cpp", []),
     "gru-edges-sanitized": (
         "test_schedules.cpp",
         ["-DFUSED_RNN_TEST_CELL=GruCell", "-DFUSED_RNN_TEST_EDGES=BFloat16"],
@@ -51,12 +54,14 @@ PROGRAMS = {
 
 def compile_object(source: Path, flags: list[str], output: Path) -> Path:
     """Compiles one source."""
-    includes = ["-I", str(EMULATOR), "-I", str(EMULATOR.parent / "native"), "-I", str(output.parent)]
+    # Headers in a folder of the source's own come before those of csrc.
+    folders = (output.parent / source.stem, EMULATOR, EMULATOR.parent / "native", output.parent)
+    includes = [word for folder in folders for word in ("-I", str(folder))]
     # "#pragma unroll" is for nvcc. What an update makes is stored only where there was one, which gcc does not see.
     quiet = ["-Wno-unknown-pragmas", "-Wno-maybe-uninitialized"]
     # The machine runs most of the time; kernels and oracles take longer to compile than to run.
     level = "-O2" if source == MACHINE else "-Og"
-    options = [*native.common_flags(), level, *quiet, *flags, *includes, DEVICE]
+    options = [*includes, *native.common_flags(), level, *quiet, *flags, DEVICE]
     return native.compile_cpp([*options, "-c", str(source)], output)
 
 
@@ -83,8 +88,9 @@ def results(
 ) -> Iterator[dict[str, Future[subprocess.CompletedProcess[str]]]]:
     """What each program that this run needs printed; they compile and run side by side from the start."""
     folder = tmp_path_factory.mktemp("cuda_on_cpu")
-    for cell in (DiagonalLSTM, InputGatedGRU, SLSTMCell):
+    for cell in (DiagonalLSTM, InputGatedGRU, OwnElman, OwnGRU, OwnLSTM, SLSTMCell):
         Path(folder, f"{cell.__name__}.h").write_text(cell.source())
+    cuda_mutants.write(folder / "test_cell_mutants")
     wanted = {
         item.callspec.params["program"]
         for item in request.session.items

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.own_cells import OwnElman, OwnGRU
 from tools import cuda_record, ptxas_report
 
 if TYPE_CHECKING:
@@ -57,6 +58,21 @@ def test_a_record_is_of_a_text_and_of_a_compiler(tmp_path: Path, monkeypatch: py
     assert cuda_record.is_current(record)
     monkeypatch.setattr(cuda_record, "compiler", lambda: "release 1.0")
     assert not cuda_record.is_current(record)
+
+
+def test_own_cells_are_of_the_text_and_of_their_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = tmp_path / "record.json"
+    record.write_text(json.dumps(cuda_record.here()))
+    assert cuda_record.is_current(record)
+    assert not cuda_record.has_own_cells(record)
+    record.write_text(json.dumps({**cuda_record.here(), "own_cells": cuda_record.own_cells()}))
+    assert cuda_record.has_own_cells(record)
+    assert cuda_record.is_current(record)
+    with monkeypatch.context() as patch:
+        patch.setattr(OwnElman, "source", OwnGRU.source)
+        assert not cuda_record.has_own_cells(record)
+    monkeypatch.setattr(cuda_record, "compiler", lambda: "release 1.0")
+    assert not cuda_record.has_own_cells(record)
 
 
 def test_a_build_without_kernels_is_not_recorded(

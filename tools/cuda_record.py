@@ -5,6 +5,10 @@ Usage: python -m tools.cuda_record [--write]
 tests/cuda_kernels.json names the text that kernels were compiled from, by its digest, and the compiler. Where both are
 those at hand the exit code is 0; then a compilation would give the same kernels. --write makes the record. It needs a
 build with kernels for TARGET, and runs tests/test_cuda_build.py, which examines them.
+
+The record also names the cells written in Python that repeat built-in ones, by the digest of their C++. Where the
+record is of these too, tests/test_cuda_cells.py does not compile them again; --write has it compile them (3 minutes of
+a core).
 """
 
 from __future__ import annotations
@@ -52,9 +56,29 @@ def here() -> dict[str, str]:
     return {"nvcc": compiler(), "target": TARGET, "text": text_digest()}
 
 
+def own_cells() -> str:
+    """The digest of the headers that own cells become, and of what compiles them; it needs a build, unlike `here`."""
+    from tests.own_cells import OwnElman, OwnGRU, OwnLSTM
+
+    digest = hashlib.sha256((ROOT / "fused_rnn" / "_cuda_cells.py").read_bytes())
+    for cell in (OwnLSTM, OwnGRU, OwnElman):
+        digest.update(cell.source().encode())
+    return digest.hexdigest()
+
+
+def _recorded(record: Path) -> dict[str, str]:
+    found: dict[str, str] = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    return found
+
+
 def is_current(record: Path = RECORD) -> bool:
     """Whether the record is of this checkout and of the compiler at hand."""
-    return record.exists() and json.loads(record.read_text(encoding="utf-8")) == here()
+    return here().items() <= _recorded(record).items()
+
+
+def has_own_cells(record: Path = RECORD) -> bool:
+    """Whether it is of the own cells of this checkout, too."""
+    return is_current(record) and _recorded(record).get("own_cells") == own_cells()
 
 
 def why_not_examined() -> str | None:
@@ -62,7 +86,7 @@ def why_not_examined() -> str | None:
     targets = {function.target for path in ptxas_report.logs() for function in ptxas_report.parse(path.read_text())}
     if targets != {TARGET}:
         return f"the build has kernels for {', '.join(sorted(targets)) or 'no GPU'}, not for {TARGET} alone"
-    test = [sys.executable, "-m", "pytest", "-q", "tests/test_cuda_build.py"]
+    test = [sys.executable, "-m", "pytest", "-q", "tests/test_cuda_build.py", "tests/test_cuda_cells.py"]
     done = subprocess.run(test, cwd=ROOT, capture_output=True, text=True, check=False)
     return None if done.returncode == 0 else done.stdout[-2000:]
 
@@ -79,7 +103,7 @@ def main() -> int:
     if reason := why_not_examined():
         print(f"no record: {reason}", file=sys.stderr)
         return 1
-    RECORD.write_text(json.dumps(here(), indent=1) + "\n", encoding="utf-8")
+    RECORD.write_text(json.dumps({**here(), "own_cells": own_cells()}, indent=1) + "\n", encoding="utf-8")
     return 0
 
 

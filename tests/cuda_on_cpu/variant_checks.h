@@ -246,13 +246,7 @@ class VariantOracle {
 // The gradients of the unit weights, which check_close does not know.
 template <class T>
 void check_sums(const Buffer<T>& actual, const Buffer<double>& expected, double tolerance, const std::string& what) {
-  double largest = 0.0, scale = 1.0;
-  expected.for_each([&](int64_t i, int64_t b, int64_t d, int64_t u) {
-    const double error = std::abs(actual.get(i, b, d, u) - expected.get(i, b, d, u));
-    largest = std::isnan(error) ? INFINITY : std::max(largest, error);
-    scale = std::max(scale, std::abs(expected.get(i, b, d, u)));
-  });
-  check_near(largest / scale, 0.0, tolerance, what + ": d_unit_weights");
+  check_near(largest_error(actual, expected).relative, 0.0, tolerance, what + ": d_unit_weights");
   check(actual.gaps_are_intact(), what + ": d_unit_weights written outside its rows");
 }
 

@@ -131,22 +131,35 @@ void check_gaps(const Results<T>& actual, const std::string& what) {
   });
 }
 
+// The largest error of a buffer over its largest value, or over 1; infinite where a NaN is alone.
+struct LargestError {
+  double relative;
+  std::string where;
+};
+
+template <class T>
+LargestError largest_error(const Buffer<T>& actual, const Buffer<double>& expected) {
+  double largest = 0.0, scale = 1.0;
+  std::string where;
+  expected.for_each([&](int64_t i, int64_t b, int64_t d, int64_t u) {
+    scale = std::max(scale, std::abs(expected.get(i, b, d, u)));
+    const double error = std::abs(actual.get(i, b, d, u) - expected.get(i, b, d, u));
+    if (!(error > largest) && !std::isnan(error)) return;
+    largest = std::isnan(error) ? INFINITY : error;
+    where = " at [" + std::to_string(i) + "][" + std::to_string(b) + "][" + std::to_string(d) + "][" +
+            std::to_string(u) + "]";
+  });
+  return {largest / scale, where};
+}
+
+inline bool is_gradient(const char* name) { return name[0] == 'd' && name[1] == '_'; }
+
 template <class T>
 void check_close(const Results<T>& actual, const Results<double>& expected, double tolerance, double gradient_tolerance,
                  const std::string& what) {
   for_each_buffer(actual, expected, [&](const char* name, const Buffer<T>& a, const Buffer<double>& e) {
-    double largest = 0.0, scale = 1.0;
-    std::string where;
-    e.for_each([&](int64_t i, int64_t b, int64_t d, int64_t u) {
-      scale = std::max(scale, std::abs(e.get(i, b, d, u)));
-      const double error = std::abs(a.get(i, b, d, u) - e.get(i, b, d, u));
-      if (!(error > largest) && !std::isnan(error)) return;
-      largest = std::isnan(error) ? INFINITY : error;
-      where = " at [" + std::to_string(i) + "][" + std::to_string(b) + "][" + std::to_string(d) + "][" +
-              std::to_string(u) + "]";
-    });
-    const bool gradient = name[0] == 'd' && name[1] == '_';
-    check_near(largest / scale, 0.0, gradient ? gradient_tolerance : tolerance, what + ": " + name + where);
+    const auto [error, where] = largest_error(a, e);
+    check_near(error, 0.0, is_gradient(name) ? gradient_tolerance : tolerance, what + ": " + name + where);
   });
   check_gaps(actual, what);
 }
