@@ -20,7 +20,7 @@ from build_support import native, toolchain
 from fused_rnn import cmake
 from tests.stream import make_model
 from tests.stream.library import compiler_option, run
-from tests.test_stream import ACTIVATIONS, WEIGHTS
+from tests.test_stream import ACTIVATIONS, WEIGHTS, WRITTEN
 from tests.test_symbols import shared_symbols
 
 pytestmark = pytest.mark.skipif(shutil.which("cmake") is None, reason="needs cmake")
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(shutil.which("cmake") is None, reason="needs cma
 
 def test_its_own_tests_pass(built: Path) -> None:
     listed = run("ctest", "--test-dir", built, "--output-on-failure").stdout
-    assert "100% tests passed, 0 tests failed out of 6" in listed
+    assert "100% tests passed, 0 tests failed out of 8" in listed
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +38,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     layers = [fused_rnn.LSTM(3, 17), nn.GRU(3, 1, bias=False), fused_rnn.RNN(5, 9, nonlinearity="relu")]
     layers += [fused_rnn.LSTM(5, 21, proj_size=17), fused_rnn.LSTM(5, 17, peephole=True, cell_clip=0.5)]
     made: list[tuple[nn.Module, Any]] = [(layer, weights) for layer in layers for weights in WEIGHTS]
+    made += [(layer(), None) for layer in (*WRITTEN.values(), lambda: WRITTEN["slstm"](num_heads=3))]
     made += [(nn.Sequential(each, nn.Linear(5, 5), each), None) for each in ACTIVATIONS]
     folder = tmp_path_factory.mktemp("models")
     paths = [folder / f"{i}.frnn" for i in range(len(made))]
