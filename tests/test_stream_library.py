@@ -157,6 +157,34 @@ def test_an_installed_package_has_the_sources(tmp_path: Path) -> None:
     assert cmake.folder() == native.ROOT
 
 
+def test_an_installed_package_builds_the_library_once(tmp_path: Path) -> None:
+    command = [sys.executable, "setup.py", "--quiet", "build_py", "--build-lib", str(tmp_path / "lib")]
+    subprocess.run(command, cwd=native.ROOT, check=True)
+    made = tmp_path / "made"
+    # Without the units of the instruction sets, which `built` has and which take a minute.
+    words = (sys.executable, tmp_path / "lib/fused_rnn/cmake.py", "--build", made, "-DFUSED_RNN_UNITS=")
+    assert run(*words).stdout == f"{made}\n"
+    headers = {path.name for path in (made / "include").iterdir()}
+    assert headers == {"fused_rnn.h", "fused_rnn.hpp", "fused_rnn_static.hpp"}
+    (made / "CMakeLists.txt").write_text("""
+cmake_minimum_required(VERSION 3.21)
+project(finds LANGUAGES CXX)
+find_package(fused_rnn REQUIRED)
+get_target_property(static fused_rnn::static LOCATION)
+get_target_property(shared fused_rnn::shared LOCATION)
+message("found ${static} ${shared}")""")
+    found = run("cmake", "-S", made, "-B", tmp_path / "finds", f"-DCMAKE_PREFIX_PATH={made}").stderr
+    assert all(Path(path).resolve().is_relative_to(made) for path in found.split()[1:])
+    assert len(found.split()) == 3
+    # Not again, even where there is no CMake; but when a source is another one.
+    assert run(*words, PATH="").stdout == f"{made}\n"
+    (tmp_path / "lib/fused_rnn/csrc/stream/stage.cpp").write_text("// changed")
+    result = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=False, env={"PATH": ""})
+    assert result.returncode == 1
+    assert "no cmake was found: install CMake 3.21 or newer" in result.stderr
+    assert result.stdout == ""
+
+
 def test_a_project_may_fetch_the_sources(tmp_path: Path) -> None:
     fetch = f"""
 add_compile_options(-ffast-math)
