@@ -65,7 +65,7 @@ fuzz:
 	cmake -B build/fuzz -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++ -DFUSED_RNN_BUILD_FUZZER=ON "-DFUSED_RNN_UNITS=$(FUZZ_UNITS)"
 	cmake --build build/fuzz --parallel $(MAX_JOBS) --target fuzz_model
 	mkdir -p build/fuzz/corpus
-	cp tests/stream/model.frnn build/fuzz/corpus
+	cp tests/stream/*.frnn build/fuzz/corpus
 	build/fuzz/tests/stream/fuzz_model -max_total_time=$(FUZZ_SECONDS) -max_len=131072 -rss_limit_mb=4096 -artifact_prefix=build/fuzz/ build/fuzz/corpus
 
 # Compiles programs of its own; neither torch nor the environment is needed.

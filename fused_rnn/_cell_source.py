@@ -137,8 +137,8 @@ _HEADER = """\
 {comment}
 #pragma once
 
-#include "cells/cell_math.h"
 #include "cells/cell.h"
+#include "cells/cell_math.h"
 
 namespace fused_rnn::own {{
 

@@ -57,7 +57,10 @@ class SteppedLayer(NamedTuple):
 
 
 def stepped_layer(layer: torch.nn.Module, weights: torch.dtype | None, name: str = "layer") -> SteppedLayer:
-    """The parameters of a layer, which messages call `name`, checked; raises what `Stepper` says of its arguments."""
+    """The parameters of a layer, which messages call `name`, checked; raises what `Stepper` says of its arguments.
+
+    There need be no kernels for its cell.
+    """
     layer = convert(layer) if isinstance(layer, torch.nn.RNNBase) else layer
     if isinstance(layer, QuantizedLayer):
         if weights not in {None, torch.int8}:
@@ -84,10 +87,8 @@ def stepped_layer(layer: torch.nn.Module, weights: torch.dtype | None, name: str
     with torch.no_grad():
         of_units = [unit_weights(variants, [w], layer.hidden_size) for w in directions]
     parameters = [(*w[:5], own) for w, own in zip(directions, of_units, strict=True)]
-    layer._prepare_kernels()
-    if layer.cell in _ops.LOADED and (weights is not None or weight.dtype not in _ops.LOADED[layer.cell]):
-        wanted = "exact weights, weights=None" if weights is not None else f"kernels for {weight.dtype}"
-        raise NotImplementedError(f"a Stepper of the cell {layer.cell} needs {wanted}")
+    if layer.cell in _ops.LOADED and weights is not None:
+        raise NotImplementedError(f"a Stepper of the cell {layer.cell} needs exact weights, weights=None")
     _check_parameters(layer, parameters, weight.dtype)
     return SteppedLayer(layer, parameters, weight.dtype, weights)
 
@@ -128,6 +129,9 @@ class Stepper:
     @advised
     def __init__(self, layer: torch.nn.Module, batch_size: int = 1, *, weights: torch.dtype | None = None) -> None:
         layer, parameters, self._dtype, weights = stepped_layer(layer, weights)
+        layer._prepare_kernels()
+        if layer.cell in _ops.LOADED and self._dtype not in _ops.LOADED[layer.cell]:
+            raise NotImplementedError(f"a Stepper of the cell {layer.cell} needs kernels for {self._dtype}")
         check_batch_size(batch_size)
         width = layer.proj_size or layer.hidden_size
         self._x_shape, self._y_shape = (batch_size, layer.input_size), (batch_size, width)

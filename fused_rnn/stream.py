@@ -18,17 +18,17 @@ from torch import Tensor, nn
 
 from fused_rnn._int8_layers import LARGEST_SIZE, quantize_rows
 from fused_rnn._recurrent_layer import RecurrentLayer
+from fused_rnn._stream_cells import BUILT_IN, numbers
 from fused_rnn.quantized import QuantizedLayer
 from fused_rnn.stepper import stepped_layer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-_MAGIC, _VERSION, _ALIGNMENT = b"\x89FRNN\r\n\x1a", 1, 64
-_HEADER, _RECORD = "<8sIIQIIII24x", "<8IQQI12x"
+_MAGIC, _ALIGNMENT = b"\x89FRNN\r\n\x1a", 64
+_HEADER, _RECORD = "<8sIIQIIII24x", "<8IQQII8x"
 _CHECKSUM_AT = 24
 _RECURRENT, _LINEAR, _ACTIVATION = 1, 2, 3
-_CELLS = {name: number for number, name in enumerate(("lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_peephole"), 1)}
 _STORAGES = {None: 0, torch.bfloat16: 1, torch.int8: 2}
 _ACTIVATIONS: dict[type[nn.Module], int] = {
     nn.Tanh: 1,
@@ -90,6 +90,13 @@ class _Stage(NamedTuple):
     has_bias: bool = False
     projected: bool = False
     slopes: int = 0
+    heads: int = 0  # 0: the units of the layer are one group
+
+    @property
+    def version(self) -> int:
+        """The oldest version of the file that has such a stage."""
+        is_newer = self.kind == _RECURRENT and self.type > len(BUILT_IN)
+        return 2 if is_newer or self.heads else 1
 
 
 def _bytes(tensor: Tensor) -> bytes:
@@ -114,18 +121,17 @@ def _matrix(matrix: Tensor, weights: torch.dtype | None) -> list[bytes]:
 
 def _recurrent_stages(module: nn.Module, weights: torch.dtype | None) -> Iterator[_Stage]:
     """Those of a recurrent layer: one for each layer of its stack."""
-    if isinstance(module, RecurrentLayer) and module.cell not in _CELLS:
+    if isinstance(module, RecurrentLayer) and module.cell not in numbers():
         raise NotImplementedError(
-            f"module has a layer of the cell {module.cell}, which files of streams have no name for"
+            f"module has a layer of the cell {module.cell}, which files of streams have no number for"
         )
     layer, parameters, dtype, weights = stepped_layer(module, weights, "module")
     if dtype != torch.float32:
         raise ValueError(f"module must be of type torch.float32, got {dtype}")
-    if layer.cell not in _CELLS:
-        raise NotImplementedError(
-            f"module has a layer of the cell {layer.cell}, which files of streams have no name for"
-        )
-    width = layer.proj_size or layer.hidden_size
+    width, heads = layer.proj_size or layer.hidden_size, layer._heads.number
+    if heads > 1:
+        own = [w.w_hh for (w,) in layer._layers()]
+        parameters = [(w_ih, w_hh, *rest) for (w_ih, _, *rest), w_hh in zip(parameters, own, strict=True)]
     for index, (w_ih, w_hh, b_ih, b_hh, w_hr, unit_weights) in enumerate(parameters):
         arrays: list[bytes] = []
         for tensor, is_matrix in ((w_ih, True), (w_hh, True), (b_ih, False), (b_hh, False), (w_hr, True)):
@@ -133,11 +139,12 @@ def _recurrent_stages(module: nn.Module, weights: torch.dtype | None) -> Iterato
                 arrays += _matrix(tensor.detach(), weights) if is_matrix else [_bytes(tensor)]
         arrays += [] if unit_weights is None else [_bytes(unit_weights)]
         yield _Stage(
-            *(_RECURRENT, _CELLS[layer.cell], width if index else layer.input_size, width, arrays),
+            *(_RECURRENT, numbers()[layer.cell], width if index else layer.input_size, width, arrays),
             storage=_STORAGES[weights],
             hidden_size=layer.hidden_size,
             has_bias=b_ih is not None,
             projected=w_hr is not None,
+            heads=heads if heads > 1 else 0,
         )
 
 
@@ -237,12 +244,13 @@ def _file(stages: Sequence[_Stage], residual: bool) -> bytes:
         sizes = (stage.input_size, stage.hidden_size, stage.output_size)
         flags = (stage.has_bias, stage.projected)
         records += struct.pack(
-            _RECORD, stage.kind, stage.type, stage.storage, *sizes, *flags, offset, size, stage.slopes
+            _RECORD, stage.kind, stage.type, stage.storage, *sizes, *flags, offset, size, stage.slopes, stage.heads
         )
         parameters += arrays
         offset += size
-    numbers = (len(stages), offset, 0, residual, stages[0].input_size, stages[-1].output_size)
-    data = bytearray(b"".join((struct.pack(_HEADER, _MAGIC, _VERSION, *numbers), records, *parameters)))
+    fields = (len(stages), offset, 0, residual, stages[0].input_size, stages[-1].output_size)
+    version = max(stage.version for stage in stages)
+    data = bytearray(b"".join((struct.pack(_HEADER, _MAGIC, version, *fields), records, *parameters)))
     struct.pack_into("<I", data, _CHECKSUM_AT, zlib.crc32(data))
     return bytes(data)
 
@@ -255,18 +263,19 @@ def save_stream(module: nn.Module, path: str | os.PathLike[str], *, weights: tor
 
     Args:
         module: a `Chain`, a `torch.nn.Sequential`, or one layer, on CPU, of float32. It may hold LSTMs, GRUs and RNNs
-            of fused_rnn and torch.nn as a `Stepper` takes them, int8 layers, Linear, Tanh, ReLU, LeakyReLU, PReLU,
-            Sigmoid and Softmax(dim=-1). Identity and Dropout do nothing. A PReLU has one parameter, or one for each
+            of fused_rnn and torch.nn as a `Stepper` takes them, int8 layers, CoupledLSTM, SLSTM, IndRNN, MinGRU and
+            MinLSTM, an LSTM or GRU of `from_keras` with a hard sigmoid, Linear, Tanh, ReLU, LeakyReLU, PReLU, Sigmoid
+            and Softmax(dim=-1). Identity and Dropout do nothing. A PReLU has one parameter, or one for each
             value of a row.
         path: of the file; one that exists is replaced.
         weights: how the matrices of recurrent layers are kept, in the file and in memory: None (exactly),
-            torch.bfloat16 or torch.int8, as in a `Stepper`.
+            torch.bfloat16 or torch.int8, as in a `Stepper`; None alone where a layer is none of LSTM, GRU and RNN.
 
     Raises:
         TypeError: `module` is no module, or `weights` not one of the above.
         ValueError: modules that do not fit together, another type or device, or what a `Stepper` refuses so.
-        NotImplementedError: a module that a stream does not compute, a residual inside of the chain, layer_norm or
-            zoneout.
+        NotImplementedError: a module or a cell that a stream does not compute, a residual inside of the chain,
+            layer_norm or zoneout.
         OSError: the file cannot be written.
 
     Example::

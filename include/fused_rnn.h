@@ -121,7 +121,8 @@ FUSED_RNN_API void fused_rnn_steps(fused_rnn_stream* stream, const float* x, flo
 FUSED_RNN_API void fused_rnn_reset(fused_rnn_stream* stream, const unsigned char* rows);
 
 /* Copies the state to `state`, B times fused_rnn_model_state_size floats: for each recurrent layer, from the input to
- * the output, h [B, P] and then, for an LSTM, c [B, H]. H is the hidden size; P is the projected size, or H. */
+ * the output, h [B, P] and then its other states [B, H], such as c of an LSTM and c, n, m of an sLSTM. H is the hidden
+ * size; P is the projected size, or H. */
 FUSED_RNN_API void fused_rnn_get_state(const fused_rnn_stream* stream, float* state);
 
 /* Copies the state from `state`, as fused_rnn_get_state has it. */

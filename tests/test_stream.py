@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import re
 import shutil
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 import fused_rnn
+from fused_rnn import _stream_cells
 from fused_rnn import stream as stream_file
+from tests import own_cells
 from tests.stream import make_model
 from tests.test_stepper import LAYERS
 
@@ -23,6 +26,18 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.skipif(shutil.which("cmake") is None, reason="needs cmake")
 
 WEIGHTS = (None, torch.bfloat16, torch.int8)
+# Of each cell of _stream_cells.WRITTEN a layer; two of Keras' four have both of its functions and both of its layers.
+WRITTEN: dict[str, Any] = {
+    "coupled_lstm": lambda **options: fused_rnn.CoupledLSTM(7, 21, **options),
+    "slstm": lambda **options: fused_rnn.SLSTM(7, 21, **options),
+    "ind_rnn": lambda **options: fused_rnn.IndRNN(7, 21, **options),
+    "min_gru": lambda **options: fused_rnn.MinGRU(7, 21, **options),
+    "min_lstm": lambda **options: fused_rnn.MinLSTM(7, 21, **options),
+    "hard_sigmoid_lstm": lambda **options: fused_rnn.Recurrent(
+        _stream_cells.WRITTEN["hard_sigmoid_lstm"], 7, 21, **options
+    ),
+    "keras2_gru": lambda **options: fused_rnn.Recurrent(_stream_cells.WRITTEN["keras2_gru"], 7, 21, **options),
+}
 
 
 class Error(ctypes.Structure):
@@ -84,7 +99,7 @@ def saved(library: ctypes.CDLL, folder: Path, module: nn.Module, batch: int = 1,
 
 
 def flat_state(state: Any) -> Tensor:
-    """A Stepper's state in the order of the C library: h and c of each layer."""
+    """A Stepper's state in the order of the C library: h and the other states of each layer."""
     parts = zip(*state, strict=True) if isinstance(state, tuple) else ((h,) for h in state)
     return torch.cat([tensor.flatten() for layer in parts for tensor in layer])
 
@@ -104,6 +119,46 @@ def test_steps_have_the_bits_of_a_stepper(
         stepper, x = fused_rnn.Stepper(layer, batch, weights=weights), torch.randn(6, batch, 7)
         assert torch.equal(stream.steps(x), stepper.steps(x))
         assert torch.equal(stream.state, flat_state(stepper.state))
+
+
+def assert_bits_of_a_stepper(layer: nn.Module, library: ctypes.CDLL, tmp_path: Path) -> None:
+    """Steps and states from zero and from another state; steps of small batches are multiplied ahead."""
+    for batch in (1, 2, 19):
+        stream, stepper = saved(library, tmp_path, layer, batch), fused_rnn.Stepper(layer, batch)
+        for _ in range(2):  # the second time from the state that the first one left
+            x = torch.randn(6, batch, 7)
+            assert torch.equal(stream.steps(x), stepper.steps(x))
+            assert torch.equal(stream.state, flat_state(stepper.state))
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+@pytest.mark.parametrize("options", [{}, {"num_layers": 3, "dropout": 0.5}, {"bias": False}], ids=str)
+def test_cells_of_version_2_have_the_bits_of_a_stepper(
+    name: str, options: dict[str, Any], library: ctypes.CDLL, tmp_path: Path
+) -> None:
+    layer = WRITTEN[name](**options)
+    for parameter in layer.parameters():  # unit weights begin as zeros
+        nn.init.uniform_(parameter, -0.7, 0.7)
+    assert_bits_of_a_stepper(layer, library, tmp_path)
+
+
+@pytest.mark.parametrize("heads", [3, 7, 21])
+@pytest.mark.parametrize("name", ["slstm", "coupled_lstm"])
+def test_heads_have_the_bits_of_a_stepper(name: str, heads: int, library: ctypes.CDLL, tmp_path: Path) -> None:
+    assert_bits_of_a_stepper(WRITTEN[name](num_heads=heads, num_layers=2), library, tmp_path)
+
+
+@pytest.mark.parametrize("name", _stream_cells.WRITTEN)
+def test_every_cell_of_version_2_is_the_layer_of_python(
+    name: str, library: ctypes.CDLL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fused_rnn.Recurrent, "_prepare_kernels", lambda _: None)  # which would take longer to compile
+    layer = fused_rnn.Recurrent(_stream_cells.WRITTEN[name], 7, 21, num_layers=2)
+    x = 3 * torch.randn(40, 3, 7)
+    y, states = layer.double()(x.double())
+    stream = saved(library, tmp_path, layer.float(), 3)
+    torch.testing.assert_close(stream.steps(x).double(), y, rtol=1e-5, atol=5e-6)
+    torch.testing.assert_close(stream.state.double(), flat_state(states), rtol=1e-5, atol=5e-6)
 
 
 @pytest.mark.parametrize("sizes", [(1, 1), (1, 8), (33, 65), (130, 64)], ids=str)
@@ -202,7 +257,7 @@ REFUSED: list[tuple[Any, type[Exception], str]] = [
     (nn.Sequential(nn.Conv1d(1, 1, 1)), NotImplementedError, "module has a Conv1d, which a stream does not compute"),
     (nn.LSTM(2, 3, bidirectional=True), ValueError, "module must have one direction"),
     (fused_rnn.GRU(2, 3, layer_norm=True), NotImplementedError, "module has layer_norm"),
-    (fused_rnn.MinGRU(2, 3), NotImplementedError, "module has a layer of the cell"),
+    (fused_rnn.Recurrent(own_cells.OwnGRU, 2, 3), NotImplementedError, "module has a layer of the cell OwnGRU"),
     (nn.GRU(2, 3, dtype=torch.float64), ValueError, "must be of type torch.float32, got torch.float64"),
     (nn.Linear(2, 3, dtype=torch.float64), ValueError, "must be float32 on the CPU, got torch.float64"),
     (nn.Linear(2, 3, device="meta"), ValueError, "on meta"),
@@ -227,6 +282,8 @@ def test_a_module_is_refused_in_words(module: Any, error: type[Exception], words
 
 def test_weights_are_refused_in_words(tmp_path: Path) -> None:
     layer = nn.GRU(2, 3)
+    with pytest.raises(NotImplementedError, match="needs exact weights, weights=None"):
+        fused_rnn.save_stream(fused_rnn.MinGRU(2, 3), tmp_path / "model.frnn", weights=torch.int8)
     with pytest.raises(TypeError, match=r"weights must be None, torch\.bfloat16 or torch\.int8"):
         fused_rnn.save_stream(layer, tmp_path / "model.frnn", weights=torch.float16)
     nn.init.constant_(next(layer.parameters()), torch.inf)
@@ -237,9 +294,63 @@ def test_weights_are_refused_in_words(tmp_path: Path) -> None:
 # --- The file ---
 
 
-def test_a_file_has_the_bytes_of_version_1(tmp_path: Path) -> None:
-    fused_rnn.save_stream(make_model.small_model(), tmp_path / "model.frnn")
-    assert (tmp_path / "model.frnn").read_bytes() == make_model.MODEL.read_bytes()
+@pytest.mark.parametrize(
+    ("model", "path", "version"),
+    [(make_model.small_model, make_model.MODEL, 1), (make_model.cells_model, make_model.CELLS, 2)],
+)
+def test_a_file_has_the_bytes_of_the_oldest_version_that_has_its_stages(
+    model: Any, path: Path, version: int, tmp_path: Path
+) -> None:
+    fused_rnn.save_stream(model(), tmp_path / "model.frnn")
+    assert (tmp_path / "model.frnn").read_bytes() == path.read_bytes()
+    assert path.read_bytes()[8:12] == version.to_bytes(4, "little")
+
+
+def load(library: ctypes.CDLL, data: bytes) -> tuple[int, bytes]:
+    """What the library says of a file in memory: a status and its words."""
+    model, error = ctypes.c_void_p(), Error()
+    arguments = (ctypes.c_size_t(len(data)), ctypes.byref(model), ctypes.byref(error))
+    status: int = library.fused_rnn_load_memory(data, *arguments)
+    assert (model.value is None) == (status != 0)
+    library.fused_rnn_model_free(model)
+    return status, error.text
+
+
+def signed(data: bytearray) -> bytes:
+    """With the right checksum."""
+    data[24:28] = bytes(4)
+    data[24:28] = zlib.crc32(data).to_bytes(4, "little")
+    return bytes(data)
+
+
+def test_a_newer_version_is_unsupported(library: ctypes.CDLL) -> None:
+    data = bytearray(make_model.MODEL.read_bytes())
+    data[8] = 3
+    assert load(library, bytes(data)) == (4, b"the file has version 3, and this library reads versions up to 2")
+
+
+def test_version_1_has_neither_the_cells_nor_the_heads_of_version_2(library: ctypes.CDLL) -> None:
+    data = bytearray(make_model.CELLS.read_bytes())
+    data[8] = 1
+    assert load(library, signed(data)) == (3, b"the file is damaged: a stage has a cell that its version does not know")
+    data = bytearray(make_model.MODEL.read_bytes())
+    data[64 + 52] = 2  # heads of an LSTM
+    assert load(library, signed(data)) == (3, b"the file is damaged: a stage has wrong heads")
+
+
+@pytest.mark.parametrize("heads", [1, 3, 5, 1 << 31])
+def test_heads_that_are_no_parts_of_the_units_are_damage(heads: int, library: ctypes.CDLL) -> None:
+    data = bytearray(make_model.CELLS.read_bytes())
+    data[64 + 52 : 64 + 56] = heads.to_bytes(4, "little")
+    assert load(library, signed(data)) == (3, b"the file is damaged: a stage has wrong heads")
+
+
+def test_heads_have_a_limit(library: ctypes.CDLL) -> None:
+    # The library puts zeros between them: a file of some bytes would make streams of gigabytes.
+    for units, expected in ((8192, 0), (16384, 4)):
+        arrays = [bytes(4 * 4 * units)] * 2
+        heads = stream_file._Stage(stream_file._RECURRENT, 7, 1, units, arrays, hidden_size=units, heads=units)
+        assert load(library, stream_file._file([heads], False))[0] == expected
 
 
 def test_weights_take_the_bytes_of_their_type(tmp_path: Path) -> None:
@@ -251,22 +362,10 @@ def test_weights_take_the_bytes_of_their_type(tmp_path: Path) -> None:
     assert sizes == {None: 128 + 4 * matrices, torch.bfloat16: 128 + 2 * matrices, torch.int8: 128 + matrices + 8192}
 
 
-def test_a_newer_version_is_unsupported(library: ctypes.CDLL) -> None:
-    data, model, error = bytearray(make_model.MODEL.read_bytes()), ctypes.c_void_p(), Error()
-    data[8] = 2
-    size = ctypes.c_size_t(len(data))
-    assert library.fused_rnn_load_memory(bytes(data), size, ctypes.byref(model), ctypes.byref(error)) == 4
-    assert error.text == b"the file has version 2, and this library reads versions up to 1"
-    assert model.value is None
-
-
 def test_results_of_all_stages_have_a_limit(library: ctypes.CDLL) -> None:
     # Activations have no parameters: a file of some bytes would make streams of gigabytes.
     wide = stream_file._Stage(stream_file._ACTIVATION, 1, 1 << 23, 1 << 23, [])
     for count, expected in ((2, 0), (3, 3)):
-        data, model, error = stream_file._file([wide] * count, False), ctypes.c_void_p(), Error()
-        arguments = (ctypes.c_size_t(len(data)), ctypes.byref(model), ctypes.byref(error))
-        assert library.fused_rnn_load_memory(data, *arguments) == expected, error.text
-        library.fused_rnn_model_free(model)
+        assert load(library, stream_file._file([wide] * count, False))[0] == expected
     with pytest.raises(ValueError, match="at most 4096 stages with 16777216 outputs in all, got 4097"):
         fused_rnn.save_stream(nn.Sequential(nn.Linear(1, 1), *[nn.Tanh()] * 4096), "model.frnn")

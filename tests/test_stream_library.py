@@ -20,7 +20,7 @@ from build_support import native, toolchain
 from fused_rnn import cmake
 from tests.stream import make_model
 from tests.stream.library import compiler_option, run
-from tests.test_stream import ACTIVATIONS, WEIGHTS
+from tests.test_stream import ACTIVATIONS, WEIGHTS, WRITTEN
 from tests.test_symbols import shared_symbols
 
 pytestmark = pytest.mark.skipif(shutil.which("cmake") is None, reason="needs cmake")
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(shutil.which("cmake") is None, reason="needs cma
 
 def test_its_own_tests_pass(built: Path) -> None:
     listed = run("ctest", "--test-dir", built, "--output-on-failure").stdout
-    assert "100% tests passed, 0 tests failed out of 6" in listed
+    assert "100% tests passed, 0 tests failed out of 8" in listed
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +38,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     layers = [fused_rnn.LSTM(3, 17), nn.GRU(3, 1, bias=False), fused_rnn.RNN(5, 9, nonlinearity="relu")]
     layers += [fused_rnn.LSTM(5, 21, proj_size=17), fused_rnn.LSTM(5, 17, peephole=True, cell_clip=0.5)]
     made: list[tuple[nn.Module, Any]] = [(layer, weights) for layer in layers for weights in WEIGHTS]
+    made += [(layer(), None) for layer in (*WRITTEN.values(), lambda: WRITTEN["slstm"](num_heads=3))]
     made += [(nn.Sequential(each, nn.Linear(5, 5), each), None) for each in ACTIVATIONS]
     folder = tmp_path_factory.mktemp("models")
     paths = [folder / f"{i}.frnn" for i in range(len(made))]
@@ -154,6 +155,34 @@ def test_an_installed_package_has_the_sources(tmp_path: Path) -> None:
     run("cmake", "-S", said, "-B", tmp_path / "build", compiler_option())
     assert not {"binding", "python"} & {path.name for path in Path(said, "csrc").iterdir()}
     assert cmake.folder() == native.ROOT
+
+
+def test_an_installed_package_builds_the_library_once(tmp_path: Path) -> None:
+    command = [sys.executable, "setup.py", "--quiet", "build_py", "--build-lib", str(tmp_path / "lib")]
+    subprocess.run(command, cwd=native.ROOT, check=True)
+    made = tmp_path / "made"
+    # Without the units of the instruction sets, which `built` has and which take a minute.
+    words = (sys.executable, tmp_path / "lib/fused_rnn/cmake.py", "--build", made, "-DFUSED_RNN_UNITS=")
+    assert run(*words).stdout == f"{made}\n"
+    headers = {path.name for path in (made / "include").iterdir()}
+    assert headers == {"fused_rnn.h", "fused_rnn.hpp", "fused_rnn_static.hpp"}
+    (made / "CMakeLists.txt").write_text("""
+cmake_minimum_required(VERSION 3.21)
+project(finds LANGUAGES CXX)
+find_package(fused_rnn REQUIRED)
+get_target_property(static fused_rnn::static LOCATION)
+get_target_property(shared fused_rnn::shared LOCATION)
+message("found ${static} ${shared}")""")
+    found = run("cmake", "-S", made, "-B", tmp_path / "finds", f"-DCMAKE_PREFIX_PATH={made}").stderr
+    assert all(Path(path).resolve().is_relative_to(made) for path in found.split()[1:])
+    assert len(found.split()) == 3
+    # Not again, even where there is no CMake; but when a source is another one.
+    assert run(*words, PATH="").stdout == f"{made}\n"
+    (tmp_path / "lib/fused_rnn/csrc/stream/stage.cpp").write_text("// changed")
+    result = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=False, env={"PATH": ""})
+    assert result.returncode == 1
+    assert "no cmake was found: install CMake 3.21 or newer" in result.stderr
+    assert result.stdout == ""
 
 
 def test_a_project_may_fetch_the_sources(tmp_path: Path) -> None:

@@ -14,8 +14,12 @@ namespace {
 
 class RecurrentStage final : public Stage {
  public:
-  RecurrentStage(std::unique_ptr<StepLayer> layer, int64_t h_size, int64_t c_size, bool projected)
-      : layer_(std::move(layer)), h_size_(h_size), c_size_(c_size), projected_(projected) {}
+  RecurrentStage(std::unique_ptr<StepLayer> layer, const FileStage& stage)
+      : layer_(std::move(layer)),
+        h_size_(stage.output_size),
+        c_size_(stage.hidden_size),
+        others_(stage.cell.cell_states()),
+        projected_(stage.projected) {}
 
   void take(const StepRows& x, int64_t count) override { layer_->take(x.data, x.stride, count, 0, 1); }
 
@@ -25,15 +29,21 @@ class RecurrentStage final : public Stage {
     return {static_cast<const float*>(layer_->h(step + 1)), layer_->h_stride()};
   }
 
-  StageState state() const override { return {layer_.get(), h_size_, c_size_}; }
+  StageState state() const override { return {layer_.get(), h_size_, c_size_, others_}; }
 
-  std::unique_ptr<Stage> clone() const override {
-    return std::make_unique<RecurrentStage>(layer_->clone(), h_size_, c_size_, projected_);
-  }
+  std::unique_ptr<Stage> clone() const override { return std::unique_ptr<Stage>(new RecurrentStage(*this)); }
 
  private:
+  RecurrentStage(const RecurrentStage& other)
+      : layer_(other.layer_->clone()),
+        h_size_(other.h_size_),
+        c_size_(other.c_size_),
+        others_(other.others_),
+        projected_(other.projected_) {}
+
   std::unique_ptr<StepLayer> layer_;
   int64_t h_size_, c_size_;
+  int others_;
   bool projected_;
 };
 
@@ -49,12 +59,23 @@ class Values {
   }
   const float* data() const { return data_; }
 
+  // W_hh [R*H, H / heads] with the zeros between its heads, [R*H, H].
+  void fill_between(int64_t heads, int64_t rows, int64_t columns) {
+    if (heads == 1) return;
+    const int64_t units = columns / heads;
+    std::vector<float> dense(static_cast<size_t>(rows * columns));
+    for (int64_t row = 0; row < rows; ++row) {
+      const int64_t head = row % columns / units;
+      std::copy_n(data_ + row * units, units, dense.data() + row * columns + head * units);
+    }
+    made_ = std::move(dense);
+    data_ = made_.data();
+  }
+
  private:
   std::vector<float> made_;
   const float* data_ = nullptr;
 };
-
-int64_t c_size_of(const FileStage& stage) { return stage.cell.states == 2 ? stage.hidden_size : 0; }
 
 std::unique_ptr<Stage> make_recurrent(const FileStage& stage, int64_t batch) {
   const StepProblem problem{.cell = stage.cell,
@@ -67,10 +88,11 @@ std::unique_ptr<Stage> make_recurrent(const FileStage& stage, int64_t batch) {
                             .hidden_size = stage.hidden_size,
                             .output_size = stage.output_size,
                             .projected = stage.projected};
-  const Values w_ih(stage.w_ih), w_hh(stage.w_hh), w_hr(stage.w_hr);
+  Values w_hh(stage.w_hh);
+  w_hh.fill_between(stage.heads, stage.w_hh.rows, stage.output_size);
+  const Values w_ih(stage.w_ih), w_hr(stage.w_hr);
   const StepParameters parameters{w_ih.data(), w_hh.data(), stage.b_ih, stage.b_hh, w_hr.data(), stage.unit_weights};
-  return std::make_unique<RecurrentStage>(active_stream_unit().make_recurrent(problem, parameters), stage.output_size,
-                                          c_size_of(stage), stage.projected);
+  return std::make_unique<RecurrentStage>(active_stream_unit().make_recurrent(problem, parameters), stage);
 }
 
 std::unique_ptr<Stage> make_stage(const FileStage& stage, int64_t batch) {
@@ -135,10 +157,10 @@ void Stream::for_each_state(const Visit& visit) const {
     for (int64_t row = 0; row < batch(); ++row) visit(static_cast<float*>(data) + row * stride, row, size);
   };
   for (const auto& stage : stages_) {
-    const auto [layer, h_size, c_size] = stage->state();
-    if (layer == nullptr) continue;
-    visit_rows(layer->h(steps_), layer->h_stride(), h_size);
-    if (c_size > 0) visit_rows(layer->c(0), layer->c_stride(), c_size);
+    const StageState state = stage->state();
+    if (state.layer == nullptr) continue;
+    visit_rows(state.layer->h(steps_), state.layer->h_stride(), state.h_size);
+    for (int k = 0; k < state.others; ++k) visit_rows(state.layer->c(k), state.layer->c_stride(), state.c_size);
   }
 }
 
@@ -176,7 +198,8 @@ Model::Model(const void* bytes, size_t size)
 int64_t Model::state_size() const {
   int64_t size = 0;
   for (const FileStage& stage : file_.stages) {
-    if (stage.kind == StageKind::kRecurrent) size += stage.output_size + c_size_of(stage);
+    if (stage.kind != StageKind::kRecurrent) continue;
+    size += stage.output_size + stage.cell.cell_states() * stage.hidden_size;
   }
   return size;
 }

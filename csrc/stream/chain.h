@@ -42,7 +42,7 @@ class Stream {
 
   void steps(const float* x, float* y, int64_t count) noexcept;  // [count, B, I] to [count, B, O]
 
-  // h [B, P] of each layer, followed by its c [B, H] where it has one.
+  // h [B, P] of each layer, followed by its other states [B, H].
   void get_state(float* state) const noexcept;
   void set_state(const float* state) noexcept;
   void reset(const unsigned char* rows) noexcept;  // [B] rows where it is not 0 get a zero state; null: all

@@ -11,7 +11,7 @@ namespace fused_rnn {
 
 inline constexpr size_t kFileAlignment = 64;
 inline constexpr unsigned char kFileMagic[8] = {0x89, 'F', 'R', 'N', 'N', '\r', '\n', 0x1A};
-inline constexpr uint32_t kFileVersion = 1;
+inline constexpr uint32_t kFileVersion = 2;
 
 struct FileHeader {
   unsigned char magic[8];
@@ -31,12 +31,16 @@ struct FileRecord {
   uint32_t has_bias, projected;
   uint64_t offset, bytes;  // of its parameters
   uint32_t slope_count;
-  uint32_t zeros[3];
+  uint32_t heads;  // 0: the units of the layer are one group; since version 2
+  uint32_t zeros[2];
 };
 static_assert(sizeof(FileRecord) == kFileAlignment);
 
-// In the order of their numbers in files, which begin with 1.
-inline constexpr const char* kFileCells[] = {"lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_peephole"};
+// In the order of their numbers in files, which begin with 1. cells.h has the cells.
+inline constexpr const char* kFileCells[] = {
+    "lstm",    "gru",     "rnn_tanh", "rnn_relu",          "lstm_peephole",    "coupled_lstm", "slstm",
+    "ind_rnn", "min_gru", "min_lstm", "hard_sigmoid_lstm", "hard_sigmoid_gru", "keras2_lstm",  "keras2_gru"};
+inline constexpr uint32_t kCellsOfVersion1 = 5;
 
 inline constexpr std::array<uint32_t, 256> kCrcTable = [] {
   std::array<uint32_t, 256> table{};

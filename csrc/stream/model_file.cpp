@@ -9,7 +9,7 @@
 #include <initializer_list>
 #include <iterator>
 
-#include "cells/table.h"
+#include "stream/cells.h"
 #include "stream/file_format.h"
 
 namespace fused_rnn {
@@ -23,6 +23,7 @@ constexpr uint32_t kMostStages = 4096;
 constexpr int64_t kLargestSize = 1 << 24;         // so that no count of bytes overflows
 constexpr int64_t kLargestRow = 1 << 24;          // all results of a row: activations need no bytes of the file
 constexpr int64_t kLargestInt8Columns = 1 << 16;  // the sum of so many products fits into 32 bits
+constexpr int64_t kMostBetweenHeads = 1 << 28;    // values of W_hh with the zeros between heads, which no file holds
 
 constexpr uint32_t kKinds = 3, kStorages = 3, kActivations = 5;
 
@@ -92,25 +93,48 @@ class Arrays {
 
 bool is_size(uint32_t size) { return size >= 1 && size <= kLargestSize; }
 
-void read_recurrent(const FileRecord& record, Arrays& arrays, FileStage& stage) {
+void read_cell(const FileRecord& record, uint32_t version, FileStage& stage) {
   if (record.type < 1 || record.type > std::size(kFileCells)) unsupported("a stage has an unknown cell");
-  const int cell = find_cell(kFileCells[record.type - 1]);
-  if (cell < 0) unsupported("a stage has a cell that this library was built without");
-  stage.cell = cell_spec(cell);
-  if (record.storage >= kStorages) unsupported("a stage keeps its weights in an unknown type");
+  if (version < 2 && record.type > kCellsOfVersion1) damaged("a stage has a cell that its version does not know");
+  bool in_any_storage = false;
+  const int index = static_cast<int>(record.type) - 1;
+  visit_type(FileCells{}, index, [&](auto tag) {
+    using Cell = typename decltype(tag)::type;
+    stage.cell = spec_of<Cell>(index);
+    in_any_storage = kInAnyStorage<Cell>;
+  });
+  if (record.storage >= kStorages || (record.storage != 0 && !in_any_storage)) {
+    unsupported("a stage keeps its weights in a type that is unknown for its cell");
+  }
   stage.storage = static_cast<StepStorage>(record.storage);
   stage.hidden_size = record.hidden_size;
   stage.projected = record.projected != 0;
+}
+
+// Heads are written down where there are several.
+void read_heads(const FileRecord& record, uint32_t version, FileStage& stage) {
+  stage.heads = record.heads == 0 ? 1 : record.heads;
+  if (record.heads == 0) return;
+  const bool may_be = version >= 2 && stage.cell.recurrent_gates > 0 && !stage.projected;
+  if (!may_be || record.heads == 1 || stage.hidden_size % stage.heads != 0) damaged("a stage has wrong heads");
+  const int64_t entries = stage.hidden_size * stage.hidden_size * stage.cell.recurrent_gates;
+  if (entries > kMostBetweenHeads) unsupported("a stage has heads of too many units");
+}
+
+void read_recurrent(const FileRecord& record, uint32_t version, Arrays& arrays, FileStage& stage) {
+  read_cell(record, version, stage);
   if (!is_size(record.hidden_size) || record.slope_count != 0) damaged("a recurrent stage has wrong sizes");
   if (stage.projected ? !stage.cell.projectable : record.output_size != record.hidden_size) {
     damaged("a recurrent stage has a wrong output size");
   }
+  read_heads(record, version, stage);
   const int64_t gates = stage.cell.gates * stage.hidden_size;
+  const int64_t recurrent_gates = stage.cell.recurrent_gates * stage.hidden_size;
   stage.w_ih = arrays.matrix(stage.storage, gates, stage.input_size);
-  stage.w_hh = arrays.matrix(stage.storage, gates, stage.output_size);
+  stage.w_hh = arrays.matrix(stage.storage, recurrent_gates, stage.output_size / stage.heads);
   if (record.has_bias != 0) {
     stage.b_ih = arrays.floats(gates);
-    stage.b_hh = arrays.floats(gates);
+    stage.b_hh = arrays.floats(recurrent_gates);
   }
   if (stage.projected) stage.w_hr = arrays.matrix(stage.storage, stage.output_size, stage.hidden_size);
   if (stage.cell.unit_weights > 0) stage.unit_weights = arrays.floats(stage.cell.unit_weights * stage.hidden_size);
@@ -140,12 +164,13 @@ void read_activation(const FileRecord& record, Arrays& arrays, FileStage& stage)
   stage.slopes = arrays.floats(stage.slope_count);
 }
 
-FileStage read_stage(const FileRecord& record, Arrays& arrays) {
+FileStage read_stage(const FileRecord& record, uint32_t version, Arrays& arrays) {
   FileStage stage{};
   if (record.kind < 1 || record.kind > kKinds) unsupported("a stage has an unknown kind");
   stage.kind = static_cast<StageKind>(record.kind - 1);
   const auto& z = record.zeros;
-  if (!all_zero({z[0], z[1], z[2]}) || record.has_bias > 1 || record.projected > 1) {
+  const bool has_heads = record.heads != 0 && stage.kind != StageKind::kRecurrent;
+  if (!all_zero({z[0], z[1]}) || has_heads || record.has_bias > 1 || record.projected > 1) {
     damaged("a stage has unknown values");
   }
   if (!is_size(record.input_size) || !is_size(record.output_size)) damaged("a stage has wrong sizes");
@@ -154,7 +179,7 @@ FileStage read_stage(const FileRecord& record, Arrays& arrays) {
   const size_t begin = arrays.at();
   switch (stage.kind) {
     case StageKind::kRecurrent:
-      read_recurrent(record, arrays, stage);
+      read_recurrent(record, version, arrays, stage);
       break;
     case StageKind::kLinear:
       read_linear(record, arrays, stage);
@@ -204,7 +229,7 @@ ModelFile read_model(const std::byte* bytes, size_t size) {
   for (uint32_t i = 0; i < header.stages; ++i) {
     FileRecord record;
     std::memcpy(&record, bytes + sizeof header + i * sizeof record, sizeof record);
-    model.stages.push_back(read_stage(record, arrays));
+    model.stages.push_back(read_stage(record, header.version, arrays));
     if (model.stages.back().input_size != width) damaged("a stage does not fit the one before it");
     width = model.stages.back().output_size;
     results += width;

@@ -17,10 +17,11 @@ struct StepRows {
 // What a stage that is not recurrent does to each value, or to the values of a row.
 enum class Activation { kTanh, kRelu, kSigmoid, kSoftmax, kPrelu };
 
-// The state of a stage: h [B, h_size] and c [B, c_size] of a layer; no layer where there is none.
+// The state of a stage: h [B, h_size] of a layer and so many others [B, c_size]; no layer where there is none.
 struct StageState {
   StepLayer* layer = nullptr;
   int64_t h_size = 0, c_size = 0;
+  int others = 0;
 };
 
 class Stage {

@@ -90,7 +90,7 @@ class alignas(kVectorBytes) StaticLayer {
     if (size < sizeof header) return "the file ends within its header";
     std::memcpy(&header, bytes, sizeof header);
     if (std::memcmp(header.magic, kFileMagic, sizeof kFileMagic) != 0) return "the file is no model";
-    if (header.version != kFileVersion) return "the file has another version";
+    if (header.version < 1 || header.version > kFileVersion) return "the file has another version";
     if (header.bytes != size || header.checksum != file_checksum(bytes, size)) return "the file is damaged";
     if (header.stages != (O > 0 ? 2 : 1)) return "the model has other stages";
     if (header.residual != 0 && kOutputSize > I) return "the residual is wider than the input";

@@ -15,7 +15,7 @@ using stream_tests::Bytes;
 using stream_tests::kHeader;
 using stream_tests::sign;
 
-constexpr size_t kRecords = 4;
+constexpr size_t kRecords = 4;  // of both models
 
 int failures = 0, models = 0;
 

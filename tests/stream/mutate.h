@@ -32,9 +32,31 @@ inline void sign(Bytes& file) {
   put(file, kChecksumAt, ~crc);
 }
 
+// Of the cells in the order of their numbers: gates, those of them that read h, weights of a unit, and whether h may be
+// projected.
+struct CellCounts {
+  size_t gates, recurrent, unit_weights;
+  bool projectable;
+};
+constexpr std::array<CellCounts, 14> kCells = {{{4, 4, 0, true},
+                                                {3, 3, 0, false},
+                                                {1, 1, 0, false},
+                                                {1, 1, 0, false},
+                                                {4, 4, 4, true},
+                                                {3, 3, 0, true},
+                                                {4, 4, 0, true},
+                                                {1, 0, 1, false},
+                                                {2, 0, 0, false},
+                                                {3, 0, 0, false},
+                                                {4, 4, 0, true},
+                                                {3, 3, 0, false},
+                                                {4, 4, 0, true},
+                                                {3, 3, 0, false}}};
+constexpr uint32_t kCellsInAnyType = 5;  // those after them have float32 weights
+
 // The parameters of a record in bytes, each array padded to 64.
 inline size_t parameter_bytes(const Bytes& file, size_t record) {
-  constexpr size_t kGates[] = {4, 3, 1, 1, 4}, kElement[] = {4, 2, 1};
+  constexpr size_t kElement[] = {4, 2, 1};
   const auto field = [&](int i) { return size_t{word_at(file, record + 4 * static_cast<size_t>(i))}; };
   const size_t kind = field(0), type = field(1), storage = field(2), in = field(3), hidden = field(4), out = field(5);
   const auto padded = [](size_t bytes) { return (bytes + 63) / 64 * 64; };
@@ -43,9 +65,11 @@ inline size_t parameter_bytes(const Bytes& file, size_t record) {
   };
   if (kind == 2) return padded(in * out * 4) + field(6) * padded(out * 4);
   if (kind == 3) return padded(field(12) * 4);
-  const size_t gates = kGates[type - 1] * hidden;
-  return matrix(gates, in) + matrix(gates, out) + field(6) * 2 * padded(gates * 4) + field(7) * matrix(out, hidden) +
-         (type == 5 ? padded(4 * hidden * 4) : 0);
+  const CellCounts& cell = kCells[type - 1];
+  const size_t gates = cell.gates * hidden, recurrent = cell.recurrent * hidden, heads = std::max<size_t>(field(13), 1);
+  const size_t biases = padded(gates * 4) + padded(recurrent * 4);
+  return matrix(gates, in) + matrix(recurrent, out / heads) + field(6) * biases + field(7) * matrix(out, hidden) +
+         padded(cell.unit_weights * hidden * 4);
 }
 
 // Makes small sizes and known kinds of whatever the records say, and lets them follow each other: a model again, with
@@ -64,14 +88,17 @@ inline void repair(Bytes& file, uint32_t most_stages = 6, uint32_t largest = 20)
     const size_t record = kHeader + i * kRecord;
     const auto field = [&](int k) { return word_at(file, record + 4 * static_cast<size_t>(k)); };
     const auto set = [&](int k, uint32_t value) { put(file, record + 4 * static_cast<size_t>(k), value); };
-    const uint32_t kind = within(field(0) - 1, 1, 3), type = within(field(1) - 1, 1, 5);
+    const uint32_t kind = within(field(0) - 1, 1, 3), types = kind == 1 ? uint32_t{kCells.size()} : 5;
+    const uint32_t type = within(field(1) - 1, 1, types);
     const uint32_t hidden = within(field(4) - 1, 1, largest), out = within(field(5) - 1, 1, largest);
-    const bool recurrent = kind == 1, projected = recurrent && (type == 1 || type == 5) && field(7) % 2 == 1;
+    const bool recurrent = kind == 1, projected = recurrent && kCells[type - 1].projectable && field(7) % 2 == 1;
+    const bool may_have_heads = recurrent && !projected && hidden > 1 && kCells[type - 1].recurrent > 0;
+    const uint32_t heads = may_have_heads ? within(field(13) - 1, 1, hidden) : 1;
     const uint32_t outputs = kind == 3 ? width : recurrent && !projected ? hidden : out;
     const uint32_t slopes = kind == 3 && type == 5 ? (field(12) % 2 == 1 ? 1 : width) : 0;
     const std::array<uint32_t, 8> fields = {kind,
                                             kind == 2 ? 0 : type,
-                                            recurrent ? field(2) % 3 : 0,
+                                            recurrent && type <= kCellsInAnyType ? field(2) % 3 : 0,
                                             width,
                                             recurrent ? hidden : 0,
                                             outputs,
@@ -79,7 +106,8 @@ inline void repair(Bytes& file, uint32_t most_stages = 6, uint32_t largest = 20)
                                             projected};
     for (int k = 0; k < 8; ++k) set(k, fields[static_cast<size_t>(k)]);
     set(12, slopes);
-    for (int k = 13; k < 16; ++k) set(k, 0);
+    set(13, heads > 1 && hidden % heads == 0 ? heads : 0);
+    for (int k = 14; k < 16; ++k) set(k, 0);
     const size_t bytes = parameter_bytes(file, record);
     put_long(file, record + 32, at);
     put_long(file, record + 40, bytes);
@@ -90,7 +118,7 @@ inline void repair(Bytes& file, uint32_t most_stages = 6, uint32_t largest = 20)
   for (size_t i = begin; i < at; ++i) file[i] = old[kHeader + (i - kHeader) % (old.size() - kHeader)];
   constexpr unsigned char kMagic[] = {0x89, 'F', 'R', 'N', 'N', '\r', '\n', 0x1A};
   std::memcpy(file.data(), kMagic, 8);
-  put(file, 8, 1);
+  put(file, 8, 2);
   put(file, 12, stages);
   put_long(file, 16, at);
   put(file, 28, width <= word_at(file, 32) ? word_at(file, 28) % 2 : 0);

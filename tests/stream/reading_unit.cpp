@@ -23,7 +23,7 @@ class ReadingLayer final : public StepLayer {
       : p_(problem),
         weights_(std::move(weights)),
         h_(static_cast<size_t>(p_.batch * p_.output_size), *weights_),
-        c_(static_cast<size_t>(p_.batch * p_.hidden_size), *weights_) {}
+        c_(static_cast<size_t>(p_.batch * c_stride()), *weights_) {}
 
   void take(const void* x, int64_t x_stride, int64_t count, int, int) override {
     for (int64_t row = 0; row < count * p_.batch; ++row) {
@@ -33,9 +33,9 @@ class ReadingLayer final : public StepLayer {
   void update(int64_t, int64_t, int, int) override {}
   void project(int64_t, int, int) override {}
   void* h(int64_t) override { return h_.data(); }
-  void* c(int /*k*/) override { return c_.data(); }
+  void* c(int k) override { return c_.data() + k * p_.hidden_size; }
   int64_t h_stride() const override { return p_.output_size; }
-  int64_t c_stride() const override { return p_.hidden_size; }
+  int64_t c_stride() const final { return p_.cell.cell_states() * p_.hidden_size; }
   int64_t weight_bytes() const override { return 0; }
   std::unique_ptr<StepLayer> clone() const override { return std::make_unique<ReadingLayer>(p_, weights_); }
 
@@ -67,9 +67,9 @@ class ReadingStage final : public Stage {
 };
 
 std::unique_ptr<StepLayer> make_recurrent(const StepProblem& p, const StepParameters& given) {
-  const int64_t gates = p.cell.gates * p.hidden_size;
-  const float sum = sum_of(given.w_ih, gates * p.input_size) + sum_of(given.w_hh, gates * p.output_size) +
-                    sum_of(given.b_ih, gates) + sum_of(given.b_hh, gates) +
+  const int64_t gates = p.cell.gates * p.hidden_size, recurrent = p.cell.recurrent_gates * p.hidden_size;
+  const float sum = sum_of(given.w_ih, gates * p.input_size) + sum_of(given.w_hh, recurrent * p.output_size) +
+                    sum_of(given.b_ih, gates) + sum_of(given.b_hh, recurrent) +
                     sum_of(given.w_hr, p.output_size * p.hidden_size) +
                     sum_of(given.unit_weights, p.cell.unit_weights * p.hidden_size);
   return std::make_unique<ReadingLayer>(p, std::make_shared<const float>(sum));

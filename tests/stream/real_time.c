@@ -16,6 +16,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+enum { kMostState = 64 };
+
 static int strict = 0, calls = 0, failures = 0;
 
 static void check(int holds, const char* what) {
@@ -59,7 +61,7 @@ static int makes_denormals(void) {
 }
 
 static void use(fused_rnn_stream* stream) {
-  float block[64] = {0}, state[9];
+  float block[64] = {0}, state[kMostState];
   for (int i = 0; i < 1000; ++i) fused_rnn_step(stream, block, block + 1);
   fused_rnn_steps(stream, block, block, 64);
   fused_rnn_get_state(stream, state);
@@ -91,9 +93,11 @@ static void check_system_calls(fused_rnn_stream* stream) {
 int main(int count, char** arguments) {
   fused_rnn_model* model;
   fused_rnn_stream* stream;
-  float block[64] = {0}, state[9];
+  float block[64] = {0}, state[kMostState];
   if (count != 2) return 2;
   if (fused_rnn_load_file(arguments[1], &model, NULL) != FUSED_RNN_OK) return 1;
+  const int64_t state_size = fused_rnn_model_state_size(model);
+  if (state_size > kMostState) return 2;
   strict = 1;
   if (fused_rnn_stream_create(model, 1, &stream, NULL) != FUSED_RNN_OK) return 1;
   check(calls > 0, "this program sees what the library calls");
@@ -107,15 +111,15 @@ int main(int count, char** arguments) {
   check_system_calls(stream);
 
   /* A GRU's h is z h plus something. A denormal h counts as 0, so that the state is that of a step from 0. */
-  float after[9], expected[9];
-  for (int i = 0; i < 9; ++i) state[i] = 1e-40f;
+  float after[kMostState], expected[kMostState];
+  for (int i = 0; i < kMostState; ++i) state[i] = 1e-40f;
   fused_rnn_set_state(stream, state);
   fused_rnn_step(stream, block + 63, block);
   fused_rnn_get_state(stream, after);
   fused_rnn_reset(stream, NULL);
   fused_rnn_step(stream, block + 63, block);
   fused_rnn_get_state(stream, expected);
-  for (int i = 0; i < 9; ++i) check(after[i] == expected[i], "a denormal state counts as 0");
+  for (int64_t i = 0; i < state_size; ++i) check(after[i] == expected[i], "a denormal state counts as 0");
   check(makes_denormals(), "the caller's own setting is back");
 
   fused_rnn_stream_free(stream);
