@@ -7,6 +7,7 @@ another. A block begins with a rest, and with a call that is not timed.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -34,6 +35,13 @@ PROBLEMS: tuple[Problem, ...] = tuple(
     for batch, size in ((1, 64), (4, 128), (16, 128), (16, 256))
 )
 NEIGHBOURS = (0, 1, 2)
+# Counts without end, but not beyond the process that started it, which may be killed before it ends its neighbours.
+_NEIGHBOUR = """
+import os, sys
+while os.getppid() == int(sys.argv[1]):
+    for _ in range(1000000):
+        pass
+"""
 _BLOCKS, _LEAST_CALLS = 3, 3  # of each contender in a situation; of a block
 CONTENDERS = ("fused", "fused, one thread", "torch", "torch, one thread")
 _OTHERS = CONTENDERS[1:]
@@ -72,7 +80,7 @@ class BusyRow:
 @contextmanager
 def busy_processes(count: int) -> Iterator[None]:
     """So many processes that never wait, ended with the block."""
-    running = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    running = [subprocess.Popen([sys.executable, "-c", _NEIGHBOUR, str(os.getpid())]) for _ in range(count)]
     try:
         time.sleep(0.2 * bool(count))  # they start
         yield

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -40,6 +42,19 @@ def test_neighbours_run_inside_and_are_ended_whatever_happens(monkeypatch: pytes
         fail_inside()
     assert len(started) == 2
     assert all(process.poll() is not None for process in started)
+
+
+def test_neighbours_end_after_a_parent_that_was_killed() -> None:
+    program = (
+        "import os, signal\n"
+        "from bench.busy import busy_processes\n"
+        "with busy_processes(1):\n"
+        "    print('ready', flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    # The neighbour has the same stdout, so that run() returns when it has ended.
+    assert (killed.stdout, killed.returncode) == ("ready\n", -signal.SIGKILL)
 
 
 def test_the_ratio_is_to_the_best_median_of_the_others() -> None:

@@ -4,7 +4,6 @@
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/ops.h>
 
-#include <cstring>
 #include <tuple>
 
 #include "binding/checks.h"
@@ -64,16 +63,6 @@ inline Tensor strided(const Tensor& tensor, const Shape& shape, const Shape& str
 // That of a contiguous one.
 inline Tensor reshaped(const Tensor& tensor, const Shape& shape) {
   return strided(tensor, shape, dense_strides(shape));
-}
-
-// The elements of a contiguous tensor on the CPU in another shape and in memory of their own.
-inline Tensor copied(const Tensor& tensor, const Shape& shape) {
-  constexpr size_t kFewBytes = 1 << 16;  // torch's own copy has threads, and takes a few microseconds to begin
-  const size_t bytes = tensor.numel() * tensor.element_size();
-  Tensor copy = Allocator(tensor)(true, shape);
-  if (bytes > kFewBytes) return torch::stable::copy_(copy, reshaped(tensor, shape));
-  if (bytes > 0) std::memcpy(copy.mutable_data_ptr(), tensor.const_data_ptr(), bytes);
-  return copy;
 }
 
 // An op that returns [0] for what the call does not have; it has at least one result.

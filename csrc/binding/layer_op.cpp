@@ -26,6 +26,15 @@ void read_layer(ForwardViews& views, Reader& read, const Problem& p, const Layer
   views.w_hr = stacked(given.w_hr, "w_hr", "[D*P, H]", {p.directions * p.output_size, p.hidden_size});
 }
 
+// The elements of a contiguous tensor in another shape and in memory of their own.
+Tensor copied(const Tensor& tensor, const Shape& shape) {
+  Tensor made = Allocator(tensor)(true, shape);
+  if (made.numel() > 0) {
+    copy(made.mutable_data_ptr(), tensor.const_data_ptr(), made.numel() * made.element_size(), max_threads());
+  }
+  return made;
+}
+
 // What a layer is to do beside its computation.
 struct LayerOptions {
   bool save;      // for a backward pass

@@ -2,9 +2,12 @@
 #include "cpu/run.h"
 
 #include <algorithm>
+#include <cstring>
 
+#include "core/range.h"
 #include "cpu/loaded_cells.h"
 #include "cpu/runtime/contention.h"
+#include "cpu/runtime/team.h"
 #include "cpu/runtime/workspace.h"
 #include "cpu/schedules/weight_gradients.h"
 
@@ -14,6 +17,7 @@ namespace {
 
 // Multiplications of a GEMM that are worth one more thread: 18 us of one core, where starting a thread takes 1 to 10.
 constexpr double kWorthOneThread = 1 << 21;
+constexpr size_t kCopyWorthOneThread = 1 << 18;  // bytes, likewise, into memory that the system has yet to give
 
 double multiplications(const MatrixWork& work) {
   double size = 0;
@@ -99,5 +103,24 @@ void run_backward(const Problem& problem, const BackwardViews& views, const Laye
 }
 
 void multiply(const MatrixWork& work, int threads) { multiply_on(work, free_threads(threads)); }
+
+void copy(void* to, const void* from, size_t bytes, int threads) {
+  if (bytes == 0) return;
+  struct Copying {
+    char* to;
+    const char* from;
+    Range bytes;
+    int threads;
+  };
+  const size_t worth = std::max<size_t>(bytes / kCopyWorthOneThread, 1);
+  Copying copying{static_cast<char*>(to), static_cast<const char*>(from), {0, static_cast<int64_t>(bytes)}, 1};
+  if (worth > 1) copying.threads = static_cast<int>(std::min<size_t>(worth, free_threads(threads)));
+  const auto body = [](void* context, int thread) {
+    const Copying& all = *static_cast<const Copying*>(context);
+    const Range part = part_of(all.bytes, all.threads, thread);
+    std::memcpy(all.to + part.begin, all.from + part.begin, part.size());
+  };
+  if (!run_team(copying.threads, body, &copying)) std::memcpy(to, from, bytes);  // the threads did not come
+}
 
 }  // namespace fused_rnn

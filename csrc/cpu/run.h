@@ -1,6 +1,8 @@
 // Runs work on the instruction set in use, in memory that calls share: what a caller of the CPU backend needs.
 #pragma once
 
+#include <cstddef>
+
 #include "core/views.h"
 #include "cpu/gemm/matrices.h"
 
@@ -15,5 +17,9 @@ void run_backward(const Problem& problem, const BackwardViews& views, int thread
 void run_backward(const Problem& problem, const BackwardViews& views, const LayerGradientViews& layer, int most);
 
 void multiply(const MatrixWork& work, int threads);
+
+// Copies bytes that do not overlap. (Torch's own copy takes all of its threads from 32768 elements on, also where one
+// of them waits for its processor.)
+void copy(void* to, const void* from, size_t bytes, int threads);
 
 }  // namespace fused_rnn
