@@ -69,7 +69,8 @@ def test_own_cells_are_of_the_text_and_of_their_headers(tmp_path: Path, monkeypa
     assert cuda_record.has_own_cells(record)
     assert cuda_record.is_current(record)
     with monkeypatch.context() as patch:
-        patch.setattr(OwnElman, "source", OwnGRU.source)
+        patch.setattr(OwnElman, "step", OwnGRU.step)
+        patch.setattr(OwnElman, "gates", OwnGRU.gates)
         assert not cuda_record.has_own_cells(record)
     monkeypatch.setattr(cuda_record, "compiler", lambda: "release 1.0")
     assert not cuda_record.has_own_cells(record)
