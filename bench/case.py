@@ -90,7 +90,7 @@ class Case:
 
 @contextmanager
 def rounding(factors: torch.dtype | None) -> Iterator[None]:
-    """Inside, torch's switch lets RNNs on CPU round the factors of float32 products to bfloat16, if that is asked."""
+    """Inside, torch's switch lets RNNs on CPU round the factors of float32 GEMMs to bfloat16, if that is asked."""
     switch: Any = torch.backends.mkldnn.rnn  # type: ignore[attr-defined]
     before = switch.fp32_precision
     switch.fp32_precision = "bf16" if factors == torch.bfloat16 else before

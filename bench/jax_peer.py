@@ -1,4 +1,4 @@
-"""A problem in JAX: a jitted `lax.scan` over the steps, the input projection of all steps being one product before it.
+"""A problem in JAX: a jitted `lax.scan` over the steps, the input projection of all steps being one GEMM before it.
 
 Training is `jax.vjp` of the output, forward and backward in one jitted function.
 """

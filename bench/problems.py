@@ -39,7 +39,7 @@ DTYPES: Mapping[str, torch.dtype] = {
 
 
 class Type(NamedTuple):
-    """What a layer is in, and what its products round their factors to where that is another type."""
+    """What a layer is in, and what its GEMMs round their factors to where that is another type."""
 
     dtype: torch.dtype
     factors: torch.dtype | None = None
@@ -78,7 +78,7 @@ class Problem:
     layers: int = 1
     bidirectional: bool = False
     proj: int = 0
-    factors: torch.dtype | None = None  # what products round them to, where not to `dtype`
+    factors: torch.dtype | None = None  # what GEMMs round them to, where not to `dtype`
 
     def __post_init__(self) -> None:
         if self.cell not in GATES:
@@ -189,8 +189,8 @@ class Problem:
     def flops(self) -> int:
         """Floating point operations, a multiply-add counted as 2.
 
-        Counted are the products alone: input (W_ih x), recurrent (W_hh h) and, with a projection, W_hr h, over all
-        steps, rows, directions and layers. Training counts three times that: each product has two of the same size in
+        Counted are the GEMMs alone: input (W_ih x), recurrent (W_hh h) and, with a projection, W_hr h, over all
+        steps, rows, directions and layers. Training counts three times that: each GEMM has two of the same size in
         the backward pass, one for its input and one for its weight. Biases, gates and activations are not counted.
         """
         per_row = 0

@@ -1,6 +1,6 @@
 """A layer-norm LSTM as one wrote it for TorchScript, which runs the loop over steps without Python.
 
-The equations are those of fused_rnn.LSTM with `layer_norm`, and so are the parameters. Each step has both products, as
+The equations are those of fused_rnn.LSTM with `layer_norm`, and so are the parameters. Each step has both GEMMs, as
 was usual: the cell was a function of one input and one state.
 """
 

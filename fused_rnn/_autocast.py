@@ -1,8 +1,8 @@
 """The types of a recurrence under autocast: those of torch.nn.
 
-Autocast gives matrix products its type. What torch.nn computes element by element from such a product and from the
+Autocast gives GEMMs its type. What torch.nn computes element by element from such a result and from the
 state before has the wider type of the two, so the state keeps float32 where it begins in float32. Its Elman layers and
-cells have products alone, and its LSTM layers and everything on a GPU are library calls that autocast casts as a whole.
+cells have GEMMs alone, and its LSTM layers and everything on a GPU are library calls that autocast casts as a whole.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from fused_rnn._ops import LOADED
 
 
 def product_type(x: Tensor) -> torch.dtype | None:
-    """The type of products with x; None where autocast is off, or leaves x alone."""
+    """The type of GEMMs with x; None where autocast is off, or leaves x alone."""
     if x.is_meta or x.dtype == torch.float64 or not torch.is_autocast_enabled(x.device.type):
         return None
     return torch.get_autocast_dtype(x.device.type)

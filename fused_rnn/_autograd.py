@@ -1,7 +1,7 @@
 """Differentiate the recurrence of one layer: an autograd.Function around the two operators.
 
 The forward operator keeps what the backward operator needs only when a gradient is wanted. The backward operator
-returns the gradients of the gate pre-activations; weight gradients are then single matrix products over all steps and
+returns the gradients of the gate pre-activations; weight gradients are then single GEMMs over all steps and
 rows, e.g. dW_hh = sum over t of d_gates_h[t]^T h[t - 1], where h[t - 1] is the output shifted by one step.
 
 First derivatives and vmap run the operators. Second ones and forward-mode differentiate the recurrence in plain torch.
@@ -133,7 +133,7 @@ class EagerRecurrence(Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[tuple[Tensor | None, ...], Any]:
-        """Run all members as one batch, whose weight gradients are then one product."""
+        """Run all members as one batch, whose weight gradients are then one GEMM."""
         return _vmap.batched(EagerRecurrence.apply, _vmap.RECURRENCE, info.batch_size, in_dims, arguments)
 
 

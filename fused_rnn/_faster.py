@@ -54,7 +54,7 @@ def _on_cpu(situation: Situation) -> list[str]:
 
 
 def _may_round(problem: _ops.Problem) -> bool:
-    """Whether torch's switch would let products round their factors, and does not."""
+    """Whether torch's switch would let GEMMs round their factors, and does not."""
     multiplies_bfloat16 = _ops.active_instruction_set().endswith("_bf16")
     plain = problem.cell not in _ops.LOADED and not _ops.is_variant(problem)
     return multiplies_bfloat16 and plain and not problem.rounds_factors

@@ -1,4 +1,4 @@
-"""What the operators count as in torch.utils.flop_counter: two operations for each multiplication of a matrix product.
+"""What the operators count as in torch.utils.flop_counter: two operations for each multiplication of a GEMM.
 
 All steps of all rows count, as in torch.nn: lengths are data.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def _flops(rows: int, *matrices: Shape) -> int:
-    """Of the products of so many rows with each of the matrices, of all directions together."""
+    """Of the GEMMs of so many rows with each of the matrices, of all directions together."""
     return 2 * rows * sum(prod(matrix) for matrix in matrices if matrix is not None)
 
 
@@ -73,7 +73,7 @@ def _backward(given: Any) -> int:
 @_formula("layer_backward")
 @_formula("layer_backward_in_place")
 def _layer_backward(given: Any) -> int:
-    """The recurrence, and the gradients that are asked for: of x, W_ih, W_hh, the biases (no product) and W_hr."""
+    """The recurrence, and the gradients that are asked for: of x, W_ih, W_hh, the biases (no GEMM) and W_hr."""
     asked = (
         *((given.need_x, given.w_ih), (given.need_w_ih, given.w_ih)),
         *((given.need_w_hh, given.w_hh), (given.need_w_hr, given.w_hr)),

@@ -1,6 +1,6 @@
 """One recurrent layer (input projection and recurrence of all its directions) and the stack of layers with dropout.
 
-The input projection of all steps and directions is one matrix product; the recurrence starts from its result.
+The input projection of all steps and directions is one GEMM; the recurrence starts from its result.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ def is_compiled_for_onnx() -> bool:
 
 @constant_for_compilers
 def rounds_on_cpu() -> bool:
-    """Whether torch's switch lets RNNs on CPU round the factors of float32 products to bfloat16.
+    """Whether torch's switch lets RNNs on CPU round the factors of float32 GEMMs to bfloat16.
 
     torch.compile cannot look at the switch: its code keeps to what it was when it was compiled.
     """

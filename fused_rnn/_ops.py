@@ -194,7 +194,7 @@ MULTIPLIES_BFLOAT16 = not {"avx512_bf16", "neon_bf16"}.isdisjoint(_C.instruction
 
 
 def rounds_factors(tensor: Tensor) -> bool:
-    """Whether the factors of products of a tensor are rounded: torch lets them, and that is faster."""
+    """Whether the factors of GEMMs of a tensor are rounded: torch lets them, and that is faster."""
     if tensor.dtype != torch.float32:
         return False
     if tensor.is_cpu:
@@ -334,7 +334,7 @@ class Problem(NamedTuple):
     recurrent_mask: bool = False
     input_size: int = 0
     """Of a forward pass that makes the gates of its input itself; 0: they are given."""
-    rounds_factors: bool = False  # of float32 products, by torch's switch
+    rounds_factors: bool = False  # of float32 GEMMs, by torch's switch
     heads: int = 1  # of each direction; hidden_size is that of one
 
 

@@ -1,9 +1,9 @@
-"""Large matrix products on CPU by our own kernel where torch's library is slower.
+"""Large GEMMs on CPU by our own kernel where torch's library is slower.
 
 torch multiplies float32 matrices by MKL, which keeps to slower code on AMD's processors: [1600, 256] times [256, 1024]
 takes 8.9 ms (95 GFLOP/s) on one core of an EPYC (Zen 5) with AVX-512, and 4.3 ms (196 GFLOP/s) by the tiles of the
-recurrent product. oneDNN, which torch.nn.LSTM uses and torch has too, is as fast but copies a transposed matrix first,
-which for a weight gradient takes longer than the product (torch 2.13, 2026-11-21). Elsewhere torch's own choice stands.
+recurrent GEMM. oneDNN, which torch.nn.LSTM uses and torch has too, is as fast but copies a transposed matrix first,
+which for a weight gradient takes longer than the GEMM (torch 2.13, 2026-11-21). Elsewhere torch's own choice stands.
 
 For half types it is slower everywhere but where the processor multiplies bfloat16 (torch 2.13 on AVX-512,
 [3200, 1024]^T [3200, 256]: float32 17 ms, bfloat16 68 ms, float16 758 ms), and widened copies take longer than our
@@ -23,8 +23,8 @@ from fused_rnn import _modes, _ops
 from fused_rnn._tensors import HALF_TYPES
 
 _WORTH_IT = 1 << 18  # multiplications; below, the call costs more than it gains
-# Multiplications from which on torch's products make up for a call of their own, where they are faster. Float32 on one
-# thread of a Xeon (Granite Rapids, MKL, 2026-11-30): training an LSTM by own products takes 0.90 to 1.05 of the time
+# Multiplications from which on torch's GEMMs make up for a call of their own, where they are faster. Float32 on one
+# thread of a Xeon (Granite Rapids, MKL, 2026-11-30): training an LSTM by own GEMMs takes 0.90 to 1.05 of the time
 # below, and up to 1.18 above (H >= 512, B >= 16). bfloat16 there: torch multiplies by AMX.
 _LARGE, _LARGE_BFLOAT16 = 1 << 30, 1 << 21
 _LEAST = 16  # of each size: thinner matrices are not worth their packing
@@ -32,20 +32,20 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 
 
 _ENABLED = _ops.is_amd_processor()
-_MULTIPLIES_BFLOAT16 = _ops.MULTIPLIES_BFLOAT16  # in torch's products, too
+_MULTIPLIES_BFLOAT16 = _ops.MULTIPLIES_BFLOAT16  # in torch's GEMMs, too
 
 
 def _torch_is_slow(dtype: torch.dtype) -> bool:
-    """Whether torch's large products on CPU are slower than ours."""
+    """Whether torch's large GEMMs on CPU are slower than ours."""
     if dtype in HALF_TYPES:
         return dtype == torch.float16 or not _MULTIPLIES_BFLOAT16
     return _ENABLED
 
 
 def _takes(columns: int, left: Tensor, *others: Tensor | None) -> bool:
-    """Whether our kernel is to take a product with `left` that has so many columns.
+    """Whether our kernel is to take a GEMM with `left` that has so many columns.
 
-    It is for large products of plain tensors on CPU, outside of compilers (which take a look at a size for a
+    It is for large GEMMs of plain tensors on CPU, outside of compilers (which take a look at a size for a
     condition), transforms and autocast.
     """
     return (
@@ -78,7 +78,7 @@ def use_own_gemm(dtype: torch.dtype, rows: int, columns: int, depth: int) -> boo
 def product(left: Tensor, right: Tensor, *, wide: bool = False) -> Tensor:
     """Left [M, K] times right [K, N]; not differentiable where our kernel runs.
 
-    A `wide` product of half types is float32, but where bfloat16 is left to torch on CPU.
+    A `wide` GEMM of half types is float32, but where bfloat16 is left to torch on CPU.
     """
     if _takes(right.shape[1], left, right):
         return _ops.product(left, right, wide=wide)

@@ -179,7 +179,7 @@ def uses_own_gemms(layer: LayerArguments) -> bool:
     dtype, rows = layer.x.dtype, layer.x.shape[0] * layer.x.shape[1]
     for w in (layer.w_ih, layer.w_hh, layer.w_hr):
         if w is not None and not use_own_gemm(dtype, rows, *w.shape):
-            return _ops.rounds_factors(layer.x)  # which a library's products would not
+            return _ops.rounds_factors(layer.x)  # which a library's GEMMs would not
     return True
 
 

@@ -1,4 +1,4 @@
-"""The gradients of a recurrence's matrices: single products over all steps and rows, from those of the gates."""
+"""The gradients of a recurrence's matrices: single GEMMs over all steps and rows, from those of the gates."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ def w_hr_gradient(d_projected: Tensor, hidden: Tensor) -> Tensor:
 
 
 def _sum_of_outer_products(left: Tensor, right: Tensor, base: Tensor | None = None) -> Tensor:
-    """base + sum over t and b of left[t, b]^T right[t, b]: [T, B, M] and [T, B, N] to [M, N] in one product.
+    """base + sum over t and b of left[t, b]^T right[t, b]: [T, B, M] and [T, B, N] to [M, N] in one GEMM.
 
-    The views keep the strides of the buffers, which the product takes as they are.
+    The views keep the strides of the buffers, which the GEMM takes as they are.
     """
     left, right = left.reshape(-1, left.shape[2]), right.reshape(-1, right.shape[2])
     result = product(left.t(), right, wide=True)

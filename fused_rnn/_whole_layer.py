@@ -85,7 +85,7 @@ def reshaped(tensor: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def without_padding(x: Tensor, lengths: Tensor) -> Tensor:
-    """X [T, B, I] with zeros beyond the lengths, for a weight gradient that is a product with all of x.
+    """X [T, B, I] with zeros beyond the lengths, for a weight gradient that is a GEMM with all of x.
 
     There a NaN would outlive the zero that it meets.
     """

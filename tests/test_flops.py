@@ -1,4 +1,4 @@
-"""Every operator counts the multiplications of its products, as torch counts its own."""
+"""Every operator counts the multiplications of its GEMMs, as torch counts its own."""
 
 from __future__ import annotations
 

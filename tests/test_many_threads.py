@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 COUNTS = (4, 8, 16, 64)
-STEPS, WIDTH = 17, 24  # for which own kernels make all gradients: a library's products may differ with its threads
+STEPS, WIDTH = 17, 24  # for which own kernels make all gradients: a library's GEMMs may differ with its threads
 MAKERS: dict[str, Callable[[], torch.nn.Module]] = {
     "lstm": lambda: fused_rnn.LSTM(WIDTH, 300),
     "gru": lambda: fused_rnn.GRU(WIDTH, 300, bidirectional=True),

@@ -1,4 +1,4 @@
-"""torch's switch for the precision of float32 RNNs on CPU: where it says "bf16", products take rounded factors."""
+"""torch's switch for the precision of float32 RNNs on CPU: where it says "bf16", GEMMs take rounded factors."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Shares of the processor's peak: how many of one core's possible multiply-adds an LSTM's inference makes.
 
 Usage: python -m tools.peak_share [--seconds 1], in the root of a checkout with the package built. It prints a Markdown
-table for float32, T = 100, I = H, one thread. Operations are those of the two products, 2 * T * B * 4H * (I + H); the
+table for float32, T = 100, I = H, one thread. Operations are those of the two GEMMs, 2 * T * B * 4H * (I + H); the
 peak is that of multiply-adds in registers, by tools/native/tile_speed.cpp, the least time of a run before and one after
 each problem. So a share has in it everything else that a call does.
 """

@@ -3,7 +3,7 @@
 Usage: python -m tools.perf_check [--update | --plans], in the root of a checkout; it needs a C++ compiler and neither
 torch nor a build. Against tools/native/expected.json it holds
 
-- every register tile of the recurrent product, as a share of the peak of one core's multiply-adds measured in the same
+- every register tile of the recurrent GEMM, as a share of the peak of one core's multiply-adds measured in the same
   run: below FLOOR of the recorded share it fails, which no noise brings about and a spilled register does;
 - the instructions of every schedule on one problem, counted by valgrind in the AVX2 unit (it does not know AVX-512):
   more than MARGIN above the recorded number fails. Numbers are of one compiler; others are not held to them.
@@ -141,7 +141,7 @@ class Check:
         """Time the tiles of an instruction set."""
         tiles = tile_speeds(build("tile_speed", isa, self.folder))
         recorded = self.expected["tile_shares"].get(isa, {})
-        print(f"\n{isa}: register tiles of the product (type, columns x rows x blocks), one thread")
+        print(f"\n{isa}: register tiles of the GEMM (type, columns x rows x blocks), one thread")
         print(f"{'tile':<14}{'GFLOP/s':>9}{'of peak':>9}{'recorded':>10}{'floor':>7}")
         for tile in tiles:
             share = recorded.get(tile.name)

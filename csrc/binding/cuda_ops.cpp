@@ -1,4 +1,4 @@
-// The ops on CUDA tensors: choice of a schedule, workspace, stream, and the matrix products of per_step.
+// The ops on CUDA tensors: choice of a schedule, workspace, stream, and the GEMMs of per_step.
 #include <array>
 #include <cstdlib>
 #include <optional>
@@ -8,7 +8,7 @@
 #include "binding/cuda_stream.h"
 #include "cuda/schedule.h"
 
-// torch's product without its dispatcher, which takes longer than a small product. Weak for the reason of
+// torch's GEMM without its dispatcher, which takes longer than a small GEMM. Weak for the reason of
 // cuda_stream.h.
 extern "C" [[gnu::weak]] AOTITorchError aoti_torch_cuda_mm_out(AtenTensorHandle result, AtenTensorHandle left,
                                                                AtenTensorHandle right);
@@ -17,7 +17,7 @@ namespace fused_rnn {
 
 namespace {
 
-// Products of the weights through torch, which knows the libraries and its own switches for them. A step is short: what
+// GEMMs with the weights through torch, which knows the libraries and its own switches for them. A step is short: what
 // is the same in every step is made once.
 class TorchProducts : public cuda::Products {
  public:

@@ -39,7 +39,7 @@ Tensor copied(const Tensor& tensor, const Shape& shape) {
 struct LayerOptions {
   bool save;      // for a backward pass
   bool hand_out;  // an output [T, B, D*P], no view, for the caller to change; with `save` not the one that is saved
-  bool round_factors;  // of float32 products, where that is faster
+  bool round_factors;  // of float32 GEMMs, where that is faster
   int64_t heads = 1;   // of one direction
 };
 

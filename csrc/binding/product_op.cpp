@@ -1,4 +1,4 @@
-// The op torch.ops.fused_rnn.product: the matrix product of cpu/gemm/matrix_product.h for tensors of any strides.
+// The op torch.ops.fused_rnn.product: the GEMM of cpu/gemm/matrix_product.h for tensors of any strides.
 #include <torch/csrc/stable/library.h>
 
 #include <optional>

@@ -12,7 +12,7 @@ namespace fused_rnn {
 
 namespace {
 
-// Terms of a sum of products of bytes that int32 holds.
+// Products of bytes whose sum int32 holds.
 constexpr int64_t kMostTerms = int64_t{1} << 16;
 
 // Matrices in int8, and the factor of each of their rows.

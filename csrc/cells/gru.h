@@ -1,4 +1,4 @@
-// The gated recurrent unit (Cho et al. 2014) in torch.nn's variant: the reset gate acts after the recurrent product.
+// The gated recurrent unit (Cho et al. 2014) in torch.nn's variant: the reset gate acts after the recurrent GEMM.
 //
 // gates r z n (torch.nn's order); x_k = from_x, h_k = from_h of gate k; s = sigmoid
 //   r = s(x_r + h_r)   z = s(x_z + h_z)   n = tanh(x_n + r h_n)

@@ -66,7 +66,7 @@ struct Problem {
   int64_t input_size = 0;       // I, of a forward pass that makes the gates of x itself; 0: the gates are given
   bool keeps_weights = false;   // the workspace is as a pass of these weights' key left it, or zeros
   bool quantized = false;       // weights are int8, and what they multiply is made int8 on the way
-  bool rounds_factors = false;  // of float32 products: to TF32 on CUDA, on CPU to bfloat16 where it multiplies that
+  bool rounds_factors = false;  // of float32 GEMMs: to TF32 on CUDA, on CPU to bfloat16 where it multiplies that
   int64_t heads = 1;            // of one direction: units with all that is theirs, between which W_hh has no entries
 };
 

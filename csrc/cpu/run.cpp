@@ -21,10 +21,9 @@ constexpr size_t kCopyWorthOneThread = 1 << 18;  // bytes, likewise, into memory
 
 double multiplications(const MatrixWork& work) {
   double size = 0;
-  for (const MatrixProduct& product : work) {
-    for (const RightFactor& factor : product.factors) {
-      size +=
-          static_cast<double>(product.rows) * static_cast<double>(product.depth) * static_cast<double>(factor.columns);
+  for (const MatrixProduct& gemm : work) {
+    for (const RightFactor& factor : gemm.factors) {
+      size += static_cast<double>(gemm.rows) * static_cast<double>(gemm.depth) * static_cast<double>(factor.columns);
     }
   }
   return size;

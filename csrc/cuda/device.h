@@ -58,7 +58,7 @@ struct BFloat16 {
 struct Float16 {
   uint16_t bits;
 };
-// float32 in memory, of which matrix products keep 11 bits of significand.
+// float32 in memory, of which GEMMs keep 11 bits of significand.
 struct TFloat32 {
   float value;
 };

@@ -1,6 +1,6 @@
 // What per_step is for a cell whose gates read x alone: one kernel for the whole sequence.
 //
-// There is no product, and nothing joins units: a thread walks through time with one unit of one row, whose state stays
+// There is no GEMM, and nothing joins units: a thread walks through time with one unit of one row, whose state stays
 // in registers. What a step reads does not depend on the steps before, so it is loaded several steps ahead.
 #pragma once
 
@@ -14,8 +14,8 @@ template <class Pass>
 struct DiagonalKernel {
   using T = typename Pass::T;
   using Index = int64_t;
-  static constexpr int kThreads = 64;  // few, so that a small batch has blocks for all multiprocessors
-  static constexpr int kAhead = 4;     // steps that are loaded before they are needed
+  static constexpr int kThreads = 64;         // few, so that a small batch has blocks for all multiprocessors
+  static constexpr int kPrefetchedSteps = 4;  // steps that are loaded before they are needed
 
   typename Pass::Views views;
   Index time_steps, batch;
@@ -28,19 +28,20 @@ struct DiagonalKernel {
     const Direction direction = direction_of(e.direction, heads);
     const auto moment = [&](Index step) { return moment_at(Pass::position(step, time_steps), direction, time_steps); };
     auto state = Pass::first_state(views, e, first_time(time_steps, direction), hidden_size);
-    typename Pass::Inputs ahead[kAhead];
+    typename Pass::Inputs prefetched[kPrefetchedSteps];
 #pragma unroll
-    for (int k = 0; k < kAhead; ++k) {
-      if (k < time_steps) ahead[k] = Pass::load(views, e, moment(k), hidden_size);
+    for (int k = 0; k < kPrefetchedSteps; ++k) {
+      if (k < time_steps) prefetched[k] = Pass::load(views, e, moment(k), hidden_size);
     }
 #pragma unroll 1
-    for (Index first = 0; first < time_steps; first += kAhead) {
+    for (Index first = 0; first < time_steps; first += kPrefetchedSteps) {
 #pragma unroll
-      for (int k = 0; k < kAhead; ++k) {
+      for (int k = 0; k < kPrefetchedSteps; ++k) {
         const Index step = first + k;
         if (step >= time_steps) break;
-        const typename Pass::Inputs inputs = ahead[k];
-        if (step + kAhead < time_steps) ahead[k] = Pass::load(views, e, moment(step + kAhead), hidden_size);
+        const typename Pass::Inputs inputs = prefetched[k];
+        if (step + kPrefetchedSteps < time_steps)
+          prefetched[k] = Pass::load(views, e, moment(step + kPrefetchedSteps), hidden_size);
         typename Pass::Made made;
         state = Pass::update(views, e, moment(step), hidden_size, inputs, {}, state, made);
         Pass::store(views, e, moment(step), hidden_size, made);

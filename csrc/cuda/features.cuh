@@ -26,7 +26,7 @@ FUSED_RNN_DEVICE bool is_reset(const Views& views, int64_t time, int row) {
   return kFeatures == Features::kAll && has(views.resets) && row_step(views, time, row) == RowStep::kReset;
 }
 
-// h on its way into the product with W_hh, or its gradient on the way back.
+// h on its way into the GEMM with W_hh, or its gradient on the way back.
 template <class T, class Index, class Views>
 FUSED_RNN_DEVICE RealOf<T> masked(const Views& views, const Element& e, RealOf<T> h) {
   return has(views.variant.recurrent_mask) ? h * to_real(*element_at<T, Index>(views.variant.recurrent_mask, e)) : h;

@@ -14,7 +14,7 @@
 
 namespace fused_rnn::cuda {
 
-// Cells without a product in their steps, or with more gates than the registers hold, are the per-step schedule's
+// Cells without a GEMM in their steps, or with more gates than the registers hold, are the per-step schedule's
 // alone.
 template <class Cell, class T>
 inline constexpr bool kHasPersistentKernels = recurrent_gates<Cell>() > 0 &&

@@ -5,7 +5,7 @@
 //   v_hat = (v - mean) scale,   scale = 1 / sqrt(mean of (v - mean)^2 + epsilon).
 // With g = d_result gain its gradient is d_v = scale (g - mean(g) - v_hat mean(g v_hat)).
 //
-// A step is short beside its launch and the library's product. So what a sum over c needs of a unit is computed twice,
+// A step is short beside its launch and the library's GEMM. So what a sum over c needs of a unit is computed twice,
 // in a loop that has one copy of the code.
 #pragma once
 

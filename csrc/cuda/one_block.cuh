@@ -1,6 +1,6 @@
 // one_block: a block owns all units of its rows. What it exchanges stays in its own shared memory.
 //
-//   vector of step s -> product, update -> vector of step s + 1, in the other of two buffers -> barrier of the block
+//   vector of step s -> GEMM, update -> vector of step s + 1, in the other of two buffers -> barrier of the block
 #pragma once
 
 #include "cuda/persistent.cuh"

@@ -1,16 +1,16 @@
 // What the two passes do with one unit of one row at one step, whatever the schedule: load, update, store.
 //
-// From one step to the next leads the update alone: what it reads besides the product can be loaded long before, and
-// what it made be stored after the next product has what it needs.
+// From one step to the next leads the update alone: what it reads besides the GEMM can be loaded long before, and
+// what it made be stored after the next GEMM has what it needs.
 //
 // Both passes walk the sequence by steps in their own order. A step first multiplies the weights with a vector that
 // the step before made, then updates every unit:
 //
-//             vector                   product              update
+//             vector                   GEMM                 update
 //   forward   h (1 value a unit)       W_hh h: R results    cell.forward, stores the states, what is saved
 //   backward  d_from_h (R a unit)      W_hh^T d: 1 result   cell.backward, stores d_gates
 //
-// R are the gates that read h, all or the first of them; with none there is no product, and a step needs its unit
+// R are the gates that read h, all or the first of them; with none there is no GEMM, and a step needs its unit
 // alone. State is what a unit keeps for itself between steps, in the compute type: h and the others, or their
 // gradients. Backward's has also sums over time: the gradients of the unit's weights.
 //
@@ -74,7 +74,7 @@ struct ForwardPass {
     Pack<T, kStates> states;
     Pack<T, Cell::kSaved> saved;
     Pack<T, kMadeStates<Cell>> unmixed;  // before zoneout
-    Pack<Real, kVectors> vector;         // what the next product takes of the unit
+    Pack<Real, kVectors> vector;         // what the next GEMM takes of the unit
   };
 
   // The weight between a unit and an index of the vector.
@@ -272,7 +272,7 @@ struct BackwardPass {
     for (int k = 0; k < Cell::kSaved; ++k) prefetch(saved + static_cast<Index>(k) * size);
   }
 
-  // The gradient of the state after a step with that of h through the product.
+  // The gradient of the state after a step with that of h through the GEMM.
   FUSED_RNN_DEVICE static Pack<Real, kStates> with_product(const Views& views, const Inputs& in,
                                                            const Pack<Real, kResults>& from_h,
                                                            Pack<Real, kStates> state) {
@@ -280,7 +280,7 @@ struct BackwardPass {
     return state;
   }
   // The gradient of the state before the step, and what else it makes; call(saved, before, after, d_after) is the
-  // cell's backward, and `state` has the product.
+  // cell's backward, and `state` has the result of the GEMM.
   template <class Call>
   FUSED_RNN_DEVICE static Pack<Real, kStates> update_by(const Call& call, const Views& views, const Element& e,
                                                         const Moment<Index>& now, int size, const Inputs& in,

@@ -1,14 +1,14 @@
-// per_step: a matrix product of the caller's and one element-wise kernel for each step.
+// per_step: a GEMM of the caller's and one element-wise kernel for each step.
 //
 // Runs every problem on every architecture: any size, float64, projections, zoneout, a recurrent mask, weights of
 // single units, and layer norms (norm_step.cuh). The fallback and the reference of the persistent schedules, with the
 // same update (pass.cuh). State stays in the compute type in the workspace, and so does the vector that the next
-// product takes, in the tensors' type.
+// GEMM takes, in the tensors' type.
 //
 //   forward    product = W_hh h          update -> h         (projected: -> hidden, then h = W_hr hidden)
 //   backward   product = W_hh^T d_from_h update -> d_from_h  (projected: first d_hidden = W_hr^T (d_output + product))
 //
-// A recurrent mask is a factor of h on its way into the forward product and of what backward's returns.
+// A recurrent mask is a factor of h on its way into the forward GEMM and of what backward's returns.
 #pragma once
 
 #include "cuda/diagonal.cuh"
@@ -88,7 +88,7 @@ struct ProjectionKernel {
   int heads, width;
   const T* product;  // [D, B, P]: forward: W_hr hidden; backward: W_hh^T d_from_h, or null for zero
   T* carried;        // [D, B, P], where h is a projection: forward: h; backward: its gradient of rows that have ended
-  T* vectors;        // [D, B, P], forward: what the next product takes
+  T* vectors;        // [D, B, P], forward: what the next GEMM takes
   bool start, end;   // before the first step, after the last one
 
   FUSED_RNN_DEVICE void operator()() const {

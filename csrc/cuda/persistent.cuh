@@ -3,7 +3,7 @@
 // A group of blocks owns some rows of the batch in one head of one direction. Each block owns some hidden units, and
 // keeps their weights in registers and shared memory. A step is
 //
-//   product    W times the vector that the step before made, from shared memory; warps that share the units of a tile
+//   GEMM       W times the vector that the step before made, from shared memory; warps that share the units of a tile
 //              each multiply a part of the hidden indices; sums meet in shared memory
 //   update     each unit of each row by one thread, which keeps its state (pass.cuh)
 //   exchange   every block needs the units of all: what differs between the schedules (one_block.cuh, cluster.cuh,
@@ -15,7 +15,7 @@
 //
 // Every sum is made in one order, which depends on the shape alone: results are bitwise repeatable.
 //
-// A step is short, and what counts are the instructions from one product to the next: the loop has one copy of
+// A step is short, and what counts are the instructions from one GEMM to the next: the loop has one copy of
 // everything, and nothing that is needed once.
 #pragma once
 
@@ -132,7 +132,7 @@ struct PersistentKernel {
     if (owns && steps > 0) load_inputs(inputs, element(role, 0), 0);
 #pragma unroll 1
     for (int step = 0; step < steps; ++step) {
-      const bool goes_on = Pass::kBackward || step + 1 < steps;  // backward has one more product
+      const bool goes_on = Pass::kBackward || step + 1 < steps;  // backward has one more GEMM
 #pragma unroll 1
       for (int turn = 0; turn < turns; ++turn) {
         if (value_of(role, turn) == role.first_value) multiply(step, turn >> owned_log2);

@@ -1,4 +1,4 @@
-// The matrix products that the per_step schedule asks of its caller, who has a library for them.
+// The GEMMs that the per_step schedule asks of its caller, who has a library for them.
 #pragma once
 
 #include "core/views.h"

@@ -37,17 +37,17 @@ double model_step_us(const Rules& rules, const Problem& problem, const Option& o
   const int vectors = problem.backward ? s.gates : 1;
   // Weights beyond the registers are read from shared memory, 128 bytes a cycle.
   constexpr double kWarpsOfScheduler = kPersistentWarps / 4.0, kTileBytes = 16.0 * 32, kSharedBytes = 128;
-  const double product = kWarpsOfScheduler * s.gates * s.split_tiles() *
-                         tile_cycles(is_exact(problem), problem.type == DataType::kFloat32);
+  const double gemm = kWarpsOfScheduler * s.gates * s.split_tiles() *
+                      tile_cycles(is_exact(problem), problem.type == DataType::kFloat32);
   const double shared = kPersistentWarps * s.gates * s.shared_tiles() * kTileBytes * s.element_bytes / kSharedBytes;
-  const double tile_us = costs.tile + (product + shared) / (costs.clock_ghz * 1e3);
+  const double tile_us = costs.tile + (gemm + shared) / (costs.clock_ghz * 1e3);
   const double rows = std::min(s.columns(), s.batch);
   const double received_kb = rows * vectors * s.padded() * s.element_bytes / 1024.0;
   const double waves = (option.groups + option.groups_at_once - 1) / option.groups_at_once;
   return waves * (s.column_tiles * tile_us + s.turns() * costs.turn + rules.exchange_us(costs, received_kb));
 }
 
-// Of a cell without a product in its steps: what one step reads and writes, at the rate of the memory.
+// Of a cell without a GEMM in its steps: what one step reads and writes, at the rate of the memory.
 double diagonal_step_us(const Problem& problem) {
   const CellSpec& cell = problem.cell;
   const auto values = static_cast<double>(cell.gates + cell.states + (problem.backward ? cell.states : 0) + cell.saved);
@@ -63,9 +63,9 @@ double library_step_us(const Problem& problem, const StepCosts& costs) {
   const bool exact = problem.type == DataType::kFloat64 || is_exact(problem);
   const double rounded_tflops = problem.type == DataType::kFloat32 ? rates.tf32_tflops : rates.half_tflops;
   const double tflops = exact ? rates.exact_tflops : rounded_tflops;
-  const double product =
+  const double gemm =
       std::max(bytes / (rates.gb_per_us * 1e9), 2 * weights * static_cast<double>(problem.batch) / (tflops * 1e6));
-  return static_cast<double>(problem.directions) * (costs.library_call + product);
+  return static_cast<double>(problem.directions) * (costs.library_call + gemm);
 }
 
 // The one schedule that is not persistent.

@@ -1,6 +1,6 @@
 // small_block: one launch for the sequence; a block owns all units of a few rows, and its lanes hold the weights.
 //
-//   product    a lane multiplies its part of the hidden indices, for the rows of the block
+//   GEMM       a lane multiplies its part of the hidden indices, for the rows of the block
 //   sum        the lanes of a unit meet by shuffles, each with the sums of one row
 //   update     pass.cuh; lanes that have the same unit and row do the same, and one of them stores
 //   exchange   by shared memory: two buffers in turn and a barrier of the block
@@ -96,7 +96,7 @@ struct SmallBlockKernel {
     return (chunk * kTileLanes + lane_index() % kTileLanes) * kSmallChunk;
   }
 
-  // A gate's product has elements of its own backward, and the same elements as the others' forward.
+  // A gate's dot product has elements of its own backward, and the same elements as the others' forward.
   FUSED_RNN_DEVICE void load_weights(Weights& weights, int direction) const {
     const int first_unit = thread_index() / kTileLanes * kTile;
 #pragma unroll

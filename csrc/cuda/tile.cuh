@@ -1,9 +1,9 @@
-// The product of the persistent schedules: a tile of weights, 16 units by 32 hidden indices, times 8 columns.
+// The GEMM of the persistent schedules: a tile of weights, 16 units by 32 hidden indices, times 8 columns.
 //
 // A warp keeps its tiles in registers (or shared memory) for the whole sequence. In a tile, a lane with
 // group = lane / 4 and pair = lane % 4 holds the weights of units `group` and `group + 8` for eight hidden indices;
 // which ones, hidden_index says. They are chosen so that a lane reads what it needs of a column in runs of 16 bytes:
-// the order in which a product sums is free, as long as weights and columns agree.
+// the order in which a GEMM sums is free, as long as weights and columns agree.
 //
 // Sums, too, are spread in one way for all types: after finish, value i of a lane belongs to unit
 // group + 8 * (i / 2), column 2 * pair + i % 2.

@@ -12,10 +12,10 @@ struct StepCosts {
   int capability;
   double clock_ghz;                 // of what tile_cycles counts
   double one_block, cluster, grid;  // of the schedule, whatever the shape; the exchange is in it
-  double tile;                      // a tile of columns besides its products: first loads, sums out, a barrier
+  double tile;                      // a tile of columns besides its multiplications: first loads, sums out, a barrier
   double turn;                      // an update of each thread: sums in, the cell, loads and stores
   double cluster_kb, grid_kb;       // for each KiB that a block receives
-  double library_call;              // per_step: starting a library's product and a kernel, for each direction
+  double library_call;              // per_step: starting a library's GEMM and a kernel, for each direction
   const char* source;
   double small_cycles;  // small_block: latencies that nothing hides, of shared memory, shuffles, the cell, a barrier
   const char* small_source;
@@ -44,7 +44,7 @@ constexpr double tile_cycles(bool exact_float32, bool tfloat32) {
 }
 
 // Instructions of a lane in a step of small_block, counted in the disassembly for sm_90a (LSTM, H = 64): those for its
-// unit, and those that each row adds besides loads and products. bfloat16 has 22 fewer forward, and 10 backward.
+// unit, and those that each row adds besides loads and multiplications. bfloat16 has 22 fewer forward, and 10 backward.
 constexpr double small_instructions(bool exact_float32, bool backward) {
   return backward ? 205.0 : (exact_float32 ? 239.0 : 176.0);
 }
@@ -53,7 +53,7 @@ struct SmallRowInstructions {
 };
 constexpr SmallRowInstructions kSmallRow{8, 31};
 
-// What a library's product adds: the weights come from L2, and the rates are those of a few rows (float32: of an H200).
+// What a library's GEMM adds: the weights come from L2, and the rates are those of a few rows (float32: of an H200).
 struct LibraryRates {
   double gb_per_us, exact_tflops, tf32_tflops, half_tflops;
 };

@@ -61,7 +61,7 @@ inline constexpr Tolerance kTolerance<double>{1e-13, 1e-12};
 template <>
 inline constexpr Tolerance kTolerance<cuda::BFloat16>{2e-2, 1e-1};
 
-// The products of per_step as plain loops.
+// The GEMMs of per_step as plain loops.
 template <class T>
 class PlainProducts : public cuda::Products {
  public:

@@ -1,4 +1,4 @@
-// The sweeps whose products take bfloat16 in pairs that the tests run.
+// The sweeps whose GEMMs take bfloat16 in pairs that the tests run.
 #include "schedules.h"
 // (first: what follows needs its names)
 #include "pairs.h"

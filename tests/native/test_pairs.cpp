@@ -1,4 +1,4 @@
-// Tests the sweeps whose products take bfloat16 in pairs, and the conversion that goes with them: those of AVX-512
+// Tests the sweeps whose GEMMs take bfloat16 in pairs, and the conversion that goes with them: those of AVX-512
 // BF16, of FEAT_BF16, or of a stand-in for their instruction.
 #include "schedule_checks.h"
 // (first: what follows needs its names)

@@ -223,7 +223,7 @@ void check_products(int64_t rows, const std::vector<int64_t>& columns, int64_t d
   MatrixProduct product{.rows = rows,
                         .depth = depth,
                         .a = a_view,
-                        .terms = listed ? list.data() : nullptr,
+                        .indices = listed ? list.data() : nullptr,
                         .nonzero_rows = listed ? nonzero.data() : nullptr,
                         .factors = {},
                         .add_sums = add};

@@ -129,7 +129,7 @@ void heads_go_the_way_of_their_direction() {
   Sweeps::check_plans<TwoStateCell, double>(shape, {{6, 1, 1}, {4, 1, 2}, {3, 2, 1}, {2, 2, 2}});
 }
 
-// Gates that read x alone have no part in the products of h, forward and backward.
+// Gates that read x alone have no part in the GEMMs of h, forward and backward.
 void the_first_gates_alone_may_read_h() {
   for (const int64_t hidden_size : {1, 8, 17, 33, 65}) {
     for (const int64_t input_size : {0, 5}) {

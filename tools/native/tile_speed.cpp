@@ -1,4 +1,4 @@
-// Times every register tile of the recurrent product against the peak of one core's multiply-adds.
+// Times every register tile of the recurrent GEMM against the peak of one core's multiply-adds.
 //
 // Usage: tile_speed ROUNDS. A line for each tile: type (pairs: bfloat16 in pairs, where that pays), columns,
 // rows, blocks, GFLOP/s, and its multiplications as a share of those at the peak. A sample of the peak stands before

@@ -1,4 +1,4 @@
-// The rows that a product multiplies: where they lie if it takes them as they are, else rounded or quantized copies.
+// The rows that a GEMM multiplies: where they lie if it takes them as they are, else rounded or quantized copies.
 //
 // A quantized row has int8 values q, filled up with zeros to whole multiplications, and behind them its scale:
 //   scale = max |v| / 127     q = v (127 / max |v|), rounded to nearest (even)
@@ -77,7 +77,7 @@ struct Factors {
   int64_t stride;
 };
 
-// The rows of the products that a schedule repeats each step, which it has as rows of State.
+// The rows of the GEMMs that a schedule repeats each step, which it has as rows of State.
 template <class T, class State = StateOf<T>>
 class FactorRows {
   using Row = RowOf<T>;

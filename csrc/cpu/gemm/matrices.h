@@ -1,4 +1,4 @@
-// Work on matrices as a caller describes it: products of one matrix with several, C = bias + A B, and sums of its rows.
+// Work on matrices as a caller describes it: GEMMs of one matrix with several, C = bias + A B, and sums of its rows.
 //
 // Sums lie in the type that is computed in, which for half types is float32, until they are complete.
 #pragma once
@@ -16,7 +16,7 @@ struct MatrixView {  // strides in elements, any
   int64_t column_stride;
 };
 
-// One of the matrices that A is multiplied with, and where the product goes.
+// One of the matrices that A is multiplied with, and where the result goes.
 struct RightFactor {
   int64_t columns;
   MatrixView b = {};                     // [depth, columns]
@@ -24,7 +24,7 @@ struct RightFactor {
   const void* const* b_masks = nullptr;  // with b_rows: what multiplies each of them, element by element
   const void* bias = nullptr;            // [columns], contiguous, or null
   void* c;                  // [rows, columns], contiguous, of sums; null where `rounded` is all that is needed of it
-  bool add = false;         // C += A B instead, after the product before it in a list that has the same C
+  bool add = false;         // C += A B instead, after the GEMM before it in a list that has the same C
   void* rounded = nullptr;  // where the complete C goes instead, in the type of A and B
 };
 
@@ -42,14 +42,14 @@ struct MatrixProduct {
   MatrixView a;   // [rows, depth]
   // The columns of A and rows of B that the reduction takes, and no others; null: the first ones. B's rows are then
   // contiguous.
-  const int64_t* terms = nullptr;
+  const int64_t* indices = nullptr;
   const uint8_t* nonzero_rows = nullptr;  // [rows]: the others of A are zeros; null: none is
   std::vector<RightFactor> factors;
   std::vector<RowSums> sums = {};  // of A's rows, which then lie side by side (row_stride 1): the same, here and there
   bool add_sums = false;           // to what is there
 };
 
-// Terms of the reduction that a product takes at once. A product of more leaves parts of sums in C on the way.
+// Reduction indices that a GEMM takes at once. One of more leaves partial sums in C on the way.
 inline constexpr int64_t kPanelDepth = 512;
 
 using MatrixWork = std::vector<MatrixProduct>;

@@ -1,4 +1,4 @@
-// The products of a matrix with others, for what surrounds a recurrence: input projections and the gradients of
+// GEMMs of one matrix with several others, for what surrounds a recurrence: input projections and the gradients of
 // weights.
 //
 // The same packed blocks and register tiles as the recurrent GEMM, over panels that stay in L2: a block of B
@@ -36,7 +36,7 @@ class MatrixMultiplier {
   static constexpr int kSums = 4;                           // vectors of rows that are summed at once
 
  public:
-  MatrixMultiplier(const MatrixProduct& product, int threads, Arena& arena) : p_(product), threads_(threads) {
+  MatrixMultiplier(const MatrixProduct& work, int threads, Arena& arena) : p_(work), threads_(threads) {
     int64_t columns = 0;
     factors_.reserve(p_.factors.size());
     for (const RightFactor& factor : p_.factors) {
@@ -45,7 +45,7 @@ class MatrixMultiplier {
       blocks_ += count, columns += factor.columns;
     }
     share_rows_ = p_.rows >= columns;
-    as_it_lies_ = std::is_same_v<T, Row> && p_.a.column_stride == 1 && p_.terms == nullptr && p_.depth % kTerms == 0;
+    as_it_lies_ = std::is_same_v<T, Row> && p_.a.column_stride == 1 && p_.indices == nullptr && p_.depth % kTerms == 0;
     b_size_ = multiplications<Weight>(kPanelDepth) * Columns::kUnits * (blocks_ < kBlocks ? blocks_ : kBlocks);
     b_ = arena.take<Weight>(threads * b_size_);
     if (!as_it_lies_) a_ = arena.take<Row>(threads * kRows * kStride);
@@ -63,12 +63,13 @@ class MatrixMultiplier {
       const int64_t panels = (p_.depth + kPanelDepth - 1) / kPanelDepth;
       int64_t panel = 0;
       do {  // once, too, where the reduction is empty
-        const Range terms = panel_of(panel, std::max<int64_t>(panels, 1));
-        for_each_factor(some, [&](const Factor& factor, Range blocks) { pack_b(thread, some, factor, blocks, terms); });
+        const Range indices = panel_of(panel, std::max<int64_t>(panels, 1));
+        for_each_factor(some,
+                        [&](const Factor& factor, Range blocks) { pack_b(thread, some, factor, blocks, indices); });
         for (int64_t row = own_rows.begin; row < own_rows.end; row += kRows) {
           const Range rows{row, std::min(row + kRows, own_rows.end)};
-          if (first == 0 && !p_.sums.empty()) sum_rows(rows, terms);
-          multiply(thread, rows, some, terms);
+          if (first == 0 && !p_.sums.empty()) sum_rows(rows, indices);
+          multiply(thread, rows, some, indices);
         }
       } while (++panel < panels);
       first += kBlocks;
@@ -100,12 +101,12 @@ class MatrixMultiplier {
     const Range some = part_of({0, multiplications<Weight>(p_.depth)}, panels, panel);
     return {some.begin * kTerms, std::min(some.end * kTerms, p_.depth)};
   }
-  bool is_last(Range terms) const { return terms.end == p_.depth; }
+  bool is_last(Range indices) const { return indices.end == p_.depth; }
 
-  int64_t term(int64_t k) const { return p_.terms == nullptr ? k : p_.terms[k]; }
+  int64_t index_of(int64_t k) const { return p_.indices == nullptr ? k : p_.indices[k]; }
 
   const T* a_at(int64_t row, int64_t k) const {
-    return static_cast<const T*>(p_.a.data) + row * p_.a.row_stride + term(k) * p_.a.column_stride;
+    return static_cast<const T*>(p_.a.data) + row * p_.a.row_stride + index_of(k) * p_.a.column_stride;
   }
 
   // Calls visit(factor, those of some blocks that are its own).
@@ -125,38 +126,39 @@ class MatrixMultiplier {
     return bias_ + (thread * kBlocks + block - first) * Columns::kUnits;
   }
 
-  void pack_b(int thread, Range some, const Factor& factor, Range blocks, Range terms) const {
+  void pack_b(int thread, Range some, const Factor& factor, Range blocks, Range indices) const {
     const RightFactor& f = *factor.given;
     for (int64_t block = blocks.begin; block < blocks.end; ++block) {
       const int64_t own = block - factor.blocks.begin;
-      pack_rows(f, own, terms, b_of(thread, some.begin, block, terms.size()));
-      if (f.bias == nullptr || terms.begin > 0) continue;
+      pack_rows(f, own, indices, b_of(thread, some.begin, block, indices.size()));
+      if (f.bias == nullptr || indices.begin > 0) continue;
       const PackSource<T> bias{static_cast<const T*>(f.bias), f.columns, 0, 1, 1, 0, 0, 1, 1};
       pack_block<1, Columns::kVectors>(bias, own, bias_of(thread, some.begin, block));
     }
   }
 
   // Some rows of a block of B.
-  void pack_rows(const RightFactor& f, int64_t block, Range terms, Weight* to) const {
-    if (f.b_rows == nullptr && p_.terms == nullptr) {
-      const T* data = static_cast<const T*>(f.b.data) + terms.begin * f.b.row_stride;
-      const PackSource<T> source{data,           f.columns,    0,           f.b.column_stride, 1, 0,
-                                 f.b.row_stride, terms.size(), terms.size()};
+  void pack_rows(const RightFactor& f, int64_t block, Range indices, Weight* to) const {
+    if (f.b_rows == nullptr && p_.indices == nullptr) {
+      const T* data = static_cast<const T*>(f.b.data) + indices.begin * f.b.row_stride;
+      const PackSource<T> source{data,           f.columns,     0, f.b.column_stride, 1, 0, f.b.row_stride,
+                                 indices.size(), indices.size()};
       return pack_block<1, Columns::kVectors>(source, block, to);
     }
     for (int vector = 0; vector < Columns::kVectors; ++vector) {
       const int64_t column = (block * Columns::kVectors + vector) * kLanes;
       Weight* out = to + vector * kLanes;
       visit_lanes<Real>(f.columns - column, [&](auto count) {
-        for (int64_t k = terms.begin; k < terms.end; k += kTerms, out += Columns::kUnits) {
+        for (int64_t k = indices.begin; k < indices.end; k += kTerms, out += Columns::kUnits) {
           V rows[kTerms];
-          for (int i = 0; i < kTerms; ++i) rows[i] = load_row(f, k + i, terms.end, column, count);
+          for (int i = 0; i < kTerms; ++i) rows[i] = load_row(f, k + i, indices.end, column, count);
           Terms<Weight>::pack(rows, out);
         }
       });
       if (f.columns > column) continue;
       const V zeros[kTerms] = {};
-      for (int64_t k = terms.begin; k < terms.end; k += kTerms, out += Columns::kUnits) Terms<Weight>::pack(zeros, out);
+      for (int64_t k = indices.begin; k < indices.end; k += kTerms, out += Columns::kUnits)
+        Terms<Weight>::pack(zeros, out);
     }
   }
 
@@ -164,7 +166,7 @@ class MatrixMultiplier {
   template <class Count>
   FUSED_RNN_INLINE V load_row(const RightFactor& f, int64_t k, int64_t end, int64_t column, Count count) const {
     if (k >= end) return V(0);
-    const int64_t row = term(k);
+    const int64_t row = index_of(k);
     const T* from = f.b_rows != nullptr ? static_cast<const T*>(f.b_rows[row])
                                         : static_cast<const T*>(f.b.data) + row * f.b.row_stride;
     if (from == nullptr) return V(0);
@@ -174,24 +176,24 @@ class MatrixMultiplier {
   }
 
   // A panel of A times a panel of B.
-  void multiply(int thread, Range rows, Range some, Range terms) const {
+  void multiply(int thread, Range rows, Range some, Range indices) const {
     if (factors_.empty()) return;
-    const int64_t k = terms.begin, depth = terms.size();
-    const BatchRows<const Row> a = left_rows(thread, rows, terms);
+    const int64_t k = indices.begin, depth = indices.size();
+    const BatchRows<const Row> a = left_rows(thread, rows, indices);
     for_each_factor(some, [&](const Factor& factor, Range blocks) {
       const RightFactor& f = *factor.given;
       const bool first = k == 0 && !f.add;
       const int64_t column = (blocks.begin - factor.blocks.begin) * Columns::kUnits;
       const int64_t corner = rows.begin * f.columns + column;
       const BatchRows<Real> c = corner_of<Real>(f.c, corner, f.columns);
-      const BatchRows<T> rounded = corner_of<T>(is_last(terms) ? f.rounded : nullptr, corner, f.columns);
-      const Gemm<Weight> product{b_of(thread, some.begin, blocks.begin, depth),
-                                 f.bias != nullptr && k == 0 ? bias_of(thread, some.begin, blocks.begin) : nullptr,
-                                 multiplications<Weight>(depth) * Columns::kUnits,
-                                 a.data,
-                                 a.stride,
-                                 depth,
-                                 kLongChunk};
+      const BatchRows<T> rounded = corner_of<T>(is_last(indices) ? f.rounded : nullptr, corner, f.columns);
+      const Gemm<Weight> gemm{b_of(thread, some.begin, blocks.begin, depth),
+                              f.bias != nullptr && k == 0 ? bias_of(thread, some.begin, blocks.begin) : nullptr,
+                              multiplications<Weight>(depth) * Columns::kUnits,
+                              a.data,
+                              a.stride,
+                              depth,
+                              kLongChunk};
       const auto prepare = [&](const auto& tile) {
         if (c) prefetch_tile<Columns::kVectors, true>(tile, 1, 0, c);
         if (rounded) prefetch_tile<Columns::kVectors, true>(tile, 1, 0, rounded);
@@ -207,20 +209,20 @@ class MatrixMultiplier {
                                              store_rows(where, value, c);
                                            });
       };
-      for_each_tile<Columns::kColumns>(product, {0, rows.size()}, {0, blocks.size()}, prepare, update);
+      for_each_tile<Columns::kColumns>(gemm, {0, rows.size()}, {0, blocks.size()}, prepare, update);
     });
   }
 
   // A panel of A as the tiles take it: where it lies, or a copy filled up with zeros to whole multiplications.
-  BatchRows<const Row> left_rows(int thread, Range rows, Range terms) const {
+  BatchRows<const Row> left_rows(int thread, Range rows, Range indices) const {
     if constexpr (std::is_same_v<T, Row>) {
-      if (as_it_lies_) return {a_at(rows.begin, terms.begin), p_.a.row_stride};
+      if (as_it_lies_) return {a_at(rows.begin, indices.begin), p_.a.row_stride};
     }
     Row* packed = a_ + thread * kRows * kStride;
-    for (int64_t k = terms.begin; k < terms.end; k += kLanes) {
-      const int count = static_cast<int>(std::min<int64_t>(terms.end - k, kLanes));
-      Row* to = packed + k - terms.begin;
-      if (p_.terms == nullptr) {
+    for (int64_t k = indices.begin; k < indices.end; k += kLanes) {
+      const int count = static_cast<int>(std::min<int64_t>(indices.end - k, kLanes));
+      Row* to = packed + k - indices.begin;
+      if (p_.indices == nullptr) {
         pack_vector(a_at(rows.begin, k), p_.a.column_stride, count, p_.a.row_stride, rows.size(), to, kStride);
       } else {
         pack_transposed<T>([&](int lane) { return a_at(rows.begin, k + lane); }, count, p_.a.row_stride, rows.size(),
@@ -238,36 +240,36 @@ class MatrixMultiplier {
   }
 
   // Of a panel, which this brings into L2.
-  void sum_rows(Range rows, Range terms) const {
+  void sum_rows(Range rows, Range indices) const {
     int64_t row = rows.begin;
     for (; row + kSums * kLanes <= rows.end; row += kSums * kLanes) {
-      sum_vectors<kSums>(row, WholeVector<Real>{}, terms);
+      sum_vectors<kSums>(row, WholeVector<Real>{}, indices);
     }
     for (; row < rows.end; row += kLanes) {
-      visit_lanes<Real>(rows.end - row, [&](auto count) { sum_vectors<1>(row, count, terms); });
+      visit_lanes<Real>(rows.end - row, [&](auto count) { sum_vectors<1>(row, count, indices); });
     }
   }
 
-  // Chunks of terms, then their sums, as the products do.
+  // Chunks of reduction indices, then their sums, as in the GEMMs.
   template <int Vectors, class Count>
-  void sum_vectors(int64_t row, Count count, Range terms) const {
-    const bool add = terms.begin > 0 || p_.add_sums;
+  void sum_vectors(int64_t row, Count count, Range indices) const {
+    const bool add = indices.begin > 0 || p_.add_sums;
     V totals[Vectors];
     for (int i = 0; i < Vectors; ++i) {
       totals[i] = add ? load<Real>(static_cast<const Real*>(p_.sums[0].sums) + row + i * kLanes, count) : V(0);
     }
-    for (int64_t begin = terms.begin; begin < terms.end; begin += kChunk) {
+    for (int64_t begin = indices.begin; begin < indices.end; begin += kChunk) {
       V parts[Vectors];
       for (V& part : parts) part = V(0);
-      const int64_t end = std::min(begin + kChunk, terms.end);
-      for (int64_t term = begin; term < end; ++term) {
-        const T* from = a_at(row, term);
+      const int64_t end = std::min(begin + kChunk, indices.end);
+      for (int64_t k = begin; k < end; ++k) {
+        const T* from = a_at(row, k);
         for (int i = 0; i < Vectors; ++i) parts[i] = parts[i] + load<T>(from + i * kLanes, count);
       }
       for (int i = 0; i < Vectors; ++i) totals[i] = totals[i] + parts[i];
     }
     for (const RowSums& to : p_.sums) {
-      const bool round = is_last(terms) && to.rounded != nullptr;
+      const bool round = is_last(indices) && to.rounded != nullptr;
       for (int i = 0; i < Vectors; ++i) {
         if (round) {
           store<T>(static_cast<T*>(to.rounded) + row + i * kLanes, totals[i], count);

@@ -1,4 +1,4 @@
-// Copies a weight matrix into the order in which the product reads it, converting to the compute type.
+// Copies a weight matrix into the order in which the GEMM reads it, converting to the compute type.
 #pragma once
 
 #include <algorithm>

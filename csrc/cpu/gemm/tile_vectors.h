@@ -1,4 +1,4 @@
-// From the tiles of a product to the vectors that an update works on: a few rows at a time, whole or partial.
+// From the tiles of a GEMM to the vectors that an update works on: a few rows at a time, whole or partial.
 #pragma once
 
 #include "cpu/gemm/micro_kernel.h"
@@ -144,7 +144,7 @@ FUSED_RNN_INLINE void store_padded(const Where& where, const Vec<RealOf<T>, Wher
     Storage<T>::store(rows.row(where.row_of(i)) + where.unit_of(i), Vec<RealOf<T>>(values.parts[i]));
 }
 
-// The same for what a product reads as far as the padding. Its weights are zeros there, but zero times infinity is NaN:
+// The same for what a GEMM reads as far as the padding. Its weights are zeros there, but zero times infinity is NaN:
 // so the padding is zeros, too, whatever the lanes without a unit hold.
 template <class Where, class T>
 FUSED_RNN_INLINE void store_factors(const Where& where, const Vec<RealOf<T>, Where::kParts>& values,

@@ -19,7 +19,7 @@ struct Machine {
 
 const Machine& this_machine();
 
-// MKL, which torch's products use on x86, keeps to slower code there.
+// MKL, which torch's GEMMs use on x86, keeps to slower code there.
 bool is_amd_processor();
 
 }  // namespace fused_rnn

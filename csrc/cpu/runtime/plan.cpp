@@ -29,9 +29,9 @@ double step_cycles(const Problem& problem, const Tiling& tiling, const Plan& pla
   const double first = std::max(multiplying, loading);
   const double later = std::max(multiplying, vectors * m.l2_load);
   const bool diagonal = tiling.reduction == 0;
-  const double product = diagonal ? 0
-                                  : first + static_cast<double>(std::max<int64_t>(tiles - 1, 0)) * later +
-                                        static_cast<double>(tiles) * m.tile;
+  const double gemm = diagonal ? 0
+                               : first + static_cast<double>(std::max<int64_t>(tiles - 1, 0)) * later +
+                                     static_cast<double>(tiles) * m.tile;
   const double input =
       static_cast<double>(rows * ceil_div(problem.input_size, tiling.terms)) * tiling.columns / m.fmas_per_cycle;
   // A thread that has a share of each row enters as many of them.
@@ -41,7 +41,7 @@ double step_cycles(const Problem& problem, const Tiling& tiling, const Plan& pla
   const double from_others = static_cast<double>(rows * problem.output_size * tiling.reduction) * element_bytes / 64 *
                              (1 - 1.0 / plan.unit_parts);
   const double meeting = plan.unit_parts > 1 && !diagonal ? stages * (m.barrier + from_others * m.exchanged_line) : 0;
-  return directions * (static_cast<double>(blocks) * (stages * product + input + update) + entering + meeting);
+  return directions * (static_cast<double>(blocks) * (stages * gemm + input + update) + entering + meeting);
 }
 
 // Calls visit(plan, cycles of the whole pass) for every way to share the work.

@@ -15,10 +15,10 @@ struct Tiling {
   int block_units;  // units of one block of packed weights
   int columns;      // vectors of one reduction index of a block
   int tile_rows;    // most rows of a tile
-  int reduction;    // terms of one sum per hidden unit of the left operand (backward sums over the gates); 0: none
+  int reduction;    // reduction indices per hidden unit of the left operand (backward sums over the gates); 0: none
   int64_t blocks;   // blocks of one direction
   bool whole_rows = false;  // the threads may not share the units of a row
-  int terms = 1;            // of a sum that one multiplication takes
+  int terms = 1;            // reduction indices that one multiplication takes
 };
 
 // threads = direction_parts * row_parts * unit_parts. Threads that differ only in their unit part exchange h at a

@@ -71,7 +71,7 @@ class DiagonalUnits {
  public:
   using Blocks = typename InputWeights<Cell, T>::Units;
 
-  // A step has no product, and so no sums.
+  // A step has no GEMM, and so no reduction.
   static Tiling tiling(const Problem& problem) { return Blocks::tiling(problem.hidden_size, 0); }
 
   static Range of(const Part& part, const Problem& p) {

@@ -113,7 +113,7 @@ class InputGatesOf {
   }
 
  private:
-  // [count * rows, stride], the steps one after the other: where they lie, if they are as the product takes them and at
+  // [count * rows, stride], the steps one after the other: where they lie, if they are as the GEMM takes them and at
   // equal distances; else a copy.
   Factors<Row> rows_of_x(int thread, const Part& part, Direction direction, int64_t begin, int64_t count) const {
     const int64_t rows = part.rows.size();

@@ -43,7 +43,7 @@ FUSED_RNN_INLINE V sums_of_lanes(const V (&sums)[Count]) {
   }
 }
 
-// Neighbouring terms of a row of weights, or of what it multiplies, as one multiplication takes them.
+// Neighbouring elements of a row of weights, or of what it multiplies, as one multiplication takes them.
 template <class T>
 struct Neighbours {
   using V = Vec<RealOf<T>>;

@@ -2,7 +2,7 @@
 //
 // A step touches a vector here and a vector there, block of units by block of units, and memory is slow to answer that:
 // on one core of an EPYC (Zen 4) 35 cycles for a line, where lines one after the other take 13. So while a step's
-// product multiplies, each chunk of its tiles asks for a part of the next step's rows, one line after the other.
+// GEMM multiplies, each chunk of its tiles asks for a part of the next step's rows, one line after the other.
 #pragma once
 
 #include "core/views.h"

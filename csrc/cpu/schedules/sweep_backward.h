@@ -1,15 +1,15 @@
 // The CPU schedule of the backward pass: the forward sweep mirrored, from the last step to the first.
 //
 // One step of a thread, for its rows and blocks of units:
-//   product   d_h = W_hh^T d_from_h of the step after, tile by tile (nothing after the last step)
+//   GEMM      d_h = W_hh^T d_from_h of the step after, tile by tile (nothing after the last step)
 //   update    adds d_output and the direct part the step after left in `carry_h`, then the pass (backward_pass.h); it
-//             writes the gate gradients, for the weight gradients and, in the compute type, for the next product
+//             writes the gate gradients, for the weight gradients and, in the compute type, for the next GEMM
 //   barrier   only where threads share units
-// One product more gives d_h_0. With a projection the first product makes the gradient of the projected h, and a second
+// One GEMM more gives d_h_0. With a projection the first GEMM makes the gradient of the projected h, and a second
 // one, with W_hr^T, what the cell's backward needs.
 //
 // Lengths, resets and variants are as in the forward sweep. If no row of a tile was handed gate gradients, the tile
-// skips its product. Gradients of weights of single units are summed over time for each row, so that they depend
+// skips its GEMM. Gradients of weights of single units are summed over time for each row, so that they depend
 // neither on the batch nor on the threads.
 #pragma once
 
@@ -33,7 +33,7 @@ inline namespace FUSED_RNN_ISA {
 template <class Cell, class T, bool HasVariants = false>
 class BackwardSweep {
   using Real = RealOf<T>;
-  using Row = RowOf<T>;  // of what the products multiply
+  using Row = RowOf<T>;  // of what the GEMMs multiply
   using V = Vec<Real>;
   using Units = typename BackwardWeights<Cell, T>::Units;
   static constexpr int kLanes = V::kLanes, kCells = kCellStates<Cell>, kRecurrent = recurrent_gates<Cell>();
@@ -123,7 +123,7 @@ class BackwardSweep {
   }
 
   // The carries start as the gradients of the final states. Both gate buffers and d_projected are zeroed, since the
-  // products read their padding, where steps write zeros at most.
+  // GEMMs read their padding, where steps write zeros at most.
   void initialize(const Part& part, int64_t d) const {
     const Range rows = part.own_rows();
     load_state<T>(v_.d_h_n, p_.output_size, carry_h_, d, rows);
@@ -140,7 +140,7 @@ class BackwardSweep {
     return weights_.recurrent(d, d_gates_[(s + 1) & 1].row(d, 0), s != p_.time_steps - 1);
   }
 
-  // Whether that product is of use for a tile.
+  // Whether that GEMM is of use for a tile.
   template <class TileOf>
   bool recurrent_is_wanted(const TileOf& tile, int64_t d, int64_t s) const {
     if (!ragged_ || s == p_.time_steps - 1) return true;
@@ -158,7 +158,7 @@ class BackwardSweep {
     int64_t d, s, t;
     BatchRows<const T> d_output;
     BatchRows<T> d_projected;
-    BatchRows<Row> d_gates_kept, d_projected_kept;  // for the products
+    BatchRows<Row> d_gates_kept, d_projected_kept;  // for the GEMMs
     BatchRows<Real> carry_h, carry_c, d_unit_weights;
     BackwardPass<Cell, T, HasVariants> pass;
   };
@@ -182,8 +182,8 @@ class BackwardSweep {
     const Step step = at_position(d, s);
     const Range output_blocks = part.blocks_of(weights_.output_blocks());
     if (!projected()) {
-      auto product = recurrent(d, s);
-      StepPrefetch prefetch(part, chunk_count<Units::kColumns>(product, part.rows, output_blocks), p_.time_steps);
+      auto gemm = recurrent(d, s);
+      StepPrefetch prefetch(part, chunk_count<Units::kColumns>(gemm, part.rows, output_blocks), p_.time_steps);
       const Direction direction = direction_of(d, p_.heads);
       const int64_t next = time_before(step.t, direction);
       prefetch.add<T>(v_.saved, next, d, (HasVariants ? saved_values(p_) : Cell::kSaved) * p_.hidden_size);
@@ -194,13 +194,13 @@ class BackwardSweep {
       if (Cell::kReadsHidden) prefetch.add<T>(v_.output, before, d, p_.output_size);
       if (v_.d_gates.data != v_.saved.data) prefetch.add<T>(v_.d_gates, next, d, Cell::kGates * p_.hidden_size);
       if (HasVariants) prefetch.add<T>(v_.variant.zoneout, next, d, Cell::kStates * p_.hidden_size);
-      product.prefetch = prefetch.of_step();
+      gemm.prefetch = prefetch.of_step();
       const auto prepare = [&](const auto& tile) {
         if (is_active(tile, step.t)) prefetch_update(tile, step);
         return recurrent_is_wanted(tile, d, s);
       };
       for_each_tile<Units::kColumns>(
-          product, part.rows, output_blocks, prepare, [&](const auto& tile) { update_tile(tile, step); }, s % 2 != 0);
+          gemm, part.rows, output_blocks, prepare, [&](const auto& tile) { update_tile(tile, step); }, s % 2 != 0);
       part.wait();
       return;
     }
@@ -238,7 +238,7 @@ class BackwardSweep {
     step.pass.template prefetch<Units::kVectors>(tile);
   }
 
-  // What a tile of the recurrent product and the step after give to h: through the gates, whose h is masked, and
+  // What a tile of the recurrent GEMM and the step after give to h: through the gates, whose h is masked, and
   // directly.
   template <class TileOf, class Where>
   FUSED_RNN_INLINE auto handed_gradient(const TileOf& tile, const Where& where, int64_t d) const {

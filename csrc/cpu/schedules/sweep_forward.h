@@ -2,15 +2,15 @@
 //
 // Where the gates are not given, a thread makes those of a few steps (input_gates.h), then walks through these steps.
 // One step of a thread, for its rows and blocks of units:
-//   product   from_h = b_hh + W_hh h_{t-1}    tile by tile, h from a buffer in the type of the product
+//   GEMM      from_h = b_hh + W_hh h_{t-1}    tile by tile, h from a buffer in the type of the GEMM
 //   update    the pass (forward_pass.h); h_t goes into the other buffer
 //   barrier   only where threads share units: h_t is complete, and h_{t-1} may be overwritten
-// With a projection the update writes the unprojected h into `hidden`, and a second product makes h_t from it.
+// With a projection the update writes the unprojected h into `hidden`, and a second GEMM makes h_t from it.
 //
 // The variants of the plain recurrence are a second instance of the schedule: zoneout, weights of single units, and a
 // recurrent mask (Gal and Ghahramani 2016).
 //
-// The h buffers hold the factors of the product. Where these are not h itself, but masked or rounded, `h_` is the
+// The h buffers hold the factors of the GEMM. Where these are not h itself, but masked or rounded, `h_` is the
 // state.
 //
 // Lengths and resets are questions about a row at its update (row_step). If no row of a tile needs the recurrent GEMM,
@@ -99,7 +99,7 @@ class ForwardSweep {
 
   bool masked() const { return HasVariants && p_.recurrent_mask; }
   bool keeps_h() const { return kRoundsFactors<T> || masked(); }
-  // Whether something reads h of the step before besides the product: else masked factors need h at the end alone.
+  // Whether something reads h of the step before besides the GEMM: else masked factors need h at the end alone.
   bool reads_h() const { return !masked() || Cell::kReadsHidden || p_.zoneout || ragged_; }
 
   RowStep row_step_at(int64_t t, int64_t row) const { return ragged_ ? row_step(v_, t, row) : RowStep::kPlain; }
@@ -230,7 +230,7 @@ class ForwardSweep {
     return load_padded(where, step.factors_before);
   }
 
-  // h after the step, for the next product.
+  // h after the step, for the next GEMM.
   template <class Where, class Rows>
   FUSED_RNN_INLINE static void keep_h(const Where& where, const Step& step, Rows h) {
     if (kRoundsFactors<T> || (HasVariants && step.h)) store_padded(where, h, step.h);

@@ -15,16 +15,16 @@ template <class T>
 class Multiplier {
  public:
   Multiplier(const MatrixWork& work, int threads, Arena& arena) {
-    products_.reserve(work.size());
-    for (const MatrixProduct& product : work) products_.emplace_back(product, threads, arena);
+    gemms_.reserve(work.size());
+    for (const MatrixProduct& gemm : work) gemms_.emplace_back(gemm, threads, arena);
   }
 
   void run(int thread) const {
-    for (const auto& product : products_) product.run(thread);
+    for (const auto& gemm : gemms_) gemm.run(thread);
   }
 
  private:
-  std::vector<MatrixMultiplier<T>> products_;
+  std::vector<MatrixMultiplier<T>> gemms_;
 };
 
 // A backward sweep and the work on its gate gradients, which the threads divide in another way.

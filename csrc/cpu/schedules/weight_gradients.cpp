@@ -125,7 +125,7 @@ MatrixProduct WeightGradients::sum_of(const Steps& steps, int64_t rows, const Se
           .rows = rows,
           .depth = rows_.count(steps),
           .a = {shifted(left.data, first, p_.type), 1, left.row_stride},
-          .terms = rows_.list(steps),
+          .indices = rows_.list(steps),
           .factors = {},
           .add_sums = adds(steps)};
 }
@@ -144,32 +144,32 @@ void WeightGradients::weights(MatrixWork& work, const Steps& steps, int64_t d, c
   const auto row_of = [&](int64_t count) { return (d * count + gates.first) * p_.hidden_size; };
   // Of the gradients, [D*G*H, columns] and [D*R*H, columns].
   const int64_t row_of_x = row_of(p_.cell.gates), row_of_h = row_of(p_.cell.recurrent_gates);
-  MatrixProduct product = sum_of(steps, gates.count * p_.hidden_size, gates.gradients, gates.first * p_.hidden_size, d);
+  MatrixProduct gemm = sum_of(steps, gates.count * p_.hidden_size, gates.gradients, gates.first * p_.hidden_size, d);
   if (gates.of_x && d_w_ih_.wanted()) {
-    product.factors.push_back(factor_of(steps, d_w_ih_, row_of_x));
-    product.factors.back().b = rows_from(steps, layer_.x, layer_.input_size);
+    gemm.factors.push_back(factor_of(steps, d_w_ih_, row_of_x));
+    gemm.factors.back().b = rows_from(steps, layer_.x, layer_.input_size);
   }
   if (gates.of_h && d_w_hh_.wanted()) {
     const int64_t first = d * p_.time_steps * p_.batch + rows_.first(steps);
-    product.factors.push_back(factor_of(steps, d_w_hh_, row_of_h));
-    product.factors.back().b_rows = states_before_ + first;
-    if (masks_ != nullptr) product.factors.back().b_masks = masks_ + first;
+    gemm.factors.push_back(factor_of(steps, d_w_hh_, row_of_h));
+    gemm.factors.back().b_rows = states_before_ + first;
+    if (masks_ != nullptr) gemm.factors.back().b_masks = masks_ + first;
   }
   const auto sum = [&](const SummedUp& gradient, int64_t row) {
     const auto [sums, rounded] = gradient.at(row, steps.begin == 0);
-    product.sums.push_back({sums, rounded});
+    gemm.sums.push_back({sums, rounded});
   };
   if (gates.of_x && d_b_ih_.wanted()) sum(d_b_ih_, row_of_x);
   if (gates.of_h && d_b_hh_.wanted()) sum(d_b_hh_, row_of_h);
-  if (!product.factors.empty() || !product.sums.empty()) work.push_back(std::move(product));
+  if (!gemm.factors.empty() || !gemm.sums.empty()) work.push_back(std::move(gemm));
 }
 
 void WeightGradients::projection(MatrixWork& work, const Steps& steps, int64_t d) const {
-  MatrixProduct product = sum_of(steps, p_.output_size, v_.d_projected, 0, d);
-  product.factors.push_back(factor_of(steps, d_w_hr_, d * p_.output_size));
-  product.factors.back().b =
+  MatrixProduct gemm = sum_of(steps, p_.output_size, v_.d_projected, 0, d);
+  gemm.factors.push_back(factor_of(steps, d_w_hr_, d * p_.output_size));
+  gemm.factors.back().b =
       rows_from(steps, shifted(layer_.hidden, d * p_.hidden_size, p_.type), p_.directions * p_.hidden_size);
-  work.push_back(std::move(product));
+  work.push_back(std::move(gemm));
 }
 
 void WeightGradients::input(MatrixWork& work) const {

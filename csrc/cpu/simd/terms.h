@@ -1,4 +1,4 @@
-// How weights and rows meet in a product: in which types they lie, and what one multiplication takes of each sum.
+// How weights and rows meet in a GEMM: in which types they lie, and what one multiplication takes of each sum.
 //
 // Usually one term. AVX-512 BF16 and FEAT_BF16 of AArch64 have an instruction that multiplies two pairs of bfloat16 and
 // adds both products to a float32 sum, as fast as another multiplies and adds one: the weights, the rows and their
@@ -46,10 +46,10 @@ struct BFloat16Pair {
   BFloat16 terms[2];
 };
 
-// The numbers of BFloat16, which the products of a layer take in pairs.
+// The numbers of BFloat16, which the GEMMs of a layer take in pairs.
 struct PairedBFloat16 : BFloat16 {};
 
-// Those of float, which products quantize to int8, with weights that are given as int8.
+// Those of float, which GEMMs quantize to int8, with weights that are given as int8.
 struct QuantizedFloat {
   float value;
 };
@@ -60,7 +60,7 @@ struct HalfKeptFloat {
   float value;
 };
 
-// Those of float, which products round to bfloat16 and take in pairs.
+// Those of float, which GEMMs round to bfloat16 and take in pairs.
 struct PairedFloat {
   float value;
 };
@@ -240,7 +240,7 @@ inline constexpr bool kQuantized = Terms<WeightOf<T>>::kScaled;
 template <class T>
 using MatrixElement = std::conditional_t<kQuantized<T>, Int8, T>;
 
-// What a schedule keeps of a vector that a product will multiply: as the product reads it, or whole where only a copy
+// What a schedule keeps of a vector that a GEMM will multiply: as the GEMM reads it, or whole where only a copy
 // of all of a row can be quantized.
 template <class T>
 using StateOf = std::conditional_t<kQuantized<T>, RealOf<T>, RowOf<T>>;
