@@ -21,7 +21,7 @@ def test_the_table_has_a_row_for_each_size_and_a_column_for_each_batch() -> None
 
 def test_operations_are_those_of_both_products(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        peak_share, "measure", lambda tasks, _seconds: {name: Timing((2.0, 0.5, 1.0)) for name in tasks}
+        peak_share, "measure", lambda tasks, _seconds, **_options: {name: Timing((2.0, 0.5, 1.0)) for name in tasks}
     )
     peaks = iter([40.0, 80.0])
     share = peak_share.share_of(8, 4, 0.0, lambda: next(peaks))

@@ -3,13 +3,15 @@
 Usage: python -m tools.peak_share [--seconds 1], in the root of a checkout with the package built. It prints a Markdown
 table for float32, T = 100, I = H, one thread. Operations are those of the two GEMMs, 2 * T * B * 4H * (I + H); the
 peak is that of multiply-adds in registers, by tools/native/tile_speed.cpp, the least time of a run before and one after
-each problem. So a share has in it everything else that a call does.
+each problem. So a share has in it everything else that a call does. A call's time is the processor time of its thread,
+in which other work of the machine has no part but in the caches.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -51,9 +53,9 @@ def share_of(hidden_size: int, batch: int, seconds: float, peak: Callable[[], fl
     layer, x = LSTM(hidden_size, hidden_size), torch.randn(TIME_STEPS, batch, hidden_size)
     before = peak()
     with torch.no_grad():
-        timing = measure({"layer": lambda: layer(x)}, seconds)["layer"]
+        timing = measure({"layer": lambda: layer(x)}, seconds, clock=time.thread_time)["layer"]
     highest = max(before, peak())
-    speed, usual = (1e-9 * problem.flops() / time for time in (timing.minimum, timing.median))
+    speed, usual = (1e-9 * problem.flops() / spent for spent in (timing.minimum, timing.median))
     return Share(hidden_size, batch, speed, speed / highest, usual / highest)
 
 
@@ -71,7 +73,7 @@ def as_table(shares: list[Share]) -> str:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=1.0, help="for each problem")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of processor time for each problem")
     seconds = parser.parse_args().seconds
     torch.set_num_threads(1)
     name = build_info()["active_instruction_set"].split("_")[0]
