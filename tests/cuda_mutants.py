@@ -143,8 +143,8 @@ MUTANTS = (
     Mutant(
         "inputs are loaded for the step before",
         "diagonal",
-        "ahead[k] = Pass::load(views, e, moment(step + kAhead), hidden_size);",
-        "ahead[k] = Pass::load(views, e, moment(step + kAhead - MUTANT), hidden_size);",
+        "prefetched[k] = Pass::load(views, e, moment(step + kPrefetchedSteps), hidden_size);",
+        "prefetched[k] = Pass::load(views, e, moment(step + kPrefetchedSteps - MUTANT), hidden_size);",
     ),
     Mutant(
         "a reset is ignored where there is no vector to clear",
