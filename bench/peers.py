@@ -124,6 +124,10 @@ def _not_int8(problem: Problem) -> str | None:
     return None if problem.factors == torch.int8 else f"it is compared in int8 alone, not {problem.dtype_name}"
 
 
+def _not_torchao_int8(problem: Problem) -> str | None:
+    return _not_int8(problem) or _not_of_torch(problem)
+
+
 def _not_onnxruntime_int8(problem: Problem) -> str | None:
     if problem.cell != "lstm":
         return "ONNX Runtime quantizes the LSTM alone"
@@ -174,6 +178,12 @@ PEERS: Mapping[str, Peer] = {
             _onnx("OpenVinoRun"),
             refuses=_not_onnx_inference,
             packages=("openvino", "onnx"),
+        ),
+        Peer(
+            "torchao-int8",
+            f"torch.ao's quantize_dynamic of torch {torch.__version__}: what {BASELINE} is in int8, for that alone",
+            partial(ModuleRun, torch.nn, quantize=quantized_by_torch),
+            refuses=_not_torchao_int8,
         ),
         Peer(
             "onnxruntime-int8",

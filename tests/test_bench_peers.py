@@ -72,7 +72,7 @@ def assert_rounded(texts: Sequence[str], *against: str) -> None:
 
 def test_int8_layers_of_torch_and_onnx_runtime_compute_the_same_within_int8() -> None:
     lstms = [f"lstm:t5,b3,i40,h48{further},i8,infer" for further in ("", ",l2,bi")]
-    assert_rounded(lstms, "torch", "float32", "onnxruntime-int8")
+    assert_rounded(lstms, "torch", "torchao-int8", "float32", "onnxruntime-int8")
     assert_rounded(["gru:t5,b3,i40,h48,l2,bi,i8,infer"], "torch", "float32")
     assert_rounded(["rnn_relu:t5,b3,i40,h48,i8,infer", "lstm:t5,b3,i40,h48,p8,i8,infer"], "float32")
 
@@ -147,6 +147,7 @@ def test_openvino_and_jax_compute_the_same_in_a_process_of_their_own(tmp_path: P
         ("openvino", "lstm:t3,b2,i4,h5,p2,f32,infer", "no projection"),
         ("openvino", "gru:t3,b2,i4,h5,bf16,infer", "float32 alone, not bf16"),
         ("jax", "gru:t3,b2,i4,h5,f64,train", "float32 alone, not f64"),
+        ("torchao-int8", "lstm:t3,b2,i4,h5,f32,infer", "int8 alone, not f32"),
         ("onnxruntime-int8", "gru:t3,b2,i4,h5,f32,infer", "quantizes the LSTM alone"),
         ("onnxruntime-int8", "lstm:t3,b2,i4,h5,f32,infer", "int8 alone, not f32"),
         ("openvino-int8", "gru:t3,b2,i4,h5,f32,infer", "no int8 GRU with torch.nn's reset gate"),
