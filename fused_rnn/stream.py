@@ -130,8 +130,8 @@ def _recurrent_stages(module: nn.Module, weights: torch.dtype | None) -> Iterato
         raise ValueError(f"module must be of type torch.float32, got {dtype}")
     width, heads = layer.proj_size or layer.hidden_size, layer._heads.number
     if heads > 1:
-        own = [w.w_hh for (w,) in layer._layers()]
-        parameters = [(w_ih, w_hh, *rest) for (w_ih, _, *rest), w_hh in zip(parameters, own, strict=True)]
+        by_heads = [layer._heads.of_weights(w) for (w,) in layer._layers()]
+        parameters = [(*w[:5], w.unit) for w in by_heads]
     for index, (w_ih, w_hh, b_ih, b_hh, w_hr, unit_weights) in enumerate(parameters):
         arrays: list[bytes] = []
         for tensor, is_matrix in ((w_ih, True), (w_hh, True), (b_ih, False), (b_hh, False), (w_hr, True)):

@@ -13,6 +13,7 @@ struct Range {
 // The index-th of `parts` nearly equal parts. (Inlined, so that the units of the instruction sets leave no copy to
 // share.)
 [[gnu::always_inline]] constexpr Range part_of(Range range, int64_t parts, int64_t index) {
+  if (parts == 1) return range;  // a division takes as long as a small tile
   return {range.begin + range.size() * index / parts, range.begin + range.size() * (index + 1) / parts};
 }
 

@@ -61,32 +61,30 @@ void Stepper::run(int thread) {
   const size_t rows = static_cast<size_t>(batch()) * element_bytes_;
   const size_t x_bytes = static_cast<size_t>(problems_.front().input_size) * rows;
   const size_t y_bytes = static_cast<size_t>(problems_.back().output_size) * rows;
-  const int64_t ahead = steps_ahead(batch());
   for (int64_t i = 0; i < block_.count; ++i) {
-    if (i % ahead == 0) {
-      const int64_t count = std::min(ahead, block_.count - i);
-      layers_.front()->take(block_.x + static_cast<size_t>(i) * x_bytes, input_size(), count, thread, block_.threads);
-    }
-    run_step(thread, steps_ + i, i % ahead);
+    run_step(thread, i, block_.x + static_cast<size_t>(i) * x_bytes);
     // The others go on: this h is written again by the step after the next one.
     if (thread == 0) copy_output(steps_ + i + 1, block_.y + static_cast<size_t>(i) * y_bytes);
   }
 }
 
-void Stepper::run_step(int thread, int64_t step, int64_t place) {
+void Stepper::run_step(int thread, int64_t i, const char* x) {
   const int threads = block_.threads;
-  for (size_t i = 0; i < layers_.size(); ++i) {
-    StepLayer& layer = *layers_[i];
-    if (i > 0) {
-      StepLayer& before = *layers_[i - 1];
-      layer.take(before.h(step + 1), before.h_stride(), 1, thread, threads);
-    }
-    layer.update(step, i > 0 ? 0 : place, thread, threads);
+  const int64_t step = steps_ + i;
+  const void* rows = x;
+  int64_t stride = input_size();
+  for (size_t k = 0; k < layers_.size(); ++k) {
+    StepLayer& layer = *layers_[k];
+    const StepInputs inputs = step_inputs(k == 0, i, block_.count, batch());
+    if (inputs.count > 0) layer.take(rows, stride, inputs.count, thread, threads);
+    layer.update(step, inputs.place, thread, threads);
     barrier_.wait(threads);
-    if (problems_[i].projected) {
+    if (problems_[k].projected) {
       layer.project(step, thread, threads);
       barrier_.wait(threads);
     }
+    rows = layer.h(step + 1);
+    stride = layer.h_stride();
   }
 }
 

@@ -44,7 +44,7 @@ class Stepper {
   struct Part;  // one layer's h or c as rows
 
   void run(int thread);
-  void run_step(int thread, int64_t step, int64_t place);  // of x among the steps ahead
+  void run_step(int thread, int64_t i, const char* x);  // the i-th of the block
   void copy_output(int64_t step, char* y) const;
   template <class Visit>
   void for_each_state(const Visit& visit);

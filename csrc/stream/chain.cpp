@@ -16,6 +16,8 @@ class RecurrentStage final : public Stage {
  public:
   RecurrentStage(std::unique_ptr<StepLayer> layer, const FileStage& stage)
       : layer_(std::move(layer)),
+        h_{rows_of(*layer_, 0), rows_of(*layer_, 1)},
+        h_stride_(layer_->h_stride()),
         h_size_(stage.output_size),
         c_size_(stage.hidden_size),
         others_(stage.cell.cell_states()),
@@ -26,7 +28,7 @@ class RecurrentStage final : public Stage {
   StepRows run(int64_t step, int64_t place, const StepRows& /*x*/) override {
     layer_->update(step, place, 0, 1);
     if (projected_) layer_->project(step, 0, 1);
-    return {static_cast<const float*>(layer_->h(step + 1)), layer_->h_stride()};
+    return {h_[(step + 1) & 1], h_stride_};
   }
 
   StageState state() const override { return {layer_.get(), h_size_, c_size_, others_}; }
@@ -36,12 +38,18 @@ class RecurrentStage final : public Stage {
  private:
   RecurrentStage(const RecurrentStage& other)
       : layer_(other.layer_->clone()),
+        h_{rows_of(*layer_, 0), rows_of(*layer_, 1)},
+        h_stride_(other.h_stride_),
         h_size_(other.h_size_),
         c_size_(other.c_size_),
         others_(other.others_),
         projected_(other.projected_) {}
 
+  static const float* rows_of(StepLayer& layer, int64_t step) { return static_cast<const float*>(layer.h(step)); }
+
   std::unique_ptr<StepLayer> layer_;
+  const float* h_[2];  // before steps of even and of odd numbers
+  int64_t h_stride_;
   int64_t h_size_, c_size_;
   int others_;
   bool projected_;
@@ -59,23 +67,26 @@ class Values {
   }
   const float* data() const { return data_; }
 
-  // W_hh [R*H, H / heads] with the zeros between its heads, [R*H, H].
-  void fill_between(int64_t heads, int64_t rows, int64_t columns) {
-    if (heads == 1) return;
-    const int64_t units = columns / heads;
-    std::vector<float> dense(static_cast<size_t>(rows * columns));
-    for (int64_t row = 0; row < rows; ++row) {
-      const int64_t head = row % columns / units;
-      std::copy_n(data_ + row * units, units, dense.data() + row * columns + head * units);
-    }
-    made_ = std::move(dense);
-    data_ = made_.data();
-  }
-
  private:
   std::vector<float> made_;
   const float* data_ = nullptr;
 };
+
+// Rows of `groups` gates that lie head by head as those of one head, with `width` columns: between the columns of
+// heads, where a matrix has them, are zeros.
+std::vector<float> joined_heads(const float* rows, const FileStage& stage, int64_t groups, int64_t columns,
+                                int64_t width) {
+  if (rows == nullptr) return {};
+  const int64_t heads = stage.heads, units = stage.hidden_size / heads;
+  std::vector<float> joined(static_cast<size_t>(groups * stage.hidden_size * width));
+  for (int64_t head = 0; head < heads; ++head) {
+    for (int64_t row = 0; row < groups * units; ++row, rows += columns) {
+      const int64_t to = (row / units * heads + head) * units + row % units;
+      std::copy_n(rows, columns, joined.data() + to * width + (columns < width ? head * columns : 0));
+    }
+  }
+  return joined;
+}
 
 std::unique_ptr<Stage> make_recurrent(const FileStage& stage, int64_t batch) {
   const StepProblem problem{.cell = stage.cell,
@@ -88,10 +99,19 @@ std::unique_ptr<Stage> make_recurrent(const FileStage& stage, int64_t batch) {
                             .hidden_size = stage.hidden_size,
                             .output_size = stage.output_size,
                             .projected = stage.projected};
-  Values w_hh(stage.w_hh);
-  w_hh.fill_between(stage.heads, stage.w_hh.rows, stage.output_size);
-  const Values w_ih(stage.w_ih), w_hr(stage.w_hr);
-  const StepParameters parameters{w_ih.data(), w_hh.data(), stage.b_ih, stage.b_hh, w_hr.data(), stage.unit_weights};
+  const Values w_ih(stage.w_ih), w_hh(stage.w_hh), w_hr(stage.w_hr);
+  StepParameters parameters{w_ih.data(), w_hh.data(), stage.b_ih, stage.b_hh, w_hr.data(), stage.unit_weights};
+  std::vector<float> joined[5];
+  if (stage.heads > 1) {
+    const int64_t gates = stage.cell.gates, recurrent = stage.cell.recurrent_gates;
+    joined[0] = joined_heads(w_ih.data(), stage, gates, stage.input_size, stage.input_size);
+    joined[1] = joined_heads(w_hh.data(), stage, recurrent, stage.w_hh.columns, stage.output_size);
+    joined[2] = joined_heads(stage.b_ih, stage, gates, 1, 1);
+    joined[3] = joined_heads(stage.b_hh, stage, recurrent, 1, 1);
+    joined[4] = joined_heads(stage.unit_weights, stage, stage.cell.unit_weights, 1, 1);
+    const auto data = [&](int i) { return joined[i].empty() ? nullptr : joined[i].data(); };
+    parameters = {data(0), data(1), data(2), data(3), nullptr, data(4)};
+  }
   return std::make_unique<RecurrentStage>(active_stream_unit().make_recurrent(problem, parameters), stage);
 }
 
@@ -126,14 +146,13 @@ Stream::Stream(const Stream& other) : chain_(other.chain_), steps_(other.steps_)
 
 void Stream::steps(const float* x, float* y, int64_t count) noexcept {
   const FlushDenormals flush;
-  const int64_t x_size = chain_->batch() * chain_->input_size(), y_size = chain_->batch() * chain_->output_size();
-  const int64_t ahead = steps_ahead(chain_->batch());
+  const int64_t batch = chain_->batch(), x_size = batch * chain_->input_size(), y_size = batch * chain_->output_size();
   for (int64_t i = 0; i < count; ++i, ++steps_) {
     StepRows rows{x + i * x_size, chain_->input_size()};
     for (const auto& stage : stages_) {
-      const bool first = stage == stages_.front();
-      if (!first || i % ahead == 0) stage->take(rows, first ? std::min(ahead, count - i) : 1);
-      rows = stage->run(steps_, first ? i % ahead : 0, rows);
+      const StepInputs inputs = step_inputs(stage == stages_.front(), i, count, batch);
+      if (inputs.count > 0) stage->take(rows, inputs.count);
+      rows = stage->run(steps_, inputs.place, rows);
     }
     write_output(rows, x + i * x_size, y + i * y_size);
   }

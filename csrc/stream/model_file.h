@@ -44,7 +44,7 @@ struct FileStage {
   Activation activation;  // of a stage that is one
   int64_t input_size, hidden_size, output_size;
   bool projected;
-  int64_t heads;                // of a recurrent layer: groups of units between which W_hh has no entries
+  int64_t heads;  // of a recurrent layer: groups of units between which W_hh has no entries; all rows lie head by head
   FileMatrix w_ih, w_hh, w_hr;  // w_hh [R*H, P / heads]; a linear stage has its matrix in w_ih
   const float *b_ih, *b_hh;     // and its bias in b_ih
   const float* unit_weights;    // [K, H]

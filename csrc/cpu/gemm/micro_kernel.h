@@ -202,6 +202,7 @@ struct TileShape {
 template <int Columns>
 inline TileShape tile_shape(Range rows) {
   constexpr int kRows = max_tile_rows(Columns);
+  if (rows.size() == 1) return {1, max_tile_blocks(Columns, 1)};  // constants, for single steps: see part_of
   const int64_t least_tiles = (rows.size() + kRows - 1) / kRows;
   const int most_rows = static_cast<int>((rows.size() + least_tiles - 1) / least_tiles);  // tiles nearly equal
   return {most_rows, max_tile_blocks(Columns, most_rows)};
@@ -235,7 +236,7 @@ FUSED_RNN_INLINE void for_each_tile(const Gemm<W>& product, Range rows, Range bl
   alignas(64) Real own[Tiles::kMostValues];
   if (rows.size() == 0) return;
   const auto [most_rows, most_blocks] = tile_shape<Columns>(rows);
-  const int64_t groups = (blocks.size() + most_blocks - 1) / most_blocks;
+  const int64_t groups = blocks.size() <= most_blocks ? 1 : (blocks.size() + most_blocks - 1) / most_blocks;
   const TileStrides strides{product.block_stride,
                             product.row_stride,
                             multiplications<W>(product.length),
@@ -260,6 +261,35 @@ FUSED_RNN_INLINE void for_each_tile(const Gemm<W>& product, Range rows, Range bl
       }
       update(tile);
     }
+  }
+}
+
+// The same for the first `rows` rows and any product that is not empty, in the steps of a stream: for a single row
+// without the loops over rows, which would cost as much as a small product. The results of a single row lie in
+// `place`, [blocks][columns][lanes], if it is not null.
+template <int Columns, class W, class Update>
+FUSED_RNN_INLINE void for_each_step_tile(const Gemm<W>& product, int64_t rows, Range blocks,
+                                         typename Terms<W>::Real* place, const Update& update) {
+  using Real = typename Terms<W>::Real;
+  using Tiles = MicroKernels<W, Columns>;
+  constexpr int kBlock = Columns * Vec<Real>::kLanes;
+  if (rows != 1 || product.length == 0) {
+    for_each_tile<Columns>(product, {0, rows}, blocks, [](const auto& /*tile*/) { return true; }, update);
+    return;
+  }
+  alignas(64) Real own[Tiles::kBlocks * kBlock];
+  const TileStrides strides{product.block_stride,
+                            product.row_stride,
+                            multiplications<W>(product.length),
+                            multiplications<W>(product.used_chunk()),
+                            product.planes,
+                            product.prefetch};
+  for (int64_t block = blocks.begin; block < blocks.end; block += Tiles::kBlocks) {
+    const int count = static_cast<int>(blocks.end - block < Tiles::kBlocks ? blocks.end - block : Tiles::kBlocks);
+    Real* const values = place != nullptr ? place + block * kBlock : own;
+    Tiles::select(1, count)(strides, product.weights + block * product.block_stride, product.rows,
+                            product.bias + block * kBlock, values);
+    update(Tile<Real, Columns>{values, 0, block, 1, count});
   }
 }
 

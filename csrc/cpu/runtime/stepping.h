@@ -37,7 +37,18 @@ struct StepParameters {
 
 // The most steps whose inputs are multiplied at once. With few rows a product waits for its weights, which the rows of
 // several steps share.
-inline int64_t steps_ahead(int64_t batch) { return batch < 8 ? 4 : 1; }
+constexpr int64_t steps_ahead(int64_t batch) { return batch < 8 ? 4 : 1; }  // a power of 2
+
+// What a layer takes before step number `step` of the `steps` of a block: the inputs of so many steps, or none, and the
+// place of this one among those taken. The first layer of a stack has the inputs of all steps, the others those of one.
+struct StepInputs {
+  int64_t count, place;
+};
+constexpr StepInputs step_inputs(bool is_first_layer, int64_t step, int64_t steps, int64_t batch) {
+  if (!is_first_layer) return {1, 0};
+  const int64_t ahead = steps_ahead(batch), place = step & (ahead - 1);
+  return {place > 0 ? 0 : ahead < steps - step ? ahead : steps - step, place};
+}
 
 // The state lives here, in two copies of h: step number s reads the copy s % 2 and writes the other.
 class StepLayer {

@@ -96,6 +96,10 @@ class StepStates : public StepLayer {
   FUSED_RNN_INLINE BatchRows<Real> cells(int k) const { return {c_ + (k - 1) * unit_stride_, c_stride()}; }
   BatchRows<Real> hidden() const { return {hidden_, unit_stride_}; }
 
+  // Where the gates from x of the first row are kept, from a block on: tile after tile, as a product of one row makes
+  // them.
+  Real* kept_row(int64_t block = 0) const { return kept_ + block * Units::kColumns * kLanes; }
+
   // Keeps the gates from x of a tile.
   template <class TileOf>
   [[gnu::noinline]] void keep(const TileOf& tile) const {
@@ -292,8 +296,10 @@ class PackedStep final : public StepStates<Cell, RealOf<T>> {
 
   void take(const void* x, int64_t x_stride, int64_t count, int part, int parts) override {
     const BatchRows<const Real> x_rows{static_cast<const Real*>(x), x_stride};
-    multiply(weights_.from_x(), x_rows, count * p_.batch, p_.input_size, part, parts,
-             [&](const auto& tile) { this->keep(tile); });
+    multiply(weights_.from_x(), x_rows, count * p_.batch, p_.input_size, part, parts, this->kept_row(),
+             [&](const auto& tile) {
+               if (tile.values != this->kept_row(tile.block)) this->keep(tile);
+             });
   }
 
   void update(int64_t step, int64_t place, int part, int parts) override {
@@ -304,7 +310,7 @@ class PackedStep final : public StepStates<Cell, RealOf<T>> {
         this->update_tile(TileOf{nullptr, 0, block, static_cast<int>(p_.batch), 1}, step, place);
       }
     } else {
-      multiply(weights_.from_h(), this->h_before(step), p_.batch, p_.output_size, part, parts,
+      multiply(weights_.from_h(), this->h_before(step), p_.batch, p_.output_size, part, parts, nullptr,
                [&](const auto& tile) { this->update_tile(tile, step, place); });
     }
   }
@@ -312,7 +318,7 @@ class PackedStep final : public StepStates<Cell, RealOf<T>> {
   void project(int64_t step, int part, int parts) override {
     if constexpr (!Cell::kReadsHidden) {
       if (!p_.projected) return;
-      multiply(weights_.projection(), this->hidden(), p_.batch, p_.hidden_size, part, parts,
+      multiply(weights_.projection(), this->hidden(), p_.batch, p_.hidden_size, part, parts, nullptr,
                [&](const auto& tile) { this->store_projected(tile, step); });
     }
   }
@@ -322,13 +328,13 @@ class PackedStep final : public StepStates<Cell, RealOf<T>> {
  private:
   PackedStep(const PackedStep& other) = default;
 
-  // Hands each tile of bias + matrix rows, of so many rows and the part's share of units, to `use`.
+  // Hands each tile of bias + matrix rows, of so many rows and the part's share of units, to `use`. The results of a
+  // single row lie in `place`, if it is not null.
   template <class Matrix, class Element, class Use>
   void multiply(const Matrix& matrix, const BatchRows<Element>& rows, int64_t count, int64_t size, int part, int parts,
-                const Use& use) const {
-    for_each_tile<Matrix::Units::kColumns>(
-        matrix.times(0, weights_.factors(part, rows, count, size), size), {0, count},
-        part_of({0, matrix.blocks()}, parts, part), [](const auto& /*tile*/) { return true; }, use);
+                Real* place, const Use& use) const {
+    for_each_step_tile<Matrix::Units::kColumns>(matrix.times(0, weights_.factors(part, rows, count, size), size), count,
+                                                part_of({0, matrix.blocks()}, parts, part), place, use);
   }
 
   StepWeights<Cell::kGates, recurrent_gates<Cell>(), T> weights_;
