@@ -20,18 +20,21 @@
 #include <string_view>
 #include <vector>
 
+#include "core/problem_text.h"
 #include "linear_cells.h"
 
-#if defined(COUNTED_HEADER)  // of a cell that fused_rnn.cells wrote, whose class is COUNTED_CELL
+#if defined(COUNTED_HEADER)  // of cells that fused_rnn.cells wrote, whose classes are COUNTED_CELL and COUNTED_DIAGONAL
 #include "cpu/simd/cell_math.h"
 // (first: the cell needs its names)
 #include COUNTED_HEADER
 #else
 #include "cells/table.h"
-#include "core/problem_text.h"
 #endif
 #if !defined(COUNTED_CELL)
 #define COUNTED_CELL LstmCell
+#endif
+#if !defined(COUNTED_DIAGONAL)
+#define COUNTED_DIAGONAL test::DiagonalCell
 #endif
 
 extern "C" [[gnu::noinline, gnu::visibility("default")]] void counted_pass(const std::function<void()>& pass);
@@ -45,6 +48,7 @@ namespace {
 using namespace fused_rnn;
 using namespace fused_rnn::test;
 using Counted = COUNTED_CELL;
+using Diagonal = COUNTED_DIAGONAL;
 
 constexpr Shape kPlain{.time_steps = 20, .batch = 7, .directions = 1, .hidden_size = 72, .output_size = 72};
 [[maybe_unused]] constexpr Shape kNormalized = [] {
@@ -159,12 +163,12 @@ struct Schedule {
 constexpr Schedule kSchedules[] = {
     {"forward_sweep", [] { run<ForwardSweep, BackwardSweep>(kPlain, false); }},
     {"backward_sweep", [] { run<ForwardSweep, BackwardSweep>(kPlain, true); }},
-#if !defined(COUNTED_HEADER)  // no norms, and gates that read h
+#if !defined(COUNTED_HEADER)  // which have no norms
     {"row_forward", [] { run<RowForward, RowBackward>(kNormalized, false); }},
     {"row_backward", [] { run<RowForward, RowBackward>(kNormalized, true); }},
-    {"diagonal_forward", [] { run<DiagonalForward, DiagonalBackward, DiagonalCell>(kPlain, false); }},
-    {"diagonal_backward", [] { run<DiagonalForward, DiagonalBackward, DiagonalCell>(kPlain, true); }},
 #endif
+    {"diagonal_forward", [] { run<DiagonalForward, DiagonalBackward, Diagonal>(kPlain, false); }},
+    {"diagonal_backward", [] { run<DiagonalForward, DiagonalBackward, Diagonal>(kPlain, true); }},
     {"input_gates", [] { run<ForwardSweep, BackwardSweep>(kFromInput, false); }},
     {"single_step", [] { run<SingleStep, BackwardSweep>(kOneStep, false); }},
     {"packed_step", run_packed_steps},
