@@ -7,7 +7,7 @@ gates and states first, and the heads in them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -33,12 +33,9 @@ class Heads(NamedTuple):
         apart = rows.reshape(-1, self.number, self.size, *rows.shape[1:])
         return apart.transpose(0, 1).reshape(rows.shape)
 
-    def dense(self, w_hh: Tensor) -> Tensor:
-        """W_hh [R*H, H / heads] of one direction with the zeros between its heads, [R*H, H]."""
-        if self.number == 1:
-            return w_hh
-        own = torch.eye(self.number, dtype=w_hh.dtype, device=w_hh.device)[:, None, :, None]
-        return (w_hh.reshape(-1, self.number, self.size, 1, self.size) * own).flatten(3).flatten(0, 2)
+    def can_split(self, states: Tensor | None) -> bool:
+        """Whether `of_states` can take states that nobody has checked."""
+        return states is None or (states.dim() == 3 and states.shape[2] % (self.number * self.size) == 0)
 
     def of_states(self, states: Tensor | None) -> Tensor | None:
         """States [D, B, E*H] as those of each head, [D*heads, B, E*H/heads]."""
@@ -62,6 +59,13 @@ class Heads(NamedTuple):
         shape = states.shape[1:] if others == 1 else (*states.shape[1:-1], others, self.size)
         joined = torch.cat(states.reshape(directions, self.number, *shape).unbind(1), -1)
         return joined if others == 1 else joined.flatten(-2)
+
+    def all_of(self, result: Any, *, keep_cells: bool = False) -> Any:
+        """A RecurrenceResult with the states of all units; the output [T, B, D*heads, H/heads] is already of all."""
+        _, h_n, c_n, cells = result
+        if keep_cells and cells.dim() > 1:
+            cells = self.joined(cells.movedim(2, 0)).movedim(0, 2)
+        return result._replace(h_n=self.joined(h_n), c_n=self.joined(c_n) if c_n.dim() > 1 else c_n, cells=cells)
 
 
 ONE_HEAD = Heads(1, 0)

@@ -365,7 +365,8 @@ def make_stepper(cell: str, layers: Sequence[Sequence[Tensor | None]], *, storag
     """The native stepper of layers with w_ih, w_hh, b_ih, b_hh, w_hr and unit_weights each, which it copies.
 
     It reads them from their addresses: they are on the CPU, of one type, and of the shapes that the sizes (batch,
-    input_size, hidden_size and proj_size) say.
+    input_size, hidden_size, proj_size and heads) say, head by head as the operators take them; hidden_size is that of
+    one head.
 
     `storage` is exact, bfloat16 or int8. Its methods take addresses of contiguous memory: step(x, y),
     get_state(h, c), set_state(h, c), reset(rows, or 0 for all).

@@ -32,14 +32,15 @@ def _check_parameters(layer: RecurrentLayer, parameters: Sequence[Sequence[Tenso
     """Native code takes their addresses, and what it finds there has the type and shape that it assumes."""
     spec, width = _ops.CELLS[layer.cell], layer.proj_size or layer.hidden_size
     rows, recurrent_rows = spec.gates * layer.hidden_size, spec.recurrent_gates * layer.hidden_size
+    heads = layer._heads.number
     for index, tensors in enumerate(parameters):
         shapes = {
             "weight_ih": (rows, width if index else layer.input_size),
-            "weight_hh": (recurrent_rows, width),
+            "weight_hh": (recurrent_rows, width // heads),
             "bias_ih": (rows,),
             "bias_hh": (recurrent_rows,),
             "weight_hr": (width, layer.hidden_size),
-            "the unit weights": (1, spec.unit_weights, layer.hidden_size),
+            "the unit weights": (heads, spec.unit_weights, layer.hidden_size // heads),
         }
         for (name, shape), tensor in zip(shapes.items(), tensors, strict=True):
             if tensor is not None and (tensor.dtype != dtype or tensor.shape != shape):
@@ -51,7 +52,9 @@ class SteppedLayer(NamedTuple):
     """A layer that can make single steps, as native code takes it."""
 
     layer: RecurrentLayer
-    parameters: Sequence[tuple[Tensor | None, ...]]  # w_ih, w_hh, b_ih, b_hh, w_hr and the unit weights of each layer
+    parameters: Sequence[
+        tuple[Tensor | None, ...]
+    ]  # w_ih, w_hh, b_ih, b_hh, w_hr and the unit weights of each layer, head by head
     dtype: torch.dtype
     weights: torch.dtype | None  # how matrices are kept; None: exactly
 
@@ -76,7 +79,7 @@ def stepped_layer(layer: torch.nn.Module, weights: torch.dtype | None, name: str
     if refused:
         raise NotImplementedError(f"{name} has {' and '.join(refused)}, which a Stepper does not compute")
     variants, heads = layer._variants(), layer._heads
-    directions = [w._replace(w_hh=heads.dense(w.w_hh)) for (w,) in layer._layers()]
+    directions = [w if heads.number == 1 else heads.of_weights(w) for (w,) in layer._layers()]
     weight = directions[0].w_ih
     for each in (tensor for tensors in directions for tensor in tensors if tensor is not None):
         if not each.is_cpu:
@@ -85,7 +88,7 @@ def stepped_layer(layer: torch.nn.Module, weights: torch.dtype | None, name: str
         wanted = "float32 or float64" if weights is None else f"float32 to keep its weights as {weights}"
         raise ValueError(f"{name} must be of type {wanted}, got {weight.dtype}")
     with torch.no_grad():
-        of_units = [unit_weights(variants, [w], layer.hidden_size) for w in directions]
+        of_units = [unit_weights(variants, [w], layer.hidden_size, heads.number) for w in directions]
     parameters = [(*w[:5], own) for w, own in zip(directions, of_units, strict=True)]
     if layer.cell in _ops.LOADED and weights is not None:
         raise NotImplementedError(f"a Stepper of the cell {layer.cell} needs exact weights, weights=None")
@@ -141,7 +144,9 @@ class Stepper:
         others = (self._states - 1) * layer.hidden_size
         self._c_shape = (layer.num_layers, batch_size, others) if others else None
         self._description = f"{layer}, batch_size={batch_size}, weights={weights}"
-        sizes = {name: getattr(layer, name) for name in ("input_size", "hidden_size", "proj_size")}
+        heads = layer._heads.number
+        sizes = {"hidden_size": layer.hidden_size // heads, "heads": heads}
+        sizes |= {name: getattr(layer, name) for name in ("input_size", "proj_size")}
         storage = _STORAGES[weights]
         self._hold(_ops.make_stepper(layer.cell, parameters, storage=storage, batch=batch_size, **sizes))
 

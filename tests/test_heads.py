@@ -133,6 +133,19 @@ def test_single_steps_packed_sequences_and_steppers(cell: Any, dtype: torch.dtyp
     assert " heads=3 " in str(fused_rnn.explain(layer, x))
 
 
+# A call that is short looks at nothing of its states; it may not stumble over those that do not fit either.
+def test_states_that_do_not_fit_are_named_as_with_one_head() -> None:
+    layer, plain = pair(SLSTMCell, torch.float32)
+    x = torch.randn(2, BATCH, 7)
+    for shape in ((1, BATCH, SIZE + 1), (1, BATCH, 2 * SIZE), (BATCH, SIZE), (1, BATCH + 1, SIZE), (1, BATCH, 0)):
+        messages = []
+        for each in (layer, plain):
+            with pytest.raises(RuntimeError) as error:
+                each(x, (torch.zeros(1, BATCH, SIZE),) * 3 + (torch.zeros(shape),))
+            messages.append(str(error.value))
+        assert messages[0] == messages[1]
+
+
 def test_threads_share_heads() -> None:
     layer, _ = pair(OwnGRU, torch.float32, bidirectional=True)
     x = torch.randn(STEPS, BATCH, 7)

@@ -21,6 +21,7 @@ TEAM = "csrc/cpu/runtime/team.cpp"
 # What a program is linked with, compiled once for all: parts of the library, and the schedules that the programs run.
 LINKED = {
     "test_diagonal": ["diagonals", TEAM],
+    "test_matrix_product": [TEAM],
     "test_not_finite": ["sweeps", "pairs", "rows", TEAM],
     "test_pairs": ["pairs", TEAM],
     "test_rows": ["rows", "sweeps", TEAM],
@@ -47,7 +48,7 @@ WIDEST = INSTRUCTION_SETS[-1:]
 FEWER_FLAVOURS = {
     **{name: [*WIDEST, "sanitized"] for name in ("test_cells", "test_diagonal", "test_rows", "test_single_steps")},
     **{name: [*WIDEST, "sanitized"] for name in ("test_stream_stages", "test_sweep", "test_team", "test_workspace")},
-    "test_weight_gradients": [*WIDEST, "sanitized"],
+    **{name: [*WIDEST, "sanitized"] for name in ("test_matrix_product", "test_weight_gradients")},
     "test_plain_recurrence": WIDEST,
     "test_sharing": WIDEST,
     "test_not_finite": WIDEST,
@@ -119,6 +120,7 @@ def test_every_native_source_is_listed() -> None:
     assert set(SOURCES) >= {
         "test_cells",
         "test_diagonal",
+        "test_matrix_product",
         "test_not_finite",
         "test_pairs",
         "test_plain_recurrence",

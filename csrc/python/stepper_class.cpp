@@ -43,6 +43,7 @@ StepStorage storage_by_name(const std::string& name) {
 std::unique_ptr<Stepper> make_stepper(const py::object& named, const std::string& storage,
                                       const std::vector<Addresses>& layers, int threads) {
   const Problem p = problem_of(named);
+  if (p.projected && p.heads > 1) throw py::value_error("heads have no projection");
   if (p.batch < 1 || p.input_size < 1 || layers.empty()) throw py::value_error("a stepper needs rows, inputs, layers");
   std::vector<Stepper::Layer> made;
   for (const Addresses& a : layers) {
@@ -55,10 +56,11 @@ std::unique_ptr<Stepper> make_stepper(const py::object& named, const std::string
                               .rounds_factors = p.rounds_factors,
                               .threads = std::max(threads, 1),
                               .batch = p.batch,
-                              .input_size = made.empty() ? p.input_size : p.output_size,
-                              .hidden_size = p.hidden_size,
-                              .output_size = p.output_size,
-                              .projected = p.projected};
+                              .input_size = made.empty() ? p.input_size : p.heads * p.output_size,
+                              .hidden_size = p.heads * p.hidden_size,
+                              .output_size = p.heads * p.output_size,
+                              .projected = p.projected,
+                              .heads = p.heads};
     made.push_back(
         {problem, {input_at(a[0]), input_at(a[1]), input_at(a[2]), input_at(a[3]), input_at(a[4]), input_at(a[5])}});
   }

@@ -46,7 +46,7 @@ class PackedMatrix {
   }
 
   int64_t blocks() const { return blocks_; }
-  int64_t bytes() const { return blocks_ * block_stride_ * static_cast<int64_t>(sizeof(Weight)); }  // of a direction
+  int64_t bytes() const { return directions_ * blocks_ * block_stride_ * static_cast<int64_t>(sizeof(Weight)); }
 
   void pack(int64_t d, int64_t block) const {
     if (columns_ == 0) return;

@@ -23,16 +23,18 @@ struct StepProblem {
   int64_t hidden_size;  // H
   int64_t output_size;  // P: the projected size, or H
   bool projected;
+  int64_t heads = 1;  // N, groups of H/N units between which W_hh has no entries; one where h is projected
 };
 
-// Contiguous arrays, read while a layer is made. A null pointer means zeros, where it may be null.
+// Contiguous arrays, read while a layer is made. A null pointer means zeros, where it may be null. Of several heads the
+// parameters lie head by head, [N*G*H/N, I] and [N*R*H/N, H/N], and so do the units of x and of the states.
 struct StepParameters {
   const void* w_ih;          // [G*H, I]
   const void* w_hh;          // [R*H, P], null where R = 0
   const void* b_ih;          // [G*H], optional
   const void* b_hh;          // [R*H], optional
   const void* w_hr;          // [P, H], when projected
-  const void* unit_weights;  // [K, H], for cells that have them
+  const void* unit_weights;  // [N, K, H/N], for cells that have them
 };
 
 // The most steps whose inputs are multiplied at once. With few rows a product waits for its weights, which the rows of

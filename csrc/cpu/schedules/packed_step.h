@@ -3,7 +3,9 @@
 //   from_x = b_ih + W_ih x       kept for the steps ahead, in the layout of the tiles
 //   from_h = b_hh + W_hh h       tile by tile, and then the pass (forward_pass.h), as in the forward sweep
 //
-// A diagonal cell has the pass alone in place of the second.
+// A diagonal cell has the pass alone in place of the second. Heads are to the products what directions are elsewhere:
+// each has blocks of its own units alone. In the rows of h and of the other states they follow each other without gaps,
+// so a vector beyond the last unit of one would reach into the next: of several heads it is loaded and stored in part.
 //
 // Weights may be kept as bfloat16, or as int8 with one scale for each row of the matrix. The products take them as
 // those of a layer do: by the same multiplications, from the same quantized or rounded rows.
@@ -67,22 +69,28 @@ class StepStates : public StepLayer {
   int64_t c_stride() const override { return kCellStates<Cell> * unit_stride_; }
 
  protected:
-  StepStates(const StepProblem& problem, const void* unit_weights) : p_(problem) {
-    unit_stride_ = Units::padded(p_.hidden_size);
+  StepStates(const StepProblem& problem, const void* unit_weights)
+      : p_(problem), head_size_(problem.hidden_size / problem.heads) {
+    unit_stride_ = p_.hidden_size - head_size_ + Units::padded(head_size_);
     h_stride_ = p_.projected ? Outputs::padded(p_.output_size) : unit_stride_;
     states_ = zeroed([&](Arena& arena) { lay_out(arena); });
     if constexpr (Cell::kUnitWeights > 0) {
       unit_weights_memory_ =
           zeroed([&](Arena& arena) { unit_weights_ = arena.take<Real>(Cell::kUnitWeights * unit_stride_); });
-      for (int k = 0; k < Cell::kUnitWeights; ++k) {
-        std::memcpy(unit_weights_ + k * unit_stride_, static_cast<const Real*>(unit_weights) + k * p_.hidden_size,
-                    static_cast<size_t>(p_.hidden_size) * sizeof(Real));
+      const auto* from = static_cast<const Real*>(unit_weights);
+      for (int64_t first = 0; first < p_.hidden_size; first += head_size_) {
+        for (int k = 0; k < Cell::kUnitWeights; ++k, from += head_size_)
+          std::copy_n(from, head_size_, unit_weights_ + k * unit_stride_ + first);
       }
     }
   }
 
   StepStates(const StepStates& other)
-      : p_(other.p_), h_stride_(other.h_stride_), unit_stride_(other.unit_stride_), unit_weights_(other.unit_weights_) {
+      : p_(other.p_),
+        head_size_(other.head_size_),
+        h_stride_(other.h_stride_),
+        unit_stride_(other.unit_stride_),
+        unit_weights_(other.unit_weights_) {
     states_ = zeroed([&](Arena& arena) { lay_out(arena); });
     const auto copy = [&](const Real* from, int64_t stride, Real* to) {
       if (from != nullptr) std::copy_n(from, p_.batch * stride, to);
@@ -93,30 +101,45 @@ class StepStates : public StepLayer {
 
   BatchRows<Real> h_before(int64_t step) const { return {h_[step & 1], h_stride_}; }
   BatchRows<Real> h_after(int64_t step) const { return {h_[(step + 1) & 1], h_stride_}; }
-  FUSED_RNN_INLINE BatchRows<Real> cells(int k) const { return {c_ + (k - 1) * unit_stride_, c_stride()}; }
   BatchRows<Real> hidden() const { return {hidden_, unit_stride_}; }
 
-  // Where the gates from x of the first row are kept, from a block on: tile after tile, as a product of one row makes
-  // them.
-  Real* kept_row(int64_t block = 0) const { return kept_ + block * Units::kColumns * kLanes; }
+  // What the tiles of a head read and write at a step, from the head's first unit on.
+  struct HeadStep {
+    Real* kept;  // gates from x, of the step's place among those ahead
+    BatchRows<Real> h, next, c;
+    UnitWeights<Cell, Real> weights;
+  };
+  HeadStep head_step(int64_t head, int64_t step, int64_t place) const {
+    const int64_t first = head * head_size_;
+    const auto from = [&](Real* rows) { return rows == nullptr ? rows : rows + first; };
+    return {kept_of(head) + place * p_.batch * kept_stride_,
+            h_before(step).from(first),
+            p_.projected ? hidden() : h_after(step).from(first),
+            {from(c_), c_stride()},
+            {from(unit_weights_), unit_stride_}};
+  }
+  // The gates from x of a head, at the first of the steps ahead.
+  Real* kept_of(int64_t head) const { return first_row(kept_, head * Units::count(head_size_)); }
+  // Where those of the first row lie from a block on: tile after tile, as a GEMM of one row makes them.
+  static Real* first_row(Real* kept, int64_t block) { return kept + block * Units::kColumns * kLanes; }
 
   // Keeps the gates from x of a tile.
   template <class TileOf>
-  [[gnu::noinline]] void keep(const TileOf& tile) const {
-    for_each_vector<Units::kVectors>(tile, p_.hidden_size, kNoRow, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
+  [[gnu::noinline]] void keep(const TileOf& tile, Real* kept) const {
+    for_each_vector<Units::kVectors>(tile, head_size_, kNoRow, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
       for (int g = 0; g < Cell::kGates; ++g) {
         const auto value = column_of<Cell::kGates>(tile, where, g);
-        for (int i = 0; i < where.kParts; ++i) V(value.parts[i]).store(kept(tile, where, 0, i, g));
+        for (int i = 0; i < where.kParts; ++i) V(value.parts[i]).store(gate_at(kept, tile, where, i, g));
       }
     });
   }
 
-  // The pass of a tile of the gates from h, at a step and its place among those ahead.
+  // The pass of a tile of the gates from h.
   template <class TileOf>
-  [[gnu::noinline]] void update_tile(const TileOf& tile, int64_t step, int64_t place) const {
-    const ForwardPass<Cell, Real, false> pass(UnitWeights<Cell, Real>{unit_weights_, unit_stride_});
-    const Access<TileOf> access{*this, tile, place, h_before(step), p_.projected ? hidden() : h_after(step)};
-    for_each_vector<Units::kVectors>(tile, p_.hidden_size, kNoRow, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
+  [[gnu::noinline]] void update_tile(const TileOf& tile, const HeadStep& at) const {
+    const ForwardPass<Cell, Real, false> pass(at.weights);
+    const Access<TileOf> access{*this, tile, at};
+    for_each_vector<Units::kVectors>(tile, head_size_, kNoRow, [&](const auto& where) FUSED_RNN_INLINE_LAMBDA {
       pass(where, RowStep::kPlain, access);
     });
   }
@@ -130,23 +153,24 @@ class StepStates : public StepLayer {
   }
 
   StepProblem p_;
+  int64_t head_size_;                       // units of a head, H/N
   int64_t h_stride_ = 0, unit_stride_ = 0;  // padded sizes of one row of h, and of H units
   Real* unit_weights_ = nullptr;            // [K, unit_stride]
 
  private:
   void lay_out(Arena& arena) {
-    kept_ =
-        arena.take<Real>(steps_ahead(p_.batch) * p_.batch * Units::count(p_.hidden_size) * Units::kColumns * kLanes);
+    kept_stride_ = p_.heads * Units::count(head_size_) * Units::kColumns * kLanes;
+    kept_ = arena.take<Real>(steps_ahead(p_.batch) * p_.batch * kept_stride_);
     for (Real*& h : h_) h = arena.take<Real>(p_.batch * h_stride_);
     if (kCellStates<Cell> > 0) c_ = arena.take<Real>(p_.batch * c_stride());
     if (p_.projected) hidden_ = arena.take<Real>(p_.batch * unit_stride_);
   }
 
-  // Where the input's part of one gate is kept, of the step at `place`.
+  // Where the input's part of one gate is kept.
   template <class TileOf, class Where>
-  FUSED_RNN_INLINE Real* kept(const TileOf& tile, const Where& where, int64_t place, int part, int gate) const {
-    const int64_t first = (place * p_.batch + where.row_of(part)) * Units::count(p_.hidden_size) + tile.block;
-    return kept_ + (first * Units::kColumns + where.vector_of(part) * Cell::kGates + gate) * kLanes;
+  FUSED_RNN_INLINE Real* gate_at(Real* kept, const TileOf& tile, const Where& where, int part, int gate) const {
+    const int64_t column = tile.block * Units::kColumns + where.vector_of(part) * Cell::kGates + gate;
+    return kept + where.row_of(part) * kept_stride_ + column * kLanes;
   }
 
   // Where the pass finds the values of the vectors of a tile.
@@ -154,13 +178,13 @@ class StepStates : public StepLayer {
   struct Access {
     const StepStates& states;
     const TileOf& tile;
-    int64_t place;
-    BatchRows<Real> h, next;
+    const HeadStep& at;
 
     template <class Where>
     FUSED_RNN_INLINE auto from_x(const Where& where, int g) const {
       Vec<Real, Where::kParts> value;
-      for (int i = 0; i < Where::kParts; ++i) value.parts[i] = V::load(states.kept(tile, where, place, i, g)).parts[0];
+      for (int i = 0; i < Where::kParts; ++i)
+        value.parts[i] = V::load(states.gate_at(at.kept, tile, where, i, g)).parts[0];
       return value;
     }
     template <class Where>
@@ -169,13 +193,23 @@ class StepStates : public StepLayer {
     }
     template <class Where>
     FUSED_RNN_INLINE auto before(const Where& where, int k) const {
-      return load_padded(where, k == 0 ? h : states.cells(k));
+      return is_apart(where) ? load_padded(where, rows(at.h, k)) : load_rows(where, rows(at.h, k));
     }
     template <class Where, class States>
     FUSED_RNN_INLINE void keep(const Where& where, const States& state) const {
-      store_padded(where, state[0], next);
 #pragma GCC unroll 4
-      for (int k = 1; k < Cell::kStates; ++k) store_padded(where, state[k], states.cells(k));
+      for (int k = 0; k < Cell::kStates; ++k) {
+        is_apart(where) ? store_padded(where, state[k], rows(at.next, k))
+                        : store_rows(where, state[k], rows(at.next, k));
+      }
+    }
+    FUSED_RNN_INLINE BatchRows<Real> rows(const BatchRows<Real>& h, int k) const {
+      return k == 0 ? h : at.c.from((k - 1) * states.unit_stride_);
+    }
+    // Whether whole vectors are the head's own; else the units of another follow without a gap.
+    template <class Where>
+    FUSED_RNN_INLINE bool is_apart(const Where& where) const {
+      return kIsWhole<decltype(where.count), Real> || states.p_.heads == 1;
     }
     // There are no lengths and no resets.
     template <class Where>
@@ -188,7 +222,8 @@ class StepStates : public StepLayer {
 
   ZeroedMemory unit_weights_memory_;  // none in a clone, which reads that of another
   ZeroedMemory states_;               // of all that follows
-  Real* kept_ = nullptr;              // [steps ahead, B, blocks, columns, lanes]
+  Real* kept_ = nullptr;              // [steps ahead, B, heads, blocks, columns, lanes]
+  int64_t kept_stride_ = 0;           // of a row
   Real* h_[2] = {};                   // [B, h_stride]
   Real* c_ = nullptr;                 // [B, E, unit_stride]
   Real* hidden_ = nullptr;            // [B, unit_stride] h before its projection
@@ -213,7 +248,7 @@ class StepWeights {
         return QuantizedRows(static_cast<const float*>(data), data == nullptr ? 0 : rows, columns);
       };
       const QuantizedRows w_ih = quantized(given.w_ih, Gates * p_.hidden_size, p_.input_size);
-      const QuantizedRows w_hh = quantized(given.w_hh, Recurrent * p_.hidden_size, p_.output_size);
+      const QuantizedRows w_hh = quantized(given.w_hh, Recurrent * p_.hidden_size, p_.output_size / p_.heads);
       const QuantizedRows w_hr = quantized(given.w_hr, p_.output_size, p_.hidden_size);
       pack(given, {w_ih.values(), w_ih.scales()}, {w_hh.values(), w_hh.scales()}, {w_hr.values(), w_hr.scales()});
     } else {
@@ -254,17 +289,19 @@ class StepWeights {
   };
 
   void pack(const StepParameters& given, const Given& w_ih, const Given& w_hh, const Given& w_hr) {
-    const auto make = [&](auto& matrix, const Given& of, const void* bias, int64_t units, int64_t columns) {
+    const auto make = [&](auto& matrix, const Given& of, const void* bias, int groups, int64_t units, int64_t columns) {
       using Made = std::remove_reference_t<decltype(matrix)>;
-      const auto vector = [](const void* data) { return WeightView{data, 0, 1, 0}; };
-      const WeightView w{of.matrix, 0, columns, 1}, b = vector(bias), scales = vector(of.scales);
-      const typename Made::Given all{w, b, scales, 1, units, columns, false};
+      const auto vector = [&](const void* data) { return WeightView{data, groups * units, 1, 0}; };
+      const WeightView w{of.matrix, groups * units * columns, columns, 1}, b = vector(bias), scales = vector(of.scales);
+      const typename Made::Given all{w, b, scales, p_.heads, units, columns, false};
       memory_.push_back(zeroed([&](Arena& arena) { matrix = Made(all, arena); }));
-      for (int64_t block = 0; block < matrix.blocks(); ++block) matrix.pack(0, block);
+      matrix.pack_part(0, 1);
     };
-    make(from_x_, w_ih, given.b_ih, p_.hidden_size, p_.input_size);
-    if constexpr (Recurrent > 0) make(from_h_, w_hh, given.b_hh, p_.hidden_size, p_.output_size);
-    if (p_.projected) make(projection_, w_hr, nullptr, p_.output_size, p_.hidden_size);
+    make(from_x_, w_ih, given.b_ih, Gates, p_.hidden_size / p_.heads, p_.input_size);
+    if constexpr (Recurrent > 0) {
+      make(from_h_, w_hh, given.b_hh, Recurrent, p_.hidden_size / p_.heads, p_.output_size / p_.heads);
+    }
+    if (p_.projected) make(projection_, w_hr, nullptr, 1, p_.output_size, p_.hidden_size);
   }
 
   StepProblem p_;
@@ -296,30 +333,39 @@ class PackedStep final : public StepStates<Cell, RealOf<T>> {
 
   void take(const void* x, int64_t x_stride, int64_t count, int part, int parts) override {
     const BatchRows<const Real> x_rows{static_cast<const Real*>(x), x_stride};
-    multiply(weights_.from_x(), x_rows, count * p_.batch, p_.input_size, part, parts, this->kept_row(),
-             [&](const auto& tile) {
-               if (tile.values != this->kept_row(tile.block)) this->keep(tile);
-             });
+    const auto factors = weights_.factors(part, x_rows, count * p_.batch, p_.input_size);
+    for_each_head(part, parts, [&](int64_t head, Range blocks) {
+      Real* const kept = this->kept_of(head);
+      multiply(weights_.from_x(), weights_.from_x().times(head, factors, p_.input_size), count * p_.batch, blocks, kept,
+               [&](const auto& tile) {
+                 if (tile.values != this->first_row(kept, tile.block)) this->keep(tile, kept);
+               });
+    });
   }
 
   void update(int64_t step, int64_t place, int part, int parts) override {
-    if constexpr (kDiagonal) {
-      using TileOf = Tile<Real, std::decay_t<decltype(weights_.from_x())>::Units::kColumns>;
-      const Range blocks = part_of({0, weights_.from_x().blocks()}, parts, part);
-      for (int64_t block = blocks.begin; block < blocks.end; ++block) {
-        this->update_tile(TileOf{nullptr, 0, block, static_cast<int>(p_.batch), 1}, step, place);
+    for_each_head(part, parts, [&](int64_t head, Range blocks) {
+      const auto at = this->head_step(head, step, place);
+      if constexpr (kDiagonal) {
+        using TileOf = Tile<Real, std::decay_t<decltype(weights_.from_x())>::Units::kColumns>;
+        for (int64_t block = blocks.begin; block < blocks.end; ++block) {
+          this->update_tile(TileOf{nullptr, 0, block, static_cast<int>(p_.batch), 1}, at);
+        }
+      } else {
+        const int64_t size = p_.projected ? p_.output_size : this->head_size_;
+        multiply(weights_.from_h(), weights_.from_h().times(head, weights_.factors(part, at.h, p_.batch, size), size),
+                 p_.batch, blocks, nullptr, [&](const auto& tile) { this->update_tile(tile, at); });
       }
-    } else {
-      multiply(weights_.from_h(), this->h_before(step), p_.batch, p_.output_size, part, parts, nullptr,
-               [&](const auto& tile) { this->update_tile(tile, step, place); });
-    }
+    });
   }
 
   void project(int64_t step, int part, int parts) override {
     if constexpr (!Cell::kReadsHidden) {
       if (!p_.projected) return;
-      multiply(weights_.projection(), this->hidden(), p_.batch, p_.hidden_size, part, parts, nullptr,
-               [&](const auto& tile) { this->store_projected(tile, step); });
+      const auto& matrix = weights_.projection();
+      const auto factors = weights_.factors(part, this->hidden(), p_.batch, p_.hidden_size);
+      multiply(matrix, matrix.times(0, factors, p_.hidden_size), p_.batch, part_of({0, matrix.blocks()}, parts, part),
+               nullptr, [&](const auto& tile) { this->store_projected(tile, step); });
     }
   }
 
@@ -328,13 +374,23 @@ class PackedStep final : public StepStates<Cell, RealOf<T>> {
  private:
   PackedStep(const PackedStep& other) = default;
 
-  // Hands each tile of bias + matrix rows, of so many rows and the part's share of units, to `use`. The results of a
-  // single row lie in `place`, if it is not null.
-  template <class Matrix, class Element, class Use>
-  void multiply(const Matrix& matrix, const BatchRows<Element>& rows, int64_t count, int64_t size, int part, int parts,
-                Real* place, const Use& use) const {
-    for_each_step_tile<Matrix::Units::kColumns>(matrix.times(0, weights_.factors(part, rows, count, size), size), count,
-                                                part_of({0, matrix.blocks()}, parts, part), place, use);
+  // Calls visit(head, blocks) for the part's share of the blocks of all heads, as many of W_ih as of W_hh.
+  template <class Visit>
+  void for_each_head(int part, int parts, const Visit& visit) const {
+    const int64_t blocks = weights_.from_x().blocks();
+    const Range own = part_of({0, p_.heads * blocks}, parts, part);
+    for (int64_t head = 0; head < p_.heads; ++head) {
+      const Range here{std::max<int64_t>(own.begin - head * blocks, 0), std::min(own.end - head * blocks, blocks)};
+      if (here.begin < here.end) visit(head, here);
+    }
+  }
+
+  // Hands each tile of some blocks of bias + matrix rows, of so many rows, to `use`. The results of a single row lie in
+  // `place`, if it is not null.
+  template <class Matrix, class Product, class Use>
+  static void multiply(const Matrix& /*matrix*/, const Product& product, int64_t count, Range blocks, Real* place,
+                       const Use& use) {
+    for_each_step_tile<Matrix::Units::kColumns>(product, count, blocks, place, use);
   }
 
   StepWeights<Cell::kGates, recurrent_gates<Cell>(), T> weights_;
