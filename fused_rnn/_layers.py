@@ -93,7 +93,7 @@ def layer_arguments(
 
 
 def run_unchecked(
-    cell: str, x: Any, weights: DirectionWeights, h_0: Any = None, c_0: Any = None, variants: Variants = PLAIN
+    cell: str, x: Any, weights: DirectionWeights, h_0: Any, c_0: Any, variants: Variants, heads: Heads
 ) -> RecurrenceResult | None:
     """One direction of one layer without norms by the whole route, on arguments that nobody has checked.
 
@@ -108,12 +108,20 @@ def run_unchecked(
         return None
     if cell in _ops.LOADED and not _ops.has_kernels(cell, weights.w_ih):
         return None
-    if variants is not PLAIN:
+    if heads is not ONE_HEAD:
+        if variants is not PLAIN or not (heads.can_split(h_0) and heads.can_split(c_0)):
+            return None
+        own = heads.of_weights(weights)
+        arguments = layer_arguments(x, (own,), heads.of_states(h_0), heads.of_states(c_0))
+        if own.unit is not None:
+            arguments = arguments._replace(unit_weights=own.unit.view(heads.number, -1, heads.size))
+    elif variants is not PLAIN:
         arguments = _with_variants(arguments, cell, weights, variants)
     try:
-        return _whole_layer.run(cell, arguments, 1, handed_out=True)
+        found = _whole_layer.run(cell, arguments, 1, heads=heads.number, handed_out=True)
     except _whole_layer.ArgumentError:
         return None
+    return found if heads is ONE_HEAD else heads.all_of(found)
 
 
 def _with_variants(
@@ -192,16 +200,7 @@ def run_layer(
         result = _run_segments(_while_unchanged(run, given), steps, h_0, c_0, directions=len(weights))
     else:
         result = run(steps, h_0, c_0, keep_cells=keep_cells, handed_out=handed_out and variants is PLAIN)
-    return result if heads is ONE_HEAD else _of_all_heads(heads, result, keep_cells=keep_cells)
-
-
-def _of_all_heads(heads: Heads, result: RecurrenceResult, *, keep_cells: bool) -> RecurrenceResult:
-    """The states of all units; the output of each step [T, B, D*heads, H/heads] is already that of all."""
-    output, h_n, c_n, cells = result
-    c_n = heads.joined(c_n) if c_n.dim() > 1 else c_n
-    if keep_cells and cells.dim() > 1:
-        cells = heads.joined(cells.movedim(2, 0)).movedim(0, 2)
-    return RecurrenceResult(output, heads.joined(h_n), c_n, cells)
+    return result if heads is ONE_HEAD else heads.all_of(result, keep_cells=keep_cells)
 
 
 def _run(

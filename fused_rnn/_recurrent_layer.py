@@ -229,7 +229,7 @@ class RecurrentLayer(Unscriptable, Traceable, LayerCalls, FlatWeights):
         tensors = self._factors * (2 if self.bias else 1) + (1 if self.proj_size else 0)
         names, count = self._all_weights, self._state_count
         variants = self._variants()
-        if len(names) != 1 or len(names[0]) != tensors or self._heads is not ONE_HEAD:
+        if len(names) != 1 or len(names[0]) != tensors:
             return None
         if variants.layer_norm or variants.recompute:
             return None
@@ -245,7 +245,7 @@ class RecurrentLayer(Unscriptable, Traceable, LayerCalls, FlatWeights):
         if variants is not PLAIN and variants.unit_weights:
             cell, weights = "lstm_peephole", self._with_variants(variants, weights, self._suffixes()[0])
         steps = x.transpose(0, 1) if self.batch_first else x
-        found = run_unchecked(cell, steps, weights, h_0, c_0, variants)
+        found = run_unchecked(cell, steps, weights, h_0, c_0, variants, self._heads)
         if found is None:
             return None
         output = found.output

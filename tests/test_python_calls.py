@@ -82,3 +82,12 @@ def test_a_short_call_of_an_own_cell_goes_the_same_way(
     assert calls_of(trained(own, x)).total() - calls_of(trained(built_in, x)).total() <= more
     with_states = [calls_of(inferred(layer, x, hx=layer(x)[1])).total() for layer in (own, built_in)]
     assert with_states[0] - with_states[1] <= more_with_states
+
+
+def test_heads_go_the_short_way() -> None:
+    layer, x = fused_rnn.SLSTM(3, 4, num_heads=2), torch.randn(2, 4, 3)
+    states = layer(x)[1]
+    most = {"inference": (inferred(layer, x), 32), "training": (trained(layer, x), 43)}
+    most["with states"] = (inferred(layer, x, hx=states), 33)
+    found = {what: calls_of(function) for what, (function, _) in most.items()}
+    assert {what: seen for what, seen in found.items() if seen.total() > most[what][1]} == {}
