@@ -129,9 +129,6 @@ def _recurrent_stages(module: nn.Module, weights: torch.dtype | None) -> Iterato
     if dtype != torch.float32:
         raise ValueError(f"module must be of type torch.float32, got {dtype}")
     width, heads = layer.proj_size or layer.hidden_size, layer._heads.number
-    if heads > 1:
-        by_heads = [layer._heads.of_weights(w) for (w,) in layer._layers()]
-        parameters = [(*w[:5], w.unit) for w in by_heads]
     for index, (w_ih, w_hh, b_ih, b_hh, w_hr, unit_weights) in enumerate(parameters):
         arrays: list[bytes] = []
         for tensor, is_matrix in ((w_ih, True), (w_hh, True), (b_ih, False), (b_hh, False), (w_hr, True)):

@@ -345,14 +345,6 @@ def test_heads_that_are_no_parts_of_the_units_are_damage(heads: int, library: ct
     assert load(library, signed(data)) == (3, b"the file is damaged: a stage has wrong heads")
 
 
-def test_heads_have_a_limit(library: ctypes.CDLL) -> None:
-    # The library puts zeros between them: a file of some bytes would make streams of gigabytes.
-    for units, expected in ((8192, 0), (16384, 4)):
-        arrays = [bytes(4 * 4 * units)] * 2
-        heads = stream_file._Stage(stream_file._RECURRENT, 7, 1, units, arrays, hidden_size=units, heads=units)
-        assert load(library, stream_file._file([heads], False))[0] == expected
-
-
 def test_weights_take_the_bytes_of_their_type(tmp_path: Path) -> None:
     sizes = {}
     for weights in WEIGHTS:

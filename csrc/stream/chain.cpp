@@ -72,22 +72,6 @@ class Values {
   const float* data_ = nullptr;
 };
 
-// Rows of `groups` gates that lie head by head as those of one head, with `width` columns: between the columns of
-// heads, where a matrix has them, are zeros.
-std::vector<float> joined_heads(const float* rows, const FileStage& stage, int64_t groups, int64_t columns,
-                                int64_t width) {
-  if (rows == nullptr) return {};
-  const int64_t heads = stage.heads, units = stage.hidden_size / heads;
-  std::vector<float> joined(static_cast<size_t>(groups * stage.hidden_size * width));
-  for (int64_t head = 0; head < heads; ++head) {
-    for (int64_t row = 0; row < groups * units; ++row, rows += columns) {
-      const int64_t to = (row / units * heads + head) * units + row % units;
-      std::copy_n(rows, columns, joined.data() + to * width + (columns < width ? head * columns : 0));
-    }
-  }
-  return joined;
-}
-
 std::unique_ptr<Stage> make_recurrent(const FileStage& stage, int64_t batch) {
   const StepProblem problem{.cell = stage.cell,
                             .type = DataType::kFloat32,
@@ -98,20 +82,10 @@ std::unique_ptr<Stage> make_recurrent(const FileStage& stage, int64_t batch) {
                             .input_size = stage.input_size,
                             .hidden_size = stage.hidden_size,
                             .output_size = stage.output_size,
-                            .projected = stage.projected};
+                            .projected = stage.projected,
+                            .heads = stage.heads};
   const Values w_ih(stage.w_ih), w_hh(stage.w_hh), w_hr(stage.w_hr);
-  StepParameters parameters{w_ih.data(), w_hh.data(), stage.b_ih, stage.b_hh, w_hr.data(), stage.unit_weights};
-  std::vector<float> joined[5];
-  if (stage.heads > 1) {
-    const int64_t gates = stage.cell.gates, recurrent = stage.cell.recurrent_gates;
-    joined[0] = joined_heads(w_ih.data(), stage, gates, stage.input_size, stage.input_size);
-    joined[1] = joined_heads(w_hh.data(), stage, recurrent, stage.w_hh.columns, stage.output_size);
-    joined[2] = joined_heads(stage.b_ih, stage, gates, 1, 1);
-    joined[3] = joined_heads(stage.b_hh, stage, recurrent, 1, 1);
-    joined[4] = joined_heads(stage.unit_weights, stage, stage.cell.unit_weights, 1, 1);
-    const auto data = [&](int i) { return joined[i].empty() ? nullptr : joined[i].data(); };
-    parameters = {data(0), data(1), data(2), data(3), nullptr, data(4)};
-  }
+  const StepParameters parameters{w_ih.data(), w_hh.data(), stage.b_ih, stage.b_hh, w_hr.data(), stage.unit_weights};
   return std::make_unique<RecurrentStage>(active_stream_unit().make_recurrent(problem, parameters), stage);
 }
 

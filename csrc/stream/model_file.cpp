@@ -23,7 +23,6 @@ constexpr uint32_t kMostStages = 4096;
 constexpr int64_t kLargestSize = 1 << 24;         // so that no count of bytes overflows
 constexpr int64_t kLargestRow = 1 << 24;          // all results of a row: activations need no bytes of the file
 constexpr int64_t kLargestInt8Columns = 1 << 16;  // the sum of so many products fits into 32 bits
-constexpr int64_t kMostBetweenHeads = 1 << 28;    // values of W_hh with the zeros between heads, which no file holds
 
 constexpr uint32_t kKinds = 3, kStorages = 3, kActivations = 5;
 
@@ -117,8 +116,6 @@ void read_heads(const FileRecord& record, uint32_t version, FileStage& stage) {
   if (record.heads == 0) return;
   const bool may_be = version >= 2 && stage.cell.recurrent_gates > 0 && !stage.projected;
   if (!may_be || record.heads == 1 || stage.hidden_size % stage.heads != 0) damaged("a stage has wrong heads");
-  const int64_t entries = stage.hidden_size * stage.hidden_size * stage.cell.recurrent_gates;
-  if (entries > kMostBetweenHeads) unsupported("a stage has heads of too many units");
 }
 
 void read_recurrent(const FileRecord& record, uint32_t version, Arrays& arrays, FileStage& stage) {

@@ -68,7 +68,7 @@ class ReadingStage final : public Stage {
 
 std::unique_ptr<StepLayer> make_recurrent(const StepProblem& p, const StepParameters& given) {
   const int64_t gates = p.cell.gates * p.hidden_size, recurrent = p.cell.recurrent_gates * p.hidden_size;
-  const float sum = sum_of(given.w_ih, gates * p.input_size) + sum_of(given.w_hh, recurrent * p.output_size) +
+  const float sum = sum_of(given.w_ih, gates * p.input_size) + sum_of(given.w_hh, recurrent * p.output_size / p.heads) +
                     sum_of(given.b_ih, gates) + sum_of(given.b_hh, recurrent) +
                     sum_of(given.w_hr, p.output_size * p.hidden_size) +
                     sum_of(given.unit_weights, p.cell.unit_weights * p.hidden_size);
