@@ -52,9 +52,8 @@ class SteppedLayer(NamedTuple):
     """A layer that can make single steps, as native code takes it."""
 
     layer: RecurrentLayer
-    parameters: Sequence[
-        tuple[Tensor | None, ...]
-    ]  # w_ih, w_hh, b_ih, b_hh, w_hr and the unit weights of each layer, head by head
+    # w_ih, w_hh, b_ih, b_hh, w_hr and the unit weights of each layer, head by head
+    parameters: Sequence[tuple[Tensor | None, ...]]
     dtype: torch.dtype
     weights: torch.dtype | None  # how matrices are kept; None: exactly
 

@@ -12,6 +12,7 @@ import fused_rnn
 from fused_rnn import _ops
 from fused_rnn._published_cells import SLSTMCell
 from tests.own_cells import Everything, OwnGRU
+from tests.test_ops import CELLS
 from tests.tolerances import relative_error
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ OWN: tuple[tuple[type[fused_rnn.Cell], torch.dtype], ...] = (
     (SLSTMCell, torch.float64),
     (Everything, torch.float64),
 )
-BUILT_IN = ("lstm", "lstm_peephole", "gru", "rnn_tanh", "rnn_relu")
 STORAGES = [("exact", torch.float32), ("exact", torch.float64), ("bfloat16", torch.float32), ("int8", torch.float32)]
 
 
@@ -56,7 +56,7 @@ def run(cell: str, given: list[torch.Tensor], storage: str, x: torch.Tensor) -> 
 
 
 @pytest.mark.parametrize(("storage", "dtype"), STORAGES, ids=str)
-@pytest.mark.parametrize("cell", BUILT_IN)
+@pytest.mark.parametrize("cell", [*CELLS, "lstm_peephole"])
 def test_a_head_has_the_bits_of_a_stepper_of_its_own(cell: str, storage: str, dtype: torch.dtype) -> None:
     for heads, size, batch in ((1, 16, 2), (2, 21, 1), (4, 5, 9), (4, 32, 3)):  # whole vectors and parts of them
         given, x = parameters(cell, heads, size, dtype), torch.randn(STEPS, batch, INPUTS, dtype=dtype)

@@ -338,6 +338,15 @@ def test_version_1_has_neither_the_cells_nor_the_heads_of_version_2(library: cty
     assert load(library, signed(data)) == (3, b"the file is damaged: a stage has wrong heads")
 
 
+def test_what_is_not_finite_stays_in_its_head(library: ctypes.CDLL, tmp_path: Path) -> None:
+    layer, x = fused_rnn.SLSTM(7, 24, num_heads=3), torch.randn(6, 2, 7)
+    expected = saved(library, tmp_path, layer, 2).steps(x)
+    layer.get_parameter("weight_hh_l0")[:8].fill_(float("nan"))  # of the first gate of the first head
+    found = saved(library, tmp_path, layer, 2).steps(x)
+    assert found[..., :8].isnan().all()
+    assert torch.equal(found[..., 8:], expected[..., 8:])
+
+
 @pytest.mark.parametrize("heads", [1, 3, 5, 1 << 31])
 def test_heads_that_are_no_parts_of_the_units_are_damage(heads: int, library: ctypes.CDLL) -> None:
     data = bytearray(make_model.CELLS.read_bytes())
