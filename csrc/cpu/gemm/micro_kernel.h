@@ -236,7 +236,7 @@ FUSED_RNN_INLINE void for_each_tile(const Gemm<W>& product, Range rows, Range bl
   alignas(64) Real own[Tiles::kMostValues];
   if (rows.size() == 0) return;
   const auto [most_rows, most_blocks] = tile_shape<Columns>(rows);
-  const int64_t groups = blocks.size() <= most_blocks ? 1 : (blocks.size() + most_blocks - 1) / most_blocks;
+  const int64_t groups = (blocks.size() + most_blocks - 1) / most_blocks;
   const TileStrides strides{product.block_stride,
                             product.row_stride,
                             multiplications<W>(product.length),
