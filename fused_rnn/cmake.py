@@ -42,7 +42,7 @@ def operators() -> Path:
 def build(place: Path, options: Sequence[str] = ()) -> Path:
     """Build the C library and install it into a folder, unless these sources were built there with these options.
 
-    Environment: CXX (the compiler), MAX_JOBS (parallel compilations).
+    Environment: MAX_JOBS (parallel compilations), and what CMake reads: CC, CXX, CFLAGS, CXXFLAGS, LDFLAGS.
 
     Args:
         place: the folder, which is made.
@@ -53,11 +53,14 @@ def build(place: Path, options: Sequence[str] = ()) -> Path:
 
     Raises:
         RuntimeError: there is no CMake.
+        NotADirectoryError: place is a file.
         subprocess.CalledProcessError: CMake failed, and said on stderr why.
     """
     place, stamp = place.resolve(), place.resolve() / "fused_rnn.stamp"
+    if place.exists() and not place.is_dir():
+        raise NotADirectoryError(f"place must be a folder, got the file {place}")
     mark = _mark(options)
-    if stamp.exists() and stamp.read_text() == mark:
+    if stamp.exists() and stamp.read_text() == mark and all((place / name).exists() for name in ("include", "lib")):
         return place
     command = shutil.which("cmake")
     if command is None:
@@ -73,13 +76,15 @@ def build(place: Path, options: Sequence[str] = ()) -> Path:
             ("--install", made),
         ):
             subprocess.run([command, *words], stdout=sys.stderr, check=True)
+    place.mkdir(parents=True, exist_ok=True)  # with DESTDIR the library is elsewhere
     stamp.write_text(mark)
     return place
 
 
 def _mark(options: Sequence[str]) -> str:
     """A mark of all that the library is built from."""
-    digest = hashlib.sha256("\n".join((os.environ.get("CXX", ""), *options)).encode())
+    read_by_cmake = (os.environ.get(name, "") for name in ("CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS"))
+    digest = hashlib.sha256("\n".join((*read_by_cmake, *options)).encode())
     root = folder()
     found = (path for name in ("cmake", "csrc", "include") for path in sorted((root / name).rglob("*.*")))
     for path in (root / "CMakeLists.txt", _PACKAGE / "__init__.py", *found):
@@ -101,7 +106,7 @@ def main(arguments: Sequence[str]) -> Path:
 if __name__ == "__main__":
     try:
         print(main(sys.argv[1:]))
-    except RuntimeError as error:
+    except (RuntimeError, NotADirectoryError) as error:
         sys.exit(f"fused_rnn: {error}")
     except subprocess.CalledProcessError as error:
         sys.exit(error.returncode)

@@ -176,13 +176,30 @@ message("found ${static} ${shared}")""")
     found = run("cmake", "-S", made, "-B", tmp_path / "finds", f"-DCMAKE_PREFIX_PATH={made}").stderr
     assert all(Path(path).resolve().is_relative_to(made) for path in found.split()[1:])
     assert len(found.split()) == 3
-    # Not again, even where there is no CMake; but when a source is another one.
+    # Not again, even where there is no CMake; but with other flags, where the library is gone, or of another source.
+    assert run(*words, PATH="").stdout == f"{made}\n"
+
+    def check_again(**environment: str) -> None:
+        env = {"PATH": "", **environment}
+        result = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=False, env=env)
+        assert (result.returncode, result.stdout) == (1, "")
+        assert "no cmake was found: install CMake 3.21 or newer" in result.stderr
+
+    check_again(CXXFLAGS="-g")
+    (made / "lib").rename(made / "moved")
+    check_again()
+    (made / "moved").rename(made / "lib")
     assert run(*words, PATH="").stdout == f"{made}\n"
     (tmp_path / "lib/fused_rnn/csrc/stream/stage.cpp").write_text("// changed")
-    result = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=False, env={"PATH": ""})
+    check_again()
+
+
+def test_the_place_of_the_library_is_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    command = [sys.executable, str(native.ROOT / "fused_rnn/cmake.py"), "--build", str(tmp_path / "file")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 1
-    assert "no cmake was found: install CMake 3.21 or newer" in result.stderr
-    assert result.stdout == ""
+    assert result.stderr == f"fused_rnn: place must be a folder, got the file {(tmp_path / 'file').resolve()}\n"
 
 
 def test_a_project_may_fetch_the_sources(tmp_path: Path) -> None:
