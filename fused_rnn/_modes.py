@@ -103,6 +103,7 @@ def may_be_short() -> bool:
     """
     return (
         GIVES_HANDLES
+        and forward_ad._current_level < 0
         and not torch._C._are_functorch_transforms_active()
         and torch._C._len_torch_dispatch_stack() == 0
         and not torch._C._is_torch_function_mode_enabled()

@@ -153,9 +153,14 @@ def of_recurrence(otherwise: Route = _RECURRENCE) -> Route:
     return _TRANSFORMED if _modes.hides_derivatives() else otherwise
 
 
+def is_differentiated() -> bool:
+    """Whether what a backward pass returns has derivatives or tangents of its own."""
+    return torch.is_grad_enabled() or _modes.has_tangents()
+
+
 def of_gradients(incoming: Sequence[Tensor | None], layer: LayerArguments | None = None) -> Route:
     """The backward pass that runs, of a whole layer where its arguments are given, else of a recurrence."""
-    if torch.is_grad_enabled() or _modes.is_transformed():
+    if is_differentiated() or _modes.is_transformed():
         return DIFFERENTIATED
     if layer is None:
         return _SEPARATE

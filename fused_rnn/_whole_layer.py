@@ -284,13 +284,18 @@ class _Zeros(Function):
         """Pass on what arrives."""
         return d
 
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:  # noqa: ARG004
+        """Likewise."""
+        return tangent.view_as(tangent)
+
 
 def _recurrence_gradients(
     ctx: Any, route: Route, given: LayerArguments, needed: Arguments, incoming: Incoming, results: Kept
 ) -> Any:
     """Gradients of every field of `Arguments`, in place of what is saved where the graph ends with this pass."""
     anchor: Any = None
-    if torch.is_grad_enabled():  # a zero whose derivatives are those of the gates
+    if _route.is_differentiated():  # a zero whose derivatives are those of the gates
         zeros = F.linear(given.x, given.w_ih, given.b_ih)
         if ctx.cell not in _ops.LOADED:  # else the values themselves: see _reference.anchor_of
             zeros = _Zeros.apply(zeros)  # type: ignore[no-untyped-call]

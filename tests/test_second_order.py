@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 import fused_rnn
 from fused_rnn._autograd import recurrence
@@ -230,3 +231,36 @@ def test_gradients_with_derivatives_may_be_changed_in_place(name: str, options: 
         found.append([*gradients, *torch.autograd.grad(total, leaves)])
     for ours, theirs in zip(*found, strict=True):
         assert relative_error(ours, theirs) <= TOLERANCES[torch.float64].gradients
+
+
+@pytest.mark.parametrize(("name", "options"), MODULES)
+def test_tangents_reach_gradients_without_a_graph(name: str, options: dict[str, Any]) -> None:
+    """A backward pass whose incoming gradient, or whose forward pass, has a tangent: as in torch.nn."""
+    x = input_of(name)
+    d_x, found = torch.randn_like(x), []
+    for module in make_pair(name, **options):
+        torch.manual_seed(0)
+        y = first_of(module(x))
+        incoming, tangent = torch.randn_like(y), torch.randn_like(y)
+        with forward_ad.dual_level():
+            dual: Any = forward_ad.make_dual(incoming, tangent)  # type: ignore[no-untyped-call]
+            gradients = torch.autograd.grad(y, [x, *module.parameters()], dual)
+            moving: Any = forward_ad.make_dual(x, d_x)  # type: ignore[no-untyped-call]
+            gradients += torch.autograd.grad(first_of(module(moving)).square().sum(), [x, *module.parameters()])
+            unpacked: list[Any] = [forward_ad.unpack_dual(each) for each in gradients]  # type: ignore[no-untyped-call]
+            found.append([part for each in unpacked for part in (each.primal, each.tangent)])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("options", [{"layer_norm": True}, {"peephole": True, "bidirectional": True}])
+def test_tangents_reach_gradients_of_variants(options: dict[str, Any]) -> None:
+    module, x = fused_rnn.LSTM(3, 4, dtype=torch.float64, **options), input_of("LSTM")
+    y = module(x)[0]
+    incoming, tangent = torch.randn_like(y), torch.randn_like(y)
+    with forward_ad.dual_level():
+        dual: Any = forward_ad.make_dual(incoming, tangent)  # type: ignore[no-untyped-call]
+        (gradient,) = torch.autograd.grad(y, x, dual, retain_graph=True)
+        found: Any = forward_ad.unpack_dual(gradient)  # type: ignore[no-untyped-call]
+        # The gradient is linear in what comes in.
+        torch.testing.assert_close(found.tangent, torch.autograd.grad(y, x, tangent)[0])
