@@ -217,6 +217,16 @@ inline int64_t chunk_count(const Gemm<W>& product, Range rows, Range blocks) {
   return tiles * ((product.length + product.used_chunk() - 1) / product.used_chunk());
 }
 
+template <class W>
+FUSED_RNN_INLINE TileStrides strides_of(const Gemm<W>& product) {
+  return {product.block_stride,
+          product.row_stride,
+          multiplications<W>(product.length),
+          multiplications<W>(product.used_chunk()),
+          product.planes,
+          product.prefetch};
+}
+
 // For for_each_tile: its results lie in memory of its own, until the next tile.
 inline constexpr auto kNoPlace = [](int64_t /*row*/, int64_t /*block*/, int /*blocks*/) { return nullptr; };
 
@@ -237,12 +247,7 @@ FUSED_RNN_INLINE void for_each_tile(const Gemm<W>& product, Range rows, Range bl
   if (rows.size() == 0) return;
   const auto [most_rows, most_blocks] = tile_shape<Columns>(rows);
   const int64_t groups = (blocks.size() + most_blocks - 1) / most_blocks;
-  const TileStrides strides{product.block_stride,
-                            product.row_stride,
-                            multiplications<W>(product.length),
-                            multiplications<W>(product.used_chunk()),
-                            product.planes,
-                            product.prefetch};
+  const TileStrides strides = strides_of(product);
   for (int64_t group = 0; group < groups; ++group) {
     const int64_t block = blocks.begin + (backwards ? groups - 1 - group : group) * most_blocks;
     const int block_count = static_cast<int>(blocks.end - block < most_blocks ? blocks.end - block : most_blocks);
@@ -278,12 +283,7 @@ FUSED_RNN_INLINE void for_each_step_tile(const Gemm<W>& product, int64_t rows, R
     return;
   }
   alignas(64) Real own[Tiles::kBlocks * kBlock];
-  const TileStrides strides{product.block_stride,
-                            product.row_stride,
-                            multiplications<W>(product.length),
-                            multiplications<W>(product.used_chunk()),
-                            product.planes,
-                            product.prefetch};
+  const TileStrides strides = strides_of(product);
   for (int64_t block = blocks.begin; block < blocks.end; block += Tiles::kBlocks) {
     const int count = static_cast<int>(blocks.end - block < Tiles::kBlocks ? blocks.end - block : Tiles::kBlocks);
     Real* const values = place != nullptr ? place + block * kBlock : own;
