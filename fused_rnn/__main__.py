@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import sys
@@ -52,6 +53,9 @@ def _gpus() -> str:
 
 def main() -> None:
     """Print the description; an unknown FUSED_RNN_CPU_ISA is one line on stderr."""
+    argparse.ArgumentParser(
+        prog="python -m fused_rnn", description="Print what is installed and what it runs on."
+    ).parse_args()
     try:
         text = describe()
     except ValueError as error:

@@ -5,6 +5,7 @@ The types of the errors and the beginnings of their messages are those of torch.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -52,11 +53,17 @@ class ArgumentTypeError(TypeError, AttributeError):
 def check_tensor(name: str, value: object, wanted: str = "a Tensor") -> Tensor:
     """`value` is a dense tensor, whatever its type and shape, and is returned."""
     if not isinstance(value, Tensor):
-        raise ArgumentTypeError(f"{name} must be {wanted}, got {type(value).__name__}")
+        advice = ": torch.from_numpy makes one" if hasattr(value, "__array_interface__") else ""
+        raise ArgumentTypeError(f"{name} must be {wanted}, got {type(value).__name__}{advice}")
     if value.layout != torch.strided or value.is_nested or value.is_quantized:
         kind = "nested" if value.is_nested else value.dtype if value.is_quantized else value.layout
         raise NotImplementedError(f"{name} must be a dense tensor, got one that is {kind}")
     return value
+
+
+def title_of(cell: str) -> str:
+    """The name of a cell for people: of one written in Python its class, without the digest of its formulas."""
+    return re.sub("_[0-9a-f]{12}$", "", cell)
 
 
 def check_batch_size(value: object) -> None:
@@ -154,12 +161,21 @@ def two_states(module: object, hx: Any) -> tuple[Tensor, ...]:
     """(h_0, c_0) from what the caller gave as the state of an LSTM."""
     owner = type(module).__name__
     if not isinstance(hx, (tuple, list)):
-        raise ArgumentTypeError(f"{owner}: hx must be a tuple (h_0, c_0) of two Tensors, got {type(hx).__name__}")
+        raise ArgumentTypeError(
+            f"{owner}: hx must be a tuple (h_0, c_0) of two Tensors, got {type(hx).__name__}{_lengths_hint(hx)}"
+        )
     if len(hx) != 2:
         raise RuntimeError(f"{owner}: lstm expects two hidden states, hx = (h_0, c_0), got {len(hx)}")
     for index, state in enumerate(hx):
         check_tensor(f"{owner}: hx[{index}]", state)
     return hx[0], hx[1]
+
+
+def _lengths_hint(hx: object) -> str:
+    """For a vector of integers in the place of the state, where torch.nn's layers have no third argument."""
+    if isinstance(hx, Tensor) and hx.dim() == 1 and not (hx.is_floating_point() or hx.is_complex()):
+        return ": are these lengths? Give them by name, lengths=..."
+    return ""
 
 
 def check_layer_state_dimensions(states: Sequence[Tensor], x: Tensor) -> None:
@@ -173,7 +189,7 @@ def check_layer_state_dimensions(states: Sequence[Tensor], x: Tensor) -> None:
         (state,) = states
         raise RuntimeError(
             f"{opening}, hx should also be {expected}-D but got {state.dim()}-D tensor: {form}, got "
-            f"{list(state.shape)}{_ids_hint(x)}"
+            f"{list(state.shape)}{_lengths_hint(state)}{_ids_hint(x)}"
         )
     given = ", ".join(f"{state.dim()}-D" for state in states)
     shapes = " and ".join(str(list(state.shape)) for state in states)

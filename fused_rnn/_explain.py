@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from fused_rnn import _ops, _route
-from fused_rnn._checks import Lengths, Resets  # noqa: TC001 - as above
+from fused_rnn._checks import Lengths, Resets, title_of
 from fused_rnn._faster import Situation, faster
 from fused_rnn._layers import layer_arguments
 from fused_rnn._modes import rounds_on_cuda
@@ -289,7 +289,7 @@ def _problem_of(layer: RecurrentLayer, x: Tensor, device: CudaDevice | None) -> 
 
 def _text_of(sizes: _ops.Problem, input_size: int) -> str:
     return (
-        f"{sizes.cell}: T={sizes.time_steps} B={sizes.batch} D={sizes.directions} I={input_size}"
+        f"{title_of(sizes.cell)}: T={sizes.time_steps} B={sizes.batch} D={sizes.directions} I={input_size}"
         f" H={sizes.heads * sizes.hidden_size}{f' heads={sizes.heads}' if sizes.heads > 1 else ''}"
         f"{f' P={sizes.proj_size}' if sizes.proj_size else ''} {str(sizes.dtype).removeprefix('torch.')}"
     )

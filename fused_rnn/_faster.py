@@ -31,7 +31,7 @@ def faster(situation: Situation) -> tuple[str, ...]:
     """What to change, in words; nothing where nothing is known."""
     found = _on_cpu(situation) if situation.gpu is None else _on_gpu(situation)
     if situation.training and situation.evaluated:
-        found.insert(0, "torch.no_grad(), where no gradient is wanted of a layer in evaluation mode")
+        found.insert(0, "torch.no_grad(), if no gradient is needed")
     return tuple(found)
 
 
@@ -42,7 +42,7 @@ def _on_cpu(situation: Situation) -> list[str]:
     elif problem.dtype == torch.float64:
         found.append("float32")
     elif problem.dtype == torch.float32 and problem.time_steps > 1 and _may_round(problem):
-        found.append('torch.backends.mkldnn.rnn.fp32_precision = "bf16"')
+        found.append('torch.backends.mkldnn.rnn.fp32_precision = "bf16" (less exact)')
     if problem.time_steps == 1 and not training and not (problem.normalized or problem.zoneout):
         found.append("fused_rnn.Stepper for single steps, which keeps weights and state packed")
     threads, cores = torch.get_num_threads(), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1

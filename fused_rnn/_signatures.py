@@ -15,6 +15,22 @@ _Function = TypeVar("_Function", bound="Callable[..., Any]")
 
 _NAMES: dict[str, tuple[str, ...]] = {}  # of each class's arguments, in the order of the classes
 _OF_CELL_STATE = ("peephole", "cell_clip")
+# What torch's tutorials, Keras and libraries of reinforcement learning call our arguments.
+_OTHER_WORDS = {
+    "mask": "lengths",
+    "h0": "hx",
+    "h_0": "hx",
+    "hidden": "hx",
+    "state": "hx",
+    "states": "hx",
+    "initial_state": "hx",
+    "done": "resets",
+    "dones": "resets",
+    "is_init": "resets",
+    "episode_starts": "resets",
+    "units": "hidden_size",
+    "activation": "nonlinearity",
+}
 
 
 def named_arguments(constructor: _Constructor) -> _Constructor:
@@ -93,7 +109,10 @@ def _refuse(owner: str, keyword: str) -> NoReturn:
 
 
 def _closest(keyword: str, names: Iterable[str]) -> str | None:
-    """The name that is most like the keyword, whatever its case and underscores; None: none is."""
+    """The name that means the keyword, or is most like it, whatever its case and underscores; None: none is."""
+    names = list(names)
+    if _OTHER_WORDS.get(keyword) in names:
+        return _OTHER_WORDS[keyword]
     plain = {name.replace("_", ""): name for name in names}
     asked = keyword.replace("_", "").lower()
     found = difflib.get_close_matches(asked, plain, n=1, cutoff=0.75)

@@ -115,7 +115,10 @@ def read_json_model(path: str | os.PathLike[str]) -> Chain:
         effect = fused_rnn.read_json_model("amplifier.json")
         fused_rnn.save_stream(effect, "amplifier.frnn")
     """
-    model = json.loads(Path(path).read_text(encoding="utf-8"))
+    try:
+        model = json.loads(Path(path).read_bytes())
+    except ValueError as error:
+        raise ValueError(f"the file is no JSON: {error}") from None
     if not isinstance(model, dict) or not ("layers" in model or {"model_data", "state_dict"} <= model.keys()):
         raise ValueError("the file must have layers, or model_data and state_dict")
     try:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _PACKAGE = Path(__file__).resolve().parent
+_USAGE = "usage: python -m fused_rnn.cmake [--operators | --build DIR [CMAKE_OPTION ...]]"
 
 
 def folder() -> Path:
@@ -100,7 +101,10 @@ def main(arguments: Sequence[str]) -> Path:
         return operators()
     if arguments[0] == "--build" and len(arguments) > 1:
         return build(Path(arguments[1]), arguments[2:])
-    sys.exit("usage: python -m fused_rnn.cmake [--operators | --build DIR [CMAKE_OPTION ...]]")
+    if arguments in (["-h"], ["--help"]):
+        print(_USAGE, __doc__, sep="\n\n", end="")
+        sys.exit()
+    sys.exit(_USAGE)
 
 
 if __name__ == "__main__":

@@ -160,7 +160,11 @@ def _nothing_of_ours(model: torch.nn.Module, _swapped: Mapping[str, torch.nn.Mod
         return [f"left int8 layers, which have dequantized() for a float one: {', '.join(int8)}"]
     if any(isinstance(each, tuple(_REPLACEMENTS.values())) for each in model.modules()):
         return []
-    if own := [name or "the model itself" for name, each in model.named_modules() if isinstance(each, RecurrentLayer)]:
+    if own := [
+        f"{name or 'the model itself'} ({type(each).__name__})"
+        for name, each in model.named_modules()
+        if isinstance(each, RecurrentLayer)
+    ]:
         return [f"left layers of cells that torch.nn does not have: {', '.join(own)}"]
     return [f"found no recurrent layer or cell of fused_rnn in {type(model).__name__}"]
 

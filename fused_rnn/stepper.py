@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fused_rnn import _ops
-from fused_rnn._checks import check_batch_size
+from fused_rnn._checks import check_batch_size, title_of
 from fused_rnn._modes import increment_version
 from fused_rnn._recurrent_layer import RecurrentLayer
 from fused_rnn._signatures import advised
@@ -58,6 +58,15 @@ class SteppedLayer(NamedTuple):
     weights: torch.dtype | None  # how matrices are kept; None: exactly
 
 
+def _layers_in(model: object) -> str:
+    """For a model in the place of a layer: which of its modules are layers."""
+    if not isinstance(model, torch.nn.Module):
+        return ""
+    recurrent = (torch.nn.RNNBase, QuantizedLayer)
+    names = [name for name, module in model.named_modules() if name and isinstance(module, recurrent)]
+    return f": give one of its layers, {' or '.join(map(repr, names))}" if names else ""
+
+
 def stepped_layer(layer: torch.nn.Module, weights: torch.dtype | None, name: str = "layer") -> SteppedLayer:
     """The parameters of a layer, which messages call `name`, checked; raises what `Stepper` says of its arguments.
 
@@ -69,7 +78,7 @@ def stepped_layer(layer: torch.nn.Module, weights: torch.dtype | None, name: str
             raise TypeError(f"weights must be None or torch.int8 for an int8 layer, got {weights!r}")
         layer, weights = layer.dequantized(), torch.int8
     if not isinstance(layer, RecurrentLayer):
-        raise TypeError(f"{name} must be an LSTM, GRU or RNN, got {type(layer).__name__}")
+        raise TypeError(f"{name} must be an LSTM, GRU or RNN, got {type(layer).__name__}{_layers_in(layer)}")
     if layer.bidirectional:
         raise ValueError(f"{name} must have one direction: the other one would need the end of the sequence first")
     if weights not in _STORAGES:
@@ -90,7 +99,7 @@ def stepped_layer(layer: torch.nn.Module, weights: torch.dtype | None, name: str
         of_units = [unit_weights(variants, [w], layer.hidden_size, heads.number) for w in directions]
     parameters = [(*w[:5], own) for w, own in zip(directions, of_units, strict=True)]
     if layer.cell in _ops.LOADED and weights is not None:
-        raise NotImplementedError(f"a Stepper of the cell {layer.cell} needs exact weights, weights=None")
+        raise NotImplementedError(f"a Stepper of the cell {title_of(layer.cell)} needs exact weights, weights=None")
     _check_parameters(layer, parameters, weight.dtype)
     return SteppedLayer(layer, parameters, weight.dtype, weights)
 
@@ -133,7 +142,7 @@ class Stepper:
         layer, parameters, self._dtype, weights = stepped_layer(layer, weights)
         layer._prepare_kernels()
         if layer.cell in _ops.LOADED and self._dtype not in _ops.LOADED[layer.cell]:
-            raise NotImplementedError(f"a Stepper of the cell {layer.cell} needs kernels for {self._dtype}")
+            raise NotImplementedError(f"a Stepper of the cell {title_of(layer.cell)} needs kernels for {self._dtype}")
         check_batch_size(batch_size)
         width = layer.proj_size or layer.hidden_size
         self._x_shape, self._y_shape = (batch_size, layer.input_size), (batch_size, width)

@@ -122,9 +122,7 @@ def _matrix(matrix: Tensor, weights: torch.dtype | None) -> list[bytes]:
 def _recurrent_stages(module: nn.Module, weights: torch.dtype | None) -> Iterator[_Stage]:
     """Those of a recurrent layer: one for each layer of its stack."""
     if isinstance(module, RecurrentLayer) and module.cell not in numbers():
-        raise NotImplementedError(
-            f"module has a layer of the cell {module.cell}, which files of streams have no number for"
-        )
+        raise NotImplementedError(f"module has {module}, of a cell that files of streams have no number for")
     layer, parameters, dtype, weights = stepped_layer(module, weights, "module")
     if dtype != torch.float32:
         raise ValueError(f"module must be of type torch.float32, got {dtype}")

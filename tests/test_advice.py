@@ -132,8 +132,35 @@ def test_a_keyword_with_other_underscores_or_an_ending_is_told_the_right_one(nam
 
 @of_every_layer
 def test_a_keyword_like_no_other_is_told_all_of_them(name: str) -> None:
-    with pytest.raises(TypeError, match=r"'units': the arguments are input_size, hidden_size, .*, recompute$"):
-        make(name, units=3)
+    with pytest.raises(TypeError, match=r"'ratio': the arguments are input_size, hidden_size, .*, recompute$"):
+        make(name, ratio=3)
+
+
+@of_every_layer
+@pytest.mark.parametrize(
+    ("keyword", "meant"), [("mask", "lengths"), ("h_0", "hx"), ("initial_state", "hx"), ("episode_starts", "resets")]
+)
+def test_the_word_of_another_library_is_told_ours(name: str, keyword: str, meant: str) -> None:
+    with pytest.raises(TypeError, match=rf"unexpected keyword argument '{keyword}': did you mean {meant}\?$"):
+        make(name)(X, **{keyword: torch.zeros(2)})
+    with pytest.raises(TypeError, match="'units': did you mean hidden_size"):
+        getattr(fused_rnn, name)(3, units=5)
+
+
+@of_every_layer
+def test_lengths_in_the_place_of_the_state_are_told_their_name(name: str) -> None:
+    with pytest.raises((TypeError, RuntimeError), match=r": are these lengths\? Give them by name, lengths=\.\.\.$"):
+        make(name)(X, torch.tensor([4, 2]))
+    with pytest.raises((TypeError, RuntimeError)) as error:
+        make(name)(X, torch.zeros(2))
+    assert "lengths" not in str(error.value)
+
+
+@of_every_module
+def test_an_array_is_told_how_to_become_a_tensor(name: str) -> None:
+    x = X if name in LAYERS else X[0]
+    with pytest.raises(TypeError, match=r"input must be a Tensor.*, got ndarray: torch\.from_numpy makes one$"):
+        make(name)(x.numpy())
 
 
 @of_every_cell
@@ -165,8 +192,8 @@ def test_a_keyword_of_a_call_is_told_the_right_one(name: str, swap: Any) -> None
         message = f"{name}.forward() got an unexpected keyword argument '{keyword}': did you mean {meant}?"
         with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
             layer(X, **{keyword: None})
-    with pytest.raises(TypeError, match=r"'mask': the arguments are input, hx, lengths, resets, return_cells$"):
-        layer(X, mask=None)
+    with pytest.raises(TypeError, match=r"'speed': the arguments are input, hx, lengths, resets, return_cells$"):
+        layer(X, speed=None)
     with pytest.raises(TypeError, match="multiple values for argument 'input'"):
         layer(X, input=X)
 

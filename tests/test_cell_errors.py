@@ -110,7 +110,7 @@ ATTRIBUTES = [
     ({"unit_weights": ("w",)}, r"must take \(self, gate, state, unit\), since the cell has unit_weights"),
     ({"step": lambda _, gate, state, unit: {"h": gate.a}}, r"gate, state\), since .* no unit_weights"),  # noqa: ARG005
     ({"gates": ("a", "b"), "step": lambda _, gate, state: {"h": 0.5}}, r"never reads the gates a, b: leave them out"),  # noqa: ARG005
-    ({"step": fused_rnn.Cell.step}, r"a cell needs a method step\(self, gate, state\)"),
+    ({"step": fused_rnn.Cell.step}, r"step: a cell needs a method step\(self, gate, state\)"),
     ({"states": ()}, r"states must be 1 to 4 names, got 0"),
     ({"states": ("h", "c")}, r"must return a dict with the new states h, c"),
     ({"unit_weights": ("w",), "step": lambda _, gate, state, unit: {"h": gate.a}}, r"never reads the unit weight w"),  # noqa: ARG005

@@ -127,7 +127,7 @@ def advice(layer: Any, *arguments: Any, **options: Any) -> str:
 def test_what_would_be_faster_on_a_cpu_follows_from_the_call(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     layer, x = getattr(fused_rnn, name)(8, 64), torch.randn(5, 3, 8)
     monkeypatch.setattr(_ops, "active_instruction_set", lambda: "avx512_bf16")
-    assert 'torch.backends.mkldnn.rnn.fp32_precision = "bf16"' in advice(layer, x)
+    assert 'torch.backends.mkldnn.rnn.fp32_precision = "bf16" (less exact)' in advice(layer, x)
     assert "no_grad" not in advice(layer, x)
     assert "torch.no_grad()" in advice(layer.eval(), x)
     monkeypatch.setattr(_ops, "active_instruction_set", lambda: "avx2")

@@ -62,3 +62,10 @@ def test_each_visible_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_processor_that_linux_does_not_describe_has_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(program, "_CPU_INFO", ROOT / "absent")
     assert program._processor()
+
+
+def test_help_says_what_is_printed_and_other_arguments_are_refused() -> None:
+    result = python("-m", "fused_rnn", "--help")
+    assert result.returncode == 0
+    assert "what is installed and what it runs on" in result.stdout
+    assert python("-m", "fused_rnn", "explain").returncode == 2

@@ -344,6 +344,7 @@ def test_other_functions_leave_own_cells_alone() -> None:
         assert type(fused_rnn.quantize(model)["own"]) is fused_rnn.Recurrent
     text = str(fused_rnn.explain(own, torch.randn(6, 4, 7)))
     assert "own kernels" in text
+    assert "layer 0: OwnLSTM: T=6" in text  # without the digest in the name of its kernels
     with pytest.raises(NotImplementedError, match="exact weights"):
         fused_rnn.Stepper(own, weights=torch.int8)
 

@@ -234,5 +234,5 @@ def test_a_model_without_a_layer_of_ours_is_told() -> None:
     with pytest.warns(UserWarning, match=r"left int8 layers, which have dequantized\(\) for a float one: 0"):
         assert fused_rnn.restore(int8)[0] is int8[0]
     own = torch.nn.Sequential(fused_rnn.MinGRU(3, 4, device="meta"))
-    with pytest.warns(UserWarning, match="left layers of cells that torch.nn does not have: 0"):
+    with pytest.warns(UserWarning, match="left layers of cells that torch.nn does not have: 0 .MinGRU."):
         assert fused_rnn.restore(own)[0] is own[0]

@@ -199,6 +199,11 @@ def test_repr_names_the_layer() -> None:
     ("make", "error", "message"),
     [
         (lambda: fused_rnn.Stepper(torch.nn.Linear(3, 4)), TypeError, "layer must be an LSTM, GRU or RNN, got Linear"),
+        (
+            lambda: fused_rnn.Stepper(fused_rnn.Chain(fused_rnn.GRU(3, 4), torch.nn.Linear(4, 1))),
+            TypeError,
+            "got Chain: give one of its layers, '0'$",
+        ),
         (lambda: fused_rnn.Stepper(fused_rnn.GRU(3, 4, bidirectional=True)), ValueError, "must have one direction"),
         (lambda: fused_rnn.Stepper(fused_rnn.GRU(3, 4), 0), ValueError, "batch_size must be an integer above 0, got 0"),
         (lambda: fused_rnn.Stepper(fused_rnn.GRU(3, 4), 1.0), ValueError, "batch_size must be an integer"),  # type: ignore[arg-type]

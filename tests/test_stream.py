@@ -257,7 +257,7 @@ REFUSED: list[tuple[Any, type[Exception], str]] = [
     (nn.Sequential(nn.Conv1d(1, 1, 1)), NotImplementedError, "module has a Conv1d, which a stream does not compute"),
     (nn.LSTM(2, 3, bidirectional=True), ValueError, "module must have one direction"),
     (fused_rnn.GRU(2, 3, layer_norm=True), NotImplementedError, "module has layer_norm"),
-    (fused_rnn.Recurrent(own_cells.OwnGRU, 2, 3), NotImplementedError, "module has a layer of the cell OwnGRU"),
+    (fused_rnn.Recurrent(own_cells.OwnGRU, 2, 3), NotImplementedError, "module has Recurrent(OwnGRU, 2, 3), of a cell"),
     (nn.GRU(2, 3, dtype=torch.float64), ValueError, "must be of type torch.float32, got torch.float64"),
     (nn.Linear(2, 3, dtype=torch.float64), ValueError, "must be float32 on the CPU, got torch.float64"),
     (nn.Linear(2, 3, device="meta"), ValueError, "on meta"),

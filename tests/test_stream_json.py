@@ -93,3 +93,10 @@ REFUSED: list[tuple[Any, type[Exception], str]] = [
 def test_a_file_is_refused_in_words(model: Any, error: type[Exception], words: str, tmp_path: Path) -> None:
     with pytest.raises(error, match=re.escape(words)):
         read(tmp_path, model)
+
+
+def test_what_is_no_json_is_told(tmp_path: Path) -> None:
+    for content in (b"\x89FRNN", b"{"):
+        (tmp_path / "model.json").write_bytes(content)
+        with pytest.raises(ValueError, match="the file is no JSON: "):
+            fused_rnn.read_json_model(tmp_path / "model.json")

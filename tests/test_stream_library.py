@@ -226,3 +226,8 @@ message("options: ${{own_options}}, ${{CMAKE_BUILD_TYPE}}, ${{CMAKE_CXX_STANDARD
     targets = run("cmake", "--build", tmp_path / "build", "--target", "help").stdout
     assert "fused_rnn_static" in targets
     assert "damaged" not in targets
+
+
+def test_the_command_explains_itself() -> None:
+    said = run(sys.executable, "-m", "fused_rnn.cmake", "--help").stdout
+    assert all(word in said for word in ("usage: ", "--operators", "--build DIR", "add_subdirectory"))

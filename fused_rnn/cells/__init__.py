@@ -327,7 +327,7 @@ def _call_and_watch(cell: Cell, *given: _Named) -> tuple[Any, dict[str, Any]]:
 
 def _place_of(error: BaseException, filename: str) -> str:
     """The line of a file in which an error arose."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == filename]
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == filename != __file__]
     if not frames:
         return ""
     line = linecache.getline(filename, frames[-1].lineno or 0).strip()
