@@ -155,7 +155,7 @@ PEERS: Mapping[str, Peer] = {
     for peer in (
         Peer(
             BASELINE,
-            f"torch.nn of torch {torch.__version__}, in int8 by torch.ao's quantize_dynamic",
+            f"torch.nn of torch {torch.__version__} (type i8: torch.ao's quantize_dynamic)",
             partial(ModuleRun, torch.nn, quantize=quantized_by_torch),
             refuses=_not_of_torch,
         ),
