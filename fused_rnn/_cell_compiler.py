@@ -3,7 +3,8 @@
 A library is named after the cell, its type, the instruction set and the sources it was compiled from; so one folder
 serves all processes, versions and processors. Of processes that want the same library one compiles it.
 
-Environment: CXX (the compiler), FUSED_RNN_CACHE (the folder; default ~/.cache/fused_rnn).
+Environment: CXX (the compiler), FUSED_RNN_CXXFLAGS (flags for it, after those of the kernels: -O0 -g for a debugger),
+FUSED_RNN_CACHE (the folder; default ~/.cache/fused_rnn).
 """
 
 from __future__ import annotations
@@ -91,6 +92,14 @@ def find_compiler() -> list[str]:
     return found
 
 
+def further_flags() -> list[str]:
+    """The words of FUSED_RNN_CXXFLAGS."""
+    try:
+        return shlex.split(os.environ.get("FUSED_RNN_CXXFLAGS", ""))
+    except ValueError as error:
+        raise CompileError(f"FUSED_RNN_CXXFLAGS are no flags ({error})") from None
+
+
 def name_of(dtype: torch.dtype) -> str:
     """A type in the names of libraries, and to users."""
     return str(dtype).removeprefix("torch.")
@@ -102,10 +111,13 @@ def library_name(source: CellSource, dtype: torch.dtype, isa: str) -> str:
 
 
 def cache_folder() -> Path:
-    """Where libraries are kept."""
+    """Where libraries are kept; those with other flags than the kernels' have a folder of their own."""
     if os.environ.get("FUSED_RNN_CACHE"):
-        return Path(os.environ["FUSED_RNN_CACHE"]).expanduser().resolve()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().resolve() / "fused_rnn"
+        folder = Path(os.environ["FUSED_RNN_CACHE"]).expanduser().resolve()
+    else:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().resolve() / "fused_rnn"
+    flags = shlex.join(further_flags())
+    return folder / f"flags-{hashlib.sha256(flags.encode()).hexdigest()[:12]}" if flags else folder
 
 
 def load(source: CellSource, dtype: torch.dtype) -> None:
@@ -148,7 +160,7 @@ def compile_library(source: CellSource, dtype: torch.dtype, isa: str, path: Path
 
     def command() -> list[str]:
         flags = json.loads(_ops.CELL_FLAGS)
-        return [*find_compiler(), *flags["common"], *flags[isa], "-shared"]
+        return [*find_compiler(), *flags["common"], *flags[isa], *further_flags(), "-shared"]
 
     make(path, source, f"{name_of(dtype)}, {isa}", Module("module.cpp", text, command))
 

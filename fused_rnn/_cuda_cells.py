@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING
 import torch
 
 from fused_rnn import _ops
-from fused_rnn._cell_compiler import CompileError, Module, find_compiler, in_cache, make, name_of, sources_mark, text_of
+from fused_rnn._cell_compiler import (
+    CompileError,
+    Module,
+    find_compiler,
+    further_flags,
+    in_cache,
+    make,
+    name_of,
+    sources_mark,
+    text_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,7 +71,8 @@ def compile_library(source: CellSource, dtype: torch.dtype, targets: Sequence[st
     def command() -> list[str]:
         words = find_compiler()
         compiler = [word for word in words if not word.startswith("-")][-1]  # there may be a launcher before it
-        flags = [*json.loads(_ops.CELL_FLAGS)["common"], *(word for word in words if word.startswith("-"))]
+        further = [*(word for word in words if word.startswith("-")), *further_flags()]
+        flags = [*json.loads(_ops.CELL_FLAGS)["common"], *further]
         passed = [word for flag in flags for word in ([flag] if flag in _OWN_FLAGS else ["-Xcompiler", flag])]
         codes = [word for name in targets for word in ("-gencode", f"arch=compute_{name},code=sm_{name}")]
         return [

@@ -27,8 +27,10 @@ if sys.dont_write_bytecode:
     os.environ.setdefault("PYTHONPYCACHEPREFIX", str(Path(__file__).resolve().parent.parent / "build" / "bytecode"))
     sys.dont_write_bytecode, sys.pycache_prefix = False, os.environ["PYTHONPYCACHEPREFIX"]
 
-# Cells that tests compile; processes that they start share them, and `make clean` removes them.
+# Cells that tests compile; processes that they start share them, and `make clean` removes them. Unoptimised they take a
+# quarter of the time, and test_cell_libraries.py sees that they have the bits of those that users compile.
 os.environ.setdefault("FUSED_RNN_CACHE", str(Path(__file__).resolve().parent.parent / "build" / "cells"))
+os.environ.setdefault("FUSED_RNN_CXXFLAGS", "-O0")
 
 # A drawn problem's time depends on the machine, so there is no deadline. `ci` draws the same problems in every run.
 settings.register_profile(

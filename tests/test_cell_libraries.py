@@ -49,9 +49,41 @@ def test_of_two_processes_one_compiles_and_a_third_finds_it(tmp_path: Path) -> N
     third = run_program(tmp_path, "shared_cell.py", **cache, CXX="no-such-compiler")
     assert "torch.Size([2, 1, 4])" in third.stdout
     assert "compiling" not in third.stderr
-    (library,) = (tmp_path / "cache").glob("*.so")
+    (library,) = (tmp_path / "cache").rglob("*.so")
     library.write_bytes(library.read_bytes()[:100_000])  # a damaged one is compiled again, or here: cannot be
     assert "ReferencePathError" in run_program(tmp_path, "shared_cell.py", **cache, CXX="no-such-compiler").stderr
+
+
+BITS = """
+import hashlib, torch, fused_rnn
+from tests.own_cells import OwnLSTM
+
+torch.manual_seed(0)
+torch.set_num_threads(1)
+layer = fused_rnn.Recurrent(OwnLSTM, 5, 19, bidirectional=True)
+x = torch.randn(6, 7, 5, requires_grad=True)
+with fused_rnn.strict():
+    output, states = layer(x, lengths=[6, 5, 5, 3, 2, 1, 0])
+    (output * torch.linspace(-1, 1, output.numel()).view_as(output)).sum().backward()
+    with torch.no_grad():
+        step = fused_rnn.Stepper(fused_rnn.Recurrent(OwnLSTM, 5, 19), 7).steps(x)
+digest = hashlib.sha256()
+for each in (output, *states, step, x.grad, *(p.grad for p in layer.parameters())):
+    digest.update(each.detach().contiguous().numpy().tobytes())
+print("bits", digest.hexdigest())
+"""
+
+
+def test_flags_change_no_bit_and_have_libraries_of_their_own(tmp_path: Path) -> None:
+    cache = {"FUSED_RNN_CACHE": str(tmp_path / "cache")}
+    all_flags = ("", "-O0 '-DTWO WORDS'")
+    ended = [run_program(tmp_path, "-c", BITS, **cache, FUSED_RNN_CXXFLAGS=flags) for flags in all_flags]
+    assert all("compiling the cell OwnLSTM" in each.stderr for each in ended), ended
+    first, second = (each.stdout for each in ended)
+    assert first == second
+    assert first.startswith("bits "), ended
+    wrong = run_program(tmp_path, "-c", BITS, **cache, FUSED_RNN_CXXFLAGS="'-O0").stderr
+    assert "FUSED_RNN_CXXFLAGS are no flags (No closing quotation)" in wrong
 
 
 def test_cells_built_ahead_of_time_need_no_compiler(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ def schedules(layer: Any, x: torch.Tensor) -> list[str]:
 @pytest.mark.usefixtures("not_in_the_record")
 def test_kernels_of_a_cell_compile_without_spills_and_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FUSED_RNN_CACHE", str(tmp_path))
+    monkeypatch.delenv("FUSED_RNN_CXXFLAGS", raising=False)
     layer = fused_rnn.SLSTM(16, 256, device="meta", dtype=torch.bfloat16)
     source = source_of(layer._definition)
     _cuda_cells.load_for(("90a",), source, torch.bfloat16)
@@ -56,6 +57,7 @@ def test_kernels_of_a_cell_compile_without_spills_and_load(tmp_path: Path, monke
 @needs_nvcc
 def test_a_cell_without_recurrent_gates_has_two_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FUSED_RNN_CACHE", str(tmp_path))
+    monkeypatch.delenv("FUSED_RNN_CXXFLAGS", raising=False)
     layer = fused_rnn.MinLSTM(16, 256, device="meta")
     _cuda_cells.load_for(TARGETS, source_of(layer._definition), torch.float32)
     (log,) = tmp_path.glob("*.log")
