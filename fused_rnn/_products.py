@@ -75,6 +75,18 @@ def use_own_gemm(dtype: torch.dtype, rows: int, columns: int, depth: int) -> boo
     return _ENABLED or size < large or _torch_is_slow(dtype)
 
 
+def _library_widens(*factors: Tensor) -> bool:
+    """Whether torch's GEMM of half types writes float32 by itself: on a GPU, where nothing differentiates or maps it.
+
+    Copies in float32 would be multiplied without the units for half types (45 TFLOP/s on an H200, docs/gpu.md).
+    """
+    return not (torch.is_grad_enabled() or _modes.is_transformed() or _modes.has_tangents()) and all(
+        t.device.type == "cuda"
+        and (torch.compiler.is_compiling() or (type(t) in _PLAIN and not _modes.are_batched((t,))))
+        for t in factors
+    )
+
+
 def product(left: Tensor, right: Tensor, *, wide: bool = False) -> Tensor:
     """Left [M, K] times right [K, N]; not differentiable where our kernel runs.
 
@@ -82,6 +94,8 @@ def product(left: Tensor, right: Tensor, *, wide: bool = False) -> Tensor:
     """
     if _takes(right.shape[1], left, right):
         return _ops.product(left, right, wide=wide)
+    if wide and left.dtype in HALF_TYPES and _library_widens(left, right):
+        return torch.mm(left, right, out_dtype=torch.float32)
     if left.dtype in HALF_TYPES and (_torch_is_slow(left.dtype) if left.device.type == "cpu" else wide):
         result = product(left.float(), right.float())
         return result if wide else result.to(left.dtype)

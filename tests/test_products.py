@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 import fused_rnn
 from fused_rnn import _ops, _products, _route
@@ -168,6 +169,25 @@ def test_half_types_that_torch_is_slow_with_are_ours(
     wide = _products.product(x, w.t(), wide=True)
     assert wide.dtype == torch.float32
     torch.testing.assert_close(wide.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("context", ["compiler", "eager", "gradients", "subclass"])
+def test_a_gpu_multiplies_half_types_without_widened_copies(context: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[torch.dtype | None] = []
+
+    def recorded(left: Tensor, right: Tensor, *, out_dtype: torch.dtype) -> Tensor:
+        asked.append(out_dtype)
+        return torch.empty(left.shape[0], right.shape[1], dtype=out_dtype, device="cuda")
+
+    monkeypatch.setattr(torch, "mm", recorded)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: context == "compiler")
+    if context in {"eager", "gradients"}:  # what has no values is a subclass, which stands for a tensor here
+        monkeypatch.setattr(_products, "_PLAIN", (FakeTensor,))
+    with FakeTensorMode(), torch.set_grad_enabled(context == "gradients"):
+        left = torch.empty(20, 8, dtype=torch.bfloat16, device="cuda")
+        result = _products.product(left.t(), torch.empty(20, 5, dtype=torch.bfloat16, device="cuda"), wide=True)
+    assert (result.dtype, result.shape, result.device.type) == (torch.float32, (8, 5), "cuda")
+    assert asked == ([torch.float32] if context in {"compiler", "eager"} else [])
 
 
 def test_gradients_by_several_calls_are_made_by_it(
