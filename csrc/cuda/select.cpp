@@ -43,8 +43,9 @@ double model_step_us(const Rules& rules, const Problem& problem, const Option& o
   const double tile_us = costs.tile + (gemm + shared) / (costs.clock_ghz * 1e3);
   const double rows = std::min(s.columns(), s.batch);
   const double received_kb = rows * vectors * s.padded() * s.element_bytes / 1024.0;
+  const double turn_us = costs.turn + added_instructions(problem) * kInstructionCycles / (costs.clock_ghz * 1e3);
   const double waves = (option.groups + option.groups_at_once - 1) / option.groups_at_once;
-  return waves * (s.column_tiles * tile_us + s.turns() * costs.turn + rules.exchange_us(costs, received_kb));
+  return waves * (s.column_tiles * tile_us + s.turns() * turn_us + rules.exchange_us(costs, received_kb));
 }
 
 // Of a cell without a GEMM in its steps: what one step reads and writes, at the rate of the memory.
@@ -132,7 +133,8 @@ std::vector<Option> small_shapes(const Problem& problem, const Device& device, s
     const int products = problem.backward ? tile_units(vectors) : gates;  // of an element of the vector
     const double of_row = vector_chunks(vectors, s.hidden_size) * (kSmallChunk * products + 1) +
                           (problem.backward ? kSmallRow.backward : kSmallRow.forward);
-    const double lane = small_instructions(is_exact(problem), problem.backward) + rows * of_row;
+    const double of_unit = small_instructions(is_exact(problem), problem.backward) + added_instructions(problem);
+    const double lane = of_unit + rows * of_row;
     const int waves = (option.groups + option.groups_at_once - 1) / option.groups_at_once;
     option.step_us = waves * (costs.small_cycles + warps * lane) / (costs.clock_ghz * 1e3);
     found.push_back(option);

@@ -5,6 +5,8 @@
 // shape in the geometric mean over 360 problems.
 #pragma once
 
+#include "core/problem.h"
+
 namespace fused_rnn::cuda {
 
 // Costs of one step, in microseconds, on GPUs from `capability` on.
@@ -44,7 +46,7 @@ constexpr double tile_cycles(bool exact_float32, bool tfloat32) {
 }
 
 // Instructions of a lane in a step of small_block, counted in the disassembly for sm_90a (LSTM, H = 64): those for its
-// unit, and those that each row adds besides loads and multiplications. bfloat16 has 22 fewer forward, and 10 backward.
+// unit, and those that each row adds besides loads and multiplications. added_instructions come on top.
 constexpr double small_instructions(bool exact_float32, bool backward) {
   return backward ? 205.0 : (exact_float32 ? 239.0 : 176.0);
 }
@@ -52,6 +54,21 @@ struct SmallRowInstructions {
   double forward, backward;
 };
 constexpr SmallRowInstructions kSmallRow{8, 31};
+
+// Instructions of an update that the kernels of the fit did not have, counted in the disassembly for sm_90a
+// (tools/loop_report.py). With all features a loop has 150 more of an LSTM and 125 of a GRU, in every pass and
+// schedule. bfloat16's tanh took 22 from the forward pass of an LSTM, which has five activations, 10 from that of a GRU
+// with three, and 10 from the backward pass where there is a tanh(c).
+inline double added_instructions(const Problem& problem) {
+  const int other_states = problem.cell.cell_states();
+  const double features = is_variant(problem) ? 125.0 + 25.0 * other_states : 0.0;
+  const double activations = problem.backward ? 10.0 * other_states : 4.0 * (problem.cell.gates + other_states);
+  return problem.type == DataType::kBFloat16 ? features - activations : features;
+}
+
+// Cycles of each of them: an update is a chain that few warps hide. Lengths and resets, 79 instructions, made a step
+// 8 % to 15 % longer (docs/gpu.md).
+constexpr double kInstructionCycles = 4.5;
 
 // What a library's GEMM adds: the weights come from L2, and the rates are those of a few rows (float32: of an H200).
 struct LibraryRates {
