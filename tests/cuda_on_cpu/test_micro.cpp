@@ -1,8 +1,10 @@
 // Runs the kernels of tools/micro in the emulator: what the GPU programs compare is right for every order of events.
 #include <algorithm>
+#include <cmath>
 #include <string>
 #include <vector>
 
+#include "block_kernels.cuh"
 #include "check.h"
 #include "cuda/launch.h"
 #include "kernels.cuh"
@@ -80,6 +82,32 @@ void copy() {
   check(wrong == 1, "a wrong word is seen");
 }
 
+// h of every unit of two blocks, for an odd and an even number of steps.
+template <int kLanes>
+void small_loop() {
+  using Loop = SmallLoop<kLanes, LoopParts::kAll>;
+  const std::vector<float> weights = small_loop_values(Loop::kGates * Loop::kUnits * Loop::kUnits, 0.125f);
+  const std::vector<float> inputs = small_loop_values(Loop::kGates * Loop::kUnits, 1.0f);
+  for (const int rounds : {1, 4}) {
+    std::vector<float> result(2 * Loop::kUnits);
+    launch(Loop{rounds, weights.data(), inputs.data(), result.data()},
+           {.grid_x = 2, .threads = Loop::kThreads, .shared_bytes = Loop::kSharedBytes}, nullptr);
+    const std::vector<double> exact = small_loop_states(weights, inputs, rounds);
+    for (size_t i = 0; i < result.size(); ++i) {
+      check(std::abs(result[i] - exact[i % exact.size()]) < 1e-6, "state of item " + std::to_string(i));
+    }
+  }
+}
+
+template <Meeting kMeeting>
+void local_barrier() {
+  constexpr int kRounds = 5, kCount = 96;
+  std::vector<uint32_t> result(kCount);
+  launch(LocalBarrier<kMeeting>{kRounds, result.data()},
+         {.threads = kCount, .shared_bytes = LocalBarrier<kMeeting>::shared_bytes(kCount)}, nullptr);
+  check(result == local_barrier_words(kCount, kRounds), "every word went from warp to warp");
+}
+
 // Each under several orders of events.
 void for_every_seed(void (*body)()) {
   for (uint64_t seed = 1; seed <= 3; ++seed) {
@@ -109,5 +137,16 @@ int main() {
          matrix_products<TFloat32>();
        }},
       {"copies_are_compared", copy},
+      {"the_small_loop_is_an_lstm",
+       [] {
+         small_loop<4>();
+         small_loop<8>();
+       }},
+      {"barriers_of_a_block_order_writes",
+       [] {
+         for_every_seed(local_barrier<Meeting::kBlockBarrier>);
+         for_every_seed(local_barrier<Meeting::kThreadsArrive>);
+         for_every_seed(local_barrier<Meeting::kWarpsArrive>);
+       }},
   });
 }

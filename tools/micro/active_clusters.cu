@@ -1,4 +1,5 @@
 // How many clusters run at once when a block takes much of a multiprocessor's shared memory.
+#include "cuda/launch_error.h"
 #include "harness.h"
 #include "kernels.cuh"
 

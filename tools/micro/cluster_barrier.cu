@@ -1,4 +1,5 @@
 // The cost of a barrier of a whole cluster, for one cluster and for as many as the device runs at once.
+#include "cuda/launch_error.h"
 #include "harness.h"
 #include "kernels.cuh"
 

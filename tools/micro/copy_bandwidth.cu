@@ -1,4 +1,5 @@
 // Bandwidth of a copy within device memory, bytes read and bytes written counted, by the runtime and by a kernel.
+#include "cuda/launch_error.h"
 #include "harness.h"
 #include "kernels.cuh"
 

@@ -1,4 +1,5 @@
 // The barrier of blocks that share a counter in L2, for groups up to one block for every multiprocessor.
+#include "cuda/launch_error.h"
 #include "harness.h"
 #include "kernels.cuh"
 

@@ -46,6 +46,9 @@ class DeviceArray {
 
   T* data() const { return data_; }
   void fill(int byte) const { check(cudaMemset(data_, byte, count_ * sizeof(T)), "cudaMemset"); }
+  void write(const std::vector<T>& values) const {
+    check(cudaMemcpy(data_, values.data(), values.size() * sizeof(T), cudaMemcpyHostToDevice), "cudaMemcpy");
+  }
   std::vector<T> read() const {
     std::vector<T> values(count_);
     check(cudaMemcpy(values.data(), data_, count_ * sizeof(T), cudaMemcpyDeviceToHost), "cudaMemcpy");
@@ -64,7 +67,7 @@ class Event {
   Event(const Event&) = delete;
   Event& operator=(const Event&) = delete;
 
-  void record() { check(cudaEventRecord(event_), "cudaEventRecord"); }
+  void record(cudaStream_t stream = nullptr) { check(cudaEventRecord(event_, stream), "cudaEventRecord"); }
   double milliseconds_since(const Event& start) const {
     check(cudaEventSynchronize(event_), "cudaEventSynchronize");
     float milliseconds = 0;

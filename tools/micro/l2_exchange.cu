@@ -2,8 +2,11 @@
 //
 //   flags     a block writes its slice, then raises its flag (release); who reads waits for the flag (acquire)
 //   packets   each 8 bytes carry 4 bytes and the number of the round, so that they need no flag and no fence
+//   lines     8 lanes write 128 bytes at once, of which the last 8 are the number of the round (as NCCL's LL128): right
+//             only where a reader never sees a part of a line, which "verified" shows and no manual promises
 //
-// Both use two buffers: a block sends a round only after it received the one before from everyone.
+// All use two buffers: a block sends a round only after it received the one before from everyone.
+#include "cuda/launch_error.h"
 #include "harness.h"
 #include "kernels.cuh"
 
@@ -31,6 +34,19 @@ FUSED_RNN_DEVICE Packet load_packet(const Packet* from) {
   uint64_t bits;
   asm volatile("ld.relaxed.gpu.u64 %0, [%1];" : "=l"(bits) : "l"(from) : "memory");
   return {static_cast<uint32_t>(bits), static_cast<uint32_t>(bits >> 32)};
+}
+
+// 16 bytes of a line.
+struct Quad {
+  uint64_t low, high;
+};
+FUSED_RNN_DEVICE void store_quad(Quad* to, Quad quad) {
+  asm volatile("st.relaxed.gpu.global.v2.u64 [%0], {%1, %2};" ::"l"(to), "l"(quad.low), "l"(quad.high) : "memory");
+}
+FUSED_RNN_DEVICE Quad load_quad(const Quad* from) {
+  Quad quad;
+  asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];" : "=l"(quad.low), "=l"(quad.high) : "l"(from) : "memory");
+  return quad;
 }
 
 constexpr int kFlagStride = 32;  // flags lie on lines of their own, 128 bytes apart
@@ -113,6 +129,54 @@ struct PacketExchange {
   }
 };
 
+struct LineExchange {
+  static constexpr int kThreads = 256, kQuads = 8, kWords = 30;  // of a line: quads, words besides the flag
+  int rounds, blocks, words;
+  Quad* lines;       // [2][blocks][lines of a slice][kQuads], no epoch of this launch before it
+  uint32_t* result;  // [blocks][words]
+
+  FUSED_RNN_HD static int lines_of(int words) { return (words + kWords - 1) / kWords; }
+
+  FUSED_RNN_DEVICE void operator()() const {
+    const int rank = block_x(), items = blocks * words, slice = lines_of(words), all = blocks * slice * kQuads;
+    uint32_t* copies = reinterpret_cast<uint32_t*>(dynamic_shared());  // [2][blocks][words], then [words]
+    uint32_t* own = copies + 2 * items;
+    uint32_t word = first_word(rank, thread_index());
+    for (int round = 0; round < rounds; ++round) {
+      const uint64_t epoch = static_cast<uint64_t>(round + 1);
+      Quad* sent = lines + round % 2 * all;
+      uint32_t* copy = copies + round % 2 * items;
+      if (thread_index() < words) own[thread_index()] = word;
+      sync_block();  // the slice is whole, and the copy that is written next was read
+      for (int i = thread_index(); i < slice * kQuads; i += thread_count()) {
+        const int line = i / kQuads, quad = i % kQuads, at = line * kWords + 4 * quad;
+        const auto pair = [&](int first) {
+          const auto value = [&](int index) { return index < words ? own[index] : 0u; };
+          return static_cast<uint64_t>(value(first + 1)) << 32 | value(first);
+        };
+        store_quad(sent + rank * slice * kQuads + i, {pair(at), quad == kQuads - 1 ? epoch : pair(at + 2)});
+      }
+      // Whole warps: the lanes of a line ask the last of them for the flag.
+      for (int i = thread_index(); i < (all + kWarpLanes - 1) / kWarpLanes * kWarpLanes; i += thread_count()) {
+        const Quad* const from = sent + (i < all ? i : all - 1);
+        Quad quad = load_quad(from);
+        while (fused_rnn::cuda::ballot(i % kQuads == kQuads - 1 && quad.high != epoch) != 0) quad = load_quad(from);
+        const int line = i / kQuads, at = line % slice * kWords + i % kQuads * 4;
+        const uint32_t found[4] = {static_cast<uint32_t>(quad.low), static_cast<uint32_t>(quad.low >> 32),
+                                   static_cast<uint32_t>(quad.high), static_cast<uint32_t>(quad.high >> 32)};
+        for (int k = 0; k < (i % kQuads == kQuads - 1 ? 2 : 4); ++k) {
+          if (i < all && at + k < words) copy[line / slice * words + at + k] = found[k];
+        }
+      }
+      sync_block();  // the copy is whole; the next round's goes to the other one
+      if (thread_index() < words) {
+        word = next_word(copy[rank * words + thread_index()], copy[(rank + 1) % blocks * words + thread_index()], rank);
+      }
+    }
+    if (thread_index() < words) result[rank * words + thread_index()] = word;
+  }
+};
+
 std::vector<uint32_t> expected_words(int blocks, int words, int rounds) {
   std::vector<uint32_t> now(static_cast<size_t>(blocks) * words), next(now.size());
   for (int i = 0; i < blocks * words; ++i) now[i] = first_word(i / words, i % words);
@@ -142,11 +206,12 @@ void exchange(const Gpu& gpu, int blocks, int words) {
   const size_t items = static_cast<size_t>(blocks) * words;
   const LaunchShape shape{.grid_x = static_cast<unsigned>(blocks),
                           .threads = 256,
-                          .shared_bytes = 2 * items * sizeof(uint32_t),
+                          .shared_bytes = (2 * items + static_cast<size_t>(words)) * sizeof(uint32_t),
                           .cooperative = true};
   if (shape.shared_bytes > static_cast<size_t>(gpu.shared_bytes)) return;
   const DeviceArray<uint32_t> slices(2 * items), flags(static_cast<size_t>(blocks) * kFlagStride), result(items);
   const DeviceArray<Packet> packets(2 * items);
+  const DeviceArray<Quad> lines(2 * static_cast<size_t>(blocks * LineExchange::lines_of(words)) * LineExchange::kQuads);
   const std::vector<uint32_t> right = expected_words(blocks, words, kMany);
   const auto measure = [&](const char* name, const auto& enqueue) {
     const Spread ns = nanoseconds_per_round(kFew, kMany, enqueue);
@@ -166,6 +231,10 @@ void exchange(const Gpu& gpu, int blocks, int words) {
     packets.fill(0);
     launch(PacketExchange{rounds, blocks, words, packets.data(), result.data()}, shape, nullptr);
   });
+  measure("l2_line_exchange", [&](int rounds) {
+    lines.fill(0);
+    launch(LineExchange{rounds, blocks, words, lines.data(), result.data()}, shape, nullptr);
+  });
 }
 
 }  // namespace
@@ -173,7 +242,7 @@ void exchange(const Gpu& gpu, int blocks, int words) {
 int main() {
   return report("l2_exchange", [](const Gpu& gpu) {
     round_trip();
-    for (const int blocks : {2, 8, 32, gpu.multiprocessors}) {
+    for (const int blocks : {2, 8, 32, std::min(128, gpu.multiprocessors)}) {
       for (const int words : {4, 16, 64}) exchange(gpu, blocks, words);
     }
   });

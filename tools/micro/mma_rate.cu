@@ -1,4 +1,5 @@
 // The rate of matrix products by mma.sync with all operands in registers, for one block on every multiprocessor.
+#include "cuda/launch_error.h"
 #include "harness.h"
 #include "kernels.cuh"
 
