@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 PROCESSES = 2
 KINDS = ("ddp", "fsdp")  # in the same processes, which take 3 seconds to start
 
-START = "import sys; from tests.test_distributed import work; work(int(sys.argv[1]), sys.argv[2])"
+START = "import sys; from tests.test_distributed import work; work(int(sys.argv[1]), *sys.argv[2:])"
 
 
 def make(namespace: Any) -> torch.nn.Module:
@@ -44,11 +44,14 @@ def gradients(model: Any, x: torch.Tensor) -> list[torch.Tensor]:
     return [d.full_tensor() if hasattr(d, "full_tensor") else d for d in found]
 
 
-def work(rank: int, meeting: str) -> None:
-    """What one process does: it says which kind is right."""
+def work(rank: int, meeting: str, backend: str) -> None:
+    """What one process does, with NCCL on a GPU of its own: it says which kind is right."""
     torch.set_num_threads(1)
+    if backend == "nccl":
+        torch.cuda.set_device(rank)
+        torch.set_default_device(f"cuda:{rank}")
     torch.distributed.init_process_group(
-        "gloo",
+        backend,
         init_method=meeting,
         rank=rank,
         world_size=PROCESSES,
@@ -74,12 +77,15 @@ def work(rank: int, meeting: str) -> None:
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this build of torch has no torch.distributed")
-def test_gradients_of_halves_are_those_of_the_whole(tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", ["gloo", "nccl"])
+def test_gradients_of_halves_are_those_of_the_whole(tmp_path: Path, backend: str) -> None:
+    if backend == "nccl" and torch.cuda.device_count() < PROCESSES:
+        pytest.skip("NCCL wants a GPU for each process")
     meeting = f"file://{tmp_path}/meeting"
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", START, str(rank), meeting],
+            [sys.executable, "-c", START, str(rank), meeting, backend],
             cwd=native.ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
         for rank in range(PROCESSES)

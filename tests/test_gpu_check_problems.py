@@ -19,11 +19,14 @@ from tools.gpu_check import (
     events,
     grid,
     machine,
+    peers,
     problems,
     stage_bench,
     stage_correctness,
+    stage_cpu,
     stage_graph,
     stage_micro,
+    stage_peers,
     stage_shapes,
     stages,
     tiny,
@@ -74,6 +77,34 @@ def test_a_packed_problem_is_one_with_an_option_and_its_results_agree_with_float
     error, lines = stage_bench.verify(asked, "cpu")
     assert lines == []
     assert 0.0 < error < 1e-5
+
+
+def test_the_grid_of_the_processor_is_one_of_problems_of_both_modes() -> None:
+    listed = [text for hidden in stage_cpu.HIDDEN for text in stage_cpu.problems(hidden)]
+    assert {problems.GpuProblem.parse(text).problem.mode for text in listed} == {"infer", "train"}
+    assert len(set(listed)) == len(listed) == 18
+
+
+@pytest.mark.parametrize("case", peers.CASES["flashrnn"][:2], ids=lambda case: case.name)
+def test_what_peers_are_compared_with_runs(case: peers.Case) -> None:
+    output, *_ = peers.ours(case, "cpu", time_steps=2)()
+    assert output.shape[:2] == (2, peers.BATCH)
+    assert output[0, 0].numel() == peers.SIZE
+
+
+@pytest.mark.parametrize(
+    ("installed", "reasons"),
+    [(False, ["xlstm is not installed"]), (True, ["xlstm: it broke off"])],
+)
+def test_a_peer_that_is_not_there_or_breaks_off_is_skipped(
+    installed: bool, reasons: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[dict[str, Any]] = []
+    work: Any = SimpleNamespace(part="xlstm", left=9.0, record=lambda **record: found.append(record))
+    monkeypatch.setattr(stage_peers, "find_spec", lambda _: installed or None)
+    monkeypatch.setattr(stage_peers, "run_logged", lambda *_: (1, "Segmentation fault\n"))
+    assert stage_peers.run(work) == 0
+    assert [(record["status"], record["reason"]) for record in found] == [("skipped", reason) for reason in reasons]
 
 
 def test_every_listed_problem_is_one_and_none_is_listed_twice() -> None:

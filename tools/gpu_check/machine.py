@@ -27,7 +27,8 @@ PACKAGES = {
     "click": "the CPU benchmark",
     "rich": "the CPU benchmark",
     "matplotlib": "the CPU benchmark",
-    "flashrnn": "flashrnn",
+    "flashrnn": "a peer",
+    "xlstm": "a peer",
 }
 PROGRAMS = {"nvcc": "build, micro", "compute-sanitizer": "sanitizer", "nvidia-smi": "the driver's version"}
 

@@ -204,9 +204,11 @@ def summary_lines(environment: Mapping[str, Any], results: Sequence[StageResult]
     for name, make in (("micro", micro_lines), ("correctness", correctness_lines), ("bench", forced_lines)):
         told = make(by_name.get(name, []))
         lines += [f"[{name}]", *told] if told else []
-    for record in by_name.get("flashrnn", []):
+    for record in by_name.get("peers", []):
         ours, theirs = _times(record)
-        lines.append(f"[flashrnn] {record.get('reason') or f'{_us(ours)} us a step, FlashRNN {_us(theirs)}'}")
+        lines.append(f"[{record['case']}] {record.get('reason') or f'{_us(ours)} us a step, theirs {_us(theirs)}'}")
+    for record in by_name.get("cpu", []):
+        lines += [f"[cpu, {record['case']}]", *record.get("output", [])]
     stages = ", ".join(f"{result.name} {result.status} {result.seconds:.0f}s" for result in results)
     # Next to the table, in case only the end is kept.
     return [*lines, *environment_lines(environment), f"stages: {stages}", *speed_table(by_name.get("bench", []))]

@@ -1,6 +1,6 @@
-"""Stage tests: the repository's own tests of the CPU kernels on this machine's processor, and short CPU benchmarks.
+"""Stage tests: the repository's own tests of the CPU kernels, a short CPU benchmark, and two processes on two GPUs.
 
-Tests and the first benchmark run on four threads, the second one on all cores."""
+All on four threads, since they run beside each other."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING
 
 from build_support.native import processor_flags
 
+from . import machine
 from .stages import FOLDER, run_logged
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from .worker import Work
 
 TESTS = ("tests/test_ops.py", "tests/test_parity.py")
@@ -27,22 +30,31 @@ TIMED = (
 _AVX512 = {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
 
 
+BENCHMARK_NEEDS = ("click", "rich", "matplotlib")
+_TESTS_NEED = ("pytest", "numpy", "hypothesis")
+
+
+def lacking(packages: Iterable[str]) -> str:
+    """What is not installed of them, as a reason; empty: nothing."""
+    names = [name for name in packages if find_spec(name) is None]
+    return f"needs {', '.join(names)}" if names else ""
+
+
 def plan(part: str) -> tuple[list[str], dict[str, str], str]:
     """The command of a part, its environment, and why it cannot run or ''."""
     module = [sys.executable, "-m"]
-    environment = {"OMP_NUM_THREADS": str(os.cpu_count() or 1) if part == "cpu_cores" else "4"}
-    if part in {"cpu_bench", "cpu_cores"}:
-        needed = ("click", "rich", "matplotlib")
-        command = [*module, "bench", "run", *TIMED, "--seconds", "1"]
-    else:
-        needed = ("pytest", "numpy", "hypothesis")
-        command = [*module, "pytest", "-x", "-q", "-p", "no:cacheprovider", *TESTS]
-        environment |= {"FUSED_RNN_CPU_ISA": "avx512"} if part == "avx512" else {}
-    lacking = [name for name in needed if find_spec(name) is None]
-    reason = f"needs {', '.join(lacking)}" if lacking else ""
-    if part == "avx512" and not processor_flags() >= _AVX512:
-        reason = "the processor has no AVX-512"
-    return command, environment, reason
+    environment = {"OMP_NUM_THREADS": "4"}
+    if part == "cpu_bench":
+        return [*module, "bench", "run", *TIMED, "--seconds", "1"], environment, lacking(BENCHMARK_NEEDS)
+    tests = [*module, "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+    reason = lacking(_TESTS_NEED)
+    if part == "nccl":
+        reason = reason if int(machine.ask_torch().get("gpus", 0)) > 1 else "needs two GPUs"
+        return [*tests, "tests/test_distributed.py", "-k", "nccl"], environment, reason
+    if part == "avx512":
+        environment |= {"FUSED_RNN_CPU_ISA": "avx512"}
+        reason = reason if processor_flags() >= _AVX512 else "the processor has no AVX-512"
+    return [*tests, *TESTS], environment, reason
 
 
 def run(work: Work) -> int:
@@ -58,6 +70,6 @@ def run(work: Work) -> int:
     status = {0: "ok", None: "slow"}.get(code, "failed")
     print(text[-4000:])
     lines = text.strip().splitlines()
-    shown = lines[-40:] if work.part.startswith("cpu_") else lines[-12 if status == "failed" else -1 :]
+    shown = lines[-40:] if work.part == "cpu_bench" else lines[-12 if status == "failed" else -1 :]
     work.record(case=work.part, status=status, seconds=time.monotonic() - started, output=shown)
     return int(status == "failed")

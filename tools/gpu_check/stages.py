@@ -40,17 +40,20 @@ class Stage:
     """What runs beside each other, a process each."""
 
 
+_OF_TESTS = ("default", "avx512", "cpu_bench", "nccl")
+
 STAGES = (
     Stage("build", "compile the CUDA kernels for this GPU alone", 240, 60),
-    Stage("micro", "barriers, exchange, products and copies by themselves", 45, 20),
+    Stage("micro", "barriers, exchange, products, copies and the gaps between kernels by themselves", 60, 25),
     Stage("baseline", "torch.nn (cuDNN): times, and the kernels that run", 30, 15),
     Stage("correctness", "every schedule, cell and type against float64", 75, 40, SCHEDULES),
     Stage("sanitizer", "compute-sanitizer on tiny problems", 50, 20, ("memcheck", "racecheck", "synccheck")),
     Stage("graph", "CUDA graphs, another stream, 70,000 steps", 30, 12),
-    Stage("tests", "the CPU tests and a short CPU benchmark", 50, 20, ("default", "avx512", "cpu_bench", "cpu_cores")),
-    Stage("bench", "fused_rnn against torch.nn", 180, 90),
-    Stage("shapes", "every shape of every persistent schedule, against the model that chooses one", 60, 5),
-    Stage("flashrnn", "fused_rnn against FlashRNN, where it is installed", 30, 5),
+    Stage("tests", "the CPU tests, a CPU benchmark, NCCL on two GPUs", 50, 20, _OF_TESTS),
+    Stage("bench", "fused_rnn against torch.nn", 150, 90),
+    Stage("shapes", "every shape of every persistent schedule, against the model that chooses one", 60, 20),
+    Stage("cpu", "a grid of problems on all cores of the processor", 60, 12),
+    Stage("peers", "fused_rnn against FlashRNN and xlstm, where they are installed", 90, 5, ("flashrnn", "xlstm")),
 )
 
 
