@@ -60,7 +60,7 @@ MUTANTS = (
     Mutant(
         "a reset leaves the fourth state as it is",
         "pass",
-        "if (in.reset_after) after = {};",
+        "if (kFeatures == Features::kAll && in.reset_after) after = {};",
         "if (const Real last = after[kStates - 1]; in.reset_after) after = {}, after[kStates - 1] = MUTANT ? last : 0;",
     ),
     # Gates that read x alone: fewer results and vectors of a product than gates.
@@ -90,9 +90,9 @@ MUTANTS = (
     ),
     Mutant(
         "a small block keeps the weights of one vector",
-        "small_block",
-        "const bool inside = element < Pass::kVectors * shape.hidden_size && unit",
-        "const bool inside = element < (MUTANT ? 1 : Pass::kVectors) * shape.hidden_size && unit",
+        "small_lanes",
+        "const bool inside = element < Pass::kVectors * size && unit",
+        "const bool inside = element < (MUTANT ? 1 : Pass::kVectors) * size && unit",
     ),
     # Heads, each an index of D.
     Mutant(
@@ -149,8 +149,8 @@ MUTANTS = (
     Mutant(
         "a reset is ignored where there is no vector to clear",
         "pass",
-        "if (in.kind == RowStep::kReset) {",
-        "if (in.kind == RowStep::kReset && !(kVectors == 0 && MUTANT)) {",
+        "if (kind_of<kFeatures>(in) == RowStep::kReset) {",
+        "if (kind_of<kFeatures>(in) == RowStep::kReset && !(kVectors == 0 && MUTANT)) {",
     ),
     Mutant(
         "a reset at the first step is ignored",

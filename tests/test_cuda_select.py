@@ -39,7 +39,7 @@ def plan(
 @pytest.mark.parametrize(
     ("hidden_size", "device", "expected"),
     [(32, H200, "small_block"), (64, H200, "small_block"), (64, A100, "small_block"),
-     (128, H200, "cluster"), (256, H200, "cluster"),
+     (128, H200, "small_block"), (128, A100, "small_block"), (256, H200, "cluster"),
      (256, A100, "grid"),
      (512, H200, "cluster"), (1024, H200, "grid"), (1024, SLICE, "per_step"), (4096, H200, "per_step")],
 )  # fmt: skip
@@ -57,7 +57,9 @@ def test_every_refusal_says_what_stands_against_it() -> None:
     assert "bytes of shared memory, has 232448" in plan(2048)[1].others["grid"]
     assert "projection" in plan(64, proj_size=8)[0].others["cluster"]
     assert "float64" in plan(64, dtype=torch.float64)[0].others["one_block"]
-    assert plan(65)[0].others["small_block"] == "a block holds the weights of 64 units at most"
+    assert plan(129)[0].others["small_block"] == "a block holds the weights of 128 units at most"
+    (exact,) = (each["why"] for each in options(backward=True, hidden_size=65) if each["schedule"] == "small_block")
+    assert exact == "a block holds the weights of 64 units at most"
     assert "empty" in plan(64, batch=0)[0].others["grid"]
     assert "only per_step has layer norms" in options(backward=True, normalized=True)[-1]["why"]
 
@@ -211,11 +213,11 @@ def test_an_update_of_a_variant_is_longer_and_one_with_the_approximate_tanh_shor
 
 
 def test_a_schedule_that_was_not_chosen_shows_its_estimate_and_where_the_estimate_is_from() -> None:
-    chosen = plan(128)[0]
+    chosen = plan(256)[0]
     assert "us a step (measured on H200)" in chosen.why
     assert "not measured" in plan(64, A100)[0].why
     assert "us a step (instructions counted, not measured)" in plan(64)[0].why
-    assert all("us a step" in reason for name, reason in chosen.others.items() if name != "small_block")
+    assert all("us a step" in chosen.others[name] for name in ("grid", "per_step"))
     assert str(chosen).count("  not ") == len(chosen.others) == 4
 
 

@@ -20,6 +20,12 @@ FUSED_RNN_DEVICE RowStep step_of(const Views& views, int64_t time, int row) {
   return kFeatures == Features::kNone ? RowStep::kPlain : row_step(views, time, row);
 }
 
+// That of loaded inputs; a compiler does not see that those of a pass without features have but one.
+template <Features kFeatures, class Inputs>
+FUSED_RNN_DEVICE RowStep kind_of(const Inputs& in) {
+  return kFeatures == Features::kNone ? RowStep::kPlain : in.kind;
+}
+
 // Whether the row's state before this step is zero whatever was before.
 template <Features kFeatures, class Views>
 FUSED_RNN_DEVICE bool is_reset(const Views& views, int64_t time, int row) {

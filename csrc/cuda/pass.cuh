@@ -134,7 +134,7 @@ struct ForwardPass {
                                                         const Pack<Real, kStates>& state, Made& made) {
     Pack<Real, kStates> after = state;
     made = {};
-    if (in.kind != RowStep::kInactive) {
+    if (kind_of<kFeatures>(in) != RowStep::kInactive) {
       const CellForward<Value, Cell> result = call();
       Pack<Real, kStates> next;
       for (int s = 0; s < kStates; ++s) next[s] = raw(result.state[s]);
@@ -153,7 +153,7 @@ struct ForwardPass {
       after[0] = to_real(made.states[0]);
       for (int k = 0; k < Cell::kSaved; ++k) made.saved[k] = from_real<T>(raw(result.saved[k]));
     }
-    if (in.reset_after) after = {};
+    if (kFeatures == Features::kAll && in.reset_after) after = {};
     made.vector[0] = in.variant.masked(views, after[0]);
     return after;
   }
@@ -287,7 +287,7 @@ struct BackwardPass {
                                                         const Pack<Real, kStates>& state, Made& made) {
     Pack<Real, kStates> d_before = state;
     Pack<Real, Cell::kGates> d_from_x{}, d_from_h{};
-    if (in.kind != RowStep::kInactive) {
+    if (kind_of<kFeatures>(in) != RowStep::kInactive) {
       Pack<Value, Cell::kSaved> saved;
       for (int k = 0; k < Cell::kSaved; ++k) saved[k] = Value(to_real(in.saved[k]));
       Pack<Value, Cell::kStates> before, after;
@@ -327,7 +327,7 @@ struct BackwardPass {
       made.d_from_x[g] = from_real<T>(d_from_x[g]);
       made.d_from_h[g] = from_real<T>(d_from_h[g]);
     }
-    if (in.kind == RowStep::kReset) {
+    if (kind_of<kFeatures>(in) == RowStep::kReset) {
       made.vector = {};
       Pack<Real, kStates> sums{};
       for (int k = Cell::kStates; k < kStates; ++k) sums[k] = d_before[k];

@@ -6,6 +6,8 @@
 #include "cuda/one_block.cuh"
 #include "cuda/plan.h"
 #include "cuda/small_block.cuh"
+#include "cuda/small_lanes.cuh"
+#include "cuda/small_tiles.cuh"
 
 namespace fused_rnn::cuda {
 
@@ -28,12 +30,20 @@ auto visit_small_kernel(const Plan& plan, Visitor&& visitor) {
   const LaunchShape launch{.grid_x = static_cast<unsigned>(plan.groups),
                            .threads = static_cast<unsigned>(shape.threads()),
                            .shared_bytes = plan.shared_bytes};
-  const auto visit = [&](auto kernel) {
+  const auto visit = [&](auto gemm) {
+    SmallBlockKernel<Pass, decltype(gemm)> kernel;
     kernel.set_shape(shape);
     return visitor(kernel, launch);
   };
-  if (shape.rows == 1) return visit(SmallBlockKernel<Pass, 1>{});
-  return visit(SmallBlockKernel<Pass, kMostSmallRows>{});
+  if constexpr (std::is_same_v<typename Pass::T, float>) {
+    if (shape.rows == 1) return visit(LaneGemm<Pass, 1>{});
+    if (shape.rows == 2) return visit(LaneGemm<Pass, 2>{});
+    if (shape.rows == 4) return visit(LaneGemm<Pass, 4>{});
+    return visit(LaneGemm<Pass, 8>{});
+  } else {
+    if (shape.rows <= kTileRows) return visit(TileGemm<Pass, 1>{});
+    return visit(TileGemm<Pass, 2>{});
+  }
 }
 
 // Calls visitor with a PersistentKernel of the plan's schedule, whose arguments are yet to be set.

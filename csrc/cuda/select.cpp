@@ -103,17 +103,43 @@ std::string common_refusal(const Problem& problem, const Device& device, int min
   return "needs compute capability " + std::to_string(min_capability / 10) + "." + std::to_string(min_capability % 10);
 }
 
+// What a step of a block of small_block takes of a scheduler besides latencies: instructions, and of matrix units and
+// shared memory whichever takes longer.
+double small_step_cycles(const Problem& problem, const SmallShape& s, int vectors, int results) {
+  const double warps = s.threads() / (4.0 * 32);
+  const int turns = s.rows > kTileRows ? s.rows / kTileRows : 1;
+  const SmallInstructions& counted = kSmallInstructions[is_exact(problem) ? 0 : 1];
+  const double update = (problem.backward ? counted.backward : counted.forward) + added_instructions(problem);
+  if (is_exact(problem)) {
+    const int products = problem.backward ? tile_units(vectors) : results;  // of an element of the vector
+    const double of_row = vector_chunks(vectors, s.hidden_size) * (kSmallChunk * products + 1) +
+                          (problem.backward ? counted.row_backward : counted.row_forward);
+    return warps * (turns * update + s.rows * of_row);
+  }
+  const int bytes = static_cast<int>(element_size(problem.type));
+  const SmallTiles tiles = small_tiles(bytes, vectors, results, s.hidden_size, s.rows);
+  const double mma = kSmallMmaCycles * kChunkTiles * tiles.chunks * results;
+  // All four schedulers read 128 bytes a cycle, a warp 512 at once: the vector, and weights.
+  const double shared = 4.0 * 512 / 128 * (tiles.chunks + kChunkTiles * (tiles.chunks - tiles.held) * results);
+  return warps * turns * (update + std::max(mma, shared));
+}
+
 // Every number of rows that small_block could give to a block; where there is none, `refusal` says why.
 std::vector<Option> small_shapes(const Problem& problem, const Device& device, std::string* refusal) {
+  const bool exact = is_exact(problem);
+  const CellSpec& cell = problem.cell;
+  const int bytes = static_cast<int>(element_size(problem.type)), gates = cell.recurrent_gates;
+  const int values = cell.gates + cell.states + cell.unit_weights;
   *refusal = common_refusal(problem, device, kOldestCapability);
-  if (refusal->empty() && problem.hidden_size > kMostSmallUnits) {
-    *refusal = "a block holds the weights of " + std::to_string(kMostSmallUnits) + " units at most";
+  if (const int most = most_small_units(bytes, exact, values, 1); refusal->empty() && problem.hidden_size > most) {
+    *refusal = "a block holds the weights of " + std::to_string(most) + " units at most";
   }
   if (!refusal->empty()) return {};
   const StepCosts& costs = step_costs(device.capability);
-  const int gates = problem.cell.recurrent_gates, vectors = problem.backward ? gates : 1;
+  const int vectors = problem.backward ? gates : 1, results = problem.backward ? 1 : gates;
   std::vector<Option> found;
-  for (const int rows : {1, kMostSmallRows}) {
+  for (const int rows : kSmallRows) {
+    const int most = most_small_units(bytes, exact, values, rows);
     SmallShape s{static_cast<int>(problem.time_steps),
                  static_cast<int>(problem.batch),
                  static_cast<int>(problem.hidden_size),
@@ -121,24 +147,21 @@ std::vector<Option> small_shapes(const Problem& problem, const Device& device, s
                  0,
                  static_cast<int>(problem.heads)};
     s.row_groups = (s.batch + rows - 1) / rows;
-    if (rows > 1 && s.batch == 1) continue;
+    if (rows >= 2 * s.batch || s.hidden_size > most) continue;
     Option option{{Schedule::kSmallBlock}, "small_block", "", 0, costs.small_source};
     option.small = s;
-    option.shared_bytes = small_shared_bytes(s, vectors);
+    option.shared_bytes = small_shared_bytes(s, exact, bytes, vectors, results);
+    if (option.shared_bytes > static_cast<size_t>(device.shared_bytes)) continue;
     option.groups = s.row_groups * static_cast<int>(problem.directions);
-    option.groups_at_once = std::min(option.groups, device.multiprocessors * small_blocks_at_once(s));
+    option.groups_at_once = std::min(option.groups, device.multiprocessors * small_blocks_at_once(s, most));
     // Blocks of one multiprocessor share its four schedulers.
     const int beside = (option.groups_at_once + device.multiprocessors - 1) / device.multiprocessors;
-    const double warps = s.threads() / (4.0 * 32) * beside;
-    const int products = problem.backward ? tile_units(vectors) : gates;  // of an element of the vector
-    const double of_row = vector_chunks(vectors, s.hidden_size) * (kSmallChunk * products + 1) +
-                          (problem.backward ? kSmallRow.backward : kSmallRow.forward);
-    const double of_unit = small_instructions(is_exact(problem), problem.backward) + added_instructions(problem);
-    const double lane = of_unit + rows * of_row;
     const int waves = (option.groups + option.groups_at_once - 1) / option.groups_at_once;
-    option.step_us = waves * (costs.small_cycles + warps * lane) / (costs.clock_ghz * 1e3);
+    const double cycles = costs.small_cycles + beside * small_step_cycles(problem, s, vectors, results);
+    option.step_us = waves * cycles / (costs.clock_ghz * 1e3);
     found.push_back(option);
   }
+  if (found.empty()) *refusal = "the weights do not fit the registers and shared memory of one block";
   return found;
 }
 

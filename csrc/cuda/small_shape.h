@@ -1,5 +1,5 @@
 // The shape of a launch of small_block: a block for a few rows of the batch in one head of one direction, four lanes
-// for a unit.
+// for a unit. How its GEMM goes depends on the type: small_lanes.cuh for exact float32, small_tiles.cuh for the others.
 #pragma once
 
 #include <cstddef>
@@ -8,14 +8,20 @@
 
 namespace fused_rnn::cuda {
 
-constexpr int kUnitLanes = 4;        // that share the hidden indices of a unit, and its rows
-constexpr int kMostSmallUnits = 64;  // whose weights the registers of a block hold
-constexpr int kMostSmallRows = 4;    // of a block; else it has one
-constexpr int kSmallChunk = 4;       // elements that a lane reads at once
+constexpr int kUnitLanes = 4;  // that share the hidden indices of a unit, or its rows
+constexpr int kSmallRows[] = {1, 2, 4, 8};
+constexpr int kTileRows = 4;  // that an mma takes
+
+// Of a block, at most. One of 64 units has 255 registers a lane, one of 128 has 128, in which what demands much spills:
+// exact float32, and cells of many values (gates, states, weights of a unit), above all with eight rows or in TF32.
+FUSED_RNN_HD constexpr int most_small_units(int element_bytes, bool exact_float32, int values, int rows) {
+  const int most_values = (element_bytes == 4 ? 6 : 8) - (rows > kTileRows ? 2 : 0);
+  return exact_float32 || values > most_values ? 64 : 128;
+}
 
 struct SmallShape {
   int time_steps, batch, hidden_size;
-  int rows;        // of a block: 1 or kMostSmallRows
+  int rows;        // of a block: one of kSmallRows
   int row_groups;  // blocks that share the batch of one head of one direction
   int heads;       // of one direction
 
@@ -23,6 +29,10 @@ struct SmallShape {
   FUSED_RNN_HD constexpr int units() const { return (hidden_size + 7) / 8 * 8; }
   FUSED_RNN_HD constexpr int threads() const { return kUnitLanes * units(); }
 };
+
+// Exact float32.
+
+constexpr int kSmallChunk = 4;  // floats that a lane reads at once
 
 // Units of which a lane multiplies the same elements of the vector, so that backward, whose vector has one value for
 // each gate, reads as few of them as forward.
@@ -38,12 +48,55 @@ FUSED_RNN_HD constexpr int vector_width(int vectors, int hidden_size) {
   return vector_chunks(vectors, hidden_size) * kSmallChunk * kUnitLanes * tile_units(vectors);
 }
 
-// Blocks for whose registers, more than 128 a lane, a multiprocessor has room.
-constexpr int small_blocks_at_once(const SmallShape& shape) { return 256 / shape.threads(); }
+// The types that use mma. A warp multiplies eight units and four rows at once: the first eight rows of a tile are the
+// units' weights for one half of the indices, the last eight those for the other half, and each row of the batch is two
+// columns, one for each half. A column is read in chunks of 16 bytes a lane, two mma each.
 
-// Of a block: two vectors for each row.
-FUSED_RNN_HD constexpr size_t small_shared_bytes(const SmallShape& shape, int vectors) {
-  return sizeof(float) * 2 * static_cast<size_t>(shape.rows * vector_width(vectors, shape.hidden_size));
+constexpr int kChunkBytes = 64;    // of a column, by four lanes
+constexpr int kChunkTiles = 2;     // mma for each result
+constexpr int kSlotBytes = 32;     // of a lane: its weights for a chunk and result
+constexpr int kHeldWords = 64;     // of weights in a lane's registers
+constexpr int kRowSkewBytes = 32;  // so that four rows of eight units are in banks of their own
+
+// Chunks of a column that are multiplied without a branch between them: their number is a multiple.
+FUSED_RNN_HD constexpr int chunk_group(int vectors) { return tile_units(vectors); }
+
+struct SmallTiles {
+  int half_units;               // of the vector's units, eight in turn belong to a half
+  int chunks;                   // of a column
+  int held;                     // of them, those whose weights are in registers
+  int half_stride, row_stride;  // elements from one column of a row to the other, from one row to the next
+  int slots;                    // of a lane, in shared memory
+  size_t vector_bytes;          // of one buffer
+};
+
+// Results: of a unit. Where all chunks fit the registers, one slot is needed on the way there.
+FUSED_RNN_HD constexpr SmallTiles small_tiles(int element_bytes, int vectors, int results, int hidden_size, int rows) {
+  const int of_chunk = kChunkBytes / element_bytes, row_tiles = (rows + kTileRows - 1) / kTileRows;
+  SmallTiles tiles{};
+  tiles.half_units = (hidden_size + 15) / 16 * 8;
+  const int group = of_chunk * chunk_group(vectors);
+  tiles.chunks = (vectors * tiles.half_units + group - 1) / group * chunk_group(vectors);
+  tiles.held = kHeldWords / (4 * kChunkTiles * results);
+  if (tiles.held > tiles.chunks) tiles.held = tiles.chunks;
+  tiles.half_stride = of_chunk * (tiles.chunks | 1);  // the columns that eight lanes read are half a row of banks apart
+  tiles.row_stride = 2 * tiles.half_stride + kRowSkewBytes / element_bytes;
+  tiles.slots = tiles.chunks > tiles.held ? (tiles.chunks - tiles.held) * results : 1;
+  tiles.vector_bytes = static_cast<size_t>(row_tiles * kTileRows * tiles.row_stride * element_bytes);
+  return tiles;
 }
+
+// Of a block: two vectors for each row and the weights that are not in registers.
+FUSED_RNN_HD constexpr size_t small_shared_bytes(const SmallShape& shape, bool exact_float32, int element_bytes,
+                                                 int vectors, int results) {
+  if (exact_float32) {
+    return sizeof(float) * 2 * static_cast<size_t>(shape.rows * vector_width(vectors, shape.hidden_size));
+  }
+  const SmallTiles tiles = small_tiles(element_bytes, vectors, results, shape.hidden_size, shape.rows);
+  return 2 * tiles.vector_bytes + static_cast<size_t>(shape.threads() * tiles.slots * kSlotBytes);
+}
+
+// Blocks for whose registers a multiprocessor has room: as the kernels are compiled, for one of the most units.
+constexpr int small_blocks_at_once(const SmallShape& shape, int most_units) { return most_units / shape.units(); }
 
 }  // namespace fused_rnn::cuda

@@ -45,15 +45,16 @@ constexpr double tile_cycles(bool exact_float32, bool tfloat32) {
   return exact_float32 ? 170.0 : (tfloat32 ? 32.0 : 16.0);
 }
 
-// Instructions of a lane in a step of small_block, counted in the disassembly for sm_90a (LSTM, H = 64): those for its
-// unit, and those that each row adds besides loads and multiplications. added_instructions come on top.
-constexpr double small_instructions(bool exact_float32, bool backward) {
-  return backward ? 205.0 : (exact_float32 ? 239.0 : 176.0);
-}
-struct SmallRowInstructions {
-  double forward, backward;
+// Instructions of a lane in a step of small_block, counted in the disassembly for sm_90a (LSTM, plain rows) besides
+// loads and multiplications: those for an update, and in exact float32 those that each row adds. added_instructions come
+// on top.
+struct SmallInstructions {
+  double forward, backward, row_forward, row_backward;
 };
-constexpr SmallRowInstructions kSmallRow{8, 31};
+constexpr SmallInstructions kSmallInstructions[] = {{239, 210, 8, 22}, {170, 240, 0, 0}};  // exact float32, the others
+
+// In which a scheduler's matrix unit takes an mma of small_block, as tile_cycles has them.
+constexpr double kSmallMmaCycles = 8;
 
 // Instructions of an update that the kernels of the fit did not have, counted in the disassembly for sm_90a
 // (tools/loop_report.py). With all features a loop has 150 more of an LSTM and 125 of a GRU, in every pass and

@@ -26,7 +26,8 @@ const Case kCases[] = {
     {{4, 6, 1, 24, 24}, Schedule::kOneBlock, 1, 1},   {{4, 12, 1, 24, 24}, Schedule::kOneBlock, 4, 2},
     {{4, 6, 1, 40, 40}, Schedule::kCluster, 4, 1},    {{5, 12, 2, 40, 40}, Schedule::kCluster, 8, 2},
     {{4, 6, 1, 40, 40}, Schedule::kGrid, 4, 1},       {{5, 12, 2, 40, 40}, Schedule::kGrid, 8, 2},
-    {{4, 3, 2, 24, 24}, Schedule::kSmallBlock, 1, 0}, {{4, 6, 1, 40, 40}, Schedule::kSmallBlock, 4, 0}};
+    {{4, 3, 2, 24, 24}, Schedule::kSmallBlock, 1, 0}, {{4, 6, 1, 40, 40}, Schedule::kSmallBlock, 4, 0},
+    {{4, 6, 1, 40, 40}, Schedule::kSmallBlock, 8, 0}, {{3, 2, 1, 72, 72}, Schedule::kSmallBlock, 2, 0}};
 
 Option option_of(const Case& one, bool backward) {
   Problem problem = problem_of<Cell>(one.shape, kTypeOf<T>);

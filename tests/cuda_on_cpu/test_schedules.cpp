@@ -56,7 +56,7 @@ void check_per_step(const Shape& s) {
   check_options<T>(s, random_inputs<Cell, T>(s, 7), kPerStep, kPerStep);
 }
 
-// A tile is 16 units by 32 hidden indices by 8 rows; small_block has 64 units at most.
+// A tile is 16 units by 32 hidden indices by 8 rows; small_block has 64 units in float32.
 template <class T>
 void sizes_around_a_tile_in_every_shape() {
   for (const Schedule schedule : kOnChip) {
@@ -78,6 +78,15 @@ void weights_beyond_the_registers_come_from_shared_memory() {
   const Shape s{2, 3, 1, hidden_size, hidden_size};
   check(check_shapes<T>(s, Schedule::kGrid) > 0, "some shape fits");
   check(check_shapes<T>(s, Schedule::kCluster) > 0, "some shape fits");
+}
+
+// A block of small_block has more units where weights are of 16 bits, or some of them in shared memory.
+template <class T>
+void small_blocks_have_more_units_than_registers_for_float32() {
+  for (const int64_t hidden_size : {65, 128}) {
+    const bool fits = check_shapes<T>({2, 5, 1, hidden_size, hidden_size}, Schedule::kSmallBlock) > 0;
+    check(fits == (!std::is_same_v<T, float> && Cell::kUnitWeights == 0), "some shape fits");
+  }
 }
 
 template <class T>
@@ -215,6 +224,7 @@ template <class T>
 void check_type() {
   sizes_around_a_tile_in_every_shape<T>();
   weights_beyond_the_registers_come_from_shared_memory<T>();
+  small_blocks_have_more_units_than_registers_for_float32<T>();
   sequences_of_zero_and_one_step_pass_the_states_through<T>();
   optional_inputs_may_be_absent_and_weights_may_be_transposed<T>();
   groups_that_do_not_fit_follow_in_another_launch<T>();
@@ -234,6 +244,7 @@ template <class T>
 void check_edges() {
   sizes_around_a_tile_in_every_shape<T>();
   weights_beyond_the_registers_come_from_shared_memory<T>();
+  small_blocks_have_more_units_than_registers_for_float32<T>();
   sequences_of_zero_and_one_step_pass_the_states_through<T>();
   groups_that_do_not_fit_follow_in_another_launch<T>();
   variants_run_in_every_schedule<T>();
