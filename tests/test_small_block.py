@@ -1,0 +1,118 @@
+"""The instructions in the step loops of small_block, counted where nvcc and cuobjdump are: the table of docs/gpu.md."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+from build_support import cuda as cuda_build
+from build_support import native
+from tools import loop_report, ptxas_report
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TOOLS = [shutil.which(name) for name in ("nvcc", "cuobjdump")]
+# Instructions of a lane. In exact float32 64 of them are multiplications, where eight lanes a unit would have 32.
+MOST_A_ROW, MOST_A_ROW_OF_FLOAT32 = 70, 2 * 70
+KINDS = [f"{name}, {dtype}" for dtype in ("float32", "TF32", "bfloat16") for name in ("forward", "backward")]
+SOURCE = """\
+#include "cells/lstm.h"
+#include "cuda/run_persistent.cuh"
+namespace fused_rnn::cuda {
+template <class Kernel>
+void compile() { launch(Kernel{}, LaunchShape{}, nullptr); }
+template <template <class, class, class, Features> class PassOf>
+void compile_pass() {
+  using Float32 = PassOf<LstmCell, float, int, Features::kNone>;
+  using Rounded = PassOf<LstmCell, TFloat32, int, Features::kNone>;
+  using Half = PassOf<LstmCell, BFloat16, int, Features::kNone>;
+  compile<SmallBlockKernel<Float32, LaneGemm<Float32, 1>>>();
+  compile<SmallBlockKernel<Float32, LaneGemm<Float32, 2>>>();
+  compile<SmallBlockKernel<Float32, LaneGemm<Float32, 4>>>();
+  compile<SmallBlockKernel<Float32, LaneGemm<Float32, 8>>>();
+  compile<SmallBlockKernel<Rounded, TileGemm<Rounded, 1>>>();
+  compile<SmallBlockKernel<Rounded, TileGemm<Rounded, 2>>>();
+  compile<SmallBlockKernel<Half, TileGemm<Half, 1>>>();
+  compile<SmallBlockKernel<Half, TileGemm<Half, 2>>>();
+}
+void compile_all() {
+  compile_pass<ForwardPass>();
+  compile_pass<BackwardPass>();
+}
+}  // namespace fused_rnn::cuda
+"""
+
+
+class Row(NamedTuple):
+    """A row of the table: a kernel and what was counted."""
+
+    kind: str  # pass and type
+    rows: int
+    instructions: int
+    counts: dict[str, int]
+    registers: int
+
+    @property
+    def a_row(self) -> float:
+        """Instructions for each row."""
+        return self.instructions / self.rows
+
+    def __str__(self) -> str:
+        rows = str(self.rows) if "float32" in self.kind or self.rows > 4 else "1 to 4"
+        counted = " | ".join(str(self.counts[name]) for name in ("FFMA", "HMMA", "MUFU", "SHFL", "LDS"))
+        return f"| {self.kind} | {rows} | {self.instructions} | {self.a_row:.0f} | {counted} | {self.registers} |"
+
+
+def row_of(loop: loop_report.Loop, registers: int) -> Row:
+    """What a kernel's name says, and its loop."""
+    forward, lanes = "ForwardPass" in loop.kernel, re.search(r"LaneGemmI.*Li(\d)E", loop.kernel)
+    tiles = re.search(r"TileGemmI.*Li(\d)E", loop.kernel)
+    if lanes is not None:
+        name, rows, turns = "float32", int(lanes[1]), 1
+    else:
+        assert tiles is not None
+        name, rows = ("TF32" if "TFloat32" in loop.kernel else "bfloat16"), 4 * int(tiles[1])
+        # Forward, eight rows in 128 registers take two turns of a loop.
+        turns = 2 if forward and rows == 8 and name == "bfloat16" else 1
+    counts = {kind: turns * loop.counts[kind] for kind in loop_report.SHOWN}
+    return Row(f"{'forward' if forward else 'backward'}, {name}", rows, turns * loop.length, counts, registers)
+
+
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
+    nvcc, cuobjdump = TOOLS
+    if nvcc is None or cuobjdump is None:
+        pytest.skip("no nvcc or no cuobjdump in PATH")
+    folder: Path = tmp_path_factory.mktemp("small_block")
+    source, cubin = folder / "small_block.cu", folder / "small_block.cubin"
+    source.write_text(SOURCE)
+    flags = ["-std=c++20", "-O3", "-Xptxas", "-v", "-arch=sm_90a", "-I", str(native.ROOT / "csrc")]
+    command = [nvcc, *cuda_build.compiler_flags(native.compiler()), *flags, "-cubin", str(source), "-o", str(cubin)]
+    compiled = cuda_build.run(command)
+    assert compiled.returncode == 0, compiled.stdout
+    functions = {one.name: one for one in ptxas_report.parse(compiled.stdout)}
+    assert [str(one) for one in functions.values() if one.spill_stores or one.spill_loads] == []
+    listing = subprocess.run([cuobjdump, "-sass", str(cubin)], capture_output=True, text=True, check=True).stdout
+    loops = loop_report.step_loops(listing)
+    assert len(loops) == len(functions) == 16
+    rows = [row_of(loop, functions[loop.kernel].registers) for loop in loops]
+    return sorted(rows, key=lambda row: (KINDS.index(row.kind), row.rows))
+
+
+def test_a_lane_needs_few_instructions_for_each_row(counted: list[Row]) -> None:
+    for kind in KINDS:
+        least = min(row.a_row for row in counted if row.kind == kind)
+        assert least <= (MOST_A_ROW_OF_FLOAT32 if "float32" in kind else MOST_A_ROW), kind
+
+
+def test_the_page_has_the_counted_instructions(counted: list[Row]) -> None:
+    version = cuda_build.run([str(TOOLS[0]), "--version"]).stdout
+    if "release 13.0" not in version:
+        pytest.skip("the table is of CUDA 13.0")
+    table = "\n".join(map(str, counted))
+    assert table in (native.ROOT / "docs" / "gpu.md").read_text(), table
