@@ -85,8 +85,8 @@ MUTANTS = (
     Mutant(
         "of two gates that read h backward multiplies the first alone",
         "persistent",
-        "(Pass::kVectors > 1 ? gate * shape.padded() : 0)",
-        "(Pass::kVectors > 1 + MUTANT ? gate * shape.padded() : 0)",
+        "Pass::kVectors > 1 ? shape.padded() : 0;",
+        "Pass::kVectors > 1 + MUTANT ? shape.padded() : 0;",
     ),
     Mutant(
         "a small block keeps the weights of one vector",

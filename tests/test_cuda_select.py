@@ -49,6 +49,17 @@ def test_small_layers_take_a_block_larger_ones_a_cluster_then_the_grid(
     assert [each.schedule for each in plan(hidden_size, device)] == [expected, expected]
 
 
+# 128 blocks of 8 units, whose weights are all in registers.
+@pytest.mark.parametrize("batch", [1, 8, 32])
+def test_exact_float32_of_1024_units_stays_on_the_chip(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", "ieee")
+    passes = plan(1024, batch=batch, dtype=torch.float32)
+    assert [each.schedule for each in passes] == ["grid", "grid"]
+    assert all("scaled from other tiles, not measured" in each.why for each in passes)
+    if batch <= 8:
+        assert all("128 blocks, each 8 units" in each.why and "0 of 4 tiles in shared" in each.why for each in passes)
+
+
 def test_every_refusal_says_what_stands_against_it() -> None:
     others = plan(256, A100)[0].others
     assert others["cluster"] == "needs compute capability 9.0"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+import re
+import shutil
+import subprocess
 
-from tools import loop_report
+import pytest
 
-if TYPE_CHECKING:
-    import pytest
+from build_support import native
+from tools import loop_report, ptxas_report
 
 # As cuobjdump writes it: a kernel with a short loop inside of its step loop, and one without a barrier.
 LISTING = """\
@@ -40,3 +42,31 @@ def test_names_choose_the_kernels(monkeypatch: pytest.MonkeyPatch, capsys: pytes
         monkeypatch.setattr("sys.stdin", io.StringIO(LISTING))
         assert loop_report.main(names) == 0
         assert len(capsys.readouterr().out.splitlines()) == lines
+
+
+# Those that docs/gpu.md counts for sm_90a: the row of the table, the object, and words of the kernel's mangled name.
+COUNTED = {
+    "LSTM forward": ("lstm_float32", "11ForwardPassINS_8LstmCellEfi"),
+    "LSTM backward": ("lstm_float32", "12BackwardPassINS_8LstmCellEfi"),
+    "GRU forward": ("gru_float32", "11ForwardPassINS_7GruCellEfi"),
+    "GRU backward": ("gru_float32", "12BackwardPassINS_7GruCellEfi"),
+}
+
+
+@pytest.mark.parametrize("row", COUNTED)
+def test_the_page_counts_the_loop_of_the_built_kernel(row: str) -> None:
+    unit, words = COUNTED[row]
+    logs = [log for log in ptxas_report.logs() if log.name == f"{unit}.o.log"]
+    if shutil.which("cuobjdump") is None or not any("sm_90a" in log.read_text() for log in logs):
+        pytest.skip("needs kernels for sm_90a, and cuobjdump")
+    command = ["cuobjdump", "-sass", "-arch", "sm_90a", str(logs[0].with_suffix(""))]
+    listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    plain = f"{words}LNS0_8FeaturesE0"
+    (loop,) = (one for one in loop_report.step_loops(listing) if plain in one.kernel and "GridExchange" in one.kernel)
+    page = (native.ROOT / "docs" / "gpu.md").read_text()
+    kinds = re.search(r"^\| loop \| instructions \| (.*) \| registers \|$", page, re.MULTILINE)
+    counts = re.search(rf"^\| {row} \| (\d+) \| (.*) \| \d+ \|$", page, re.MULTILINE)
+    assert kinds is not None
+    assert counts is not None
+    assert loop.length == int(counts[1])
+    assert [loop.counts[kind] for kind in kinds[1].split(" | ")] == [int(count) for count in counts[2].split(" | ")]

@@ -36,17 +36,19 @@ template <class Pass, template <class T, int kVectors> class ExchangeOf>
 struct PersistentKernel {
   using T = typename Pass::T;
   using Exchange = ExchangeOf<T, Pass::kVectors>;
-  using Sums = TileSums<T>;
-  using Weights = TileWeights<T>;
+  using Lanes = TileLanes<T, Pass::kResults>;
+  using Sums = TileSums<T, Lanes>;
+  using Weights = TileWeights<T, Lanes>;
   using State = Pack<float, Pass::kStates>;
   using Results = Pack<float, Pass::kResults>;
   static constexpr int kThreads = kPersistentWarps * kWarpLanes;
   static constexpr bool kNeedsClusters = Exchange::kNeedsClusters;
   static constexpr int kGates = recurrent_gates<typename Pass::Cell>();
-  static constexpr int kRegisterTiles = register_tiles(kGates, sizeof(T), std::is_same_v<T, float>);
+  static constexpr bool kExact = std::is_same_v<T, float>;
+  static constexpr int kRegisterTiles = register_tiles(kGates, sizeof(T), kExact);
   // Sums that go on independently, so that one product does not wait for the one before.
-  static constexpr int kChains = std::is_same_v<T, float> ? 1 : (Pass::kResults >= 3 ? 1 : (sizeof(T) == 2 ? 4 : 2));
-  static constexpr int kPartialValues = Pass::kResults * kTileValues;
+  static constexpr int kChains = kExact ? 1 : (Pass::kResults >= 3 ? 1 : (sizeof(T) == 2 ? 4 : 2));
+  static constexpr int kPartialValues = Pass::kResults * Sums::kValues;
 
   // Arguments; those of the shape are made on the host, so that they are constants of the kernel and need no registers.
   PersistentShape shape;
@@ -76,11 +78,11 @@ struct PersistentKernel {
     role.first_row = (group - role.direction * shape.row_groups) * shape.columns();
     role.first_unit = rank * shape.units();
     role.column = lane % 4 * 2;
-    role.unit = unit_tile * kTileUnits + lane / 4;
+    role.unit = unit_tile * Lanes::kUnits + lane / 4;
     role.first_value = first_value;
     role.first_tile = split * shape.split_tiles();
     role.tiles = shape.tiles_of(split);
-    const bool owns = first_value < kTileValues;
+    const bool owns = first_value < Sums::kValues;
 
     unsigned char* shared = dynamic_shared();
     float* const states = reinterpret_cast<float*>(shared + map.state) + thread_index();
@@ -92,7 +94,7 @@ struct PersistentKernel {
     Weights weights[kRegisterTiles][kGates];
     Words4* const slots = reinterpret_cast<Words4*>(shared + map.weights) +
                           static_cast<size_t>(warp) * shape.weight_slots() * kGates * Weights::kChunks * kWarpLanes;
-    load_weights(weights, slots, role, role.first_unit + unit_tile * kTileUnits);
+    load_weights(weights, slots, role, role.first_unit + unit_tile * Lanes::kUnits);
     fill_bias(bias, role);
     for (int turn = 0; owns && turn < turns; ++turn) {
       const Element e = element(role, turn);
@@ -183,8 +185,8 @@ struct PersistentKernel {
   // What a thread is for.
   struct Role {
     int direction, first_row, first_unit;  // of the block; direction: index of D, which counts heads
-    int column, unit, first_value;  // of a tile's four values in a lane, where they are and which the warp updates
-    int first_tile, tiles;          // of hidden indices that the warp multiplies
+    int column, unit, first_value;         // of a tile's values in a lane, where they are and which the warp updates
+    int first_tile, tiles;                 // of hidden indices that the warp multiplies
   };
 
   // Computed again wherever it is needed: the weights need the registers.
@@ -233,7 +235,7 @@ struct PersistentKernel {
     for (int w = 0; w < shape.splits; w += 4, from += 4 * kOfWarp) {
 #pragma unroll
       for (int r = 0; r < Pass::kResults; ++r) {
-        const float* of_result = from + r * kTileValues * kWarpLanes;
+        const float* of_result = from + r * Sums::kValues * kWarpLanes;
         float sum = of_result[0];
         if (shape.splits > 1) sum += of_result[kOfWarp];
         if (shape.splits > 2) sum += of_result[2 * kOfWarp] + of_result[3 * kOfWarp];
@@ -271,24 +273,21 @@ struct PersistentKernel {
     return weights;
   }
   FUSED_RNN_DEVICE void fill_slot(Words4* slot, int direction, int first_unit, int tile, bool used) const {
-    const int pair = lane_index() % 4;
 #pragma unroll 1
-    for (int row = 0; row < 2 * kGates; ++row) {
-      const int gate = row / 2, half = row % 2, unit = first_unit + lane_index() / 4 + 8 * half;
+    for (int row = 0; row < kGates * Lanes::kLaneUnits; ++row) {
+      const int gate = row / Lanes::kLaneUnits, part = row % Lanes::kLaneUnits, unit = first_unit + Lanes::unit(part);
       Weights one{};
 #pragma unroll
-      for (int i = 0; i < kTileHeld; ++i) {
-        const int hidden = tile * kTileHidden + hidden_index<sizeof(T)>(pair, i);
+      for (int i = 0; i < Lanes::kHeld; ++i) {
+        const int hidden = tile * kTileHidden + hidden_index<sizeof(T), Lanes::kHeld>(i);
         const bool inside = used && unit < shape.hidden_size && hidden < shape.hidden_size;
         // Always loads, so that the loads overlap; element 0 exists.
         const T loaded =
             Pass::weight(views, direction, gate, inside ? unit : 0, inside ? hidden : 0, shape.hidden_size);
         one.set(0, i, to_factor<T>(inside ? to_real(loaded) : 0.0f));
       }
-      constexpr int kHalfChunks = Weights::kChunks / 2;
-      for (int c = 0; c < kHalfChunks; ++c) {
-        store_words(slot + (gate * Weights::kChunks + half * kHalfChunks + c) * kWarpLanes + lane_index(),
-                    one.chunks[c]);
+      for (int c = 0; c < Weights::kPartChunks; ++c) {
+        store_words(slot + (row * Weights::kPartChunks + c) * kWarpLanes + lane_index(), one.chunks[c]);
       }
     }
   }
@@ -318,9 +317,7 @@ struct PersistentKernel {
       for (int c = 0; c < kChains; ++c) chains[r][c].clear();
     }
     const T* columns = vector + column_tile * kTileColumns * stride + role.first_tile * kTileHidden;
-    const auto columns_of = [&](int gate, int tile) {
-      return columns + (Pass::kVectors > 1 ? gate * shape.padded() : 0) + tile * kTileHidden;
-    };
+    const int rows = kExact ? rows_of(role) - column_tile * kTileColumns : kTileColumns;
     // Straight code for each number of tiles, so that the vector's loads go ahead of the products; wider types have no
     // registers for that.
     constexpr bool kStraight = sizeof(T) == 2;
@@ -331,26 +328,44 @@ struct PersistentKernel {
 #pragma unroll
       for (int tile = 0; tile < count; ++tile) {
         if (!kStraight && tile >= held) break;
-#pragma unroll
-        for (int gate = 0; gate < kGates; ++gate) {
-          chain_of(chains, gate, tile).add(weights[tile][gate], columns_of(gate, tile), stride);
-        }
+        add_tile(
+            chains, [&](int gate) { return weights[tile][gate]; }, columns + tile * kTileHidden, stride, tile, rows);
       }
     }
+#pragma unroll(kStraight && !Pass::kBackward ? 2 : 1)
     for (int tile = kRegisterTiles; tile < role.tiles; ++tile) {
-#pragma unroll
-      for (int gate = 0; gate < kGates; ++gate) {
-        chain_of(chains, gate, kRegisterTiles)
-            .add(read_slot(slot_of(slots, tile), gate), columns_of(gate, tile), stride);
-      }
+      const Words4* const slot = slot_of(slots, tile);
+      add_tile(
+          chains, [&](int gate) { return read_slot(slot, gate); }, columns + tile * kTileHidden, stride, kRegisterTiles,
+          rows);
     }
 #pragma unroll
     for (int r = 0; r < Pass::kResults; ++r) {
+      if constexpr (kChains > 1) {
 #pragma unroll
-      for (int c = 1; c < kChains; ++c) chains[r][0].add(chains[r][c]);
+        for (int c = 1; c < kChains; ++c) chains[r][0].add(chains[r][c]);
+      }
       chains[r][0].finish();
 #pragma unroll
-      for (int v = 0; v < kTileValues; ++v) sums[r * kTileValues + v] = chains[r][0].values[v];
+      for (int v = 0; v < Sums::kValues; ++v) sums[r * Sums::kValues + v] = chains[r][0].values[v];
+    }
+  }
+  // Adds one tile's products, of which weights_of(gate) has the weights, for all columns; exact float32 may leave out
+  // those from `rows` on.
+  template <class WeightsOf>
+  FUSED_RNN_DEVICE void add_tile(Sums (&chains)[Pass::kResults][kChains], const WeightsOf& weights_of, const T* columns,
+                                 int stride, int tile, int rows) const {
+    const int gate_stride = Pass::kVectors > 1 ? shape.padded() : 0;
+    if constexpr (kExact) {
+      Weights weights[kGates];
+#pragma unroll
+      for (int gate = 0; gate < kGates; ++gate) weights[gate] = weights_of(gate);
+      add_exact<Lanes>(chains, weights, columns, gate_stride, stride, rows);
+    } else {
+#pragma unroll
+      for (int gate = 0; gate < kGates; ++gate) {
+        chain_of(chains, gate, tile).add(weights_of(gate), columns + gate * gate_stride, stride);
+      }
     }
   }
   FUSED_RNN_DEVICE static Sums& chain_of(Sums (&chains)[Pass::kResults][kChains], int gate, int tile) {

@@ -15,11 +15,14 @@ struct alignas(128) BlockBarrier {
   uint32_t arrived;
 };
 
-// Tiles of weights that a warp keeps in registers, each of 2 x gates x 4 or 8 words a lane: as many as leave room for
-// the rest of a kernel's 255 registers. Exact float32 has more sums under way.
+// Units of a tile of weights (tile.cuh), whose other side are 32 hidden indices.
+FUSED_RNN_HD constexpr int weight_tile_units(bool exact_float32) { return exact_float32 ? 8 : 16; }
+
+// Tiles of weights that a warp keeps in registers: as many as leave room for the rest of a kernel's 255 registers.
 FUSED_RNN_HD constexpr int register_tiles(int gates, size_t element_bytes, bool exact_float32) {
-  const int words = exact_float32 ? 96 : 128, tile_words = element_bytes == 2 ? 8 * gates : 16 * gates;
-  return words / tile_words;
+  constexpr int kWords = 128;  // a lane
+  const int tile_words = weight_tile_units(exact_float32) * static_cast<int>(element_bytes) / 4 * gates;
+  return kWords / tile_words;
 }
 
 // Gates that read h, at most: with more some kernel spills (nvcc 13.0, sm_80 and sm_90a: with 5 in exact float32, with
@@ -30,6 +33,7 @@ struct PersistentShape {
   int time_steps, batch, hidden_size;
   int gates;  // that read h
   int element_bytes;
+  int tile_units;
   int register_tiles;  // what the function above says
   int splits;          // warps that share the hidden indices of a tile of units: 1, 2, 4 or 8
   int column_tiles;    // of eight rows of the batch each, one after another in a step
@@ -39,7 +43,8 @@ struct PersistentShape {
   int first_group;     // of this launch
 
   FUSED_RNN_HD constexpr int columns() const { return 8 * column_tiles; }
-  FUSED_RNN_HD constexpr int units_log2() const { return splits == 1 ? 7 : (splits == 2 ? 6 : (splits == 4 ? 5 : 4)); }
+  FUSED_RNN_HD constexpr int splits_log2() const { return splits == 1 ? 0 : (splits == 2 ? 1 : (splits == 4 ? 2 : 3)); }
+  FUSED_RNN_HD constexpr int units_log2() const { return (tile_units == 16 ? 7 : 6) - splits_log2(); }
   FUSED_RNN_HD constexpr int units() const { return 1 << units_log2(); }
   FUSED_RNN_HD constexpr int hidden_tiles() const { return (hidden_size + 31) / 32; }
   FUSED_RNN_HD constexpr int padded() const { return 32 * hidden_tiles(); }
@@ -55,8 +60,11 @@ struct PersistentShape {
   }
   // Places for tiles in shared memory; one is needed on the way to the registers.
   FUSED_RNN_HD constexpr int weight_slots() const { return shared_tiles() > 1 ? shared_tiles() : 1; }
-  // Of a tile's four values a lane, those that a warp updates.
-  FUSED_RNN_HD constexpr int owned_log2() const { return splits == 1 ? 2 : (splits == 2 ? 1 : 0); }
+  // Of a tile's four or two values a lane, those that a warp updates.
+  FUSED_RNN_HD constexpr int owned_log2() const {
+    const int values_log2 = tile_units == 16 ? 2 : 1;
+    return values_log2 > splits_log2() ? values_log2 - splits_log2() : 0;
+  }
   // Updates of a thread in a step, one after another.
   FUSED_RNN_HD constexpr int turns() const { return column_tiles << owned_log2(); }
 };
@@ -78,11 +86,12 @@ FUSED_RNN_HD constexpr SharedMap shared_map(const PersistentShape& shape, size_t
   const int line = 128 / static_cast<int>(element_bytes);
   map.stride = width + (width % line == 0 ? line / 2 : 0);
   map.vector_elements = shape.columns() * map.stride;
-  const int sums = results * 4 * kThreads;
+  const int sums = results * shape.tile_units / 4 * kThreads;
   map.next_sums = shape.splits > 1 ? sums : 0;  // a warp that has its sums to itself can overwrite them
   map.stage = map.vectors + static_cast<size_t>(buffers) * map.vector_elements * element_bytes;
   map.weights = map.stage + static_cast<size_t>(stages) * shape.columns() * vectors * shape.units() * element_bytes;
-  map.sums = map.weights + static_cast<size_t>(shape.weight_slots()) * shape.gates * 8 * 2 * element_bytes * kThreads;
+  map.sums = map.weights +
+             static_cast<size_t>(shape.weight_slots()) * shape.gates * shape.tile_units * element_bytes * kThreads;
   map.state = map.sums + static_cast<size_t>(sums + map.next_sums) * sizeof(float);
   map.bias = map.state + static_cast<size_t>(states) * shape.turns() * kThreads * sizeof(float);
   map.barriers = map.bias + static_cast<size_t>(results) * shape.units() * sizeof(float);

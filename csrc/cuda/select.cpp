@@ -36,12 +36,14 @@ double model_step_us(const Rules& rules, const Problem& problem, const Option& o
   const PersistentShape& s = option.shape;
   const int vectors = problem.backward ? s.gates : 1;
   // Weights beyond the registers are read from shared memory, 128 bytes a cycle.
-  constexpr double kWarpsOfScheduler = kPersistentWarps / 4.0, kTileBytes = 16.0 * 32, kSharedBytes = 128;
-  const double gemm = kWarpsOfScheduler * s.gates * s.split_tiles() *
+  constexpr double kWarpsOfScheduler = kPersistentWarps / 4.0, kSharedBytes = 128;
+  const double rows = std::min(s.columns(), s.batch), tile_bytes = s.tile_units * 32.0 * s.element_bytes;
+  // Exact float32 leaves out the columns beyond the batch.
+  const double columns = is_exact(problem) ? rows / s.columns() : 1;
+  const double gemm = kWarpsOfScheduler * s.gates * s.split_tiles() * columns *
                       tile_cycles(is_exact(problem), problem.type == DataType::kFloat32);
-  const double shared = kPersistentWarps * s.gates * s.shared_tiles() * kTileBytes * s.element_bytes / kSharedBytes;
+  const double shared = kPersistentWarps * s.gates * s.shared_tiles() * tile_bytes / kSharedBytes;
   const double tile_us = costs.tile + (gemm + shared) / (costs.clock_ghz * 1e3);
-  const double rows = std::min(s.columns(), s.batch);
   const double received_kb = rows * vectors * s.padded() * s.element_bytes / 1024.0;
   const double turn_us = costs.turn + added_instructions(problem) * kInstructionCycles / (costs.clock_ghz * 1e3);
   const double waves = (option.groups + option.groups_at_once - 1) / option.groups_at_once;
@@ -192,6 +194,7 @@ std::vector<Option> feasible(const Rules& rules, const Problem& problem, const D
   s.heads = static_cast<int>(problem.heads);
   s.gates = gates;
   s.element_bytes = static_cast<int>(size);
+  s.tile_units = weight_tile_units(is_exact(problem));
   s.register_tiles = register_tiles(s.gates, size, is_exact(problem));
   for (const int splits : {1, 2, 4, 8}) {
     int fewer_groups = s.batch + 1;
@@ -204,7 +207,7 @@ std::vector<Option> feasible(const Rules& rules, const Problem& problem, const D
       fewer_groups = s.row_groups;
       if (fewest_ranks == 0 || s.ranks < fewest_ranks) fewest_ranks = s.ranks;
       if (s.ranks < rules.min_ranks || s.ranks > most_ranks) continue;
-      Option option{{rules.schedule, s}, rules.name, "", 0, costs.source};
+      Option option{{rules.schedule, s}, rules.name, "", 0, is_exact(problem) ? kExactSource : costs.source};
       option.shared_bytes = shared_map(s, size, vectors, results, states, rules.buffers, rules.stages).total;
       if (least_shared == 0 || option.shared_bytes < least_shared) least_shared = option.shared_bytes;
       if (option.shared_bytes > static_cast<size_t>(device.shared_bytes)) continue;

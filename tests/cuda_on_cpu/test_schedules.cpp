@@ -56,17 +56,18 @@ void check_per_step(const Shape& s) {
   check_options<T>(s, random_inputs<Cell, T>(s, 7), kPerStep, kPerStep);
 }
 
-// A tile is 16 units by 32 hidden indices by 8 rows; small_block has 64 units in float32.
+// A tile is 16 units, or 8 in float32, by 32 hidden indices by 8 rows; small_block has 64 units in float32.
 template <class T>
 void sizes_around_a_tile_in_every_shape() {
+  constexpr int kTile = cuda::weight_tile_units(std::is_same_v<T, float>);
   for (const Schedule schedule : kOnChip) {
-    for (const int64_t hidden_size : {1, 16, 33, 63}) {
+    for (const int64_t hidden_size : {1, kTile, 33, 63}) {
       const bool fits = check_shapes<T>({3, hidden_size % 10, 2, hidden_size, hidden_size}, schedule) > 0;
-      const bool one_block_owns_all = hidden_size <= 16;  // and a cluster has two at least
+      const bool one_block_owns_all = hidden_size <= kTile;  // and a cluster has two at least
       check(fits == !(schedule == Schedule::kCluster && one_block_owns_all), "some shape fits");
     }
     const size_t several = schedule == Schedule::kSmallBlock ? 2 : 4;
-    check(check_shapes<T>({3, 17, 1, 40, 40}, schedule) >= several, "several shapes fit");
+    check(check_shapes<T>({3, 17, 1, 5 * kTile / 2, 5 * kTile / 2}, schedule) >= several, "several shapes fit");
   }
 }
 
