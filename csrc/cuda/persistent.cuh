@@ -131,7 +131,8 @@ struct PersistentKernel {
     };
 
     typename Pass::Inputs inputs;
-    if (owns && steps > 0) load_inputs(inputs, element(role, 0), 0);
+    Element next = element(role, 0);  // whose inputs are loaded
+    if (owns && steps > 0) load_inputs(inputs, next, 0);
 #pragma unroll 1
     for (int step = 0; step < steps; ++step) {
       const bool goes_on = Pass::kBackward || step + 1 < steps;  // backward has one more GEMM
@@ -139,8 +140,8 @@ struct PersistentKernel {
       for (int turn = 0; turn < turns; ++turn) {
         if (value_of(role, turn) == role.first_value) multiply(step, turn >> owned_log2);
         typename Pass::Made made;
+        const Element e = hidden(next);
         if (owns) {
-          const Element e = element(role, turn);
           const Results results = results_at(turn, e);
           State state = state_before(turn);
           made.vector = {};
@@ -158,14 +159,13 @@ struct PersistentKernel {
         const bool is_last = turn + 1 == turns;
         if (is_last && goes_on) exchange.send(static_cast<unsigned>(step), rows_of(role));
         if (!owns) continue;
-        if (!is_last || step + 1 < steps) {
-          load_inputs(inputs, element(role, is_last ? 0 : turn + 1), is_last ? step + 1 : step);
-        }
+        next = element(role, is_last ? 0 : turn + 1);
+        if (!is_last || step + 1 < steps) load_inputs(inputs, next, is_last ? step + 1 : step);
         if (Exchange::kStoresFirst) continue;
-        const Element e = element(role, turn);
-        if (exists(e)) {
-          const Moment<int> now = moment_at(Pass::position(step, steps), direction_of(e), steps);
-          Pass::store(views, e, now, shape.hidden_size, made);
+        const Element stored = hidden(e);
+        if (exists(stored)) {
+          const Moment<int> now = moment_at(Pass::position(step, steps), direction_of(stored), steps);
+          Pass::store(views, stored, now, shape.hidden_size, made);
         }
       }
       if (goes_on) exchange.receive(static_cast<unsigned>(step), rows_of(role));
@@ -198,11 +198,13 @@ struct PersistentKernel {
     return role.first_value + (turn & ((1 << owned_log2) - 1));
   }
   FUSED_RNN_DEVICE Element element(const Role& role, int turn) const {
-    // Addresses in all buffers would otherwise wait in registers.
-    const int column = hidden_from_compiler(role.column), unit = hidden_from_compiler(role.unit);
     const int value = value_of(role, turn), column_tile = turn >> owned_log2;
-    return {role.first_row + column_tile * kTileColumns + column + value % 2, role.direction,
-            role.first_unit + unit + value / 2 * 8};
+    return {role.first_row + column_tile * kTileColumns + role.column + (value & 1), role.direction,
+            role.first_unit + role.unit + (value >> 1) * 8};
+  }
+  // Addresses in all buffers would otherwise wait in registers.
+  FUSED_RNN_DEVICE static Element hidden(const Element& e) {
+    return {hidden_from_compiler(e.row), e.direction, hidden_from_compiler(e.unit)};
   }
   FUSED_RNN_DEVICE Direction direction_of(const Element& e) const {
     return fused_rnn::direction_of(e.direction, shape.heads);

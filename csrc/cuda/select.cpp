@@ -280,7 +280,7 @@ int64_t most_values(const Problem& p) {
 
 template <class Void>
 bool fits(const Problem& p, const SequenceView<Void>& view) {
-  return fits(view.time_stride) &&
+  return fits(view.time_stride * element_size(p.type)) &&  // bytes
          fits(p.batch * view.row_stride + p.directions * view.direction_stride + most_values(p) * p.hidden_size);
 }
 template <class Void>

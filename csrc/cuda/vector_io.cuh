@@ -73,14 +73,19 @@ struct Element {
 };
 
 // Where a view has an element at a time. `Index` is the type of times, strides and offsets within one step, since
-// 64-bit products are several instructions each: int where all of them stay below 2^31 (offsets_fit).
+// 64-bit products are several instructions each: int where all of them stay below 2^31, and the bytes between two steps
+// too (offsets_fit). None is negative.
 template <class T, class Index, class Void>
 FUSED_RNN_DEVICE auto element_at(const SequenceView<Void>& view, Index time, const Element& e) {
   using Pointer = std::conditional_t<std::is_const_v<Void>, const T, T>*;
+  using Byte = std::conditional_t<std::is_const_v<Void>, const char, char>*;
+  using Unsigned = std::make_unsigned_t<Index>;
   const Index in_step = static_cast<Index>(e.direction) * static_cast<Index>(view.direction_stride) +
                         static_cast<Index>(e.row) * static_cast<Index>(view.row_stride) + e.unit;
-  return static_cast<Pointer>(view.data) +
-         (static_cast<int64_t>(time) * static_cast<Index>(view.time_stride) + in_step);
+  // An instruction each: the place in the step, then a product of 64 bits, which without a sign is one.
+  const uint64_t step = static_cast<uint64_t>(static_cast<Unsigned>(time)) *
+                        (static_cast<Unsigned>(view.time_stride) * static_cast<Unsigned>(sizeof(T)));
+  return reinterpret_cast<Pointer>(reinterpret_cast<Byte>(static_cast<Pointer>(view.data) + in_step) + step);
 }
 template <class T, class Index, class Void>
 FUSED_RNN_DEVICE auto element_at(const StateView<Void>& view, const Element& e) {
