@@ -60,6 +60,16 @@ def test_exact_float32_of_1024_units_stays_on_the_chip(batch: int, monkeypatch: 
         assert all("128 blocks, each 8 units" in each.why and "0 of 4 tiles in shared" in each.why for each in passes)
 
 
+def test_idle_clusters_take_a_part_of_the_rows() -> None:
+    assert all("4 groups of 16 blocks, each 32 units of 2 rows" in each.why for each in plan(512))
+    # Seven clusters of 16 blocks run at once, and 32 rows are seven times five.
+    assert all("7 groups of 16 blocks, each 32 units of 5 rows" in each.why for each in plan(512, batch=32))
+    layer = fused_rnn.LSTM(8, 512, bidirectional=True, device="meta", dtype=torch.bfloat16)
+    x = torch.empty(10, 6, 8, device="meta", dtype=torch.bfloat16)
+    both = fused_rnn.explain(layer, x, device=H200).layers[0].passes[0].why
+    assert "6 groups of 16 blocks, each 32 units of 2 rows" in both
+
+
 def test_every_refusal_says_what_stands_against_it() -> None:
     others = plan(256, A100)[0].others
     assert others["cluster"] == "needs compute capability 9.0"

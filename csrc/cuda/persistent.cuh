@@ -75,7 +75,8 @@ struct PersistentKernel {
     const int split = warp % shape.splits, unit_tile = warp / shape.splits, first_value = split << owned_log2;
     Role role;
     role.direction = group / shape.row_groups;
-    role.first_row = (group - role.direction * shape.row_groups) * shape.columns();
+    role.first_row = (group - role.direction * shape.row_groups) * shape.rows;
+    role.end_row = role.first_row + shape.rows < shape.batch ? role.first_row + shape.rows : shape.batch;
     role.first_unit = rank * shape.units();
     role.column = lane % 4 * 2;
     role.unit = unit_tile * Lanes::kUnits + lane / 4;
@@ -99,7 +100,7 @@ struct PersistentKernel {
     for (int turn = 0; owns && turn < turns; ++turn) {
       const Element e = element(role, turn);
       State state{};
-      if (exists(e))
+      if (exists(role, e))
         state = Pass::first_state(views, e, first_time(shape.time_steps, direction_of(e)), shape.hidden_size);
       for (int s = 0; s < Pass::kStates; ++s) state_at(turn, s) = state[s];
     }
@@ -132,7 +133,7 @@ struct PersistentKernel {
 
     typename Pass::Inputs inputs;
     Element next = element(role, 0);  // whose inputs are loaded
-    if (owns && steps > 0) load_inputs(inputs, next, 0);
+    if (owns && steps > 0) load_inputs(inputs, role, next, 0);
 #pragma unroll 1
     for (int step = 0; step < steps; ++step) {
       const bool goes_on = Pass::kBackward || step + 1 < steps;  // backward has one more GEMM
@@ -145,7 +146,7 @@ struct PersistentKernel {
           const Results results = results_at(turn, e);
           State state = state_before(turn);
           made.vector = {};
-          if (exists(e)) {
+          if (exists(role, e)) {
             const Moment<int> now = moment_at(Pass::position(step, steps), direction_of(e), steps);
             state = Pass::update(views, e, now, shape.hidden_size, inputs, results, state, made);
             if (Exchange::kStoresFirst) Pass::store(views, e, now, shape.hidden_size, made);
@@ -160,10 +161,10 @@ struct PersistentKernel {
         if (is_last && goes_on) exchange.send(static_cast<unsigned>(step), rows_of(role));
         if (!owns) continue;
         next = element(role, is_last ? 0 : turn + 1);
-        if (!is_last || step + 1 < steps) load_inputs(inputs, next, is_last ? step + 1 : step);
+        if (!is_last || step + 1 < steps) load_inputs(inputs, role, next, is_last ? step + 1 : step);
         if (Exchange::kStoresFirst) continue;
         const Element stored = hidden(e);
-        if (exists(stored)) {
+        if (exists(role, stored)) {
           const Moment<int> now = moment_at(Pass::position(step, steps), direction_of(stored), steps);
           Pass::store(views, stored, now, shape.hidden_size, made);
         }
@@ -177,23 +178,20 @@ struct PersistentKernel {
       const Element e = element(role, turn);
       Results results{};
       if (Pass::kBackward) results = results_at(turn, e);
-      if (exists(e)) Pass::end(views, e, shape.hidden_size, state_before(turn), results);
+      if (exists(role, e)) Pass::end(views, e, shape.hidden_size, state_before(turn), results);
     }
   }
 
  private:
   // What a thread is for.
   struct Role {
-    int direction, first_row, first_unit;  // of the block; direction: index of D, which counts heads
-    int column, unit, first_value;         // of a tile's values in a lane, where they are and which the warp updates
-    int first_tile, tiles;                 // of hidden indices that the warp multiplies
+    int direction, first_row, end_row, first_unit;  // of the block; direction: index of D, which counts heads
+    int column, unit, first_value;  // of a tile's values in a lane, where they are and which the warp updates
+    int first_tile, tiles;          // of hidden indices that the warp multiplies
   };
 
   // Computed again wherever it is needed: the weights need the registers.
-  FUSED_RNN_DEVICE int rows_of(const Role& role) const {
-    const int left = shape.batch - hidden_from_compiler(role.first_row);
-    return left < shape.columns() ? left : shape.columns();
-  }
+  FUSED_RNN_DEVICE int rows_of(const Role& role) const { return role.end_row - hidden_from_compiler(role.first_row); }
   FUSED_RNN_DEVICE int value_of(const Role& role, int turn) const {
     return role.first_value + (turn & ((1 << owned_log2) - 1));
   }
@@ -209,10 +207,12 @@ struct PersistentKernel {
   FUSED_RNN_DEVICE Direction direction_of(const Element& e) const {
     return fused_rnn::direction_of(e.direction, shape.heads);
   }
-  FUSED_RNN_DEVICE bool exists(const Element& e) const { return e.row < shape.batch && e.unit < shape.hidden_size; }
+  FUSED_RNN_DEVICE bool exists(const Role& role, const Element& e) const {
+    return e.row < role.end_row && e.unit < shape.hidden_size;
+  }
 
-  FUSED_RNN_DEVICE void load_inputs(typename Pass::Inputs& inputs, const Element& e, int step) const {
-    if (!exists(e)) return;
+  FUSED_RNN_DEVICE void load_inputs(typename Pass::Inputs& inputs, const Role& role, const Element& e, int step) const {
+    if (!exists(role, e)) return;
     const int steps = shape.time_steps, ahead = Pass::position(step + 1, steps);
     inputs = Pass::load(views, e, moment_at(Pass::position(step, steps), direction_of(e), steps), shape.hidden_size);
     // One turn of an exchange between blocks takes longer than the memory.
@@ -301,8 +301,7 @@ struct PersistentKernel {
       const int column = i / width, index = i % width;
       const Element e{role.first_row + column, role.direction, index % layout.padded};
       float value = 0.0f;
-      if (e.row < shape.batch && e.unit < shape.hidden_size)
-        value = Pass::first_vector(views, e, first_time(shape.time_steps, direction_of(e)));
+      if (exists(role, e)) value = Pass::first_vector(views, e, first_time(shape.time_steps, direction_of(e)));
       for (int b = 0; b < Exchange::kBuffers; ++b) {
         vectors[b * map.vector_elements + column * layout.stride + index] = to_factor<T>(b == 0 ? value : 0.0f);
       }

@@ -38,6 +38,7 @@ struct PersistentShape {
   int splits;          // warps that share the hidden indices of a tile of units: 1, 2, 4 or 8
   int column_tiles;    // of eight rows of the batch each, one after another in a step
   int ranks;           // blocks of a group, which together own all units
+  int rows;            // of a group, at most those of its column tiles
   int row_groups;      // groups that share the batch of one head of one direction
   int heads;           // of one direction
   int first_group;     // of this launch

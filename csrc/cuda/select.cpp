@@ -37,7 +37,7 @@ double model_step_us(const Rules& rules, const Problem& problem, const Option& o
   const int vectors = problem.backward ? s.gates : 1;
   // Weights beyond the registers are read from shared memory, 128 bytes a cycle.
   constexpr double kWarpsOfScheduler = kPersistentWarps / 4.0, kSharedBytes = 128;
-  const double rows = std::min(s.columns(), s.batch), tile_bytes = s.tile_units * 32.0 * s.element_bytes;
+  const double rows = s.rows, tile_bytes = s.tile_units * 32.0 * s.element_bytes;
   // Exact float32 leaves out the columns beyond the batch.
   const double columns = is_exact(problem) ? rows / s.columns() : 1;
   const double gemm = kWarpsOfScheduler * s.gates * s.split_tiles() * columns *
@@ -167,6 +167,13 @@ std::vector<Option> small_shapes(const Problem& problem, const Device& device, s
   return found;
 }
 
+// Shares the batch evenly among the fewest groups that hold it, or among `groups` where these are more.
+void share_rows(PersistentShape& s, int groups) {
+  const auto quotient = [](int a, int b) { return (a + b - 1) / b; };
+  s.rows = quotient(s.batch, std::clamp(groups, quotient(s.batch, s.columns()), s.batch));
+  s.row_groups = quotient(s.batch, s.rows);
+}
+
 // Every shape of a schedule that fits; where there is none, `refusal` says what stands against it.
 std::vector<Option> feasible(const Rules& rules, const Problem& problem, const Device& device, std::string* refusal) {
   const auto refuse = [&](const std::string& reason) {
@@ -174,6 +181,7 @@ std::vector<Option> feasible(const Rules& rules, const Problem& problem, const D
     return std::vector<Option>{};
   };
   constexpr int kMostGroups = 65535;  // of a launch; the hardware queues them
+  constexpr int kFill = 0;            // one tile of columns, and as many groups as run at once
   *refusal = common_refusal(problem, device, rules.min_capability);
   if (!refusal->empty()) return {};
   const StepCosts& costs = step_costs(device.capability);
@@ -197,23 +205,23 @@ std::vector<Option> feasible(const Rules& rules, const Problem& problem, const D
   s.tile_units = weight_tile_units(is_exact(problem));
   s.register_tiles = register_tiles(s.gates, size, is_exact(problem));
   for (const int splits : {1, 2, 4, 8}) {
-    int fewer_groups = s.batch + 1;
-    for (const int column_tiles : {1, 2, 3, 4, 6, 8}) {
+    std::vector<int> tried;  // rows of a group; the same rows in more tiles are no better
+    for (const int column_tiles : {1, 2, 3, 4, 6, 8, kFill}) {
       s.splits = splits;
-      s.column_tiles = column_tiles;
+      s.column_tiles = std::max(column_tiles, 1);
       s.ranks = (s.hidden_size + s.units() - 1) / s.units();
-      s.row_groups = (s.batch + s.columns() - 1) / s.columns();
-      if (s.row_groups == fewer_groups) continue;  // more rows in a group, and no group less
-      fewer_groups = s.row_groups;
       if (fewest_ranks == 0 || s.ranks < fewest_ranks) fewest_ranks = s.ranks;
       if (s.ranks < rules.min_ranks || s.ranks > most_ranks) continue;
+      const int at_once = rules.schedule == Schedule::kCluster ? clusters_at_once(device.multiprocessors, s.ranks)
+                                                               : device.multiprocessors / s.ranks;
+      share_rows(s, column_tiles == kFill ? at_once / static_cast<int>(problem.directions) : 0);
+      if (std::find(tried.begin(), tried.end(), s.rows) != tried.end()) continue;
+      tried.push_back(s.rows);
       Option option{{rules.schedule, s}, rules.name, "", 0, is_exact(problem) ? kExactSource : costs.source};
       option.shared_bytes = shared_map(s, size, vectors, results, states, rules.buffers, rules.stages).total;
       if (least_shared == 0 || option.shared_bytes < least_shared) least_shared = option.shared_bytes;
       if (option.shared_bytes > static_cast<size_t>(device.shared_bytes)) continue;
       option.groups = s.row_groups * static_cast<int>(problem.directions);
-      const int at_once = rules.schedule == Schedule::kCluster ? clusters_at_once(device.multiprocessors, s.ranks)
-                                                               : device.multiprocessors / s.ranks;
       option.groups_at_once = std::min(option.groups, at_once);
       if (rules.schedule == Schedule::kGrid) {
         const size_t vector_bytes = size * s.columns() * vectors * s.padded();
@@ -320,7 +328,7 @@ std::string describe(const Option& option) {
   }
   const PersistentShape& s = option.shape;
   return text + ": " + std::to_string(option.groups) + " groups of " + std::to_string(s.ranks) + " blocks, each " +
-         std::to_string(s.units()) + " units of " + std::to_string(s.columns()) + " rows, hidden indices in " +
+         std::to_string(s.units()) + " units of " + std::to_string(s.rows) + " rows, hidden indices in " +
          std::to_string(s.splits) + ", " + std::to_string(s.shared_tiles()) + " of " + std::to_string(s.split_tiles()) +
          " tiles in shared memory, " + std::to_string(option.shared_bytes) + " bytes";
 }

@@ -106,7 +106,7 @@ constexpr UnitRegisters kUnitRegisters[] = {
     {"gru_float32", 236, 238},
     {"gru_per_step", 100, 90},
     {"gru_tfloat32", 176, 172},
-    {"lstm_bfloat16", 227, 244},
+    {"lstm_bfloat16", 231, 245},
     {"lstm_float16", 227, 244},
     {"lstm_float32", 254, 254},
     {"lstm_peephole_bfloat16", 230, 244},

@@ -131,6 +131,18 @@ void run_pass(const Shape& s, const Problem& problem, const cuda::Option& option
 
 constexpr cuda::Device kHopper{90, 132, 232448}, kSmall{90, 5, 101376};  // the second makes launches follow another
 
+// The shapes in which a group has as many rows as its tiles. Those that share the rows among idle blocks have a test of
+// their own, since they take the emulator several times as long.
+inline std::vector<cuda::Option> full_shapes(cuda::Schedule schedule, const Problem& problem,
+                                             const cuda::Device& device = kHopper) {
+  std::vector<cuda::Option> found = shapes(schedule, problem, device);
+  std::erase_if(found, [](const cuda::Option& option) {
+    const cuda::PersistentShape& s = option.shape;
+    return s.row_groups > 0 && s.row_groups * s.columns() >= s.batch + s.columns();  // small_block has none
+  });
+  return found;
+}
+
 // Forward and backward, each by one option.
 template <class Cell, class T>
 Results<T> run(const Shape& s, const Inputs<T>& in, const cuda::Option& forward, const cuda::Option& backward) {

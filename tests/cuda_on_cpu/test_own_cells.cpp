@@ -41,9 +41,9 @@ void check_persistent(const Shape& s) {
   const Results<double> expected = VariantOracle<Cell, T>(s, {}, in).compute().plain;
   for (const Schedule schedule : kPersistent) {
     Problem problem = cuda_problem_of<Cell, T>(s);
-    const std::vector<Option> forward = shapes(schedule, problem, kHopper);
+    const std::vector<Option> forward = full_shapes(schedule, problem);
     problem.backward = true;
-    const std::vector<Option> backward = shapes(schedule, problem, kHopper);
+    const std::vector<Option> backward = full_shapes(schedule, problem);
     check(!forward.empty() && !backward.empty(), "some shape fits");
     for (size_t i = 0; i < std::min(forward.size(), backward.size()); ++i) {
       check(schedule == Schedule::kSmallBlock || forward[i].shape.gates == recurrent_gates<Cell>(),

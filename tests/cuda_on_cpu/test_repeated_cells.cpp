@@ -59,9 +59,9 @@ void results_are_those_of_the_hand_written_cell() {
     check_options<Own, HandWritten>(s, per_step, per_step);
     for (const Schedule schedule : {Schedule::kSmallBlock, Schedule::kOneBlock, Schedule::kCluster, Schedule::kGrid}) {
       Problem problem = cuda_problem_of<Own, T>(s);
-      const std::vector<Option> forward = shapes(schedule, problem, kHopper);
+      const std::vector<Option> forward = full_shapes(schedule, problem);
       problem.backward = true;
-      const std::vector<Option> backward = shapes(schedule, problem, kHopper);
+      const std::vector<Option> backward = full_shapes(schedule, problem);
       check(s.hidden_size == 16 || (!forward.empty() && !backward.empty()), "some shape fits");
       if (forward.empty() || backward.empty()) continue;
       check_options<Own, HandWritten>(s, forward.front(), backward.back());

@@ -39,9 +39,9 @@ template <class T>
 size_t check_shapes(const Shape& s, Schedule schedule, const cuda::Device& device = kHopper, size_t most = SIZE_MAX) {
   const Inputs<T> in = random_inputs<Cell, T>(s, 7);
   Problem problem = cuda_problem_of<Cell, T>(s);
-  const std::vector<Option> forward = shapes(schedule, problem, device);
+  const std::vector<Option> forward = full_shapes(schedule, problem, device);
   problem.backward = true;
-  const std::vector<Option> backward = shapes(schedule, problem, device);
+  const std::vector<Option> backward = full_shapes(schedule, problem, device);
   if (forward.empty() || backward.empty()) return 0;
   for (size_t i = 0; i < std::min(most, std::max(forward.size(), backward.size())); ++i) {
     check_options<T>(s, in, forward[i % forward.size()], backward[i % backward.size()]);
@@ -180,14 +180,34 @@ void groups_that_do_not_fit_follow_in_another_launch() {
   check(check_shapes<T>({3, 20, 2, 40, 40}, Schedule::kGrid, kSmall) > 0, "some shape fits");
 }
 
+// Two groups of three and two rows, where one of five would do; one_block has a group for each.
+template <class T>
+void idle_blocks_take_a_part_of_the_rows() {
+  const Shape s{4, 5, 1, 20, 20};
+  const Inputs<T> in = random_inputs<Cell, T>(s, 7);
+  for (const Schedule schedule : {Schedule::kOneBlock, Schedule::kCluster, Schedule::kGrid}) {
+    Problem problem = cuda_problem_of<Cell, T>(s);
+    const auto shared = [&] {
+      for (const Option& option : shapes(schedule, problem, kSmall)) {
+        if (option.shape.rows == (schedule == Schedule::kOneBlock ? 1 : 3)) return option;
+      }
+      check(false, "some shape shares the rows");
+      return Option{};
+    };
+    const Option forward = shared();
+    problem.backward = true;
+    check_options<T>(s, in, forward, shared());
+  }
+}
+
 // To the last bit: a race that the tolerance hides shows here.
 template <class T>
 void check_order(const Shape& s, Schedule schedule, size_t most, int repeats) {
   const Inputs<T> in = random_inputs<Cell, T>(s, 11);
   Problem problem = cuda_problem_of<Cell, T>(s);
-  const std::vector<Option> forward = shapes(schedule, problem, kHopper);
+  const std::vector<Option> forward = full_shapes(schedule, problem);
   problem.backward = true;
-  const std::vector<Option> backward = shapes(schedule, problem, kHopper);
+  const std::vector<Option> backward = full_shapes(schedule, problem);
   for (size_t i = 0; i < std::min({forward.size(), backward.size(), most}); ++i) {
     Results<T> first;
     for (int repeat = 0; repeat < repeats; ++repeat) {
@@ -235,6 +255,7 @@ void check_type() {
     variants_run_in_every_schedule<T>();
     layer_norms_run_step_by_step<T>();
     heads_go_the_way_of_their_direction<T>();
+    idle_blocks_take_a_part_of_the_rows<T>();
     results_do_not_depend_on_the_order_of_the_threads<T>();
   }
   if constexpr (!kIsTFloat32<T>) per_step_runs_every_size<T>();
