@@ -76,6 +76,19 @@ def test_own_cells_are_of_the_text_and_of_their_headers(tmp_path: Path, monkeypa
     assert not cuda_record.has_own_cells(record)
 
 
+def test_micro_programs_are_of_the_text_and_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record, micro = tmp_path / "record.json", cuda_record.text_digest(folders=cuda_record.MICRO)
+    record.write_text(json.dumps(cuda_record.here()))
+    assert not cuda_record.has_micro_programs(record)
+    record.write_text(json.dumps({**cuda_record.here(), "micro": micro}))
+    assert cuda_record.has_micro_programs(record)
+    with monkeypatch.context() as patch:
+        patch.setattr(cuda_record, "MICRO", (*cuda_record.MICRO, "tools/native"))
+        assert not cuda_record.has_micro_programs(record)
+    monkeypatch.setattr(cuda_record, "compiler", lambda: "release 1.0")
+    assert not cuda_record.has_micro_programs(record)
+
+
 def test_a_build_without_kernels_is_not_recorded(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

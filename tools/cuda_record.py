@@ -6,8 +6,9 @@ tests/cuda_kernels.json names the text that kernels were compiled from, by its d
 those at hand the exit code is 0; then a compilation would give the same kernels. --write makes the record. It needs a
 build with kernels for TARGET, and runs tests/test_cuda_build.py, which examines them.
 
-The record also names cells written in Python, by the digest of their C++. Where the record is of these too,
-tests/test_cuda_cells.py does not compile them again; --write has it compile them (4 minutes of a core).
+The record also names cells written in Python, by the digest of their C++, and the programs of tools/micro. Where it is
+of these too, tests/test_cuda_cells.py and tests/test_gpu_check_problems.py do not compile them again; --write has them
+compiled (5 minutes of a core).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from build_support import cuda, toolchain
 from tools import ptxas_report
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 ROOT = toolchain.ROOT
@@ -31,12 +33,13 @@ RECORD = ROOT / "tests" / "cuda_kernels.json"
 TARGET = "sm_90a"  # every kernel is compiled for it; for GPUs before it some are left out
 # Beside what is common, the folders that a build with CUDA compiles in another way than one without.
 FOLDERS = ("build_support", "csrc/binding", "csrc/cells", "csrc/core", "csrc/cuda", "csrc/python")
+MICRO = ("tools/micro",)
 
 
-def text_digest(root: Path = ROOT) -> str:
-    """Of all files below FOLDERS, which have the flags, too, with their names."""
+def text_digest(root: Path = ROOT, folders: Sequence[str] = FOLDERS) -> str:
+    """Of all files below the folders, which have the flags, too, with their names."""
     digest = hashlib.sha256()
-    files = (path for folder in FOLDERS for path in (root / folder).rglob("*"))
+    files = (path for folder in folders for path in (root / folder).rglob("*"))
     for path in sorted(path for path in files if path.is_file() and "__pycache__" not in path.parts):
         content = path.read_bytes()
         digest.update(f"{path.relative_to(root)} {len(content)}\n".encode() + content)
@@ -82,12 +85,18 @@ def has_own_cells(record: Path = RECORD) -> bool:
     return is_current(record) and _recorded(record).get("own_cells") == own_cells()
 
 
+def has_micro_programs(record: Path = RECORD) -> bool:
+    """Whether it is of the programs of tools/micro, too."""
+    return is_current(record) and _recorded(record).get("micro") == text_digest(folders=MICRO)
+
+
 def why_not_examined() -> str | None:
     """What is missing of a build whose kernels the tests can examine, or what they found."""
     targets = {function.target for path in ptxas_report.logs() for function in ptxas_report.parse(path.read_text())}
     if targets != {TARGET}:
         return f"the build has kernels for {', '.join(sorted(targets)) or 'no GPU'}, not for {TARGET} alone"
-    test = [sys.executable, "-m", "pytest", "-q", "tests/test_cuda_build.py", "tests/test_cuda_cells.py"]
+    files = [f"tests/test_{name}.py" for name in ("cuda_build", "cuda_cells", "gpu_check_problems")]
+    test = [sys.executable, "-m", "pytest", "-q", *files]
     done = subprocess.run(test, cwd=ROOT, capture_output=True, text=True, check=False)
     return None if done.returncode == 0 else done.stdout[-2000:]
 
@@ -104,7 +113,8 @@ def main() -> int:
     if reason := why_not_examined():
         print(f"no record: {reason}", file=sys.stderr)
         return 1
-    RECORD.write_text(json.dumps({**here(), "own_cells": own_cells()}, indent=1) + "\n", encoding="utf-8")
+    record = {**here(), "own_cells": own_cells(), "micro": text_digest(folders=MICRO)}
+    RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return 0
 
 
