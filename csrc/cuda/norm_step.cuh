@@ -1,21 +1,13 @@
 // The steps of per_step with layer norms: a norm joins all units of a row, so a block has one row, and its threads meet
 // at sums over its units.
 //
-// A norm maps the values v of n units (of one or several gates) to gain v_hat + bias with
-//   v_hat = (v - mean) scale,   scale = 1 / sqrt(mean of (v - mean)^2 + epsilon).
-// With g = d_result gain its gradient is d_v = scale (g - mean(g) - v_hat mean(g v_hat)).
-//
 // A step is short beside its launch and the library's GEMM. So what a sum over c needs of a unit is computed twice,
 // in a loop that has one copy of the code.
 #pragma once
 
-#include "cuda/pass.cuh"
+#include "cuda/norm.cuh"
 
 namespace fused_rnn::cuda {
-
-// Rows of the norms' parameters: gain and bias of each gate, and of c.
-template <class Cell>
-inline constexpr int kNormRows = 2 * Cell::kGates + (kHasNormalizedC<Cell> ? 2 : 0);
 
 // What a pass with norms keeps of a unit in the compute type besides its state.
 template <class Pass>
@@ -32,13 +24,7 @@ struct NormStep {
   using State = Pack<Real, Pass::kStates>;
   static constexpr int kThreads = 256;
   static constexpr int kRoomForBlocks = 1;  // else ptxas spills, to have two
-  static constexpr int kNormOfC = Cell::kGates;
-  // The norm that joins a gate with others, four bits each: the cell's function is one of the host.
-  static constexpr uint32_t kGroups = [] {
-    uint32_t groups = 0;
-    for (int g = 0; g < Cell::kGates; ++g) groups |= static_cast<uint32_t>(Cell::norm_group(g)) << (4 * g);
-    return groups;
-  }();
+  using Moments = NormMoments<Real>;
 
   typename Pass::Views views;
   int64_t time_steps, position, batch;
@@ -49,10 +35,6 @@ struct NormStep {
   bool first;        // states are still the initial ones
 
  protected:
-  struct Moments {
-    Real mean, scale;
-    FUSED_RNN_DEVICE Real hat(Real value) const { return (value - mean) * scale; }
-  };
   struct Lanes {
     Real values[kThreads];
   };
@@ -81,15 +63,13 @@ struct NormStep {
     if (product == nullptr) return Real(0);
     return to_real(product[(row() * Pass::kResults + result) * hidden_size + unit]);
   }
-  FUSED_RNN_DEVICE Real parameter(int norm_row, int unit) const {
-    return to_real(*element_at<T, int64_t>(views.variant.norm, Element{norm_row, block_y(), unit}));
+  // The parameters of the norms of a unit.
+  FUSED_RNN_DEVICE auto parameters(int unit) const {
+    return [this, unit](int norm_row) {
+      return to_real(*element_at<T, int64_t>(views.variant.norm, Element{norm_row, block_y(), unit}));
+    };
   }
-  FUSED_RNN_DEVICE Real gain(int norm, int unit) const { return parameter(2 * norm, unit); }
-  FUSED_RNN_DEVICE Real normalized(int norm, int unit, Real hat) const {
-    return gain(norm, unit) * hat + parameter(2 * norm + 1, unit);
-  }
-  // Where the recurrent gates before their norms are saved.
-  FUSED_RNN_HD int first_sum() const { return Cell::kSaved + (has(views.variant.zoneout) ? kMadeStates<Cell> : 0); }
+  FUSED_RNN_DEVICE Real gain(int norm, int unit) const { return parameters(unit)(2 * norm); }
 
   template <class Visitor>
   FUSED_RNN_DEVICE void for_each_unit(const Visitor& visit) const {
@@ -123,7 +103,7 @@ struct NormStep {
     const Real variance = mean_of(terms, [&](int unit, const auto& add) {
       visit(unit, [&](Real value) { add((value - mean) * (value - mean)); });
     });
-    return {mean, Real(1) / static_cast<Real>(fused_rnn::sqrt(variance + static_cast<Real>(kNormEpsilon)))};
+    return Moments::of(mean, variance);
   }
   // Of each norm of the gates; value(gate, unit) is what it takes.
   template <class ValueOf>
@@ -133,7 +113,7 @@ struct NormStep {
     for (int group = 0; group < Cell::kNormGroups; ++group) {
       const Moments found = moments_of(terms_of(group), [&](int unit, const auto& add) {
         for (int g = 0; g < Cell::kGates; ++g) {
-          if (group_of(g) == group) add(value(g, unit));
+          if (norm_group_of<Cell>(g) == group) add(value(g, unit));
         }
       });
       put(moments, group, found);
@@ -145,11 +125,8 @@ struct NormStep {
   FUSED_RNN_DEVICE static void put(Pack<Value, Cell::kNormGroups>& all, int group, const Value& one) {
     for (int k = 0; k < Cell::kNormGroups; ++k) all[k] = k == group ? one : all[k];
   }
-  FUSED_RNN_DEVICE static int group_of(int gate) { return static_cast<int>(kGroups >> (4 * gate) & 0xFu); }
   FUSED_RNN_DEVICE int64_t terms_of(int group) const {
-    int gates = 0;
-    for (int g = 0; g < Cell::kGates; ++g) gates += group_of(g) == group ? 1 : 0;
-    return static_cast<int64_t>(gates) * hidden_size;
+    return static_cast<int64_t>(gates_of_group<Cell>(group)) * hidden_size;
   }
   FUSED_RNN_DEVICE void store_state(int unit, const State& state) const {
     for (int s = 0; s < Pass::kStates; ++s) state_at(s, unit) = state[s];
@@ -161,7 +138,7 @@ struct NormForwardStep : NormStep<Pass> {
   using Base = NormStep<Pass>;
   using typename Base::Cell, typename Base::T, typename Base::Real, typename Base::Moments, typename Base::State;
   using Value = ValueOf<T>;
-  using Base::views, Base::hidden_size, Base::kNormOfC;
+  using Base::views, Base::hidden_size;
 
   FUSED_RNN_DEVICE void operator()() const {
     const Moment<int64_t> now = Base::now();
@@ -177,15 +154,13 @@ struct NormForwardStep : NormStep<Pass> {
         const typename Pass::Inputs in = Pass::load(views, e, now, hidden_size);
         const State state = Base::state_before(unit);
         const auto call = [&] {
-          Pack<Real, Pass::kResults> from_h;
-          for (int g = 0; g < Cell::kGates; ++g) {
-            from_h[g] = Base::normalized(g, unit, of_sums[Base::group_of(g)].hat(sum(g, unit)));
-          }
-          CellForward<Value, Cell> result = Pass::call_cell(views, e, in, from_h, state);
+          const auto hat = [&](int g) { return of_sums[norm_group_of<Cell>(g)].hat(sum(g, unit)); };
+          CellForward<Value, Cell> result = call_with_norms<Pass>(views, e, in, hat, state, Base::parameters(unit));
           if constexpr (kHasNormalizedC<Cell>) {
             const Real c = raw(result.state[1]);
             if (phase == 0) Base::scratch_at(0, unit) = c;
-            result.state[0] = Cell::output(result.saved, tanh(Value(Base::normalized(kNormOfC, unit, of_c.hat(c)))));
+            const Value tanh_c = tanh_of_norm<Cell, Value>(Base::parameters(unit), of_c.hat(c));
+            result.state[0] = Cell::output(result.saved, tanh_c);
           }
           return result;
         };
@@ -197,7 +172,7 @@ struct NormForwardStep : NormStep<Pass> {
         if (has(views.saved)) {
           T* const to = element_at<T, int64_t>(views.saved, now.time, e);
           for (int g = 0; g < Cell::kGates; ++g) {
-            to[static_cast<int64_t>(Base::first_sum() + g) * hidden_size] =
+            to[static_cast<int64_t>(first_saved_sum<Cell>(views) + g) * hidden_size] =
                 from_real<T>(active ? sum(g, unit) : Real(0));
           }
         }
@@ -216,7 +191,7 @@ struct NormBackwardStep : NormStep<Pass> {
   using typename Base::Cell, typename Base::T, typename Base::Real, typename Base::Moments, typename Base::State;
   using Value = ValueOf<T>;
   using Gradient = CellBackward<Value, Cell>;
-  using Base::views, Base::hidden_size, Base::kNormOfC;
+  using Base::views, Base::hidden_size;
 
   FUSED_RNN_DEVICE void operator()() const {
     const Moment<int64_t> now = Base::now();
@@ -225,7 +200,7 @@ struct NormBackwardStep : NormStep<Pass> {
     through_cell(now, active);
     const auto sum = [&](int g, int unit) {
       const T* const saved = element_at<T, int64_t>(views.saved, now.time, Base::element(unit));
-      return to_real(saved[static_cast<int64_t>(Base::first_sum() + g) * hidden_size]);
+      return to_real(saved[static_cast<int64_t>(first_saved_sum<Cell>(views) + g) * hidden_size]);
     };
     Pack<Moments, Cell::kNormGroups> of_sums{};
     Pack<Means, Cell::kNormGroups> means{};
@@ -236,8 +211,9 @@ struct NormBackwardStep : NormStep<Pass> {
         Means totals{};
         Base::for_each_unit([&](int unit) {
           for (int g = 0; g < Cell::kGates; ++g) {
-            if (Base::group_of(g) != group) continue;
-            totals.add(Base::scratch_at(g, unit) * Base::gain(g, unit), of_sums[Base::group_of(g)].hat(sum(g, unit)));
+            if (norm_group_of<Cell>(g) != group) continue;
+            totals.add(Base::scratch_at(g, unit) * Base::gain(g, unit),
+                       of_sums[norm_group_of<Cell>(g)].hat(sum(g, unit)));
           }
         });
         Base::put(means, group, of_block(totals, Base::terms_of(group)));
@@ -246,7 +222,7 @@ struct NormBackwardStep : NormStep<Pass> {
     Base::for_each_unit([&](int unit) {
       T* const d_gates_h = element_at<T, int64_t>(views.d_gates_h, now.time, Base::element(unit));
       for (int g = 0; g < Cell::kGates; ++g) {
-        const int group = Base::group_of(g);
+        const int group = norm_group_of<Cell>(g);
         const Real d = Base::scratch_at(g, unit), hat = of_sums[group].hat(active ? sum(g, unit) : Real(0));
         add_to_norm(g, unit, d, hat);
         const Real d_sum = means[group].through(of_sums[group], d * Base::gain(g, unit), hat);
@@ -259,17 +235,7 @@ struct NormBackwardStep : NormStep<Pass> {
   }
 
  private:
-  // The means in the gradient of a norm, or what they are made of.
-  struct Means {
-    Real of_g, of_product;
-    FUSED_RNN_DEVICE void add(Real g, Real hat) {
-      of_g += g;
-      of_product += g * hat;
-    }
-    FUSED_RNN_DEVICE Real through(const Moments& moments, Real g, Real hat) const {
-      return moments.scale * (g - of_g - hat * of_product);
-    }
-  };
+  using Means = NormMeans<Real>;
   FUSED_RNN_DEVICE static Means of_block(const Means& totals, int64_t terms) {
     const Real of_g = Base::sum_of_block(totals.of_g), of_product = Base::sum_of_block(totals.of_product);
     return {of_g / static_cast<Real>(terms), of_product / static_cast<Real>(terms)};
@@ -295,13 +261,11 @@ struct NormBackwardStep : NormStep<Pass> {
         const auto call = [&](const auto& saved, const auto& before, const auto& after, const auto& d_after) {
           Gradient gradient;
           if constexpr (kHasNormalizedC<Cell>) {
-            hat = of_c.hat(raw(after[1]));
-            const Value tanh_c = tanh(Value(Base::normalized(kNormOfC, unit, hat)));
-            d_of_c = raw(Cell::output_backward(saved, tanh_c, d_after[0]));
-            const Real g = d_of_c * Base::gain(kNormOfC, unit);
-            if (phase == 0) totals.add(g, hat);
-            const Value d_c(means.through(of_c, g, hat));
-            gradient = Cell::gates_backward(saved, before, tanh_c, d_after[0], d_after[1] + d_c);
+            const auto norm = NormOfC<Cell, Value, Real>::of(saved, after, d_after, of_c, Base::parameters(unit));
+            if (phase == 0) totals.add(norm.g, norm.hat);
+            d_of_c = norm.d;
+            hat = norm.hat;
+            gradient = norm.call(saved, before, d_after, of_c, means);
           } else {
             gradient = cell_backward<Cell, Value>(saved, before, after, d_after, {});
           }
@@ -318,7 +282,7 @@ struct NormBackwardStep : NormStep<Pass> {
         Base::store_state(unit, before);
         Pass::store(views, e, now, hidden_size, made);
         for (int g = 0; g < Cell::kGates; ++g) Base::scratch_at(g, unit) = d_gates[g];
-        if constexpr (kHasNormalizedC<Cell>) add_to_norm(kNormOfC, unit, d_of_c, hat);
+        if constexpr (kHasNormalizedC<Cell>) add_to_norm(kNormOfC<Cell>, unit, d_of_c, hat);
       });
       if (phase == 0) means = of_block(totals, hidden_size);
     }
