@@ -136,13 +136,13 @@ def test_variants_agree_with_float64_on_the_cpu(
         assert (found - wanted).abs().max() <= limit * wanted.abs().max()
 
 
+@pytest.mark.parametrize(("schedule", "size"), [("per_step", 300), ("one_block", 40), ("cluster", 100)])
 @pytest.mark.parametrize("make", [fused_rnn.LSTM, fused_rnn.GRU, fused_rnn.RNN])
 def test_layer_norms_agree_with_float64_on_the_cpu(
-    make: Callable[..., torch.nn.RNNBase], monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., torch.nn.RNNBase], schedule: str, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", "ieee")
-    torch.manual_seed(0)
-    layer, x = make(5, 300, bidirectional=True, layer_norm=True), torch.randn(6, 11, 5)
+    choose(schedule, torch.float32, monkeypatch)
+    layer, x = make(5, size, bidirectional=True, layer_norm=True), torch.randn(6, 11, 5)
     expected = results(copy.deepcopy(layer).double(), x.double())
     with fused_rnn.strict():
         actual = results(layer.cuda(), x.cuda())

@@ -82,7 +82,7 @@ def test_every_refusal_says_what_stands_against_it() -> None:
     (exact,) = (each["why"] for each in options(backward=True, hidden_size=65) if each["schedule"] == "small_block")
     assert exact == "a block holds the weights of 64 units at most"
     assert "empty" in plan(64, batch=0)[0].others["grid"]
-    assert "only per_step has layer norms" in options(backward=True, normalized=True)[-1]["why"]
+    assert "no such kernel with layer norms" in options(backward=True, normalized=True)[-1]["why"]
 
 
 def options(*, backward: bool, **variant: Any) -> list[dict[str, Any]]:
@@ -116,6 +116,24 @@ def test_the_page_has_a_table_of_what_runs_each_option() -> None:
         assert runs == again
         lines.append(f"| {option} | {' | '.join('yes' if name in runs else 'no' for name in schedules)} |")
     assert "\n".join(lines) in (native.ROOT / "docs" / "gpu.md").read_text()
+
+
+def test_the_page_has_a_table_of_the_estimates_with_layer_norms() -> None:
+    lines = ["| H, B, type | with norms | `per_step` with norms | without norms |", "|---|---|---|---|"]
+    for hidden, batch, dtype in [
+        (64, 16, "bfloat16"), (128, 16, "bfloat16"), (256, 16, "bfloat16"), (512, 16, "bfloat16"),
+        (512, 64, "bfloat16"), (768, 16, "bfloat16"), (64, 16, "float32"), (256, 16, "float32"), (512, 16, "float32"),
+    ]:  # fmt: skip
+        variant = {"hidden_size": hidden, "batch": batch, "dtype": getattr(torch, dtype)}
+        of_norms = [options(backward=backward, normalized=True, **variant) for backward in (False, True)]
+        of_plain = [options(backward=backward, **variant) for backward in (False, True)]
+        per_step = [next(each for each in one if each["schedule"] == "per_step") for one in of_norms]
+        columns = [[one[0] for one in of_norms], per_step, [one[0] for one in of_plain]]
+        cells = [", ".join(f"{each['step_us']:.1f}" for each in column) for column in columns]
+        for i in (0, 2):
+            cells[i] += f" ({', '.join(dict.fromkeys(each['schedule'] for each in columns[i]))})"
+        lines.append(f"| {hidden}, {batch}, {dtype} | {' | '.join(cells)} |")
+    assert "\n".join(lines) in (native.ROOT / "docs" / "gpu.md").read_text(), "\n".join(lines)
 
 
 # What an H200 measured. Each row of a persistent schedule was verified; the model was fitted to them.

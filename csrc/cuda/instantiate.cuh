@@ -11,8 +11,13 @@ namespace fused_rnn::cuda {
 template <class Cell>
 inline constexpr Features kFewestFeatures = Cell::kUnitWeights > 0 ? Features::kAll : Features::kNone;
 
+// Likewise layer norms, with which a cell has kernels of its own.
 template <template <class, class, class, Features> class PassOf, class Cell, class T, class Views>
 void run_with_features(const Plan& plan, const Views& views, void* workspace, void* stream) {
+  if constexpr (Cell::kNormGroups > 0) {
+    using WithNorms = NormPass<PassOf<Cell, T, int, Features::kAll>>;
+    if (has(views.variant.norm)) return run_persistent<WithNorms>(plan, views, workspace, stream);
+  }
   if (needs_no_features(views)) {
     run_persistent<PassOf<Cell, T, int, kFewestFeatures<Cell>>>(plan, views, workspace, stream);
   } else {
@@ -28,10 +33,17 @@ template <class Cell, class T>
 void PersistentKernels<Cell, T>::run(const Plan& plan, const BackwardViews& views, void* workspace, void* stream) {
   run_with_features<BackwardPass, Cell, T>(plan, views, workspace, stream);
 }
+template <template <class, class, class, Features> class PassOf, class Cell, class T>
+int resident_groups_of(const Plan& plan, bool normalized) {
+  if constexpr (Cell::kNormGroups > 0) {
+    if (normalized) return resident_groups<NormPass<PassOf<Cell, T, int, Features::kAll>>>(plan);
+  }
+  return resident_groups<PassOf<Cell, T, int, kFewestFeatures<Cell>>>(plan);
+}
 template <class Cell, class T>
-int PersistentKernels<Cell, T>::resident_groups(const Plan& plan, bool backward) {
-  return backward ? cuda::resident_groups<BackwardPass<Cell, T, int, kFewestFeatures<Cell>>>(plan)
-                  : cuda::resident_groups<ForwardPass<Cell, T, int, kFewestFeatures<Cell>>>(plan);
+int PersistentKernels<Cell, T>::resident_groups(const Problem& problem, const Plan& plan) {
+  return problem.backward ? resident_groups_of<BackwardPass, Cell, T>(plan, problem.normalized)
+                          : resident_groups_of<ForwardPass, Cell, T>(plan, problem.normalized);
 }
 
 template <class Cell, class T>

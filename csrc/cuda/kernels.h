@@ -25,7 +25,7 @@ struct PersistentKernels {
   static void run(const Plan& plan, const ForwardViews& views, void* workspace, void* stream);
   static void run(const Plan& plan, const BackwardViews& views, void* workspace, void* stream);
   // How many groups of the plan's blocks the current device can hold at once.
-  static int resident_groups(const Plan& plan, bool backward);
+  static int resident_groups(const Problem& problem, const Plan& plan);
 };
 
 template <class Cell, class T>
@@ -50,8 +50,7 @@ struct KernelsOf {
   }
   static int resident_groups(const Problem& problem, const Plan& plan) {
     int groups = 0;
-    visit_persistent(problem,
-                     [&](auto kernels) { groups = decltype(kernels)::type::resident_groups(plan, problem.backward); });
+    visit_persistent(problem, [&](auto kernels) { groups = decltype(kernels)::type::resident_groups(problem, plan); });
     return groups;
   }
 

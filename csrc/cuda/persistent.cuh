@@ -70,20 +70,10 @@ struct PersistentKernel {
   // The loop in one place: its registers were measured like this.
   // NOLINTNEXTLINE(readability-function-size)
   FUSED_RNN_DEVICE void operator()() const {
-    const int group = shape.first_group + block_y(), rank = block_x();
     const int warp = warp_index(), lane = lane_index();
-    const int split = warp % shape.splits, unit_tile = warp / shape.splits, first_value = split << owned_log2;
-    Role role;
-    role.direction = group / shape.row_groups;
-    role.first_row = (group - role.direction * shape.row_groups) * shape.rows;
-    role.end_row = role.first_row + shape.rows < shape.batch ? role.first_row + shape.rows : shape.batch;
-    role.first_unit = rank * shape.units();
-    role.column = lane % 4 * 2;
-    role.unit = unit_tile * Lanes::kUnits + lane / 4;
-    role.first_value = first_value;
-    role.first_tile = split * shape.split_tiles();
-    role.tiles = shape.tiles_of(split);
-    const bool owns = first_value < Sums::kValues;
+    const int split = warp % shape.splits, unit_tile = warp / shape.splits;
+    const Role role = role_of(split, unit_tile);
+    const bool owns = role.first_value < Sums::kValues;
 
     unsigned char* shared = dynamic_shared();
     float* const states = reinterpret_cast<float*>(shared + map.state) + thread_index();
@@ -182,13 +172,27 @@ struct PersistentKernel {
     }
   }
 
- private:
+ protected:
   // What a thread is for.
   struct Role {
     int direction, first_row, end_row, first_unit;  // of the block; direction: index of D, which counts heads
     int column, unit, first_value;  // of a tile's values in a lane, where they are and which the warp updates
     int first_tile, tiles;          // of hidden indices that the warp multiplies
   };
+  FUSED_RNN_DEVICE Role role_of(int split, int unit_tile) const {
+    const int group = shape.first_group + block_y(), lane = lane_index();
+    Role role;
+    role.direction = group / shape.row_groups;
+    role.first_row = (group - role.direction * shape.row_groups) * shape.rows;
+    role.end_row = role.first_row + shape.rows < shape.batch ? role.first_row + shape.rows : shape.batch;
+    role.first_unit = block_x() * shape.units();
+    role.column = lane % 4 * 2;
+    role.unit = unit_tile * Lanes::kUnits + lane / 4;
+    role.first_value = split << owned_log2;
+    role.first_tile = split * shape.split_tiles();
+    role.tiles = shape.tiles_of(split);
+    return role;
+  }
 
   // Computed again wherever it is needed: the weights need the registers.
   FUSED_RNN_DEVICE int rows_of(const Role& role) const { return role.end_row - hidden_from_compiler(role.first_row); }

@@ -3,6 +3,7 @@
 
 #include "cuda/cluster.cuh"
 #include "cuda/grid.cuh"
+#include "cuda/norm_kernel.cuh"
 #include "cuda/one_block.cuh"
 #include "cuda/plan.h"
 #include "cuda/small_block.cuh"
@@ -46,9 +47,14 @@ auto visit_small_kernel(const Plan& plan, Visitor&& visitor) {
   }
 }
 
+template <class Pass>
+inline constexpr bool kWithNorms = false;
+template <class Pass>
+inline constexpr bool kWithNorms<NormPass<Pass>> = true;
+
 // Calls visitor with a PersistentKernel of the plan's schedule, whose arguments are yet to be set.
 template <class Pass, class Visitor>
-auto visit_kernel(const Plan& plan, Visitor&& visitor) {
+auto visit_plain_kernel(const Plan& plan, Visitor&& visitor) {
   switch (plan.schedule) {
     case Schedule::kOneBlock:
       return visitor(PersistentKernel<Pass, OneBlockExchange>{}, launch_shape<Pass, OneBlockExchange>);
@@ -58,14 +64,27 @@ auto visit_kernel(const Plan& plan, Visitor&& visitor) {
       return visitor(PersistentKernel<Pass, GridExchange>{}, launch_shape<Pass, GridExchange>);
   }
 }
+// Likewise; with layer norms a NormKernel.
+template <class Pass, class Visitor>
+auto visit_kernel(const Plan& plan, Visitor&& visitor) {
+  if constexpr (kWithNorms<Pass>) {
+    if (plan.schedule == Schedule::kOneBlock)
+      return visitor(NormKernel<Pass, OneBlockExchange>{}, launch_shape<Pass, OneBlockExchange>);
+    return visitor(NormKernel<Pass, ClusterExchange>{}, launch_shape<Pass, ClusterExchange>);
+  } else {
+    return visit_plain_kernel<Pass>(plan, visitor);
+  }
+}
 
 template <class Pass>
 void run_persistent(const Plan& plan, const typename Pass::Views& views, void* workspace, Stream stream) {
-  if (plan.schedule == Schedule::kSmallBlock) {
-    return visit_small_kernel<Pass>(plan, [&](auto kernel, const LaunchShape& shape) {
-      kernel.views = views;
-      launch(kernel, shape, stream);
-    });
+  if constexpr (!kWithNorms<Pass>) {
+    if (plan.schedule == Schedule::kSmallBlock) {
+      return visit_small_kernel<Pass>(plan, [&](auto kernel, const LaunchShape& shape) {
+        kernel.views = views;
+        launch(kernel, shape, stream);
+      });
+    }
   }
   visit_kernel<Pass>(plan, [&](auto kernel, auto shape_of) {
     kernel.set_shape(plan.shape);
@@ -89,9 +108,11 @@ void run_persistent(const Plan& plan, const typename Pass::Views& views, void* w
 // How many groups of the plan's blocks the current device can hold at once.
 template <class Pass>
 int resident_groups(const Plan& plan) {
-  if (plan.schedule == Schedule::kSmallBlock) {
-    return visit_small_kernel<Pass>(
-        plan, [](auto kernel, const LaunchShape& shape) { return active_blocks<decltype(kernel)>(shape); });
+  if constexpr (!kWithNorms<Pass>) {
+    if (plan.schedule == Schedule::kSmallBlock) {
+      return visit_small_kernel<Pass>(
+          plan, [](auto kernel, const LaunchShape& shape) { return active_blocks<decltype(kernel)>(shape); });
+    }
   }
   return visit_kernel<Pass>(plan, [&](auto kernel, auto shape_of) {
     using Kernel = decltype(kernel);

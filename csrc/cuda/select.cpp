@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "cuda/norm_shape.h"
 #include "cuda/schedule.h"
 #include "cuda/tuning.h"
 
@@ -16,17 +17,18 @@ struct Rules {
   int min_capability;
   int min_ranks, max_ranks;  // 0: as many as there are multiprocessors
   int buffers, stages;
+  bool norms;  // has kernels with layer norms
   double (*exchange_us)(const StepCosts& costs, double received_kb);
 };
 
 constexpr int kOldestCapability = 80;  // that the kernels are built for
 
 constexpr Rules kRules[] = {
-    {Schedule::kOneBlock, "one_block", kOldestCapability, 1, 1, 2, 0,
+    {Schedule::kOneBlock, "one_block", kOldestCapability, 1, 1, 2, 0, true,
      [](const StepCosts& c, double) { return c.one_block; }},
-    {Schedule::kCluster, "cluster", 90, 2, 16, 2, 1,
+    {Schedule::kCluster, "cluster", 90, 2, 16, 2, 1, true,
      [](const StepCosts& c, double kb) { return c.cluster + c.cluster_kb * kb; }},
-    {Schedule::kGrid, "grid", kOldestCapability, 1, 0, 1, 0,
+    {Schedule::kGrid, "grid", kOldestCapability, 1, 0, 1, 0, false,
      [](const StepCosts& c, double kb) { return c.grid + c.grid_kb * kb; }},
 };
 
@@ -47,7 +49,13 @@ double model_step_us(const Rules& rules, const Problem& problem, const Option& o
   const double received_kb = rows * vectors * s.padded() * s.element_bytes / 1024.0;
   const double turn_us = costs.turn + added_instructions(problem) * kInstructionCycles / (costs.clock_ghz * 1e3);
   const double waves = (option.groups + option.groups_at_once - 1) / option.groups_at_once;
-  return waves * (s.column_tiles * tile_us + s.turns() * turn_us + rules.exchange_us(costs, received_kb));
+  double updates = 1, exchanges = 1;
+  if (problem.normalized) {
+    updates = problem.backward ? kNormUpdates.backward : kNormUpdates.forward;
+    exchanges += norm_meetings(problem.cell);  // each as long as the exchange of the vector
+  }
+  return waves *
+         (s.column_tiles * tile_us + updates * s.turns() * turn_us + exchanges * rules.exchange_us(costs, received_kb));
 }
 
 // Of a cell without a GEMM in its steps: what one step reads and writes, at the rate of the memory.
@@ -86,9 +94,9 @@ Option per_step_option(const Problem& problem, const Device& device, const StepC
 bool fits(int64_t elements) { return elements < (int64_t{1} << 31); }
 
 // Why no kernel that keeps the weights on the chip runs the problem; empty: nothing is against it.
-std::string common_refusal(const Problem& problem, const Device& device, int min_capability) {
+std::string common_refusal(const Problem& problem, const Device& device, int min_capability, bool norms) {
   constexpr int64_t kMost = int64_t{1} << 24, kMostSteps = int64_t{1} << 30;
-  if (problem.normalized) return "only per_step has layer norms, which join all units of a row";
+  if (problem.normalized && !norms) return "there is no such kernel with layer norms, which join all units of a row";
   if (problem.cell.recurrent_gates == 0) return "no gate reads h, so that there is no W_hh to keep on the chip";
   if (problem.projected) return "a projection needs a second product in each step";
   if (problem.type == DataType::kFloat64) return "there is no float64 kernel";
@@ -132,7 +140,7 @@ std::vector<Option> small_shapes(const Problem& problem, const Device& device, s
   const CellSpec& cell = problem.cell;
   const int bytes = static_cast<int>(element_size(problem.type)), gates = cell.recurrent_gates;
   const int values = cell.gates + cell.states + cell.unit_weights;
-  *refusal = common_refusal(problem, device, kOldestCapability);
+  *refusal = common_refusal(problem, device, kOldestCapability, false);
   if (const int most = most_small_units(bytes, exact, values, 1); refusal->empty() && problem.hidden_size > most) {
     *refusal = "a block holds the weights of " + std::to_string(most) + " units at most";
   }
@@ -182,16 +190,19 @@ std::vector<Option> feasible(const Rules& rules, const Problem& problem, const D
   };
   constexpr int kMostGroups = 65535;  // of a launch; the hardware queues them
   constexpr int kFill = 0;            // one tile of columns, and as many groups as run at once
-  *refusal = common_refusal(problem, device, rules.min_capability);
+  *refusal = common_refusal(problem, device, rules.min_capability, rules.norms);
   if (!refusal->empty()) return {};
   const StepCosts& costs = step_costs(device.capability);
   const auto size = static_cast<size_t>(element_size(problem.type));
   const int gates = problem.cell.recurrent_gates;
   const int vectors = problem.backward ? gates : 1, results = problem.backward ? 1 : gates;
   // With the sums of the gradients of the unit's weights.
-  const int states = problem.cell.states + (problem.backward ? problem.cell.unit_weights : 0);
+  const int states = problem.cell.states + (problem.backward ? problem.cell.unit_weights : 0) +
+                     (problem.normalized ? norm_values(problem.cell, problem.backward) : 0);
   const int most_ranks =
       std::min(rules.max_ranks > 0 ? rules.max_ranks : device.multiprocessors, device.multiprocessors);
+  const char* measured = is_exact(problem) ? kExactSource : costs.source;
+  const char* source = problem.normalized ? kNormUpdates.source : measured;
   int fewest_ranks = 0;
   size_t least_shared = 0;
   std::vector<Option> found;
@@ -217,8 +228,12 @@ std::vector<Option> feasible(const Rules& rules, const Problem& problem, const D
       share_rows(s, column_tiles == kFill ? at_once / static_cast<int>(problem.directions) : 0);
       if (std::find(tried.begin(), tried.end(), s.rows) != tried.end()) continue;
       tried.push_back(s.rows);
-      Option option{{rules.schedule, s}, rules.name, "", 0, is_exact(problem) ? kExactSource : costs.source};
+      Option option{{rules.schedule, s}, rules.name, "", 0, source};
       option.shared_bytes = shared_map(s, size, vectors, results, states, rules.buffers, rules.stages).total;
+      if (problem.normalized) {
+        const int slots = norm_slots(problem.cell, problem.backward);
+        option.shared_bytes = norm_map(s, option.shared_bytes, slots, norm_rows(problem.cell)).total;
+      }
       if (least_shared == 0 || option.shared_bytes < least_shared) least_shared = option.shared_bytes;
       if (option.shared_bytes > static_cast<size_t>(device.shared_bytes)) continue;
       option.groups = s.row_groups * static_cast<int>(problem.directions);

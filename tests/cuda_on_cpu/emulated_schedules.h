@@ -109,6 +109,12 @@ void run_per_step(const Shape& s, const Problem& problem, const Inputs<T>& in, c
   PerStep(problem, views, products, workspace.data.get(), nullptr).run();
 }
 
+// Whether the kernels that stay on the chip are compiled with layer norms, which takes long: one type for each cell,
+// since types differ in the tiles of their GEMMs alone.
+template <class Cell, class T>
+constexpr bool kRunsNorms =
+    Cell::kNormGroups > 0 && std::is_same_v<T, std::conditional_t<kHasNormalizedC<Cell>, cuda::BFloat16, float>>;
+
 template <template <class, class, class, cuda::Features> class PassOf, class Cell, class T, class Views>
 void run_pass(const Shape& s, const Problem& problem, const cuda::Option& option, const Inputs<T>& in,
               const Views& views) {
@@ -117,6 +123,10 @@ void run_pass(const Shape& s, const Problem& problem, const cuda::Option& option
     run_per_step<PassOf, Cell>(s, problem, in, views);
   } else if constexpr (!std::is_same_v<T, double>) {
     const Workspace workspace(option.workspace_bytes);
+    if constexpr (kRunsNorms<Cell, T>) {
+      using WithNorms = cuda::NormPass<PassOf<Cell, T, int, cuda::Features::kAll>>;
+      if (problem.normalized) return cuda::run_persistent<WithNorms>(option, views, workspace.data.get(), nullptr);
+    }
     // The passes without features are compiled for one type only, since each compilation takes long.
     using cuda::Features;
     constexpr Features kFewest =

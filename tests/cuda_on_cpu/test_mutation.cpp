@@ -13,7 +13,7 @@ using namespace fused_rnn::test;
 using cuda::Option;
 using cuda::Schedule;
 using T = cuda::BFloat16;
-using Cell = GruCell;
+using Cell = LstmCell;
 
 struct Case {
   Shape shape;
@@ -21,13 +21,25 @@ struct Case {
   int splits, column_tiles;  // or the rows of small_block
 };
 
-// Both ways to meet (one warp for a tile, or several), one and two tiles of columns, every exchange.
-const Case kCases[] = {
-    {{4, 6, 1, 24, 24}, Schedule::kOneBlock, 1, 1},   {{4, 12, 1, 24, 24}, Schedule::kOneBlock, 4, 2},
-    {{4, 6, 1, 40, 40}, Schedule::kCluster, 4, 1},    {{5, 12, 2, 40, 40}, Schedule::kCluster, 8, 2},
-    {{4, 6, 1, 40, 40}, Schedule::kGrid, 4, 1},       {{5, 12, 2, 40, 40}, Schedule::kGrid, 8, 2},
-    {{4, 3, 2, 24, 24}, Schedule::kSmallBlock, 1, 0}, {{4, 6, 1, 40, 40}, Schedule::kSmallBlock, 4, 0},
-    {{4, 6, 1, 40, 40}, Schedule::kSmallBlock, 8, 0}, {{3, 2, 1, 72, 72}, Schedule::kSmallBlock, 2, 0}};
+constexpr Shape normalized(Shape shape) {
+  shape.normalized = true;
+  return shape;
+}
+
+// Both ways to meet (one warp for a tile, or several), one and two tiles of columns, every exchange; with layer norms
+// where there are kernels for them.
+const Case kCases[] = {{{4, 6, 1, 24, 24}, Schedule::kOneBlock, 1, 1},
+                       {{4, 12, 1, 24, 24}, Schedule::kOneBlock, 4, 2},
+                       {{4, 6, 1, 40, 40}, Schedule::kCluster, 4, 1},
+                       {{5, 12, 2, 40, 40}, Schedule::kCluster, 8, 2},
+                       {{4, 6, 1, 40, 40}, Schedule::kGrid, 4, 1},
+                       {{5, 12, 2, 40, 40}, Schedule::kGrid, 8, 2},
+                       {{4, 3, 2, 24, 24}, Schedule::kSmallBlock, 1, 0},
+                       {{4, 6, 1, 40, 40}, Schedule::kSmallBlock, 4, 0},
+                       {{4, 6, 1, 40, 40}, Schedule::kSmallBlock, 8, 0},
+                       {{3, 2, 1, 72, 72}, Schedule::kSmallBlock, 2, 0},
+                       {normalized({4, 9, 1, 24, 24}), Schedule::kOneBlock, 4, 2},
+                       {normalized({4, 6, 1, 40, 40}), Schedule::kCluster, 4, 1}};
 
 Option option_of(const Case& one, bool backward) {
   Problem problem = problem_of<Cell>(one.shape, kTypeOf<T>);
@@ -86,7 +98,8 @@ void every_synchronisation_is_needed() {
   const Runs runs;
   std::set<std::string> sites;
   for (const std::string& site : emulator::synchronisation_sites()) sites.insert(site);
-  for (const char* file : {"persistent.cuh", "small_block.cuh", "one_block.cuh", "cluster.cuh", "grid.cuh"}) {
+  for (const char* file : {"persistent.cuh", "small_block.cuh", "one_block.cuh", "cluster.cuh", "grid.cuh",
+                           "norm_kernel.cuh", "norm_sums.cuh"}) {
     const auto of_file = [&](const std::string& site) { return site.find(file) == 0; };
     check(std::any_of(sites.begin(), sites.end(), of_file), std::string("synchronisation in ") + file);
   }

@@ -142,15 +142,16 @@ void variants_run_in_every_schedule() {
   check_per_step<T>(projected);
 }
 
+Shape normalized(Shape s) {
+  s.normalized = true;
+  s.bias = false;  // the norms have it
+  return s;
+}
+
 // A block of 256 threads has all units of a row.
 template <class T>
 void layer_norms_run_step_by_step() {
   if constexpr (Cell::kNormGroups > 0) {
-    const auto normalized = [](Shape s) {
-      s.normalized = true;
-      s.bias = false;  // the norms have it
-      return s;
-    };
     for (const int64_t hidden_size : {1, 40}) check_per_step<T>(normalized({4, 3, 2, hidden_size, hidden_size}));
     check_per_step<T>(normalized({2, 2, 1, 260, 260, false}));
     check_per_step<T>(normalized({0, 3, 2, 5, 5}));
@@ -162,6 +163,26 @@ void layer_norms_run_step_by_step() {
     if (Cell::kReadsHidden || !std::is_same_v<T, double>) return;
     all.output_size = 7, all.zoneout = false, all.heads = 1, all.directions = 2;
     check_per_step<T>(all);
+  }
+}
+
+// Octets of units that are full or have a rest, in one block and in several, and blocks without units; then each
+// option.
+template <class T>
+void layer_norms_run_where_the_weights_stay_on_the_chip() {
+  if constexpr (kRunsNorms<Cell, T>) {
+    for (const int64_t hidden_size : {1, 20, 63}) {
+      const Shape s = normalized({4, 3, 2, hidden_size, hidden_size, hidden_size > 1});
+      check(check_shapes<T>(s, Schedule::kOneBlock) > 0, "some shape fits");
+      if (hidden_size > 16) check(check_shapes<T>(s, Schedule::kCluster) > 0, "some shape fits");
+    }
+    check_shapes<T>(normalized({2, 2, 1, 150, 150}), Schedule::kCluster, kHopper, 1);
+    Shape all = normalized({4, 9, 4, 20, 20, true, false, false, true, true});
+    all.heads = 2, all.zoneout = true, all.recurrent_mask = true;
+    for (const Schedule schedule : {Schedule::kOneBlock, Schedule::kCluster}) {
+      check_shapes<T>(all, schedule, kHopper, 2);
+      check_shapes<T>(normalized({0, 3, 1, 20, 20}), schedule, kHopper, 1);
+    }
   }
 }
 
@@ -182,10 +203,9 @@ void groups_that_do_not_fit_follow_in_another_launch() {
 
 // Two groups of three and two rows, where one of five would do; one_block has a group for each.
 template <class T>
-void idle_blocks_take_a_part_of_the_rows() {
-  const Shape s{4, 5, 1, 20, 20};
+void check_shared_rows(const Shape& s, std::initializer_list<Schedule> schedules) {
   const Inputs<T> in = random_inputs<Cell, T>(s, 7);
-  for (const Schedule schedule : {Schedule::kOneBlock, Schedule::kCluster, Schedule::kGrid}) {
+  for (const Schedule schedule : schedules) {
     Problem problem = cuda_problem_of<Cell, T>(s);
     const auto shared = [&] {
       for (const Option& option : shapes(schedule, problem, kSmall)) {
@@ -198,6 +218,12 @@ void idle_blocks_take_a_part_of_the_rows() {
     problem.backward = true;
     check_options<T>(s, in, forward, shared());
   }
+}
+template <class T>
+void idle_blocks_take_a_part_of_the_rows() {
+  const Shape s{4, 5, 1, 20, 20};
+  check_shared_rows<T>(s, {Schedule::kOneBlock, Schedule::kCluster, Schedule::kGrid});
+  if constexpr (kRunsNorms<Cell, T>) check_shared_rows<T>(normalized(s), {Schedule::kOneBlock, Schedule::kCluster});
 }
 
 // To the last bit: a race that the tolerance hides shows here.
@@ -254,6 +280,7 @@ void check_type() {
     rows_end_and_start_anew_where_they_like<T>();
     variants_run_in_every_schedule<T>();
     layer_norms_run_step_by_step<T>();
+    layer_norms_run_where_the_weights_stay_on_the_chip<T>();
     heads_go_the_way_of_their_direction<T>();
     idle_blocks_take_a_part_of_the_rows<T>();
     results_do_not_depend_on_the_order_of_the_threads<T>();
