@@ -73,14 +73,12 @@ def row_of(loop: loop_report.Loop, registers: int) -> Row:
     forward, lanes = "ForwardPass" in loop.kernel, re.search(r"LaneGemmI.*Li(\d)E", loop.kernel)
     tiles = re.search(r"TileGemmI.*Li(\d)E", loop.kernel)
     if lanes is not None:
-        name, rows, turns = "float32", int(lanes[1]), 1
+        name, rows = "float32", int(lanes[1])
     else:
         assert tiles is not None
         name, rows = ("TF32" if "TFloat32" in loop.kernel else "bfloat16"), 4 * int(tiles[1])
-        # Forward, eight rows in 128 registers take two turns of a loop.
-        turns = 2 if forward and rows == 8 and name == "bfloat16" else 1
-    counts = {kind: turns * loop.counts[kind] for kind in loop_report.SHOWN}
-    return Row(f"{'forward' if forward else 'backward'}, {name}", rows, turns * loop.length, counts, registers)
+    counts = {kind: loop.counts[kind] for kind in loop_report.SHOWN}
+    return Row(f"{'forward' if forward else 'backward'}, {name}", rows, loop.length, counts, registers)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ constexpr int kTileRows = 4;  // that an mma takes
 // Of a block, at most. One of 64 units has 255 registers a lane, one of 128 has 128, in which what demands much spills:
 // exact float32, and cells of many values (gates, states, weights of a unit), above all with eight rows or in TF32.
 FUSED_RNN_HD constexpr int most_small_units(int element_bytes, bool exact_float32, int values, int rows) {
-  const int most_values = (element_bytes == 4 ? 6 : 8) - (rows > kTileRows ? 2 : 0);
+  const int most_values = rows > kTileRows ? (element_bytes == 4 ? 4 : 5) : (element_bytes == 4 ? 6 : 8);
   return exact_float32 || values > most_values ? 64 : 128;
 }
 
