@@ -13,6 +13,7 @@
 #include <limits>
 
 #include "cells/table.h"
+#include "cuda/schedule.h"
 #include "cuda/vector_io.cuh"
 
 namespace fused_rnn::micro {
