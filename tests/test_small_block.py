@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -95,8 +94,7 @@ def counted(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
     assert compiled.returncode == 0, compiled.stdout
     functions = {one.name: one for one in ptxas_report.parse(compiled.stdout)}
     assert [str(one) for one in functions.values() if one.spill_stores or one.spill_loads] == []
-    listing = subprocess.run([cuobjdump, "-sass", str(cubin)], capture_output=True, text=True, check=True).stdout
-    loops = loop_report.step_loops(listing)
+    loops = loop_report.loops_of(cubin, "sm_90a")
     assert len(loops) == len(functions) == 16
     rows = [row_of(loop, functions[loop.kernel].registers) for loop in loops]
     return sorted(rows, key=lambda row: (KINDS.index(row.kind), row.rows))

@@ -9,9 +9,15 @@ the block. cuobjdump comes with the CUDA toolkit.
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 from collections import Counter
 from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # What a step waits for, or what the multiprocessor has few units of.
 SHOWN = ("FFMA", "HMMA", "MUFU", "SHFL", "LDS", "STS", "BAR", "LDG", "STG")
@@ -49,6 +55,13 @@ def step_loops(listing: str) -> list[Loop]:
     kernels = re.split(r"^\s*Function : (\S+)", listing, flags=re.MULTILINE)[1:]
     loops = (step_loop(*pair) for pair in zip(kernels[::2], kernels[1::2], strict=True))
     return [loop for loop in loops if loop is not None]
+
+
+@cache
+def loops_of(compiled: Path, target: str) -> list[Loop]:
+    """Those of an object or a cubin for an architecture, such as sm_90a, by the cuobjdump in PATH."""
+    command = ["cuobjdump", "-sass", "-arch", target, str(compiled)]
+    return step_loops(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def main(names: list[str]) -> int:
