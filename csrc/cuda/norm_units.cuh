@@ -16,7 +16,7 @@ struct NormPass : Pass {};
 template <class Pass, template <class T, int kVectors> class ExchangeOf>
 struct NormUnits : PersistentKernel<Pass, ExchangeOf> {
   using Base = PersistentKernel<Pass, ExchangeOf>;
-  using typename Base::Exchange, typename Base::Results, typename Base::Role, typename Base::State, typename Base::T;
+  using typename Base::Exchange, typename Base::Results, typename Base::State, typename Base::T;
   using Cell = typename Pass::Cell;
   using Real = typename Pass::Real;
   using Inputs = typename Pass::Inputs;
@@ -42,12 +42,17 @@ struct NormUnits : PersistentKernel<Pass, ExchangeOf> {
   }
 
  protected:
-  struct Thread {
-    Role role;
-    bool owns;
-    float* states;      // [states, then values][turn][thread]
+  // Its states are [states, then values][turn][thread].
+  struct Thread : Base::Thread {
     float* parameters;  // [rows][units of the block]
     Sums sums;
+
+    FUSED_RNN_DEVICE explicit Thread(const NormUnits& kernel)
+        : Base::Thread(kernel),
+          parameters(reinterpret_cast<float*>(dynamic_shared() + kernel.norm.parameters)),
+          sums(dynamic_shared(), kernel.norm, kernel.numbers) {
+      kernel.fill_parameters(*this);
+    }
   };
   // One unit of one row at a step.
   struct Turn {
@@ -56,11 +61,6 @@ struct NormUnits : PersistentKernel<Pass, ExchangeOf> {
     Place place;
   };
 
-  FUSED_RNN_DEVICE Thread thread_of(const Role& role) const {
-    unsigned char* const shared = dynamic_shared();
-    return {role, role.first_value < Base::Sums::kValues, reinterpret_cast<float*>(shared + map.state) + thread_index(),
-            reinterpret_cast<float*>(shared + norm.parameters), Sums(shared, norm, numbers)};
-  }
   FUSED_RNN_DEVICE Turn turn_of(const Thread& thread, int step, int number) const {
     const Element e = Base::element(thread.role, number);
     return {step, number, e, {e.unit / kOctet, e.row - thread.role.first_row, Base::exists(thread.role, e)}};
@@ -96,29 +96,11 @@ struct NormUnits : PersistentKernel<Pass, ExchangeOf> {
     Pass::prefetch_inputs(views, turn.e, moment({turn.step + 1, turn.number, turn.e, turn.place}), shape.hidden_size);
   }
 
-  FUSED_RNN_DEVICE float& state_at(const Thread& thread, int turn, int s) const {
-    return thread.states[(s * turns + turn) * Base::kThreads];
-  }
   FUSED_RNN_DEVICE float& value_at(const Thread& thread, const Turn& turn, int k) const {
-    return state_at(thread, turn.number, Pass::kStates + k);
+    return Base::state_at(thread, turn.number, Pass::kStates + k);
   }
-  FUSED_RNN_DEVICE State state_before(const Thread& thread, const Turn& turn) const {
-    State state;
-    for (int s = 0; s < Pass::kStates; ++s) state[s] = state_at(thread, turn.number, s);
-    return state;
-  }
-  FUSED_RNN_DEVICE void store_state(const Thread& thread, const Turn& turn, const State& state) const {
-    for (int s = 0; s < Pass::kStates; ++s) state_at(thread, turn.number, s) = state[s];
-  }
-
-  FUSED_RNN_DEVICE void fill_states(const Thread& thread) const {
+  FUSED_RNN_DEVICE void fill_values(const Thread& thread) const {
     for_each_turn(thread, 0, [&](const Turn& turn) {
-      State state{};
-      if (turn.place.exists) {
-        const int64_t first = first_time(shape.time_steps, Base::direction_of(turn.e));
-        state = Pass::first_state(views, turn.e, first, shape.hidden_size);
-      }
-      store_state(thread, turn, state);
       for (int k = 0; k < kValues; ++k) value_at(thread, turn, k) = 0.0f;
     });
   }

@@ -16,7 +16,7 @@ struct NormForward : NormUnits<Pass, ExchangeOf> {
   using Base::kGates, Base::kHasC, Base::shape, Base::views;
 
  protected:
-  FUSED_RNN_DEVICE void begin(const Thread& /*thread*/) const {}
+  FUSED_RNN_DEVICE void begin_norms(const Thread& /*thread*/) const {}
 
   // What follows the GEMM.
   FUSED_RNN_DEVICE void take_product(const Thread& thread, const Turn& turn, const Results& results) const {
@@ -48,14 +48,14 @@ struct NormForward : NormUnits<Pass, ExchangeOf> {
   }
 
   FUSED_RNN_DEVICE void end(const Thread& thread, const Turn& turn, const Results& results) const {
-    Pass::end(views, turn.e, shape.hidden_size, Base::state_before(thread, turn), results);
+    Pass::end(views, turn.e, shape.hidden_size, Base::state_before(thread, turn.number), results);
   }
 
  private:
   FUSED_RNN_DEVICE CellForward<Value, Cell> call_of_gates(const Thread& thread, const Turn& turn, const Inputs& in,
                                                           const OfGates& of_gates) const {
     const auto hat = [&](int g) { return of_gates[norm_group_of<Cell>(g)].hat(Base::value_at(thread, turn, g)); };
-    return call_with_norms<Pass>(views, turn.e, in, hat, Base::state_before(thread, turn),
+    return call_with_norms<Pass>(views, turn.e, in, hat, Base::state_before(thread, turn.number),
                                  Base::parameters(thread, turn));
   }
   // What the cell saves, and c' as the last value, take the place of the gates from h.
@@ -85,7 +85,8 @@ struct NormForward : NormUnits<Pass, ExchangeOf> {
     typename Pass::Made made;
     made.vector = {};
     if (turn.place.exists) {
-      Base::store_state(thread, turn, Pass::update_by(call, views, in, Base::state_before(thread, turn), made));
+      Base::store_state(thread, turn.number,
+                        Pass::update_by(call, views, in, Base::state_before(thread, turn.number), made));
       Pass::store(views, turn.e, Base::moment(turn), shape.hidden_size, made);
       Base::prefetch_next(turn);
     }
@@ -108,7 +109,7 @@ struct NormBackward : NormUnits<Pass, ExchangeOf> {
   using Base::kGates, Base::kGroups, Base::kHasC, Base::kRows, Base::shape, Base::views;
 
  protected:
-  FUSED_RNN_DEVICE void begin(const Thread& thread) const {
+  FUSED_RNN_DEVICE void begin_norms(const Thread& thread) const {
     if (shape.time_steps == 0) return;
     Base::for_each_turn(thread, 0, [&](const Turn& turn) { put_saved(thread, turn, load_saved(turn)); });
     thread.sums.meet_at_gates(0, 0);
@@ -116,8 +117,8 @@ struct NormBackward : NormUnits<Pass, ExchangeOf> {
 
   FUSED_RNN_DEVICE void take_product(const Thread& thread, const Turn& turn, const Results& results) const {
     if (!turn.place.exists) return;
-    const State state = Base::state_before(thread, turn);
-    Base::store_state(thread, turn, Pass::with_product(views, Base::load(turn), results, state));
+    const State state = Base::state_before(thread, turn.number);
+    Base::store_state(thread, turn.number, Pass::with_product(views, Base::load(turn), results, state));
   }
 
   FUSED_RNN_DEVICE void update(const Thread& thread, int step, Inputs& inputs, Exchange& exchange) const {
@@ -148,7 +149,7 @@ struct NormBackward : NormUnits<Pass, ExchangeOf> {
   }
 
   FUSED_RNN_DEVICE void end(const Thread& thread, const Turn& turn, const Results& results) const {
-    Pass::end(views, turn.e, shape.hidden_size, Base::state_before(thread, turn), results);
+    Pass::end(views, turn.e, shape.hidden_size, Base::state_before(thread, turn.number), results);
     if (!has(views.d_norm)) return;
     T* const to = element_at<T, int64_t>(views.d_norm, 0, turn.e);
     for (int k = 0; k < kRows; ++k) {
@@ -233,7 +234,7 @@ struct NormBackward : NormUnits<Pass, ExchangeOf> {
       return gradient;
     };
     result.before = Pass::update_by(of_cell, views, turn.e, Base::moment(turn), shape.hidden_size, in,
-                                    Base::state_before(thread, turn), result.made);
+                                    Base::state_before(thread, turn.number), result.made);
     return result;
   }
   FUSED_RNN_DEVICE void put_totals_of_c(const Thread& thread, const Turn& turn, const Inputs& in,
@@ -265,7 +266,7 @@ struct NormBackward : NormUnits<Pass, ExchangeOf> {
         return norm_of_c.call(saved, before, d_after, of_c, means_of_c);
       };
       const ThroughCell result = through_cell(call, thread, turn, in, of_c);
-      Base::store_state(thread, turn, result.before);
+      Base::store_state(thread, turn.number, result.before);
       Pass::store(views, turn.e, Base::moment(turn), shape.hidden_size, result.made);
       if constexpr (kHasC) add_to_norm(thread, turn, kNormOfC<Cell>, d_of_c, hat_of_c);
       const Pack<Real, kGates> sums = saved_sums(turn);

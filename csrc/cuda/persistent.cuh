@@ -26,12 +26,6 @@
 
 namespace fused_rnn::cuda {
 
-// What an exchange knows of the vector: `columns` rows of the batch, each with `vectors` x `padded` elements. It sends
-// and receives `rows` of them: the rest is beyond the batch, and zero.
-struct VectorLayout {
-  int stride, columns, padded, covered, units, units_log2, ranks;
-};
-
 template <class Pass, template <class T, int kVectors> class ExchangeOf>
 struct PersistentKernel {
   using T = typename Pass::T;
@@ -67,60 +61,14 @@ struct PersistentKernel {
     owned_log2 = s.owned_log2();
   }
 
-  // The loop in one place: its registers were measured like this.
-  // NOLINTNEXTLINE(readability-function-size)
   FUSED_RNN_DEVICE void operator()() const {
-    const int warp = warp_index(), lane = lane_index();
-    const int split = warp % shape.splits, unit_tile = warp / shape.splits;
-    const Role role = role_of(split, unit_tile);
-    const bool owns = role.first_value < Sums::kValues;
-
-    unsigned char* shared = dynamic_shared();
-    float* const states = reinterpret_cast<float*>(shared + map.state) + thread_index();
-    const auto state_at = [&](int turn, int s) -> float& { return states[(s * turns + turn) * kThreads]; };
-    float* const bias = reinterpret_cast<float*>(shared + map.bias);
-    float* const partials = reinterpret_cast<float*>(shared + map.sums);
-    int set = 0;
-
-    Weights weights[kRegisterTiles][kGates];
-    Words4* const slots = reinterpret_cast<Words4*>(shared + map.weights) +
-                          static_cast<size_t>(warp) * shape.weight_slots() * kGates * Weights::kChunks * kWarpLanes;
-    load_weights(weights, slots, role, role.first_unit + unit_tile * Lanes::kUnits);
-    fill_bias(bias, role);
-    for (int turn = 0; owns && turn < turns; ++turn) {
-      const Element e = element(role, turn);
-      State state{};
-      if (exists(role, e))
-        state = Pass::first_state(views, e, first_time(shape.time_steps, direction_of(e)), shape.hidden_size);
-      for (int s = 0; s < Pass::kStates; ++s) state_at(turn, s) = state[s];
-    }
-    fill_first_vector(reinterpret_cast<T*>(shared + map.vectors), role);
-    Exchange exchange(shared + map.vectors, shared + map.stage, shared + map.barriers, global, layout, role.first_unit,
-                      block_y());
-    exchange.begin(rows_of(role));
+    Thread thread(*this);
+    const Role& role = thread.role;
+    const bool owns = thread.owns;
+    fill_states(thread);
+    Exchange exchange = begin(thread);
 
     const int steps = shape.time_steps;
-    // The sums of a tile of columns; two sets in turn, since those of the tile before may still be read.
-    const auto multiply = [&](int step, int column_tile) {
-      float sums[kPartialValues];
-      product(sums, weights, slots, exchange.vector(static_cast<unsigned>(step)), map.stride, column_tile, role);
-      set ^= 1;
-      float* const meeting = partials + set * map.next_sums;
-      for (int v = 0; v < kPartialValues; ++v) meeting[(warp * kPartialValues + v) * kWarpLanes + lane] = sums[v];
-      sync_block();
-    };
-    const auto results_at = [&](int turn, const Element& e) {
-      Results results;
-      for (int r = 0; r < Pass::kResults; ++r) results[r] = bias[(r << layout.units_log2) + e.unit - role.first_unit];
-      add_partials(results, partials + set * map.next_sums, warp - split, value_of(role, turn));
-      return results;
-    };
-    const auto state_before = [&](int turn) {
-      State state;
-      for (int s = 0; s < Pass::kStates; ++s) state[s] = state_at(turn, s);
-      return state;
-    };
-
     typename Pass::Inputs inputs;
     Element next = element(role, 0);  // whose inputs are loaded
     if (owns && steps > 0) load_inputs(inputs, role, next, 0);
@@ -129,23 +77,22 @@ struct PersistentKernel {
       const bool goes_on = Pass::kBackward || step + 1 < steps;  // backward has one more GEMM
 #pragma unroll 1
       for (int turn = 0; turn < turns; ++turn) {
-        if (value_of(role, turn) == role.first_value) multiply(step, turn >> owned_log2);
+        multiply(thread, exchange, step, turn);
         typename Pass::Made made;
         const Element e = hidden(next);
         if (owns) {
-          const Results results = results_at(turn, e);
-          State state = state_before(turn);
+          const Results results = results_at(thread, turn, e);
+          State state = state_before(thread, turn);
           made.vector = {};
           if (exists(role, e)) {
             const Moment<int> now = moment_at(Pass::position(step, steps), direction_of(e), steps);
             state = Pass::update(views, e, now, shape.hidden_size, inputs, results, state, made);
             if (Exchange::kStoresFirst) Pass::store(views, e, now, shape.hidden_size, made);
           }
-          for (int s = 0; s < Pass::kStates; ++s) state_at(turn, s) = state[s];
-          for (int v = 0; v < Pass::kVectors; ++v) {
+          store_state(thread, turn, state);
+          for (int v = 0; v < Pass::kVectors; ++v)
             exchange.put(static_cast<unsigned>(step), e.row - role.first_row, v, e.unit - role.first_unit,
                          to_factor<T>(made.vector[v]));
-          }
         }
         const bool is_last = turn + 1 == turns;
         if (is_last && goes_on) exchange.send(static_cast<unsigned>(step), rows_of(role));
@@ -163,25 +110,58 @@ struct PersistentKernel {
     }
 #pragma unroll 1
     for (int turn = 0; turn < turns; ++turn) {
-      if (Pass::kBackward && value_of(role, turn) == role.first_value) multiply(steps, turn >> owned_log2);
+      if (Pass::kBackward) multiply(thread, exchange, steps, turn);
       if (!owns) continue;
       const Element e = element(role, turn);
       Results results{};
-      if (Pass::kBackward) results = results_at(turn, e);
-      if (exists(role, e)) Pass::end(views, e, shape.hidden_size, state_before(turn), results);
+      if (Pass::kBackward) results = results_at(thread, turn, e);
+      if (exists(role, e)) Pass::end(views, e, shape.hidden_size, state_before(thread, turn), results);
     }
   }
 
  protected:
   // What a thread is for.
   struct Role {
+    int unit_tile, first_warp;                      // of the tile of units that the warp multiplies, maybe with others
     int direction, first_row, end_row, first_unit;  // of the block; direction: index of D, which counts heads
     int column, unit, first_value;  // of a tile's values in a lane, where they are and which the warp updates
     int first_tile, tiles;          // of hidden indices that the warp multiplies
   };
-  FUSED_RNN_DEVICE Role role_of(int split, int unit_tile) const {
+  // What a thread has for all steps.
+  struct Thread {
+    Role role;
+    bool owns;  // whether it updates units
+    float *states, *bias;
+    Words4* slots;
+    Weights weights[kRegisterTiles][kGates];
+    int set = 0;  // of partial sums: two in turn, since those of the tile before may still be read
+
+    FUSED_RNN_DEVICE explicit Thread(const PersistentKernel& kernel) : role(kernel.role_of()) {
+      unsigned char* const shared = dynamic_shared();
+      owns = role.first_value < Sums::kValues;
+      states = reinterpret_cast<float*>(shared + kernel.map.state) + thread_index();
+      bias = reinterpret_cast<float*>(shared + kernel.map.bias);
+      slots = reinterpret_cast<Words4*>(shared + kernel.map.weights) +
+              static_cast<size_t>(warp_index()) * kernel.shape.weight_slots() * kGates * Weights::kChunks * kWarpLanes;
+      kernel.load_weights(weights, slots, role, role.first_unit + role.unit_tile * Lanes::kUnits);
+      kernel.fill_bias(bias, role);
+    }
+  };
+  // Every thread's first vector and state are there, and all blocks of the group have begun, when this returns.
+  FUSED_RNN_DEVICE Exchange begin(const Thread& thread) const {
+    unsigned char* const shared = dynamic_shared();
+    fill_first_vector(reinterpret_cast<T*>(shared + map.vectors), thread.role);
+    Exchange exchange(shared + map.vectors, shared + map.stage, shared + map.barriers, global, layout,
+                      thread.role.first_unit, block_y());
+    exchange.begin(rows_of(thread.role));
+    return exchange;
+  }
+  FUSED_RNN_DEVICE Role role_of() const {
+    const int warp = warp_index(), split = warp % shape.splits, unit_tile = warp / shape.splits;
     const int group = shape.first_group + block_y(), lane = lane_index();
     Role role;
+    role.unit_tile = unit_tile;
+    role.first_warp = warp - split;
     role.direction = group / shape.row_groups;
     role.first_row = (group - role.direction * shape.row_groups) * shape.rows;
     role.end_row = role.first_row + shape.rows < shape.batch ? role.first_row + shape.rows : shape.batch;
@@ -220,11 +200,30 @@ struct PersistentKernel {
     const int steps = shape.time_steps, ahead = Pass::position(step + 1, steps);
     inputs = Pass::load(views, e, moment_at(Pass::position(step, steps), direction_of(e), steps), shape.hidden_size);
     // One turn of an exchange between blocks takes longer than the memory.
-    if ((Exchange::kShortSteps || turns > 1) && ahead > 0 && ahead < steps) {
+    if ((Exchange::kShortSteps || turns > 1) && ahead > 0 && ahead < steps)
       Pass::prefetch_inputs(views, e, moment_at(ahead, direction_of(e), steps), shape.hidden_size);
-    }
   }
 
+  FUSED_RNN_DEVICE float& state_at(const Thread& thread, int turn, int s) const {
+    return thread.states[(s * turns + turn) * kThreads];
+  }
+  FUSED_RNN_DEVICE State state_before(const Thread& thread, int turn) const {
+    State state;
+    for (int s = 0; s < Pass::kStates; ++s) state[s] = state_at(thread, turn, s);
+    return state;
+  }
+  FUSED_RNN_DEVICE void store_state(const Thread& thread, int turn, const State& state) const {
+    for (int s = 0; s < Pass::kStates; ++s) state_at(thread, turn, s) = state[s];
+  }
+  FUSED_RNN_DEVICE void fill_states(const Thread& thread) const {
+    for (int turn = 0; thread.owns && turn < turns; ++turn) {
+      const Element e = element(thread.role, turn);
+      State state{};
+      if (exists(thread.role, e))
+        state = Pass::first_state(views, e, first_time(shape.time_steps, direction_of(e)), shape.hidden_size);
+      store_state(thread, turn, state);
+    }
+  }
   FUSED_RNN_DEVICE void fill_bias(float* bias, const Role& role) const {
     for (int i = thread_index(); i < Pass::kResults * shape.units(); i += kThreads) {
       const int gate = i >> shape.units_log2(), unit = role.first_unit + (i & (shape.units() - 1));
@@ -233,9 +232,27 @@ struct PersistentKernel {
     }
   }
 
+  // Before the first turn of a tile of columns: leaves its sums for the threads that update it.
+  FUSED_RNN_DEVICE void multiply(Thread& thread, const Exchange& exchange, int step, int turn) const {
+    if (value_of(thread.role, turn) != thread.role.first_value) return;
+    float sums[kPartialValues];
+    product(sums, thread.weights, thread.slots, exchange.vector(static_cast<unsigned>(step)), map.stride,
+            turn >> owned_log2, thread.role);
+    thread.set ^= 1;
+    float* const meeting = partials(thread, warp_index(), 0);
+    for (int v = 0; v < kPartialValues; ++v) meeting[v * kWarpLanes] = sums[v];
+    sync_block();
+  }
+  FUSED_RNN_DEVICE float* partials(const Thread& thread, int warp, int value) const {
+    float* const of_set = reinterpret_cast<float*>(dynamic_shared() + map.sums) + thread.set * map.next_sums;
+    return of_set + (warp * kPartialValues + value) * kWarpLanes + lane_index();
+  }
   // What the warps that share a tile have summed, in their order.
-  FUSED_RNN_DEVICE void add_partials(Results& results, const float* meeting, int first_warp, int value) const {
-    const float* from = meeting + (first_warp * kPartialValues + value) * kWarpLanes + lane_index();
+  FUSED_RNN_DEVICE Results results_at(const Thread& thread, int turn, const Element& e) const {
+    const int unit = e.unit - thread.role.first_unit;
+    Results results;
+    for (int r = 0; r < Pass::kResults; ++r) results[r] = thread.bias[(r << layout.units_log2) + unit];
+    const float* from = partials(thread, thread.role.first_warp, value_of(thread.role, turn));
     constexpr int kOfWarp = kPartialValues * kWarpLanes;
 #pragma unroll 1
     for (int w = 0; w < shape.splits; w += 4, from += 4 * kOfWarp) {
@@ -248,6 +265,7 @@ struct PersistentKernel {
         results[r] += sum;
       }
     }
+    return results;
   }
 
   FUSED_RNN_DEVICE void load_weights(Weights (&weights)[kRegisterTiles][kGates], Words4* slots, const Role& role,
@@ -264,10 +282,8 @@ struct PersistentKernel {
     }
   }
   // A slot holds a lane's part of one tile for each gate; no other lane reads it.
-  FUSED_RNN_DEVICE static const Words4* slot_of(const Words4* slots, int tile) {
-    return slots + (tile - kRegisterTiles) * kGates * Weights::kChunks * kWarpLanes;
-  }
-  FUSED_RNN_DEVICE static Words4* slot_of(Words4* slots, int tile) {
+  template <class Words>
+  FUSED_RNN_DEVICE static Words* slot_of(Words* slots, int tile) {
     return slots + (tile - kRegisterTiles) * kGates * Weights::kChunks * kWarpLanes;
   }
   FUSED_RNN_DEVICE static Weights read_slot(const Words4* slot, int gate) {
@@ -346,10 +362,8 @@ struct PersistentKernel {
     }
 #pragma unroll
     for (int r = 0; r < Pass::kResults; ++r) {
-      if constexpr (kChains > 1) {
 #pragma unroll
-        for (int c = 1; c < kChains; ++c) chains[r][0].add(chains[r][c]);
-      }
+      for (int c = 1; c < kChains; ++c) chains[r][0].add(chains[r][c]);
       chains[r][0].finish();
 #pragma unroll
       for (int v = 0; v < Sums::kValues; ++v) sums[r * Sums::kValues + v] = chains[r][0].values[v];

@@ -70,6 +70,12 @@ struct PersistentShape {
   FUSED_RNN_HD constexpr int turns() const { return column_tiles << owned_log2(); }
 };
 
+// What an exchange knows of the vector: `columns` rows of the batch, each with `vectors` x `padded` elements. It sends
+// and receives `rows` of them: the rest is beyond the batch, and zero.
+struct VectorLayout {
+  int stride, columns, padded, covered, units, units_log2, ranks;
+};
+
 // Where everything lies in a block's shared memory, in bytes.
 struct SharedMap {
   int stride;           // elements between two columns of a vector
