@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import subprocess
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from build_support.toolchain import ROOT
@@ -38,6 +39,13 @@ def built_objects() -> list[Path]:
     return sorted(builds[-1].parent.glob("csrc/cuda/**/*.o")) if builds else []
 
 
+def _name_of(shape: Record) -> str:
+    """A schedule with what tells its shapes apart."""
+    if shape["schedule"] == "small_block":
+        return f"small_block {shape['rows']:.0f} rows"
+    return f"{shape['schedule']} {shape['splits']}x{shape['column_tiles']}"
+
+
 def summaries(lines: Iterable[Record]) -> list[dict[str, Any]]:
     """For each problem the fastest shape and the one that the model prefers, in microseconds a step."""
     problems: dict[tuple[Any, ...], list[Record]] = {}
@@ -53,14 +61,23 @@ def summaries(lines: Iterable[Record]) -> list[dict[str, Any]]:
                 "case": f"{cell} {type_name} {direction} H={hidden} B={batch}",
                 "status": "ok" if all(line["verified"] for line in shapes) else "failed",
                 "shapes": len(shapes),
-                "best": f"{best['schedule']} {best['splits']}x{best['column_tiles']}",
+                "best": _name_of(best),
                 "best_us": best["us_min"],
-                "chosen": f"{chosen['schedule']} {chosen['splits']}x{chosen['column_tiles']}",
+                "chosen": _name_of(chosen),
                 "chosen_us": chosen["us_min"],
                 "model_us": chosen["model_us"],
             }
         )
     return found
+
+
+def not_run(lines: Iterable[Record]) -> list[dict[str, Any]]:
+    """The reasons of shapes that fit by the model and did not run, the most frequent first."""
+    counts = Counter(str(line["skipped"]) for line in lines if "skipped" in line)
+    return [
+        {"case": f"not run: {reason}", "status": "refused", "reason": f"{count} shapes: {reason}"}
+        for reason, count in counts.most_common()
+    ]
 
 
 def run(work: Work) -> int:
@@ -82,7 +99,7 @@ def run(work: Work) -> int:
     lines = parse_lines(text)
     errors = [line["error"] for line in lines if "error" in line]
     found = summaries(lines)
-    for one in found:
+    for one in [*found, *not_run(lines)]:
         work.record(**one)
     failed = code != 0 or any(one["status"] != "ok" for one in found) or not found
     ratios = [one["chosen_us"] / one["best_us"] for one in found]

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <exception>
@@ -130,10 +131,11 @@ class Line {
   Line(const Line&) = delete;
   Line& operator=(const Line&) = delete;
 
+  // JSON has no word for what is not finite: it becomes text.
   Line& number(const char* name, double value) {
     char digits[40];
     std::snprintf(digits, sizeof digits, "%.6g", value);
-    return field(name, digits);
+    return std::isfinite(value) ? field(name, digits) : text(name, digits);
   }
   Line& flag(const char* name, bool value) { return field(name, value ? "true" : "false"); }
   Line& text(const char* name, const std::string& value) {

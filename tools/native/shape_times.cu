@@ -117,7 +117,8 @@ double largest_difference(const std::vector<float>& a, const std::vector<float>&
   double largest = 0, scale = 0;
   for (size_t i = 0; i < a.size(); ++i) {
     const double difference = std::abs(static_cast<double>(a[i]) - b[i]);
-    if (!(difference <= largest)) largest = difference;  // a NaN stays
+    if (std::isnan(difference)) return difference;
+    largest = std::max(largest, difference);
     scale = std::max(scale, std::abs(static_cast<double>(a[i])));
   }
   return largest / scale;
@@ -149,7 +150,7 @@ struct Buffers {
 };
 
 template <class T, class Views>
-void time_shapes(const Problem& problem, const Views& views, const T* last, int64_t count, Pool& pool) {
+void time_shapes(const Problem& problem, const Views& views, T* last, int64_t count, Pool& pool) {
   std::vector<float> first;
   NoProducts none;
   for (const Schedule schedule : {Schedule::kSmallBlock, Schedule::kOneBlock, Schedule::kCluster, Schedule::kGrid}) {
@@ -165,6 +166,7 @@ void time_shapes(const Problem& problem, const Views& views, const T* last, int6
       try {
         unsigned char* const workspace = pool.take<unsigned char>(static_cast<int64_t>(option.workspace_bytes));
         const auto enqueue = [&] { run(problem, option, views, none, workspace, nullptr); };
+        check(cudaMemset(last, 0xff, static_cast<size_t>(count) * sizeof(T)), "cudaMemset");  // NaNs
         enqueue();
         finish();
         const std::vector<float> found = read(last, count);
@@ -178,6 +180,7 @@ void time_shapes(const Problem& problem, const Views& views, const T* last, int6
       } catch (const std::exception& error) {
         cudaGetLastError();  // it has been heard
         line.text("skipped", error.what());
+        finish();  // throws after an error that no later call survives
       }
     }
   }
