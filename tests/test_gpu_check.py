@@ -217,9 +217,17 @@ def test_the_sanitizers_summaries_are_counted() -> None:
     assert stage_sanitizer.errors_in("killed") is None
 
 
+def test_what_the_sanitizer_tells_is_seen_without_its_summary() -> None:
+    quiet = "========= COMPUTE-SANITIZER\n{}\n========= \n"
+    assert stage_sanitizer.told_by(quiet + "========= ERROR SUMMARY: 0 errors\n") == []
+    race = "Error: Race reported between Write access at Kernel+0x10 and Read access at Kernel+0x20"
+    assert stage_sanitizer.told_by(f"{quiet}========= {race} [16 hazards]\n") == [f"{race} [16 hazards]"]
+
+
 def test_what_the_tests_lack_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage_tests, "find_spec", lambda name: None if name == "hypothesis" else object())
     assert stage_tests.plan("default")[2] == "needs hypothesis"
+    assert stage_tests.plan("cuda")[2] == "needs hypothesis"
     assert stage_tests.plan("cpu_bench")[2] == ""
     monkeypatch.setattr(machine, "ask_torch", lambda: {"gpus": 1})
     assert stage_tests.plan("nccl")[2] == "needs two GPUs"

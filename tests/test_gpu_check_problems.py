@@ -203,7 +203,11 @@ def test_relu_cases_far_from_kinks_have_both_sides() -> None:
 @pytest.mark.parametrize(
     ("message", "refused"),
     [
-        ("cluster: 2 directions of 1030 units need 40 blocks, a cluster has 16", True),
+        (
+            "fused_rnn: no CUDA schedule for lstm T=5 B=9 D=1 H=1030; cluster: needs at least 33 blocks, may have 16",
+            True,
+        ),
+        ("mat1 and mat2 shapes cannot be multiplied (9x4 and 5x4)", False),
         ("CUDA error: an illegal memory access was encountered", False),
         ("fused_rnn: cudaLaunchKernelEx: too many resources requested for launch", False),
     ],
@@ -226,10 +230,10 @@ def test_long_sequences_are_compared_with_float64() -> None:
     assert found["status"] == "ok", found
 
 
-@pytest.mark.parametrize("cell", tiny.CELLS)
-def test_the_tiny_problems_of_the_sanitizer_are_valid(cell: str) -> None:
+@pytest.mark.parametrize("kernels", tiny.KERNELS, ids=str)
+def test_the_tiny_problems_of_the_sanitizer_are_valid(kernels: tiny.Kernels) -> None:
     for shape in tiny.SHAPES:
-        tiny.run_ops(cell, torch.float32, shape, "cpu")
+        tiny.run_ops(kernels, shape, "cpu")
 
 
 def test_tasks_are_timed_in_turns_after_a_warm_up() -> None:
@@ -299,6 +303,16 @@ def test_shapes_are_summed_up_by_problem() -> None:
         2.0,
     )
     assert (second["status"], second["best"]) == ("failed", "grid 4x1")
+
+
+def test_shapes_of_small_block_are_named_by_their_rows_and_what_did_not_run_is_told() -> None:
+    shape = {"schedule": "small_block", "splits": 0, "column_tiles": 0, "rows": 4, "us_min": 0.5, "model_us": 0.6}
+    problem = {"cell": "lstm", "type": "f32", "pass": "back", "hidden": 64, "batch": 8, "verified": True}
+    refused = {"skipped": "cudaLaunchKernelEx: too many resources requested"}
+    (found,) = stage_shapes.summaries([{**problem, **shape}, refused])
+    assert found["best"] == found["chosen"] == "small_block 4 rows"
+    (told,) = stage_shapes.not_run([refused, {**problem, **shape}, refused])
+    assert (told["status"], told["reason"]) == ("refused", f"2 shapes: {refused['skipped']}")
 
 
 def test_micro_kernels_are_right_in_the_emulator(tmp_path: Path) -> None:

@@ -23,6 +23,12 @@ def errors_in(text: str) -> int | None:
     return max((int(a or b) for a, b in counts), default=None)
 
 
+def told_by(text: str) -> list[str]:
+    """What the tool wrote besides its name and its summary."""
+    lines = [line.strip("= ") for line in text.splitlines() if line.startswith("=========")]
+    return [line for line in lines if line and line != "COMPUTE-SANITIZER" and "SUMMARY" not in line]
+
+
 def run(work: Work) -> int:
     """Record what ran under the tool and what the tool said."""
     program = machine.find_program("compute-sanitizer")
@@ -38,6 +44,7 @@ def run(work: Work) -> int:
     errors, ran = errors_in(text), sum(line["status"] == "ok" for line in cases)
     said = [line for line in text.splitlines() if line.startswith("=========")]
     bad = bool(errors) or code not in {0, None} or not ran
+    bad |= code is None and bool(told_by(text))  # it was stopped before its summary
     # Racecheck and synccheck slow kernels a hundredfold: too slow is not wrong, but what did not run is not checked.
     status = "failed" if bad else "slow" if code is None else "ok"
     work.record(case=work.part, status=status, errors=errors, ran=ran, asked=len(cases), said=said[:_SHOWN_LINES])

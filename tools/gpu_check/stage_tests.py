@@ -1,10 +1,11 @@
-"""Stage tests: the repository's own tests of the CPU kernels, a short CPU benchmark, and two processes on two GPUs.
+"""Stage tests: the repository's own tests of GPU and CPU kernels, a short CPU benchmark, and two processes on two GPUs.
 
 All on four threads, since they run beside each other."""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from importlib.util import find_spec
@@ -46,8 +47,11 @@ def plan(part: str) -> tuple[list[str], dict[str, str], str]:
     environment = {"OMP_NUM_THREADS": "4"}
     if part == "cpu_bench":
         return [*module, "bench", "run", *TIMED, "--seconds", "1"], environment, lacking(BENCHMARK_NEEDS)
-    tests = [*module, "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+    pytest = [*module, "pytest", "-q", "-p", "no:cacheprovider"]
     reason = lacking(_TESTS_NEED)
+    if part == "cuda":  # all failures, each in a line; nvcc takes longer than there is for cells of one's own
+        return [*pytest, "--tb=line", "tests/test_cuda.py", "-k", "not own_cells"], environment, reason
+    tests = [*pytest, "-x"]
     if part == "nccl":
         reason = reason if int(machine.ask_torch().get("gpus", 0)) > 1 else "needs two GPUs"
         return [*tests, "tests/test_distributed.py", "-k", "nccl"], environment, reason
@@ -66,10 +70,11 @@ def run(work: Work) -> int:
     started = time.monotonic()
     variables = {**os.environ, **environment}
     code, text = run_logged(command, FOLDER / f"{work.part}.log", work.left, variables)
-    # Slow: all that ran passed, since the first failure ends it.
-    status = {0: "ok", None: "slow"}.get(code, "failed")
+    # Slow: all that ran passed. The first failure ends it, or is an F among pytest's dots.
+    stopped = "failed" if re.search(r"^[.sx]*[FE]", text, re.MULTILINE) else "slow"
+    status = {0: "ok", None: stopped}.get(code, "failed")
     print(text[-4000:])
     lines = text.strip().splitlines()
-    shown = lines[-40:] if work.part == "cpu_bench" else lines[-12 if status == "failed" else -1 :]
+    shown = lines[-40:] if work.part in {"cpu_bench", "cuda"} else lines[-12 if status == "failed" else -1 :]
     work.record(case=work.part, status=status, seconds=time.monotonic() - started, output=shown)
     return int(status == "failed")

@@ -40,7 +40,7 @@ class Stage:
     """What runs beside each other, a process each."""
 
 
-_OF_TESTS = ("default", "avx512", "cpu_bench", "nccl")
+_OF_TESTS = ("cuda", "default", "avx512", "cpu_bench", "nccl")
 
 STAGES = (
     Stage("build", "compile the CUDA kernels for this GPU alone", 240, 60),
@@ -49,7 +49,7 @@ STAGES = (
     Stage("correctness", "every schedule, cell and type against float64", 75, 40, SCHEDULES),
     Stage("sanitizer", "compute-sanitizer on tiny problems", 50, 20, ("memcheck", "racecheck", "synccheck")),
     Stage("graph", "CUDA graphs, another stream, 70,000 steps", 30, 12),
-    Stage("tests", "the CPU tests, a CPU benchmark, NCCL on two GPUs", 50, 20, _OF_TESTS),
+    Stage("tests", "tests/test_cuda.py, CPU tests, a CPU benchmark, NCCL on two GPUs", 50, 20, _OF_TESTS),
     Stage("bench", "fused_rnn against torch.nn", 150, 90),
     Stage("shapes", "every shape of every persistent schedule, against the model that chooses one", 60, 20),
     Stage("cpu", "a grid of problems on all cores of the processor", 60, 12),
