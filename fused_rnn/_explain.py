@@ -35,6 +35,14 @@ class CudaDevice:
     shared_bytes: int
     """Bytes of shared memory that one block may have (opt-in)."""
 
+    def __post_init__(self) -> None:
+        """Refuse what no GPU has."""
+        for (name, value), least, most in zip(vars(self).items(), (10, 1, 0), (999, 1 << 16, 1 << 30), strict=True):
+            if not isinstance(value, int):
+                raise TypeError(f"CudaDevice: {name} must be an int, got {type(value).__name__}")
+            if not least <= value <= most:
+                raise ValueError(f"CudaDevice: {name} must be from {least} to {most}, got {value}")
+
 
 @dataclass(frozen=True)
 class PassPlan:
@@ -145,7 +153,8 @@ def explain(
         programs.
 
     Raises:
-        TypeError: `layer` is no recurrent layer of this package and has none, or its cells alone.
+        TypeError: `layer` is no recurrent layer of this package and has none, or its cells alone; `device` is no
+            CudaDevice.
         ValueError: the call of a model reaches none of its recurrent layers.
 
     Raises the errors of the layer or the model, too.
@@ -155,6 +164,8 @@ def explain(
         layer = fused_rnn.LSTM(16, 32)
         print(fused_rnn.explain(layer, torch.randn(5, 3, 16)))
     """
+    if device is not None and not isinstance(device, CudaDevice):
+        raise TypeError(f"device must be a fused_rnn.CudaDevice, got {type(device).__name__}")
     if isinstance(layer, RecurrentLayer):
         return _explain_layer(layer, x, hx, lengths, resets, device=device)
     if not isinstance(layer, torch.nn.Module):

@@ -22,6 +22,7 @@ struct Rules {
 };
 
 constexpr int kOldestCapability = 80;  // that the kernels are built for
+constexpr int kMostGroups = 65535;     // of a launch; the hardware queues them
 
 constexpr Rules kRules[] = {
     {Schedule::kOneBlock, "one_block", kOldestCapability, 1, 1, 2, 0, true,
@@ -86,8 +87,11 @@ Option per_step_option(const Problem& problem, const Device& device, const StepC
     option.step_us = diagonal_step_us(problem);
     option.estimate = "not measured; one kernel for all steps";
   }
-  if (device.capability < kOldestCapability)
+  if (device.capability < kOldestCapability) {
     option.refusal = "the kernels are built for compute capability 8.0 and newer";
+  } else if (problem.directions > kMostGroups) {
+    option.refusal = "more than " + std::to_string(kMostGroups) + " heads of all directions";
+  }
   return option;
 }
 
@@ -105,7 +109,8 @@ std::string common_refusal(const Problem& problem, const Device& device, int min
   }
   if (problem.hidden_size > kMost || problem.batch > kMost) return "sizes beyond 2^24";
   if (problem.time_steps > kMostSteps) return "more than 2^30 steps";
-  if (!fits(problem.batch * problem.directions * problem.cell.gates * problem.hidden_size)) {
+  const double rows = static_cast<double>(problem.batch) * static_cast<double>(problem.directions);
+  if (rows * static_cast<double>(problem.cell.gates * problem.hidden_size) >= 0x1p31) {
     return "one step of the gates has 2^31 elements or more";
   }
   if (problem.batch == 0) return "the batch is empty";
@@ -188,8 +193,7 @@ std::vector<Option> feasible(const Rules& rules, const Problem& problem, const D
     *refusal = reason;
     return std::vector<Option>{};
   };
-  constexpr int kMostGroups = 65535;  // of a launch; the hardware queues them
-  constexpr int kFill = 0;            // one tile of columns, and as many groups as run at once
+  constexpr int kFill = 0;  // one tile of columns, and as many groups as run at once
   *refusal = common_refusal(problem, device, rules.min_capability, rules.norms);
   if (!refusal->empty()) return {};
   const StepCosts& costs = step_costs(device.capability);
