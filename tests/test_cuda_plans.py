@@ -33,7 +33,7 @@ def any_size(chance: random.Random, most: int) -> int:
 
 
 def any_problem(chance: random.Random) -> _ops.Problem:
-    cell = chance.choice(["lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_peephole"])
+    cell = chance.choice([name for name in _ops.CELLS if name not in _ops.LOADED])
     dtype = chance.choice([torch.float32, torch.bfloat16, torch.float16, torch.float64])
     sizes: dict[str, Any] = {"time_steps": chance.choice([0, 1, any_size(chance, 1 << 34)])}
     sizes["batch"] = chance.choice([0, 1, 2, 3, any_size(chance, 1 << 30)])
@@ -42,7 +42,7 @@ def any_problem(chance: random.Random) -> _ops.Problem:
     sizes["proj_size"] = chance.randrange(1, sizes["hidden_size"]) if projected else 0
     sizes["heads"] = 1 if projected else chance.choice([1, 1, 2, 8, any_size(chance, 1 << 30)])
     flags: dict[str, Any] = {name: chance.random() < 0.2 for name in ("zoneout", "recurrent_mask")}
-    flags["normalized"] = cell != "lstm_peephole" and sizes["heads"] == 1 and chance.random() < 0.3
+    flags["normalized"] = _ops.CELLS[cell].norm_groups > 0 and sizes["heads"] == 1 and chance.random() < 0.3
     flags["rounds_factors"] = dtype == torch.float32 and chance.random() < 0.5
     return _ops.Problem(cell=cell, dtype=dtype, directions=chance.choice([1, 2]), **sizes, **flags)
 
