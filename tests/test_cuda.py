@@ -136,7 +136,9 @@ def test_variants_agree_with_float64_on_the_cpu(
         assert (found - wanted).abs().max() <= limit * wanted.abs().max()
 
 
-@pytest.mark.parametrize(("schedule", "size"), [("per_step", 300), ("one_block", 40), ("cluster", 100)])
+@pytest.mark.parametrize(
+    ("schedule", "size"), [("per_step", 300), ("small_block", 37), ("one_block", 40), ("cluster", 100)]
+)
 @pytest.mark.parametrize("make", [fused_rnn.LSTM, fused_rnn.GRU, fused_rnn.RNN])
 def test_layer_norms_agree_with_float64_on_the_cpu(
     make: Callable[..., torch.nn.RNNBase], schedule: str, size: int, monkeypatch: pytest.MonkeyPatch

@@ -19,6 +19,7 @@ TOOLS = [shutil.which(name) for name in ("nvcc", "cuobjdump")]
 # Instructions of a lane. In exact float32 64 of them are multiplications, where eight lanes a unit would have 32.
 MOST_A_ROW, MOST_A_ROW_OF_FLOAT32 = 70, 2 * 70
 KINDS = [f"{name}, {dtype}" for dtype in ("float32", "TF32", "bfloat16") for name in ("forward", "backward")]
+NORMS = [f"{name}, {dtype}, norms" for dtype in ("float32", "bfloat16") for name in ("forward", "backward")]
 SOURCE = """\
 #include "cells/lstm.h"
 #include "cuda/run_persistent.cuh"
@@ -38,6 +39,11 @@ void compile_pass() {
   compile<SmallBlockKernel<Rounded, TileGemm<Rounded, 2>>>();
   compile<SmallBlockKernel<Half, TileGemm<Half, 1>>>();
   compile<SmallBlockKernel<Half, TileGemm<Half, 2>>>();
+  using Float32Norms = NormPass<PassOf<LstmCell, float, int, Features::kAll>>;
+  using HalfNorms = NormPass<PassOf<LstmCell, BFloat16, int, Features::kAll>>;
+  compile<SmallBlockKernel<Float32Norms, LaneGemm<Float32Norms, 1>>>();
+  compile<SmallBlockKernel<Float32Norms, LaneGemm<Float32Norms, 4>>>();
+  compile<SmallBlockKernel<HalfNorms, TileGemm<HalfNorms, 1>>>();
 }
 void compile_all() {
   compile_pass<ForwardPass>();
@@ -50,7 +56,7 @@ void compile_all() {
 class Row(NamedTuple):
     """A row of the table: a kernel and what was counted."""
 
-    kind: str  # pass and type
+    kind: str  # pass and type, and whether with layer norms
     rows: int
     instructions: int
     counts: dict[str, int]
@@ -77,7 +83,8 @@ def row_of(loop: loop_report.Loop, registers: int) -> Row:
         assert tiles is not None
         name, rows = ("TF32" if "TFloat32" in loop.kernel else "bfloat16"), 4 * int(tiles[1])
     counts = {kind: loop.counts[kind] for kind in loop_report.SHOWN}
-    return Row(f"{'forward' if forward else 'backward'}, {name}", rows, loop.length, counts, registers)
+    kind = f"{'forward' if forward else 'backward'}, {name}{', norms' if 'NormPass' in loop.kernel else ''}"
+    return Row(kind, rows, loop.length, counts, registers)
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +102,9 @@ def counted(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
     functions = {one.name: one for one in ptxas_report.parse(compiled.stdout)}
     assert [str(one) for one in functions.values() if one.spill_stores or one.spill_loads] == []
     loops = loop_report.loops_of(cubin, "sm_90a")
-    assert len(loops) == len(functions) == 16
+    assert len(loops) == len(functions) == 22
     rows = [row_of(loop, functions[loop.kernel].registers) for loop in loops]
-    return sorted(rows, key=lambda row: (KINDS.index(row.kind), row.rows))
+    return sorted(rows, key=lambda row: ([*KINDS, *NORMS].index(row.kind), row.rows))
 
 
 def test_a_lane_needs_few_instructions_for_each_row(counted: list[Row]) -> None:
@@ -110,5 +117,7 @@ def test_the_page_has_the_counted_instructions(counted: list[Row]) -> None:
     version = cuda_build.run([str(TOOLS[0]), "--version"]).stdout
     if "release 13.0" not in version:
         pytest.skip("the table is of CUDA 13.0")
-    table = "\n".join(map(str, counted))
-    assert table in (native.ROOT / "docs" / "gpu.md").read_text(), table
+    page = (native.ROOT / "docs" / "gpu.md").read_text()
+    for kinds in (KINDS, NORMS):
+        table = "\n".join(str(row) for row in counted if row.kind in kinds)
+        assert table in page, table

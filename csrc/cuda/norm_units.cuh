@@ -9,10 +9,6 @@
 
 namespace fused_rnn::cuda {
 
-// A pass whose persistent kernels have layer norms.
-template <class Pass>
-struct NormPass : Pass {};
-
 template <class Pass, template <class T, int kVectors> class ExchangeOf>
 struct NormUnits : PersistentKernel<Pass, ExchangeOf> {
   using Base = PersistentKernel<Pass, ExchangeOf>;

@@ -36,21 +36,22 @@ auto visit_small_kernel(const Plan& plan, Visitor&& visitor) {
     kernel.set_shape(shape);
     return visitor(kernel, launch);
   };
+  // has_small_rows says which there are.
+  constexpr bool kEveryRows = !kWithNorms<Pass>;
   if constexpr (std::is_same_v<typename Pass::T, float>) {
     if (shape.rows == 1) return visit(LaneGemm<Pass, 1>{});
-    if (shape.rows == 2) return visit(LaneGemm<Pass, 2>{});
-    if (shape.rows == 4) return visit(LaneGemm<Pass, 4>{});
-    return visit(LaneGemm<Pass, 8>{});
+    if constexpr (kEveryRows) {
+      if (shape.rows == 2) return visit(LaneGemm<Pass, 2>{});
+      if (shape.rows == 8) return visit(LaneGemm<Pass, 8>{});
+    }
+    return visit(LaneGemm<Pass, 4>{});
   } else {
-    if (shape.rows <= kTileRows) return visit(TileGemm<Pass, 1>{});
-    return visit(TileGemm<Pass, 2>{});
+    if constexpr (kEveryRows) {
+      if (shape.rows > kTileRows) return visit(TileGemm<Pass, 2>{});
+    }
+    return visit(TileGemm<Pass, 1>{});
   }
 }
-
-template <class Pass>
-inline constexpr bool kWithNorms = false;
-template <class Pass>
-inline constexpr bool kWithNorms<NormPass<Pass>> = true;
 
 // Calls visitor with a PersistentKernel of the plan's schedule, whose arguments are yet to be set.
 template <class Pass, class Visitor>
@@ -78,13 +79,11 @@ auto visit_kernel(const Plan& plan, Visitor&& visitor) {
 
 template <class Pass>
 void run_persistent(const Plan& plan, const typename Pass::Views& views, void* workspace, Stream stream) {
-  if constexpr (!kWithNorms<Pass>) {
-    if (plan.schedule == Schedule::kSmallBlock) {
-      return visit_small_kernel<Pass>(plan, [&](auto kernel, const LaunchShape& shape) {
-        kernel.views = views;
-        launch(kernel, shape, stream);
-      });
-    }
+  if (plan.schedule == Schedule::kSmallBlock) {
+    return visit_small_kernel<Pass>(plan, [&](auto kernel, const LaunchShape& shape) {
+      kernel.views = views;
+      launch(kernel, shape, stream);
+    });
   }
   visit_kernel<Pass>(plan, [&](auto kernel, auto shape_of) {
     kernel.set_shape(plan.shape);
@@ -108,11 +107,9 @@ void run_persistent(const Plan& plan, const typename Pass::Views& views, void* w
 // How many groups of the plan's blocks the current device can hold at once.
 template <class Pass>
 int resident_groups(const Plan& plan) {
-  if constexpr (!kWithNorms<Pass>) {
-    if (plan.schedule == Schedule::kSmallBlock) {
-      return visit_small_kernel<Pass>(
-          plan, [](auto kernel, const LaunchShape& shape) { return active_blocks<decltype(kernel)>(shape); });
-    }
+  if (plan.schedule == Schedule::kSmallBlock) {
+    return visit_small_kernel<Pass>(
+        plan, [](auto kernel, const LaunchShape& shape) { return active_blocks<decltype(kernel)>(shape); });
   }
   return visit_kernel<Pass>(plan, [&](auto kernel, auto shape_of) {
     using Kernel = decltype(kernel);

@@ -123,8 +123,11 @@ std::string common_refusal(const Problem& problem, const Device& device, int min
 double small_step_cycles(const Problem& problem, const SmallShape& s, int vectors, int results) {
   const double warps = s.threads() / (4.0 * 32);
   const int turns = s.rows > kTileRows ? s.rows / kTileRows : 1;
-  const SmallInstructions& counted = kSmallInstructions[is_exact(problem) ? 0 : 1];
-  const double update = (problem.backward ? counted.backward : counted.forward) + added_instructions(problem);
+  const bool normalized = problem.normalized;
+  const SmallInstructions& counted =
+      (normalized ? kSmallNormInstructions : kSmallInstructions)[is_exact(problem) ? 0 : 1];
+  const double update =
+      (problem.backward ? counted.backward : counted.forward) + (normalized ? 0 : added_instructions(problem));
   if (is_exact(problem)) {
     const int products = problem.backward ? tile_units(vectors) : results;  // of an element of the vector
     const double of_row = vector_chunks(vectors, s.hidden_size) * (kSmallChunk * products + 1) +
@@ -145,8 +148,10 @@ std::vector<Option> small_shapes(const Problem& problem, const Device& device, s
   const CellSpec& cell = problem.cell;
   const int bytes = static_cast<int>(element_size(problem.type)), gates = cell.recurrent_gates;
   const int values = cell.gates + cell.states + cell.unit_weights;
-  *refusal = common_refusal(problem, device, kOldestCapability, false);
-  if (const int most = most_small_units(bytes, exact, values, 1); refusal->empty() && problem.hidden_size > most) {
+  *refusal = common_refusal(problem, device, kOldestCapability, true);
+  const bool normalized = problem.normalized;
+  if (const int most = most_small_units(bytes, exact, normalized, values, 1);
+      refusal->empty() && problem.hidden_size > most) {
     *refusal = "a block holds the weights of " + std::to_string(most) + " units at most";
   }
   if (!refusal->empty()) return {};
@@ -154,7 +159,7 @@ std::vector<Option> small_shapes(const Problem& problem, const Device& device, s
   const int vectors = problem.backward ? gates : 1, results = problem.backward ? 1 : gates;
   std::vector<Option> found;
   for (const int rows : kSmallRows) {
-    const int most = most_small_units(bytes, exact, values, rows);
+    const int most = most_small_units(bytes, exact, normalized, values, rows);
     SmallShape s{static_cast<int>(problem.time_steps),
                  static_cast<int>(problem.batch),
                  static_cast<int>(problem.hidden_size),
@@ -162,17 +167,19 @@ std::vector<Option> small_shapes(const Problem& problem, const Device& device, s
                  0,
                  static_cast<int>(problem.heads)};
     s.row_groups = (s.batch + rows - 1) / rows;
-    if (rows >= 2 * s.batch || s.hidden_size > most) continue;
+    if (rows >= 2 * s.batch || s.hidden_size > most || !has_small_rows(exact, normalized, rows)) continue;
     Option option{{Schedule::kSmallBlock}, "small_block", "", 0, costs.small_source};
     option.small = s;
     option.shared_bytes = small_shared_bytes(s, exact, bytes, vectors, results);
+    if (normalized) option.shared_bytes += SmallNormMap::of(norms(cell), most, problem.backward).total;
     if (option.shared_bytes > static_cast<size_t>(device.shared_bytes)) continue;
     option.groups = s.row_groups * static_cast<int>(problem.directions);
     option.groups_at_once = std::min(option.groups, device.multiprocessors * small_blocks_at_once(s, most));
     // Blocks of one multiprocessor share its four schedulers.
     const int beside = (option.groups_at_once + device.multiprocessors - 1) / device.multiprocessors;
     const int waves = (option.groups + option.groups_at_once - 1) / option.groups_at_once;
-    const double cycles = costs.small_cycles + beside * small_step_cycles(problem, s, vectors, results);
+    const double latency = costs.small_cycles + (normalized ? norm_meetings(cell) * kSmallMeetingCycles : 0);
+    const double cycles = latency + beside * small_step_cycles(problem, s, vectors, results);
     option.step_us = waves * cycles / (costs.clock_ghz * 1e3);
     found.push_back(option);
   }

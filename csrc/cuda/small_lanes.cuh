@@ -14,7 +14,7 @@ namespace fused_rnn::cuda {
 template <class Pass, int kRows>
 class LaneGemm {
  public:
-  static constexpr int kMostUnits = most_small_units(sizeof(float), true, 0, kRows);
+  static constexpr int kMostUnits = most_small_units(sizeof(float), true, false, 0, kRows);
   static constexpr int kOwned = kRows > kUnitLanes ? kRows / kUnitLanes : 1, kRowStep = kUnitLanes;
   using Results = Pack<float, Pass::kResults>;
 

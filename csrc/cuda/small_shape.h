@@ -13,10 +13,16 @@ constexpr int kSmallRows[] = {1, 2, 4, 8};
 constexpr int kTileRows = 4;  // that an mma takes
 
 // Of a block, at most. One of 64 units has 255 registers a lane, one of 128 has 128, in which what demands much spills:
-// exact float32, and cells of many values (gates, states, weights of a unit), above all with eight rows or in TF32.
-FUSED_RNN_HD constexpr int most_small_units(int element_bytes, bool exact_float32, int values, int rows) {
+// exact float32, layer norms, and cells of many values (gates, states, weights of a unit), above all with eight rows or
+// in TF32.
+FUSED_RNN_HD constexpr int most_small_units(int element_bytes, bool exact_float32, bool normalized, int values,
+                                            int rows) {
   const int most_values = rows > kTileRows ? (element_bytes == 4 ? 4 : 5) : (element_bytes == 4 ? 6 : 8);
-  return exact_float32 || values > most_values ? 64 : 128;
+  return exact_float32 || normalized || values > most_values ? 64 : 128;
+}
+// Whether there is a kernel for blocks of so many rows. One with layer norms has one row a lane.
+FUSED_RNN_HD constexpr bool has_small_rows(bool exact_float32, bool normalized, int rows) {
+  return !normalized || (rows <= kTileRows && !(exact_float32 && rows == 2));
 }
 
 struct SmallShape {
@@ -95,6 +101,17 @@ FUSED_RNN_HD constexpr size_t small_shared_bytes(const SmallShape& shape, bool e
   const SmallTiles tiles = small_tiles(element_bytes, vectors, results, shape.hidden_size, shape.rows);
   return 2 * tiles.vector_bytes + static_cast<size_t>(shape.threads() * tiles.slots * kSlotBytes);
 }
+
+// Layer norms: what warps leave for others where the units of a row meet, behind what small_shared_bytes has. Sums and
+// squares of each norm take a word of 16 bytes; backward's gradients have two sums more.
+struct SmallNormMap {
+  size_t totals, total;
+
+  FUSED_RNN_HD static constexpr SmallNormMap of(int norms, int most_units, bool backward) {
+    const auto parts = static_cast<size_t>(norms * (most_units / 8) * kTileRows);
+    return {16 * parts, (backward ? 24 : 16) * parts};
+  }
+};
 
 // Blocks for whose registers a multiprocessor has room: as the kernels are compiled, for one of the most units.
 constexpr int small_blocks_at_once(const SmallShape& shape, int most_units) { return most_units / shape.units(); }

@@ -9,6 +9,7 @@
 // shared memory. A row of the vector is [half][gate][unit of the half], where units belong to the halves by eights.
 #pragma once
 
+#include "cuda/norm.cuh"
 #include "cuda/small_shape.h"
 #include "cuda/vector_io.cuh"
 
@@ -25,7 +26,7 @@ class TileGemm {
  public:
   static constexpr int kOwned = kRowTiles, kRowStep = kTileRows;
   static constexpr int kValues = Cell::kGates + Cell::kStates + Cell::kUnitWeights;
-  static constexpr int kMostUnits = most_small_units(kBytes, false, kValues, kRowTiles* kTileRows);
+  static constexpr int kMostUnits = most_small_units(kBytes, false, kWithNorms<Pass>, kValues, kRowTiles* kTileRows);
   using Results = Pack<float, kResults>;
 
  private:

@@ -39,7 +39,8 @@ const Case kCases[] = {{{4, 6, 1, 24, 24}, Schedule::kOneBlock, 1, 1},
                        {{4, 6, 1, 40, 40}, Schedule::kSmallBlock, 8, 0},
                        {{3, 2, 1, 72, 72}, Schedule::kSmallBlock, 2, 0},
                        {normalized({4, 9, 1, 24, 24}), Schedule::kOneBlock, 4, 2},
-                       {normalized({4, 6, 1, 40, 40}), Schedule::kCluster, 4, 1}};
+                       {normalized({4, 6, 1, 40, 40}), Schedule::kCluster, 4, 1},
+                       {normalized({4, 3, 1, 40, 40}), Schedule::kSmallBlock, 4, 0}};
 
 Option option_of(const Case& one, bool backward) {
   Problem problem = problem_of<Cell>(one.shape, kTypeOf<T>);
@@ -98,8 +99,8 @@ void every_synchronisation_is_needed() {
   const Runs runs;
   std::set<std::string> sites;
   for (const std::string& site : emulator::synchronisation_sites()) sites.insert(site);
-  for (const char* file :
-       {"persistent.cuh", "small_block.cuh", "one_block.cuh", "cluster.cuh", "grid.cuh", "norm_sums.cuh"}) {
+  for (const char* file : {"persistent.cuh", "small_block.cuh", "small_norms.cuh", "one_block.cuh", "cluster.cuh",
+                           "grid.cuh", "norm_sums.cuh"}) {
     const auto of_file = [&](const std::string& site) { return site.find(file) == 0; };
     check(std::any_of(sites.begin(), sites.end(), of_file), std::string("synchronisation in ") + file);
   }
