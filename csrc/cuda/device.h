@@ -25,6 +25,7 @@
 //   hidden_from_compiler                         the same number, of which the compiler knows nothing: what depends on
 //   it
 //                                                is computed again and not kept in a register
+//   wide_product                                 of 32 bits each, in one instruction
 //   prefetch                                     brings the line of an address closer; the address may be wrong
 //   bits_to_float, float_to_bits                 the same 32 bits
 //   to_float, round_float, round_tfloat32        conversions, rounding to nearest (even; TFloat32: away from zero)

@@ -165,6 +165,12 @@ FUSED_RNN_DEVICE int hidden_from_compiler(int x) {
   asm volatile("" : "+r"(x)::"memory");
   return x;
 }
+// Of a plain product a compiler may not see that the upper halves are zero.
+FUSED_RNN_DEVICE uint64_t wide_product(uint32_t a, uint32_t b) {
+  uint64_t product;
+  asm("mul.wide.u32 %0, %1, %2;" : "=l"(product) : "r"(a), "r"(b));
+  return product;
+}
 FUSED_RNN_DEVICE void prefetch(const void* address) { asm volatile("prefetch.global.L2 [%0];" ::"l"(address)); }
 
 FUSED_RNN_DEVICE float bits_to_float(uint32_t bits) { return __uint_as_float(bits); }

@@ -237,13 +237,13 @@ struct BackwardPass {
         kFeatures == Features::kNone ? now.position == 0 : begins(views, now.position, now.time_before, e.row);
     if (has(views.d_output)) in.d_output = *element_at<T, Index>(views.d_output, now.time, e);
     if constexpr (Cell::kReadsHidden) {
-      if (!reset) in.before[0] = stored(first, views.output, views.h_0, e, now, 0);
       in.after[0] = *element_at<T, Index>(views.output, now.time, e);
+      if (!reset) in.before[0] = stored(first, views.output, views.h_0, e, now, 0);
     }
     for (int s = 1; s < Cell::kStates; ++s) {
       const Index offset = static_cast<Index>(s - 1) * size;
-      if (!reset) in.before[s] = stored(first, views.cells, views.c_0, e, now, offset);
       in.after[s] = element_at<T, Index>(views.cells, now.time, e)[offset];
+      if (!reset) in.before[s] = stored(first, views.cells, views.c_0, e, now, offset);
     }
     if constexpr (Cell::kSaved > 0) {
       const T* saved = element_at<T, Index>(views.saved, now.time, e);

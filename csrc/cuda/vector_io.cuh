@@ -79,13 +79,16 @@ template <class T, class Index, class Void>
 FUSED_RNN_DEVICE auto element_at(const SequenceView<Void>& view, Index time, const Element& e) {
   using Pointer = std::conditional_t<std::is_const_v<Void>, const T, T>*;
   using Byte = std::conditional_t<std::is_const_v<Void>, const char, char>*;
-  using Unsigned = std::make_unsigned_t<Index>;
   const Index in_step = static_cast<Index>(e.direction) * static_cast<Index>(view.direction_stride) +
                         static_cast<Index>(e.row) * static_cast<Index>(view.row_stride) + e.unit;
-  // An instruction each: the place in the step, then a product of 64 bits, which without a sign is one.
-  const uint64_t step = static_cast<uint64_t>(static_cast<Unsigned>(time)) *
-                        (static_cast<Unsigned>(view.time_stride) * static_cast<Unsigned>(sizeof(T)));
-  return reinterpret_cast<Pointer>(reinterpret_cast<Byte>(static_cast<Pointer>(view.data) + in_step) + step);
+  const Pointer place = static_cast<Pointer>(view.data) + in_step;
+  if constexpr (sizeof(Index) == 4) {
+    const uint32_t step_bytes = static_cast<uint32_t>(view.time_stride) * static_cast<uint32_t>(sizeof(T));
+    return reinterpret_cast<Pointer>(reinterpret_cast<Byte>(place) +
+                                     wide_product(static_cast<uint32_t>(time), step_bytes));
+  } else {
+    return place + time * view.time_stride;
+  }
 }
 template <class T, class Index, class Void>
 FUSED_RNN_DEVICE auto element_at(const StateView<Void>& view, const Element& e) {

@@ -86,6 +86,7 @@ inline void copy_async(void* to_shared, const void* from_global) { emulator::cop
 inline void wait_copies(Where where = Where::current()) { emulator::wait_copies(where); }
 
 inline int hidden_from_compiler(int x) { return x; }
+inline uint64_t wide_product(uint32_t a, uint32_t b) { return static_cast<uint64_t>(a) * b; }
 inline void prefetch(const void* /*address*/) {}
 
 inline float bits_to_float(uint32_t bits) { return std::bit_cast<float>(bits); }
