@@ -18,6 +18,28 @@ FUSED_RNN_HD inline Moment<Index> moment_at(Index position, Direction direction,
   return {time, time_before(time, direction), time_after(time, direction), position, position == time_steps - 1};
 }
 
+// The moments of a pass one after another, by an addition each; kBackward: from the last position on.
+template <class Index, bool kBackward>
+struct Walk {
+  Index position, time, time_steps;
+  Index apart;  // from a time to the time after
+
+  FUSED_RNN_HD Walk(Direction direction, Index steps)
+      : position(kBackward ? steps - 1 : 0),
+        time(time_at(position, direction, steps)),
+        time_steps(steps),
+        apart(direction == Direction::kForward ? 1 : -1) {}
+  FUSED_RNN_HD Moment<Index> now() const {
+    return {time, time - apart, time + apart, position, position == time_steps - 1};
+  }
+  FUSED_RNN_HD Walk next() const {
+    Walk walk = *this;
+    walk.position += kBackward ? -1 : 1;
+    walk.time += kBackward ? -apart : apart;
+    return walk;
+  }
+};
+
 // Of the first step; negative where there is none.
 FUSED_RNN_HD inline int64_t first_time(int64_t steps, Direction d) {
   return steps > 0 ? time_at<int64_t>(0, d, steps) : -1;

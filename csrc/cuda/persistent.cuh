@@ -35,6 +35,7 @@ struct PersistentKernel {
   using Weights = TileWeights<T, Lanes>;
   using State = Pack<float, Pass::kStates>;
   using Results = Pack<float, Pass::kResults>;
+  using WalkOfPass = Walk<int, Pass::kBackward>;
   static constexpr int kThreads = kPersistentWarps * kWarpLanes;
   static constexpr bool kNeedsClusters = Exchange::kNeedsClusters;
   static constexpr int kGates = recurrent_gates<typename Pass::Cell>();
@@ -71,7 +72,8 @@ struct PersistentKernel {
     const int steps = shape.time_steps;
     typename Pass::Inputs inputs;
     Element next = element(role, 0);  // whose inputs are loaded
-    if (owns && steps > 0) load_inputs(inputs, role, next, 0);
+    WalkOfPass walk(fused_rnn::direction_of(role.direction, shape.heads), steps);
+    if (owns && steps > 0) load_inputs(inputs, role, next, walk);
 #pragma unroll 1
     for (int step = 0; step < steps; ++step) {
       const bool goes_on = Pass::kBackward || step + 1 < steps;  // backward has one more GEMM
@@ -85,9 +87,8 @@ struct PersistentKernel {
           State state = state_before(thread, turn);
           made.vector = {};
           if (exists(role, e)) {
-            const Moment<int> now = moment_at(Pass::position(step, steps), direction_of(e), steps);
-            state = Pass::update(views, e, now, shape.hidden_size, inputs, results, state, made);
-            if (Exchange::kStoresFirst) Pass::store(views, e, now, shape.hidden_size, made);
+            state = Pass::update(views, e, walk.now(), shape.hidden_size, inputs, results, state, made);
+            if (Exchange::kStoresFirst) Pass::store(views, e, walk.now(), shape.hidden_size, made);
           }
           store_state(thread, turn, state);
           for (int v = 0; v < Pass::kVectors; ++v)
@@ -97,14 +98,13 @@ struct PersistentKernel {
         const bool is_last = turn + 1 == turns;
         if (is_last && goes_on) exchange.send(static_cast<unsigned>(step), rows_of(role));
         if (!owns) continue;
-        next = element(role, is_last ? 0 : turn + 1);
-        if (!is_last || step + 1 < steps) load_inputs(inputs, role, next, is_last ? step + 1 : step);
+        if (turns > 1) next = element(role, is_last ? 0 : turn + 1);
+        const Moment<int> now = walk.now();
+        if (is_last) walk = walk.next();
+        if (!is_last || step + 1 < steps) load_inputs(inputs, role, next, walk);
         if (Exchange::kStoresFirst) continue;
         const Element stored = hidden(e);
-        if (exists(role, stored)) {
-          const Moment<int> now = moment_at(Pass::position(step, steps), direction_of(stored), steps);
-          Pass::store(views, stored, now, shape.hidden_size, made);
-        }
+        if (exists(role, stored)) Pass::store(views, stored, now, shape.hidden_size, made);
       }
       if (goes_on) exchange.receive(static_cast<unsigned>(step), rows_of(role));
     }
@@ -195,13 +195,15 @@ struct PersistentKernel {
     return e.row < role.end_row && e.unit < shape.hidden_size;
   }
 
-  FUSED_RNN_DEVICE void load_inputs(typename Pass::Inputs& inputs, const Role& role, const Element& e, int step) const {
+  FUSED_RNN_DEVICE void load_inputs(typename Pass::Inputs& inputs, const Role& role, const Element& e,
+                                    const WalkOfPass& walk) const {
     if (!exists(role, e)) return;
-    const int steps = shape.time_steps, ahead = Pass::position(step + 1, steps);
-    inputs = Pass::load(views, e, moment_at(Pass::position(step, steps), direction_of(e), steps), shape.hidden_size);
+    inputs = Pass::load(views, e, walk.now(), shape.hidden_size);
     // One turn of an exchange between blocks takes longer than the memory.
-    if ((Exchange::kShortSteps || turns > 1) && ahead > 0 && ahead < steps)
-      Pass::prefetch_inputs(views, e, moment_at(ahead, direction_of(e), steps), shape.hidden_size);
+    const Moment<int> ahead = walk.next().now();
+    if ((Exchange::kShortSteps || turns > 1) && ahead.position > 0 && ahead.position < shape.time_steps) {
+      Pass::prefetch_inputs(views, e, ahead, shape.hidden_size);
+    }
   }
 
   FUSED_RNN_DEVICE float& state_at(const Thread& thread, int turn, int s) const {
