@@ -45,20 +45,24 @@ class ClusterExchange {
   }
   FUSED_RNN_DEVICE void send(unsigned step, int rows) {
     sync_block();
-    // A warp serves one block after another: what goes to one should go together. An item is 16 bytes of the stage, of
-    // which a power of two make a row.
-    const int items = (rows * kVectors << layout_.units_log2) / kChunk;
-    T* const first = buffer(step + 1) + first_unit_;
+    // A lane has 16 bytes of some rows of the stage, a power of two of which make a row. A warp sends its 32 to one
+    // block after another: what goes to one should go together.
+    const int unit = lane_index() * kChunk & (layout_.units - 1);
+    if (first_unit_ + unit >= layout_.covered || warp_index() >= layout_.ranks) return;
+    const SharedAddress first = shared_address(buffer(step + 1) + first_unit_ + unit);
+    const SharedAddress barrier = shared_address(next_barrier(step));
+    const unsigned end = static_cast<unsigned>(rows * kVectors), apart = kWarpLanes * kChunk >> layout_.units_log2;
 #pragma unroll 1
-    for (int rank = warp_index(); rank < layout_.ranks; rank += kPersistentWarps) {
-      const SharedAddress barrier = peer_address(shared_address(next_barrier(step)), rank);
+    for (unsigned row = lane_index() * kChunk >> layout_.units_log2; row < end; row += apart) {
+      const unsigned place = row / kVectors * layout_.stride + row % kVectors * layout_.padded;
+      const SharedAddress to = first + static_cast<int>(place * sizeof(T));
+      const Words4 words = load_words(stage_ + (row << layout_.units_log2) + unit);
+      int rank = warp_index();
 #pragma unroll 1
-      for (int item = lane_index(); item < items; item += kWarpLanes) {
-        const int in_stage = item * kChunk, row = in_stage >> layout_.units_log2, unit = in_stage & (layout_.units - 1);
-        if (first_unit_ + unit >= layout_.covered) continue;
-        T* const place = first + row / kVectors * layout_.stride + row % kVectors * layout_.padded + unit;
-        store_async(peer_address(shared_address(place), rank), load_words(stage_ + in_stage), barrier);
-      }
+      do {
+        store_async(peer_address(to, rank), words, peer_address(barrier, rank));
+        rank += kPersistentWarps;
+      } while (rank < layout_.ranks);
     }
   }
   FUSED_RNN_DEVICE void receive(unsigned step, int rows) {
