@@ -16,15 +16,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+def defined_symbols(object_file: Path) -> list[tuple[str, str]]:
+    """Kind, as nm has it, and name of each."""
+    nm = shutil.which("nm")
+    assert nm is not None, "nm (binutils) is needed"
+    listing = subprocess.run([nm, "--defined-only", str(object_file)], capture_output=True, text=True, check=True)
+    return [(kind, name) for *_, kind, name in map(str.split, listing.stdout.splitlines())]
+
+
 def shared_symbols(object_file: Path, namespace: str) -> list[str]:
     """Symbols that the linker merges with those of other objects although they were compiled for one instruction set.
 
     Of such a symbol only one copy survives, perhaps the one with instructions that the machine does not have.
     """
-    nm = shutil.which("nm")
-    assert nm is not None, "nm (binutils) is needed"
-    listing = subprocess.run([nm, "--defined-only", str(object_file)], capture_output=True, text=True, check=True)
-    symbols = (line.split()[-2:] for line in listing.stdout.splitlines())
+    symbols = defined_symbols(object_file)
     own = f"{len(namespace)}{namespace}"
     # DW.ref.* is the compiler's reference to the handler of exceptions: an address, not code.
     return [name for kind, name in symbols if kind in "WVu" and own not in name and not name.startswith("DW.ref.")]
@@ -44,6 +49,17 @@ def test_an_instruction_set_shares_no_symbol_with_the_rest(name: str) -> None:
     assert {source: shared_symbols(built_object(source), name) for source in sources} == {
         source: [] for source in sources
     }
+
+
+@pytest.mark.parametrize("name", native.isa_flags())
+def test_every_schedule_is_compiled_by_one_source_of_an_instruction_set(name: str) -> None:
+    made: dict[str, list[str]] = {}
+    for source in glob(f"csrc/cpu/isa/{name}/*.cpp"):
+        for _, symbol in defined_symbols(built_object(source)):
+            if "run_thread" in symbol:
+                made.setdefault(symbol, []).append(source)
+    assert made
+    assert [sources for sources in made.values() if len(sources) > 1] == []
 
 
 def test_a_shared_symbol_is_reported(tmp_path: Path) -> None:

@@ -18,11 +18,8 @@
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {
 
-// Single steps read weights once, where they lie, and round none. Variants take single terms on every processor.
 template <class T>
-using Exact = std::conditional_t<std::is_same_v<T, PairedFloat>, float, T>;
-template <class T>
-using Unpaired = std::conditional_t<std::is_same_v<T, PairedBFloat16>, BFloat16, Exact<T>>;
+inline constexpr bool kPaired = !std::is_same_v<T, Unpaired<T>>;
 
 // Types that are rare, or slow in any case, have no instance of the plain recurrence: that of its variants computes it,
 // too. They are float64, float16, and bfloat16 where a processor has no instructions for it.
@@ -100,37 +97,46 @@ inline constexpr ForwardSchedule kForward = schedule_of<Scheduled, ForwardViews>
 template <class Scheduled>
 inline constexpr BackwardSchedule kBackward = backward_schedule_of<Scheduled>();
 
-// The schedules of one cell in one type. A diagonal cell has its own.
+// The schedules of one cell in one type, or null where the kernels have none. A diagonal cell has its own.
 template <class Cell, class T>
-const ForwardSchedule& forward_of(const Problem& problem) {
-  if constexpr (Cell::kNormGroups > 0) {
-    if (problem.normalized) return kForward<RowForward<Cell, Unpaired<T>>>;
+const ForwardSchedule* forward_of(const Problem& problem) {
+  constexpr bool kSteps = std::is_same_v<T, Exact<T>> && Cell::kUnitWeights == 0;
+  if constexpr (kSteps) {
+    if (is_single_step(problem)) return &kForward<SingleStep<Cell, T>>;
   }
-  if constexpr (Cell::kUnitWeights == 0) {
-    if (is_single_step(problem)) return kForward<SingleStep<Cell, Exact<T>>>;
+  if constexpr (kSweeps<Cell> && Cell::kUnitWeights == 0) {
+    if (!is_variant(problem)) return &kForward<ForwardSweep<Cell, T, kOneInstance<T>>>;
   }
-  if constexpr (!kSweeps<Cell>) {
-    return kForward<DiagonalForward<Cell, Unpaired<T>>>;
+  if constexpr (kPaired<T>) {
+    return nullptr;
   } else {
-    if constexpr (Cell::kUnitWeights == 0) {
-      if (!is_variant(problem)) return kForward<ForwardSweep<Cell, T, kOneInstance<T>>>;
+    if constexpr (Cell::kNormGroups > 0) {
+      if (problem.normalized) return &kForward<RowForward<Cell, T>>;
     }
-    return kForward<VariantForward<Cell, Unpaired<T>>>;
+    if constexpr (!kSweeps<Cell>) {
+      return &kForward<DiagonalForward<Cell, T>>;
+    } else {
+      return &kForward<VariantForward<Cell, T>>;
+    }
   }
 }
 
 template <class Cell, class T>
-const BackwardSchedule& backward_of(const Problem& problem) {
-  if constexpr (Cell::kNormGroups > 0) {
-    if (problem.normalized) return kBackward<RowBackward<Cell, Unpaired<T>>>;
+const BackwardSchedule* backward_of(const Problem& problem) {
+  if constexpr (kSweeps<Cell> && Cell::kUnitWeights == 0) {
+    if (!is_variant(problem)) return &kBackward<BackwardSweep<Cell, T, kOneInstance<T>>>;
   }
-  if constexpr (!kSweeps<Cell>) {
-    return kBackward<DiagonalBackward<Cell, Unpaired<T>>>;
+  if constexpr (kPaired<T>) {
+    return nullptr;
   } else {
-    if constexpr (Cell::kUnitWeights == 0) {
-      if (!is_variant(problem)) return kBackward<BackwardSweep<Cell, T, kOneInstance<T>>>;
+    if constexpr (Cell::kNormGroups > 0) {
+      if (problem.normalized) return &kBackward<RowBackward<Cell, T>>;
     }
-    return kBackward<VariantBackward<Cell, Unpaired<T>>>;
+    if constexpr (!kSweeps<Cell>) {
+      return &kBackward<DiagonalBackward<Cell, T>>;
+    } else {
+      return &kBackward<VariantBackward<Cell, T>>;
+    }
   }
 }
 
@@ -155,14 +161,14 @@ inline constexpr Products kProducts{products_workspace_bytes<T>, run_products<T>
 template <class Cells, class T>
 const ForwardSchedule& LayerKernels<Cells, T>::forward(const Problem& problem, int cell) {
   const ForwardSchedule* found = nullptr;
-  visit_type(Cells{}, cell, [&](auto tag) { found = &forward_of<typename decltype(tag)::type, T>(problem); });
+  visit_type(Cells{}, cell, [&](auto tag) { found = forward_of<typename decltype(tag)::type, T>(problem); });
   return *found;
 }
 
 template <class Cells, class T>
 const BackwardSchedule& LayerKernels<Cells, T>::backward(const Problem& problem, int cell) {
   const BackwardSchedule* found = nullptr;
-  visit_type(Cells{}, cell, [&](auto tag) { found = &backward_of<typename decltype(tag)::type, T>(problem); });
+  visit_type(Cells{}, cell, [&](auto tag) { found = backward_of<typename decltype(tag)::type, T>(problem); });
   return *found;
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <type_traits>
 
 #include "cells/table.h"
 #include "cpu/dispatch.h"
@@ -11,7 +12,14 @@
 namespace fused_rnn {
 inline namespace FUSED_RNN_ISA {
 
-// `cell` is the place of the problem's cell in Cells.
+// Single steps read weights once, where they lie, and round none. Variants take single terms on every processor.
+template <class T>
+using Exact = std::conditional_t<std::is_same_v<T, PairedFloat>, float, T>;
+template <class T>
+using Unpaired = std::conditional_t<std::is_same_v<T, PairedBFloat16>, BFloat16, Exact<T>>;
+
+// `cell` is the place of the problem's cell in Cells. A type whose GEMMs take pairs has the plain sweeps, and single
+// steps if they are exact; the rest is that of the other type (unit.h), and compiled once.
 template <class Cells, class T>
 struct LayerKernels {
   static const ForwardSchedule& forward(const Problem& problem, int cell);

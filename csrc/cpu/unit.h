@@ -24,12 +24,17 @@ struct UnitTypes {
 };
 using AnyProcessor = UnitTypes<BFloat16, float, QuantizedFloat>;
 
-// Hands the kernels for the type of a problem to `visitor`.
+// Calls visitor(Tag<T>{}) for the type that stands for `type`.
 template <class Types, class Visitor>
-void visit_kernels(DataType type, bool rounds_factors, const Visitor& visitor) {
-  visit_type(typename Types::Given{}, Types::type_index(type, rounds_factors),
-             [&](auto tag) { visitor(LayerKernels<typename Types::Cells, typename decltype(tag)::type>{}); });
+void visit_given(DataType type, bool rounds_factors, const Visitor& visitor) {
+  visit_type(typename Types::Given{}, Types::type_index(type, rounds_factors), visitor);
 }
+
+template <class Types, class T>
+using KernelsOf = LayerKernels<typename Types::Cells, T>;
+
+// Whether GEMMs of the problem may take pairs.
+inline bool may_take_pairs(const Problem& problem) { return !is_variant(problem) && problem.cell.recurrent_gates > 0; }
 
 template <class Types>
 const ForwardSchedule& forward(const Problem& problem) {
@@ -39,16 +44,22 @@ const ForwardSchedule& forward(const Problem& problem) {
     if (problem.quantized) found = QuantizedKernels<typename Types::Cells, typename Types::Quantized>::forward(cell);
     if (found) return *found;
   }
-  visit_kernels<Types>(problem.type, problem.rounds_factors,
-                       [&](auto kernels) { found = &kernels.forward(problem, cell); });
+  visit_given<Types>(problem.type, problem.rounds_factors, [&]<class T>(Tag<T> /*type*/) {
+    found = &(!may_take_pairs(problem)  ? KernelsOf<Types, Unpaired<T>>::forward(problem, cell)
+              : is_single_step(problem) ? KernelsOf<Types, Exact<T>>::forward(problem, cell)
+                                        : KernelsOf<Types, T>::forward(problem, cell));
+  });
   return *found;
 }
 
 template <class Types>
 const BackwardSchedule& backward(const Problem& problem) {
+  const int cell = Types::cell_index(problem.cell);
   const BackwardSchedule* found = nullptr;
-  visit_kernels<Types>(problem.type, problem.rounds_factors,
-                       [&](auto kernels) { found = &kernels.backward(problem, Types::cell_index(problem.cell)); });
+  visit_given<Types>(problem.type, problem.rounds_factors, [&]<class T>(Tag<T> /*type*/) {
+    found = &(may_take_pairs(problem) ? KernelsOf<Types, T>::backward(problem, cell)
+                                      : KernelsOf<Types, Unpaired<T>>::backward(problem, cell));
+  });
   return *found;
 }
 
@@ -76,7 +87,7 @@ std::unique_ptr<StepLayer> make_step_layer(const StepProblem& problem, const Ste
 template <class Types>
 const Products& products(DataType type, bool rounds_factors) {
   const Products* found = nullptr;
-  visit_kernels<Types>(type, rounds_factors, [&](auto kernels) { found = &kernels.products(); });
+  visit_given<Types>(type, rounds_factors, [&]<class T>(Tag<T> /*type*/) { found = &KernelsOf<Types, T>::products(); });
   return *found;
 }
 
