@@ -35,7 +35,7 @@ CXX_SOURCES = $(shell find csrc include examples/realtime tests/native tests/str
 NATIVE_TESTS = $(wildcard tests/native/*.cpp)
 
 .DEFAULT_GOAL := help
-.PHONY: help bench test test-fast native library fuzz perf-check build docs docs-links wheel lint format clean FORCE
+.PHONY: help bench test test-fast native library fuzz perf-check build cpu-objects docs docs-links wheel lint format clean FORCE
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -108,16 +108,25 @@ clean:
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis fused_rnn/*.so
 	find bench build_support csrc examples fused_rnn tests tools -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
-# The environment with torch; the stamp holds the TORCH it was made for, so that another TORCH is installed over it.
-$(VENV)/.torch: FORCE
+# What needs no torch can be compiled while torch and what extras need arrive (.ci/run).
+cpu-objects: $(VENV)/.compiling
+	$(BIN)/python -m build_support.ninja
+
+# The environment, with what compiles.
+$(VENV)/.compiling:
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --no-compile $(BUILD_REQUIREMENTS)
+	@touch $@
+
+# The same with torch; the stamp holds the TORCH it was made for, so that another TORCH is installed over it.
+$(VENV)/.torch: $(VENV)/.compiling FORCE
 	@if [ "$$(cat $@ 2>/dev/null)" != '$(TORCH)' ]; then \
 	  set -ex; \
-	  test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); \
-	  $(PIP) install --no-compile $(BUILD_REQUIREMENTS) $(TORCH); \
+	  $(PIP) install --no-compile $(TORCH); \
 	  printf '%s\n' '$(TORCH)' > $@; \
 	fi
 
-# What an extra needs from elsewhere: it can be installed while the package is compiled (.ci/run).
+# What an extra needs from elsewhere.
 $(VENV)/.requirements-%: $(VENV)/.torch pyproject.toml
 	$(BIN)/python -m build_support.requirements $* > $@.txt
 	$(PIP) install --no-compile --requirement $@.txt

@@ -2,7 +2,8 @@
 
 The sources fall into groups that differ only in their compiler flags: the Python module (which alone sees Python), the
 binding (which sees torch), the CPU dispatch, one unit per CPU instruction set, and the CUDA kernels, which nvcc
-compiles. A new backend is one more group in `source_groups`.
+compiles. A new backend is one more group in `source_groups`. `python -m build_support.ninja` compiles what needs no
+torch.
 
 Environment: MAX_JOBS (parallel compilations); further toolchain.py and cuda.py.
 """
@@ -60,6 +61,13 @@ def glob(pattern: str) -> list[str]:
     return sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(pattern))
 
 
+def cpu_groups(toolchain: Toolchain) -> list[SourceGroup]:
+    """The CPU kernels and what dispatches to them, which need neither torch nor Python."""
+    dispatch = [name for name in glob("csrc/cpu/**/*.cpp") if "/isa/" not in name]
+    units = [SourceGroup(glob(f"csrc/cpu/isa/{name}/*.cpp"), ISA_FLAGS[name]) for name in toolchain.instruction_sets]
+    return [SourceGroup(dispatch, EXPORTED), *units]
+
+
 def source_groups(toolchain: Toolchain, cuda: Cuda | str, torch: Path, version: str) -> list[SourceGroup]:
     """What is compiled, and how each part differs from the rest."""
     torch_headers = [str(torch / "include"), str(torch / "include/torch/csrc/api/include")]
@@ -76,22 +84,21 @@ def source_groups(toolchain: Toolchain, cuda: Cuda | str, torch: Path, version: 
     # A cell is compiled with the headers of a checkout, which may be newer than what was built.
     headers_mark = runpy.run_path(str(ROOT / "fused_rnn/_cell_headers.py"))["headers_mark"]()
     python += [f'-DFUSED_RNN_HEADERS_MARK="{headers_mark}"']
-    binding_sources, host = glob("csrc/binding/*.cpp"), []
-    units = [SourceGroup(glob(f"csrc/cpu/isa/{name}/*.cpp"), ISA_FLAGS[name]) for name in toolchain.instruction_sets]
+    binding_sources, host, kernels = glob("csrc/binding/*.cpp"), [], list[SourceGroup]()
     if isinstance(cuda, Cuda):
         # Not for csrc/cpu, which need not be compiled again where only this changes.
         host = ["-DFUSED_RNN_CUDA"]
         called = "csrc/cuda/runtime.cu"
-        units.append(SourceGroup([name for name in glob("csrc/cuda/**/*.cu") if name != called], [], "compile_cuda"))
-        units.append(SourceGroup([called], host_flags(EXPORTED), "compile_cuda"))
+        kernels.append(SourceGroup([name for name in glob("csrc/cuda/**/*.cu") if name != called], [], "compile_cuda"))
+        kernels.append(SourceGroup([called], host_flags(EXPORTED), "compile_cuda"))
     else:
         binding_sources = [name for name in binding_sources if not Path(name).name.startswith("cuda_")]
     return [
         SourceGroup(glob("csrc/python/*.cpp"), [*host, *python], of_module=True),
         SourceGroup(binding_sources, [*host, *binding]),
-        SourceGroup([name for name in glob("csrc/cpu/**/*.cpp") if "/isa/" not in name], EXPORTED),
         SourceGroup(glob("csrc/cuda/*.cpp"), [*host, *EXPORTED]),
-        *units,
+        *cpu_groups(toolchain),
+        *kernels,
     ]
 
 
@@ -145,34 +152,53 @@ def common_flags(toolchain: Toolchain) -> list[str]:
     return flags + [f"-DFUSED_RNN_HAVE_{name.upper()}" for name in toolchain.instruction_sets if name != "baseline"]
 
 
+def compile_rule(toolchain: Toolchain, folder: Path) -> list[str]:
+    """How a ninja file of the folder begins: the rule for C++ sources."""
+    command = f"{ninja_words(toolchain.compiler)} {ninja_words(common_flags(toolchain))}"
+    return [
+        f"builddir = {ninja_path(folder)}",
+        "rule compile",
+        f"  command = {command} $flags -MD -MF $out.d -c $in -o $out",
+        "  depfile = $out.d",
+        "  deps = gcc",
+    ]
+
+
+def compile_group(group: SourceGroup, folder: Path) -> tuple[list[str], list[str]]:
+    """The objects of a group, and the lines that make them."""
+    objects = [ninja_path((folder / source).with_suffix(".o")) for source in group.sources]
+    lines: list[str] = []
+    for source, made in zip(group.sources, objects, strict=True):
+        lines += [f"build {made}: {group.rule} {ninja_path(ROOT / source)}"]
+        lines += [f"  flags = {ninja_words(group.flags)}", f"  description = compile {source}"]
+    return objects, lines
+
+
 def write_ninja_file(module: Path, toolchain: Toolchain, cuda: Cuda | str, torch: Path, version: str) -> Path:
     """Writes build.ninja beside what it makes; ninja tracks headers by depfiles and flags by its own log."""
     folder = module.parent
-    compiler = ninja_words(toolchain.compiler)
     lines = [
-        f"builddir = {ninja_path(folder)}",
-        "rule compile",
-        f"  command = {compiler} {ninja_words(common_flags(toolchain))} $flags -MD -MF $out.d -c $in -o $out",
-        "  depfile = $out.d",
-        "  deps = gcc",
+        *compile_rule(toolchain, folder),
         "rule link",
-        f"  command = {compiler} $in $flags -o $out",
+        f"  command = {ninja_words(toolchain.compiler)} $in $flags -o $out",
         *(cuda_rule(toolchain, cuda) if isinstance(cuda, Cuda) else []),
     ]
     objects: dict[bool, list[str]] = {False: [], True: []}
     for group in source_groups(toolchain, cuda, torch, version):
-        for source in group.sources:
-            made = ninja_path((folder / source).with_suffix(".o"))
-            objects[group.of_module].append(made)
-            lines += [f"build {made}: {group.rule} {ninja_path(ROOT / source)}"]
-            lines += [f"  flags = {ninja_words(group.flags)}", f"  description = compile {source}"]
+        made, compiling = compile_group(group, folder)
+        objects[group.of_module] += made
+        lines += compiling
     library = ninja_path(folder / OPS_LIBRARY)
     lines += [f"build {library}: link {' '.join(objects[False])} | {ninja_path(EXPORTS)}"]
     lines += [f"  flags = {ninja_words(link_flags(toolchain, cuda, torch))}", f"  description = link {OPS_LIBRARY}"]
     lines += [f"build {ninja_path(module)}: link {' '.join(objects[True])} {library}"]
     lines += [f"  flags = {ninja_words(module_link_flags(torch))}", f"  description = link {module.name}"]
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "build.ninja"
+    return write_lines(folder / "build.ninja", lines)
+
+
+def write_lines(file: Path, lines: list[str]) -> Path:
+    """The file of these lines."""
+    file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("\n".join(lines) + "\n")
     return file
 
@@ -189,24 +215,49 @@ def expected_time(toolchain: Toolchain, cuda: Cuda | str) -> str:
     return f"{needs}; less where build/native has objects already"
 
 
-def build_module(name: str, version: str) -> Path:
-    """The module of that file name, with the operators' library beside it, compiled as far as something changed.
+def build_folder() -> Path:
+    """Where the objects live, so that installs, editable or not, share them."""
+    return ROOT / f"build/native/{sys.implementation.cache_tag}-{sysconfig.get_platform()}"
 
-    The objects live in build/native, so that installs, editable or not, share them.
-    """
+
+def run_ninja(program: str, file: Path) -> None:
+    """Make what the file says."""
+    jobs = ["-j", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []
+    if subprocess.run([program, "-f", str(file), *jobs], cwd=ROOT, check=False).returncode != 0:
+        raise fail("the native module did not compile; the compiler's messages are above.")
+
+
+def write_cpu_file(folder: Path, toolchain: Toolchain) -> Path:
+    """A ninja file of the objects that need no torch, with the lines that build.ninja of that folder has for them."""
+    lines = compile_rule(toolchain, folder)
+    for group in cpu_groups(toolchain):
+        lines += compile_group(group, folder)[1]
+    return write_lines(folder / "cpu.ninja", lines)
+
+
+def build_cpu_objects() -> None:
+    """Compile what needs no torch, while torch is on its way; build_module then finds the objects."""
+    toolchain, program = find_toolchain(), find_ninja()
+    run_ninja(program, write_cpu_file(build_folder(), toolchain))
+
+
+def build_module(name: str, version: str) -> Path:
+    """The module of that file name, with the operators' library beside it, compiled as far as something changed."""
     torch, toolchain, program = find_torch(), find_toolchain(), find_ninja()
     try:
         cuda = find_cuda(os.environ, toolchain.compiler, torch)
     except ValueError as error:
         raise fail(str(error)) from None
-    module = ROOT / f"build/native/{sys.implementation.cache_tag}-{sysconfig.get_platform()}" / name
+    module = build_folder() / name
     file = write_ninja_file(module, toolchain, cuda, torch, version)
     units, openmp = ", ".join(toolchain.instruction_sets), "on" if toolchain.openmp_compile else "off"
     print(f"fused_rnn: building with {shlex.join(toolchain.compiler)}, CPU units {units}, OpenMP {openmp}", flush=True)
     if line := decision(cuda):
         print(f"fused_rnn: {line}", flush=True)
     print(f"fused_rnn: {expected_time(toolchain, cuda)}", flush=True)
-    jobs = ["-j", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []
-    if subprocess.run([program, "-f", str(file), *jobs], cwd=ROOT, check=False).returncode != 0:
-        raise fail("the native module did not compile; the compiler's messages are above.")
+    run_ninja(program, file)
     return module
+
+
+if __name__ == "__main__":
+    build_cpu_objects()

@@ -18,6 +18,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import fused_rnn
+from build_support import ninja, toolchain
 from build_support.toolchain import MIN_TORCH, ROOT
 from tests.test_import import NO_EDITABLE, check_that_it_names_the_installed_one, copied, imported
 from tools import check_abi
@@ -95,6 +96,7 @@ def build_requirements() -> list[str]:
 
 def isolated(folder: Path, requirements: list[str]) -> str:
     """A folder for sys.path that has the requirements and what they require alone, as pip's build environment."""
+    folder.mkdir(exist_ok=True)
     left, found = [Requirement(each) for each in requirements], set[str]()
     while left:
         requirement = left.pop()
@@ -114,6 +116,21 @@ def look_in(path: str) -> subprocess.CompletedProcess[str]:
     """What the build finds of packages where `path` has all there are."""
     code = f"import sys; sys.path += [{path!r}, {str(ROOT)!r}]; {LOOK}"
     return subprocess.run([sys.executable, "-ISc", code], capture_output=True, text=True, check=False)
+
+
+def test_cpu_kernels_need_no_torch_and_are_compiled_as_the_build_does(tmp_path: Path) -> None:
+    path = isolated(tmp_path / "packages", ["ninja"])
+    written = f"ninja.write_cpu_file(Path({str(tmp_path)!r}), toolchain.find_toolchain())"
+    code = f"import sys; sys.path += [{path!r}, {str(ROOT)!r}]; from build_support import ninja, toolchain; {written}"
+    subprocess.run([sys.executable, "-ISc", f"from pathlib import Path; {code}"], check=True)
+    found = toolchain.find_toolchain()
+    whole = ninja.write_ninja_file(tmp_path / "module.so", found, "no kernels", toolchain.find_torch(), "0.0")
+    alone = (tmp_path / "cpu.ninja").read_text().splitlines()
+    assert set(alone) <= set(whole.read_text().splitlines())
+    units = {
+        line.split("csrc/cpu/isa/")[1].split("/")[0] for line in alone if "description" in line and "/isa/" in line
+    }
+    assert units == set(found.instruction_sets)
 
 
 def test_the_build_finds_all_it_looks_for_in_an_isolated_environment(tmp_path: Path) -> None:
