@@ -81,8 +81,14 @@ def check_equal(asked: GpuProblem) -> dict[str, Any]:
     differences = {name: largest_difference(found, eager) for name, found in others.items()}
     # The library may choose another product for the weights' gradients while it is captured: rounding differs then.
     allowed = 1e-2 if asked.type_name in {"bf16", "f16", "tf32"} else 1e-5
-    good = all(difference <= allowed for difference in differences.values())
-    return {"status": "ok" if good else "failed", "schedule": ran, "bitwise": equal, "differences": differences}
+    far = {name: difference for name, difference in differences.items() if not difference <= allowed}
+    return {
+        "status": "failed" if far else "ok",
+        "schedule": ran,
+        "failures": [f"{name}: differs by {difference:.1e}, allowed {allowed:.0e}" for name, difference in far.items()],
+        "bitwise": equal,
+        "differences": differences,
+    }
 
 
 def check_long(asked: GpuProblem, case: Case, exact: Results, device: str = "cuda") -> dict[str, Any]:
