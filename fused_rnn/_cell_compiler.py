@@ -148,10 +148,16 @@ def _sum_of(path: Path) -> str:
 
 def is_whole(path: Path) -> bool:
     """Whether a library is there as it was compiled: a damaged one would end the process."""
+    return _flags_of(path) is not None
+
+
+def _flags_of(path: Path) -> str | None:
+    """The further flags that a library was compiled with; None where it is not whole."""
     try:
-        return path.with_suffix(".sum").read_text() == _sum_of(path)
-    except OSError:
-        return False
+        known, _, flags = path.with_suffix(".sum").read_text().partition(" ")
+        return flags if known == _sum_of(path) else None
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
 def compile_library(source: CellSource, dtype: torch.dtype, isa: str, path: Path) -> None:
@@ -179,13 +185,14 @@ class Module(NamedTuple):
 
 
 def make(path: Path, source: CellSource, purpose: str, module: Module) -> None:
-    """Compile a library where it is not there; nothing where another process has done it meanwhile."""
-    if is_whole(path):
+    """Compile a library where it is not there with these flags; nothing where another process has done it meanwhile."""
+    flags = shlex.join(further_flags())
+    if _flags_of(path) == flags:
         return
     command = module.command()
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with _lock(path.with_suffix(".lock")):
-        if is_whole(path):
+        if _flags_of(path) == flags:
             return
         print(f"fused_rnn: compiling the cell {source.title} for {purpose} (once) ...", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
@@ -201,7 +208,7 @@ def make(path: Path, source: CellSource, purpose: str, module: Module) -> None:
                 )
             if result.stdout:
                 path.with_suffix(".log").write_text(result.stdout)
-            path.with_suffix(".sum").write_text(_sum_of(made))
+            path.with_suffix(".sum").write_text(f"{_sum_of(made)} {flags}".rstrip())
             made.replace(path)
 
 

@@ -11,7 +11,7 @@ import torch
 
 import fused_rnn
 from build_support.native import ROOT
-from fused_rnn import _cell_compiler, _cell_headers, _ops
+from fused_rnn import _cell_compiler, _cell_headers, _ops, cells
 from tests.own_cells import OwnLSTM
 from tests.warm_python import python
 
@@ -99,6 +99,36 @@ def test_cells_built_ahead_of_time_need_no_compiler(tmp_path: Path) -> None:
     assert "torch.Size([2, 1, 4])" in ended.stdout, ended
     with pytest.raises(FileNotFoundError, match="no cells for this version"):
         fused_rnn.cells.load(tmp_path)
+
+
+@pytest.fixture
+def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """One that writes its words into the library, without compiling."""
+    program = tmp_path / "c++"
+    program.write_text('#!/bin/sh\nwords="$*"\nwhile [ "$1" != -o ]; do shift; done\necho "$words" > "$2"\n')
+    program.chmod(0o700)
+    monkeypatch.setenv("CXX", str(program))
+    return program
+
+
+def test_a_folder_keeps_what_is_not_of_the_cell(tmp_path: Path, compiler: Path) -> None:
+    kept = {compiler, tmp_path / "poetry.lock", tmp_path / "readme.sum"}
+    for path in kept:
+        path.touch()
+    (library,) = cells.build(OwnLSTM, tmp_path, instruction_sets=["baseline"])
+    assert set(tmp_path.iterdir()) == kept | {library, library.with_suffix(".sum"), tmp_path / "OwnLSTM.h"}
+
+
+@pytest.mark.usefixtures("compiler")
+def test_a_library_in_a_folder_is_compiled_again_with_other_flags(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for flags, compiled in [("-O0", 1), ("-O0", 0), ("-O1  -g", 1), ("-O1 -g", 0), ("", 1), ("", 0)]:
+        monkeypatch.setenv("FUSED_RNN_CXXFLAGS", flags)
+        (library,) = cells.build(OwnLSTM, tmp_path, instruction_sets=["baseline"])
+        assert capsys.readouterr().err.count("compiling the cell OwnLSTM") == compiled, flags
+        assert _cell_compiler.is_whole(library)
+        assert (f" {' '.join(flags.split())} -shared" in library.read_text()) == bool(flags)
 
 
 def test_a_library_of_other_sources_is_refused(tmp_path: Path) -> None:

@@ -371,8 +371,7 @@ def build(
                 raise ValueError(f"instruction_sets must be some of {', '.join(INSTRUCTION_SETS)}, got {isa!r}")
             made.append(folder / _cell_compiler.library_name(source, dtype, isa))
             _cell_compiler.compile_library(source, dtype, isa, made[-1])
-    for lock in folder.glob("*.lock"):
-        lock.unlink()
+            made[-1].with_suffix(".lock").unlink(missing_ok=True)
     return made
 
 
