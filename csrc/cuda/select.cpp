@@ -122,7 +122,6 @@ std::string common_refusal(const Problem& problem, const Device& device, int min
 // shared memory whichever takes longer.
 double small_step_cycles(const Problem& problem, const SmallShape& s, int vectors, int results) {
   const double warps = s.threads() / (4.0 * 32);
-  const int turns = s.rows > kTileRows ? s.rows / kTileRows : 1;
   const bool normalized = problem.normalized;
   const SmallInstructions& counted =
       (normalized ? kSmallNormInstructions : kSmallInstructions)[is_exact(problem) ? 0 : 1];
@@ -130,11 +129,12 @@ double small_step_cycles(const Problem& problem, const SmallShape& s, int vector
       (problem.backward ? counted.backward : counted.forward) + (normalized ? 0 : added_instructions(problem));
   if (is_exact(problem)) {
     const int products = problem.backward ? tile_units(vectors) : results;  // of an element of the vector
-    const double of_row = vector_chunks(vectors, s.hidden_size) * (kSmallChunk * products + 1) +
+    const double of_row = vector_chunks(vectors, s.hidden_size, s.lanes) * (kSmallChunk * products + 1) +
                           (problem.backward ? counted.row_backward : counted.row_forward);
-    return warps * (turns * update + s.rows * of_row);
+    return warps * (update + s.rows * of_row);
   }
   const int bytes = static_cast<int>(element_size(problem.type));
+  const int turns = s.rows > kTileRows ? s.rows / kTileRows : 1;
   const SmallTiles tiles = small_tiles(bytes, vectors, results, s.hidden_size, s.rows);
   const double mma = kSmallMmaCycles * kChunkTiles * tiles.chunks * results;
   // All four schedulers read 128 bytes a cycle, a warp 512 at once: the vector, and weights.
@@ -165,7 +165,8 @@ std::vector<Option> small_shapes(const Problem& problem, const Device& device, s
                  static_cast<int>(problem.hidden_size),
                  rows,
                  0,
-                 static_cast<int>(problem.heads)};
+                 static_cast<int>(problem.heads),
+                 unit_lanes(exact, rows)};
     s.row_groups = (s.batch + rows - 1) / rows;
     if (rows >= 2 * s.batch || s.hidden_size > most || !has_small_rows(exact, normalized, rows)) continue;
     Option option{{Schedule::kSmallBlock}, "small_block", "", 0, costs.small_source};

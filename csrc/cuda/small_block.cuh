@@ -56,9 +56,11 @@ struct SmallBlockKernel {
   using Results = Pack<float, Pass::kResults>;
   using Update = SmallUpdateOf<Pass, Gemm>;
   using Inputs = typename Update::Inputs;
-  static constexpr int kThreads = kUnitLanes * Gemm::kMostUnits;
+  static constexpr int kThreads = Gemm::kLanes * Gemm::kMostUnits;
   static constexpr int kRoomForBlocks = 1;  // else ptxas spills, to have two
   static constexpr int kOwned = Gemm::kOwned;
+  // When the sums take no registers any more: with 128 some pass would spill. A step of so many rows is long.
+  static constexpr bool kLoadsLate = Gemm::kLanes > kUnitLanes;
   // Copies of what is done for each row of a lane. With 128 registers some forward pass would spill.
   static constexpr int kUnrolled = Pass::kBackward || Gemm::kMostUnits == 64 ? kOwned : 1;
 
@@ -122,8 +124,12 @@ struct SmallBlockKernel {
       for (int i = 0; i < kOwned; ++i) {
         const Inputs inputs = next;
         const int i_after = (i + 1) % kOwned, step_after = step + (i + 1) / kOwned;
-        if (exists(i_after) && step_after < steps) next = update.load(turn(step_after, i_after));
+        const auto load_next = [&] {
+          if (exists(i_after) && step_after < steps) next = update.load(turn(step_after, i_after));
+        };
+        if (!kLoadsLate) load_next();
         const Results results = gemm.product(weights, step, i, bias);
+        if (kLoadsLate) load_next();
         State state = states.of[0];
         typename Pass::Made made;
         update(turn(step, i), inputs, next, results, state, made);

@@ -1,5 +1,6 @@
-// The shape of a launch of small_block: a block for a few rows of the batch in one head of one direction, four lanes
-// for a unit. How its GEMM goes depends on the type: small_lanes.cuh for exact float32, small_tiles.cuh for the others.
+// The shape of a launch of small_block: a block for a few rows of the batch in one head of one direction, four or eight
+// lanes for a unit. How its GEMM goes depends on the type: small_lanes.cuh for exact float32, small_tiles.cuh for the
+// others.
 #pragma once
 
 #include <cstddef>
@@ -8,9 +9,15 @@
 
 namespace fused_rnn::cuda {
 
-constexpr int kUnitLanes = 4;  // that share the hidden indices of a unit, or its rows
 constexpr int kSmallRows[] = {1, 2, 4, 8};
 constexpr int kTileRows = 4;  // that an mma takes
+
+// That share the hidden indices of a unit, or its rows. Eight where each has a row of its own: with fewer rows they
+// would repeat the update.
+constexpr int kUnitLanes = 4;
+FUSED_RNN_HD constexpr int unit_lanes(bool exact_float32, int rows) {
+  return exact_float32 && rows > kUnitLanes ? rows : kUnitLanes;
+}
 
 // Of a block, at most. One of 64 units has 255 registers a lane, one of 128 has 128, in which what demands much spills:
 // exact float32, layer norms, and cells of many values (gates, states, weights of a unit), above all with eight rows or
@@ -30,10 +37,11 @@ struct SmallShape {
   int rows;        // of a block: one of kSmallRows
   int row_groups;  // blocks that share the batch of one head of one direction
   int heads;       // of one direction
+  int lanes;       // of a unit
 
   // Whole warps.
   FUSED_RNN_HD constexpr int units() const { return (hidden_size + 7) / 8 * 8; }
-  FUSED_RNN_HD constexpr int threads() const { return kUnitLanes * units(); }
+  FUSED_RNN_HD constexpr int threads() const { return lanes * units(); }
 };
 
 // Exact float32.
@@ -45,13 +53,13 @@ constexpr int kSmallChunk = 4;  // floats that a lane reads at once
 FUSED_RNN_HD constexpr int tile_units(int vectors) { return vectors >= 4 ? 4 : (vectors >= 2 ? 2 : 1); }
 
 // Chunks of the vector of one row that each of a tile's lanes multiplies.
-FUSED_RNN_HD constexpr int vector_chunks(int vectors, int hidden_size) {
-  const int together = kSmallChunk * kUnitLanes * tile_units(vectors);
+FUSED_RNN_HD constexpr int vector_chunks(int vectors, int hidden_size, int lanes) {
+  const int together = kSmallChunk * lanes * tile_units(vectors);
   return (vectors * hidden_size + together - 1) / together;
 }
 // Elements of that vector, the last of which are zeros.
-FUSED_RNN_HD constexpr int vector_width(int vectors, int hidden_size) {
-  return vector_chunks(vectors, hidden_size) * kSmallChunk * kUnitLanes * tile_units(vectors);
+FUSED_RNN_HD constexpr int vector_width(int vectors, int hidden_size, int lanes) {
+  return vector_chunks(vectors, hidden_size, lanes) * kSmallChunk * lanes * tile_units(vectors);
 }
 
 // The types that use mma. A warp multiplies eight units and four rows at once: the first eight rows of a tile are the
@@ -96,7 +104,7 @@ FUSED_RNN_HD constexpr SmallTiles small_tiles(int element_bytes, int vectors, in
 FUSED_RNN_HD constexpr size_t small_shared_bytes(const SmallShape& shape, bool exact_float32, int element_bytes,
                                                  int vectors, int results) {
   if (exact_float32) {
-    return sizeof(float) * 2 * static_cast<size_t>(shape.rows * vector_width(vectors, shape.hidden_size));
+    return sizeof(float) * 2 * static_cast<size_t>(shape.rows * vector_width(vectors, shape.hidden_size, shape.lanes));
   }
   const SmallTiles tiles = small_tiles(element_bytes, vectors, results, shape.hidden_size, shape.rows);
   return 2 * tiles.vector_bytes + static_cast<size_t>(shape.threads() * tiles.slots * kSlotBytes);

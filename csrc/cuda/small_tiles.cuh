@@ -24,7 +24,7 @@ class TileGemm {
   static constexpr int kResults = Pass::kResults, kChains = kResults == 1 ? 2 : 1;
 
  public:
-  static constexpr int kOwned = kRowTiles, kRowStep = kTileRows;
+  static constexpr int kLanes = kUnitLanes, kOwned = kRowTiles, kRowStep = kTileRows;
   static constexpr int kValues = Cell::kGates + Cell::kStates + Cell::kUnitWeights;
   static constexpr int kMostUnits = most_small_units(kBytes, false, kWithNorms<Pass>, kValues, kRowTiles* kTileRows);
   using Results = Pack<float, kResults>;
