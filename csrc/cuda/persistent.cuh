@@ -113,8 +113,7 @@ struct PersistentKernel {
       if (Pass::kBackward) multiply(thread, exchange, steps, turn);
       if (!owns) continue;
       const Element e = element(role, turn);
-      Results results{};
-      if (Pass::kBackward) results = results_at(thread, turn, e);
+      const Results results = Pass::kBackward ? results_at(thread, turn, e) : Results{};
       if (exists(role, e)) Pass::end(views, e, shape.hidden_size, state_before(thread, turn), results);
     }
   }
@@ -190,6 +189,9 @@ struct PersistentKernel {
   }
   FUSED_RNN_DEVICE Direction direction_of(const Element& e) const {
     return fused_rnn::direction_of(e.direction, shape.heads);
+  }
+  FUSED_RNN_DEVICE Moment<int> moment(const Element& e, int step) const {
+    return moment_at(Pass::position(step, shape.time_steps), direction_of(e), shape.time_steps);
   }
   FUSED_RNN_DEVICE bool exists(const Role& role, const Element& e) const {
     return e.row < role.end_row && e.unit < shape.hidden_size;
@@ -364,8 +366,10 @@ struct PersistentKernel {
     }
 #pragma unroll
     for (int r = 0; r < Pass::kResults; ++r) {
+      if constexpr (kChains > 1) {
 #pragma unroll
-      for (int c = 1; c < kChains; ++c) chains[r][0].add(chains[r][c]);
+        for (int c = 1; c < kChains; ++c) chains[r][0].add(chains[r][c]);
+      }
       chains[r][0].finish();
 #pragma unroll
       for (int v = 0; v < Sums::kValues; ++v) sums[r * Sums::kValues + v] = chains[r][0].values[v];
