@@ -80,8 +80,7 @@ struct Storage<Float16> {
     std::memcpy(to, &raw, sizeof(raw));
   }
 #else
-  // Long, and for processors that are too rare to have copies of it everywhere.
-  [[gnu::noinline]] static Vec<float> load(const Float16* from) {
+  FUSED_RNN_INLINE static Vec<float> load(const Float16* from) {
     UInt16HalfLanes raw;
     std::memcpy(&raw, from, sizeof(raw));
     const UInt32Lanes bits = __builtin_convertvector(raw, UInt32Lanes);
@@ -95,7 +94,7 @@ struct Storage<Float16> {
     return float_of(result | ((bits & 0x8000u) << 16));
   }
   // Round to nearest even, beyond 65504 to infinity; a NaN stays a (quiet) NaN.
-  [[gnu::noinline]] static void store(Float16* to, Vec<float> x) {
+  FUSED_RNN_INLINE static void store(Float16* to, Vec<float> x) {
     const UInt32Lanes bits = bits_of(x);
     const UInt32Lanes magnitude = bits & 0x7FFFFFFFu;
     const UInt32Lanes normal = (magnitude - (112u << 23) + 0xFFFu + ((magnitude >> 13) & 1u)) >> 13;
