@@ -85,7 +85,7 @@ void run_on_cuda(const Problem& problem, const Views& views, const Allocator& al
   const cuda::CurrentDevice current(device);
   const char* forced = cuda::offsets_fit(problem, views) ? std::getenv("FUSED_RNN_CUDA_SCHEDULE") : "per_step";
   const cuda::Option option = cuda::choose(problem, forced != nullptr ? forced : "");
-  const Tensor workspace = allocate.bytes(option.workspace_bytes);
+  const Tensor workspace = allocate.bytes(option.all_workspace_bytes());
   TorchProducts products(problem, given);
   cuda::run(problem, option, views, products, workspace.mutable_data_ptr(), current_stream(device));
 }

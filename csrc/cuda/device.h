@@ -29,7 +29,7 @@
 //   prefetch                                     brings the line of an address closer; the address may be wrong
 //   bits_to_float, float_to_bits                 the same 32 bits
 //   to_float, round_float, round_tfloat32        conversions, rounding to nearest (even; TFloat32: away from zero)
-//   fast_exp2, fast_reciprocal                   a few float32 roundings of error
+//   fast_exp2, fast_reciprocal(_sqrt)            a few float32 roundings of error
 //   coarse_tanh                                  a relative error of 2^-11 at most
 #pragma once
 

@@ -225,5 +225,10 @@ FUSED_RNN_HD inline float fast_reciprocal(float x) {
   return 1.0f / x;
 #endif
 }
+FUSED_RNN_DEVICE float fast_reciprocal_sqrt(float x) {
+  float result;
+  asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
 
 }  // namespace fused_rnn::cuda

@@ -11,17 +11,19 @@ namespace fused_rnn::cuda {
 template <class Cell>
 inline constexpr Features kFewestFeatures = Cell::kUnitWeights > 0 ? Features::kAll : Features::kNone;
 
-// Likewise layer norms, with which a cell has kernels of its own.
+template <class Pass, class Views>
+void run_with_norms(const Plan& plan, const Views& views, void* workspace, void* stream) {
+  if constexpr (Pass::Cell::kNormGroups > 0) {
+    if (has(views.variant.norm)) return run_persistent<NormPass<Pass>>(plan, views, workspace, stream);
+  }
+  run_persistent<Pass>(plan, views, workspace, stream);
+}
 template <template <class, class, class, Features> class PassOf, class Cell, class T, class Views>
 void run_with_features(const Plan& plan, const Views& views, void* workspace, void* stream) {
-  if constexpr (Cell::kNormGroups > 0) {
-    using WithNorms = NormPass<PassOf<Cell, T, int, Features::kAll>>;
-    if (has(views.variant.norm)) return run_persistent<WithNorms>(plan, views, workspace, stream);
-  }
   if (needs_no_features(views)) {
-    run_persistent<PassOf<Cell, T, int, kFewestFeatures<Cell>>>(plan, views, workspace, stream);
+    run_with_norms<PassOf<Cell, T, int, kFewestFeatures<Cell>>>(plan, views, workspace, stream);
   } else {
-    run_persistent<PassOf<Cell, T, int, Features::kAll>>(plan, views, workspace, stream);
+    run_with_norms<PassOf<Cell, T, int, Features::kAll>>(plan, views, workspace, stream);
   }
 }
 

@@ -49,7 +49,9 @@ struct NormMoments {
   Real mean, scale;
 
   FUSED_RNN_DEVICE static NormMoments of(Real mean, Real variance) {
-    return {mean, Real(1) / static_cast<Real>(fused_rnn::sqrt(variance + static_cast<Real>(kNormEpsilon)))};
+    const Real above_zero = variance + static_cast<Real>(kNormEpsilon);
+    if constexpr (std::is_same_v<Real, float>) return {mean, fast_reciprocal_sqrt(above_zero)};
+    return {mean, Real(1) / static_cast<Real>(fused_rnn::sqrt(above_zero))};
   }
   FUSED_RNN_DEVICE Real hat(Real value) const { return (value - mean) * scale; }
 };

@@ -16,52 +16,48 @@ using NormUpdate = std::conditional_t<Pass::kBackward, NormBackward<Pass, Exchan
 template <class Pass, template <class T, int kVectors> class ExchangeOf>
 struct NormKernel : NormUpdate<Pass, ExchangeOf> {
   using Base = NormUpdate<Pass, ExchangeOf>;
-  using Base::shape, Base::turns;
-  using typename Base::Exchange, typename Base::Inputs, typename Base::Results, typename Base::Thread,
-      typename Base::Turn;
+  using Base::shape, Base::views;
+  using typename Base::Exchange, typename Base::Inputs, typename Base::Results, typename Base::T, typename Base::Thread;
 
   FUSED_RNN_DEVICE void operator()() const {
     Thread thread(*this);
     Base::fill_states(thread);
-    Base::fill_values(thread);
     thread.sums.begin();
     Exchange exchange = Base::begin(thread);
-    Base::begin_norms(thread);
 
-    // Calls visit(turn, results of the GEMM) for what the thread owns.
-    const auto for_each_product = [&](int step, const auto& visit) {
-#pragma unroll 1
-      for (int number = 0; number < turns; ++number) {
-        Base::multiply(thread, exchange, step, number);
-        if (!thread.owns) continue;
-        const Turn turn = Base::turn_of(thread, step, number);
-        visit(turn, Base::results_at(thread, number, turn.e));
-      }
-    };
     const int steps = shape.time_steps;
-    // Backward has one more GEMM.
+    const auto is_there = [&](const Element& e) { return thread.owns && Base::exists(thread.role, e); };
+    const Element own = Base::element(thread.role, 0);
+    Inputs inputs{};
+    if (is_there(own) && steps > 0) inputs = Base::load(own, Base::moment(own, 0));
 #pragma unroll 1
-    for (int step = 0; step < (Pass::kBackward ? steps + 1 : steps); ++step) {
-      Inputs inputs{};
-      if (thread.owns && step < steps) Base::load_ahead(thread, step, 0, inputs);
-      for_each_product(step, [&](const Turn& turn, const Results& results) {
-        if (!Pass::kBackward || step < steps) {
-          Base::take_product(thread, turn, results);
-        } else if (turn.place.exists) {
-          Base::end(thread, turn, results);
-        }
-      });
-      if (step == steps) break;
-      Base::update(thread, step, inputs, exchange);
-      if (!Pass::kBackward && step + 1 == steps) break;
-      exchange.send(static_cast<unsigned>(step), Base::rows_of(thread.role));
-      exchange.receive(static_cast<unsigned>(step), Base::rows_of(thread.role));
+    for (int step = 0; step < steps; ++step) {
+      Base::multiply(thread, exchange, step, 0);
+      const Element e = Base::hidden(own);
+      Results results{};
+      if (thread.owns) results = Base::results_at(thread, 0, e);
+      typename Base::Made made;
+      made.vector = {};
+      Base::update(thread, e, is_there(e), step, inputs, results, made);
+      for (int v = 0; thread.owns && v < Pass::kVectors; ++v) {
+        exchange.put(static_cast<unsigned>(step), e.row - thread.role.first_row, v, e.unit - thread.role.first_unit,
+                     to_factor<T>(made.vector[v]));
+      }
+      const bool goes_on = Pass::kBackward || step + 1 < steps;  // backward has one more GEMM
+      if (goes_on) exchange.send(static_cast<unsigned>(step), Base::rows_of(thread.role));
+      const Element stored = Base::hidden(e);
+      if (is_there(stored)) {
+        if (step + 1 < steps) inputs = Base::load(stored, Base::moment(stored, step + 1));
+        Base::store(stored, Base::moment(stored, step), made);
+      }
+      if (goes_on) exchange.receive(static_cast<unsigned>(step), Base::rows_of(thread.role));
     }
-    if constexpr (!Pass::kBackward) {
-      Base::for_each_turn(thread, 0, [&](const Turn& turn) {
-        if (turn.place.exists) Base::end(thread, turn, {});
-      });
-    }
+    if (Pass::kBackward) Base::multiply(thread, exchange, steps, 0);
+    const Element e = Base::hidden(own);
+    if (!is_there(e)) return;
+    const Results results = Pass::kBackward ? Base::results_at(thread, 0, e) : Results{};
+    Pass::end(views, e, shape.hidden_size, Base::state_before(thread, 0), results);
+    Base::end_norms(e);
   }
 };
 

@@ -277,7 +277,8 @@ struct NormBackwardStep : NormStep<Pass> {
         typename Pass::Made made;
         const typename Pass::Inputs in = Pass::load(views, e, now, hidden_size);
         const State after = Pass::with_product(views, in, from_h, Base::state_before(unit));
-        const State before = Pass::update_by(call, views, e, now, hidden_size, in, after, made);
+        const auto arrive = [&] { return Pass::arriving(views, e, now, hidden_size, in, after); };
+        const State before = Pass::update_by(call, arrive, in, after, made);
         if (phase == 0) return;
         Base::store_state(unit, before);
         Pass::store(views, e, now, hidden_size, made);

@@ -1,16 +1,16 @@
 // The sums of layer norms over the units of a row in a persistent kernel, where the blocks of a group meet.
 //
-// A pair of an octet and a row is written by the block that owns the octet. In a cluster the block pushes it to all
-// others by st.async, as ClusterExchange does the vector. Then every thread adds up the octets of its row, in one
-// order: lanes with the same row take every eighth octet each.
+//   every thread puts a pair | barrier of the block | a warp for each norm and set of four rows adds up the block's
+//   units and pushes their pair to the other blocks (st.async, as ClusterExchange does the vector) | every warp adds up
+//   the blocks' pairs of its own rows
 //
-// Sums of squares are those of deviations from the octet's own mean. The deviations of these means from that of the row
-// are added where octets meet:
-//   sum of (v - mean)^2 = sum over octets of (squares + n (mean_of_octet - mean)^2)
-// So one meeting serves both moments, and nothing cancels.
+// Forward's pair is a mean and the sum of the squares of deviations from it; pairs are combined as
+//   sum of (v - mean)^2 = sum over pairs of (squares + n (their mean - k)^2) - n_all (mean - k)^2,
+// where k is the mean of the first pair: it is among them, so that the difference loses no more than the number of
+// pairs. Backward's pair are two sums. Lanes of the same row take every eighth pair: sums have one order.
 //
-// One set of slots suffices for what a step writes and reads: between two steps the group exchanges a vector, to which
-// every block contributes after it has read its slots.
+// No pair is written before it was read: between two steps the group exchanges a vector, to which a block contributes
+// when all its warps have read what they met for.
 #pragma once
 
 #include "cuda/norm.cuh"
@@ -18,171 +18,179 @@
 
 namespace fused_rnn::cuda {
 
+struct alignas(8) NormPair {
+  float first, second;
+};
+
+// What a meeting finds out.
+template <bool kBackward>
+using NormTotal = std::conditional_t<kBackward, NormMeans<float>, NormMoments<float>>;
+
 template <class Pass, bool kInCluster>
 class NormSums {
  public:
-  static constexpr int kGroups = Pass::Cell::kNormGroups, kNorms = norms(spec_of<typename Pass::Cell>(0));
-  // Slots of the norms' moments, and in backward before them those of their gradients.
-  static constexpr int kFirstMoments = Pass::kBackward ? kNorms : 0;
+  using Cell = typename Pass::Cell;
+  static constexpr int kGroups = Cell::kNormGroups, kNorms = norms(spec_of<Cell>(0));
   static constexpr int kOfC = kGroups;
+  static_assert(2 * kGroups <= kPersistentWarps);
 
   // Arguments of a kernel, made on the host.
   struct Numbers {
-    int octets, columns, own_bytes, ranks;  // own_bytes: of the pairs of one slot that a block makes
-    int rest;                               // units of the last octet that has some
-    float of_octet, of_rest, of_all;        // one over the units of a full octet, of the last one, of a row
-    int used;                               // octets that have units
+    int units, rest;                  // of a block, of the last one
+    float of_units, of_rest, of_all;  // one over them, and over the units of a row
+    int ranks;
 
-    static Numbers of(const PersistentShape& s, const NormMap& map) {
-      const int used = (s.hidden_size + kOctet - 1) / kOctet, rest = s.hidden_size - (used - 1) * kOctet;
-      return {map.octets,
-              s.columns(),
-              s.units() / kOctet * s.columns() * static_cast<int>(sizeof(Pair)),
-              s.ranks,
+    static Numbers of(const PersistentShape& s) {
+      const int rest = s.hidden_size - (s.ranks - 1) * s.units();
+      return {s.units(),
               rest,
-              1.0f / kOctet,
+              1.0f / static_cast<float>(s.units()),
               1.0f / static_cast<float>(rest),
               1.0f / static_cast<float>(s.hidden_size),
-              used};
+              s.ranks};
     }
   };
-  // An octet of the group, a row of the block, and whether the lane's unit and row exist.
-  struct Place {
-    int octet, column;
-    bool exists;
-  };
 
-  FUSED_RNN_DEVICE NormSums(unsigned char* shared, const NormMap& map, const Numbers& numbers)
-      : numbers_(numbers),
-        pairs_(reinterpret_cast<Pair*>(shared + map.sums)),
-        barriers_(reinterpret_cast<TransactionBarrier*>(shared + map.barriers)) {}
+  // Both are arguments of the kernel.
+  FUSED_RNN_DEVICE NormSums(const NormMap& map, const Numbers& numbers) : map_(map), numbers_(numbers) {}
 
   // Before the exchange's begin, after which all blocks have begun.
   FUSED_RNN_DEVICE void begin() const {
     if constexpr (kInCluster) {
       if (thread_index() != 0) return;
-      for (int b = 0; b < kNormBarriers; ++b) init_barrier(&barriers_[b], 1);
+      for (int meeting = 0; meeting < 2; ++meeting) init_barrier(barrier(meeting), 1);
       publish_barriers();
-      for (int b = 0; b < kNormBarriers; ++b) arrive_expecting(&barriers_[b], bytes(b / 2));
+      for (int meeting = 0; meeting < 2; ++meeting) arrive_expecting(barrier(meeting), bytes(meeting));
     }
   }
 
-  // By whole warps, whose lanes have one octet: `each(add)` adds what the lane's unit has, `gates` values.
-  template <class Each>
-  FUSED_RNN_DEVICE void put_moments(int slot, const Place& at, int gates, const Each& each) const {
-    float sum = 0.0f, squares = 0.0f;
-    if (at.exists) each([&](float value) { sum += value; });
-    sum = over_lanes(sum);
-    const float mean = sum * inverse_units(at.octet) / static_cast<float>(gates);
-    if (at.exists) each([&](float value) { squares += (value - mean) * (value - mean); });
-    put(slot, at, sum, over_lanes(squares));
+  // A unit of the block and, with the lane, one of its rows: there are two sets of four.
+  struct Place {
+    int unit, set;
+  };
+  FUSED_RNN_DEVICE void put(int norm, const Place& place, const NormPair& pair) const {
+    own(norm, place.set)[place.unit * kRows + lane_index() % kRows] = pair;
   }
-  FUSED_RNN_DEVICE void put_totals(int slot, const Place& at, const NormMeans<float>& totals) const {
-    put(slot, at, over_lanes(totals.of_g), over_lanes(totals.of_product));
-  }
+  // By all threads, after they have put what the meeting is for. What follows need not wait for others' pairs until it
+  // calls `receive`.
+  FUSED_RNN_DEVICE void send_gates() const { send(0, 0, kGroups); }
+  FUSED_RNN_DEVICE void send_c() const { send(1, kOfC, 1); }
+  FUSED_RNN_DEVICE void receive_gates(unsigned step) const { receive(0, step); }
+  FUSED_RNN_DEVICE void receive_c(unsigned step) const { receive(1, step); }
 
-  // What forward's gates or the gradients of backward's have of this step, and with the latter the next step's moments.
-  FUSED_RNN_DEVICE void meet_at_gates(unsigned phase, int set) const {
-    meet(0, phase, {0, kGroups}, {moments_slot(set, 0), Pass::kBackward ? kNorms : 0});
-  }
-  FUSED_RNN_DEVICE void meet_at_c(unsigned phase) const { meet(1, phase, {kOfC, 1}, {0, 0}); }
-
-  FUSED_RNN_DEVICE static int moments_slot(int set, int norm) { return kFirstMoments + set * kNorms + norm; }
-
-  // By whole warps.
-  FUSED_RNN_DEVICE NormMoments<float> moments(int slot, int column, int gates) const {
-    const float each = 1.0f / static_cast<float>(gates);
-    float sum = 0.0f, squares = 0.0f;
-    for_each_octet(slot, column, [&](int, const Pair& pair) { sum += pair.first; });
-    const float mean = over_lanes(sum) * (numbers_.of_all * each);
-    for_each_octet(slot, column, [&](int octet, const Pair& pair) {
-      const float off = pair.first * (inverse_units(octet) * each) - mean;
-      squares += pair.second + off * off * static_cast<float>(gates * units_of(octet));
-    });
-    return NormMoments<float>::of(mean, over_lanes(squares) * (numbers_.of_all * each));
-  }
-  FUSED_RNN_DEVICE NormMeans<float> means(int slot, int column, int gates) const {
-    NormMeans<float> totals{};
-    for_each_octet(slot, column, [&](int, const Pair& pair) {
-      totals.of_g += pair.first;
-      totals.of_product += pair.second;
-    });
-    const float each = numbers_.of_all / static_cast<float>(gates);
-    return {over_lanes(totals.of_g) * each, over_lanes(totals.of_product) * each};
+  // Of the lane's row, by whole warps; each unit has put `values` values.
+  FUSED_RNN_DEVICE NormTotal<Pass::kBackward> total(int norm, int set, int values) const {
+    const auto gates = static_cast<float>(values);
+    NormPair all;
+    if constexpr (kInCluster) {
+      all = added<kMostRanks>(met(norm, set), numbers_.ranks, gates, numbers_.of_all, [&](int rank) {
+        return static_cast<float>(rank + 1 < numbers_.ranks ? numbers_.units : numbers_.rest);
+      });
+    } else {
+      all = of_block(norm, set, gates);
+    }
+    const float each = numbers_.of_all / gates;
+    if constexpr (Pass::kBackward) {
+      return {all.first * each, all.second * each};
+    } else {
+      return NormMoments<float>::of(all.first, all.second * each);
+    }
   }
 
  private:
-  struct alignas(8) Pair {
-    float first, second;
-  };
-  struct Slots {
-    int first, count;
-  };
-  static constexpr int kChunk = 16;  // bytes that a lane sends at once
+  static constexpr int kRows = 4, kClasses = kWarpLanes / kRows;  // lanes with the same row
+  static constexpr int kMostRanks = 16, kMostUnits = 32;          // of a cluster, of a block
 
-  FUSED_RNN_DEVICE int units_of(int octet) const { return octet + 1 < numbers_.used ? kOctet : numbers_.rest; }
-  FUSED_RNN_DEVICE float inverse_units(int octet) const {
-    return octet + 1 < numbers_.used ? numbers_.of_octet : numbers_.of_rest;
-  }
-  FUSED_RNN_DEVICE Pair* pairs(int slot) const { return pairs_ + slot * numbers_.octets * numbers_.columns; }
-  // What the eight lanes with this lane's row have.
   FUSED_RNN_DEVICE static float over_lanes(float value) {
 #pragma unroll
-    for (int mask = 4; mask < kWarpLanes; mask *= 2) value += bits_to_float(shuffle_xor(float_to_bits(value), mask));
+    for (int mask = kRows; mask < kWarpLanes; mask *= 2)
+      value += bits_to_float(shuffle_xor(float_to_bits(value), mask));
     return value;
   }
-  FUSED_RNN_DEVICE void put(int slot, const Place& at, float first, float second) const {
-    if (lane_index() / 4 == 0) pairs(slot)[at.octet * numbers_.columns + at.column] = {first, second};
-  }
-  template <class Visitor>
-  FUSED_RNN_DEVICE void for_each_octet(int slot, int column, const Visitor& visit) const {
-    const Pair* const of_column = pairs(slot) + column;
-    // Loads of four octets overlap; one turn is for 256 units.
-    constexpr int kAtOnce = 4;
-#pragma unroll 1
-    for (int first = lane_index() / 4; first < numbers_.used; first += kAtOnce * kOctet) {
+  // The sum of `count` pairs, of which pair i stands for weight(i) units with `gates` values each, and
+  // `inverse` is one over the sum of the weights.
+  template <int kMost, class WeightOf>
+  FUSED_RNN_DEVICE static NormPair added(const NormPair* pairs, int count, float gates, float inverse,
+                                         const WeightOf& weight) {
+    const NormPair* const of_row = pairs + lane_index() % kRows;
+    const float shift = Pass::kBackward ? 0.0f : of_row->first;
+    NormPair sum{};
 #pragma unroll
-      for (int i = 0; i < kAtOnce; ++i) {
-        const int octet = first + i * kOctet;
-        if (octet < numbers_.used) visit(octet, of_column[octet * numbers_.columns]);
+    for (int i = 0; i < kMost / kClasses; ++i) {
+      const int at = lane_index() / kRows + i * kClasses;
+      if (at >= count) continue;
+      const NormPair one = of_row[at * kRows];
+      if constexpr (Pass::kBackward) {
+        sum.first += one.first;
+        sum.second += one.second;
+      } else {
+        const float off = one.first - shift, weighted = weight(at) * off;
+        sum.first += weighted;
+        sum.second += one.second + gates * weighted * off;
       }
     }
+    sum = {over_lanes(sum.first), over_lanes(sum.second)};
+    if constexpr (Pass::kBackward) return sum;
+    const float off = sum.first * inverse;
+    return {shift + off, sum.second - gates * sum.first * off};
+  }
+  FUSED_RNN_DEVICE NormPair of_block(int norm, int set, float gates) const {
+    const bool is_last = block_x() + 1 == numbers_.ranks;
+    return added<kMostUnits>(own(norm, set), is_last ? numbers_.rest : numbers_.units, gates,
+                             is_last ? numbers_.of_rest : numbers_.of_units, [](int) { return 1.0f; });
+  }
+  FUSED_RNN_DEVICE static float gates_of(int norm) {
+    return norm == kOfC ? 1.0f : static_cast<float>(gates_of_group<Cell>(norm));
   }
 
-  // Bytes that a block gets from the others in a meeting.
+  // Bytes that a block gets in a meeting, its own too.
   FUSED_RNN_DEVICE int bytes(int meeting) const {
-    const int slots = meeting == 0 ? kGroups + (Pass::kBackward ? kNorms : 0) : 1;
-    return slots * (numbers_.ranks - 1) * numbers_.own_bytes;
+    return (meeting == 0 ? kGroups : 1) * 2 * numbers_.ranks * kRows * static_cast<int>(sizeof(NormPair));
   }
-  // `phase` counts the meetings of one kind. They have two barriers in turn: a thread may still wait for the phase
-  // before when other blocks have sent all of this one.
-  FUSED_RNN_DEVICE void meet(int meeting, unsigned phase, const Slots& some, const Slots& others) const {
-    sync_block();  // the pairs of this block are written
+  FUSED_RNN_DEVICE void send(int meeting, int first_norm, int count) const {
+    sync_block();  // the pairs of this block are there
     if constexpr (kInCluster) {
-      const int own = cluster_rank();
-      TransactionBarrier* const barrier = &barriers_[2 * meeting + phase % 2];
-#pragma unroll 1
-      for (int rank = warp_index(); rank < numbers_.ranks; rank += kPersistentWarps) {
-        if (rank == own) continue;
-        for (int i = 0; i < some.count; ++i) push(some.first + i, own, rank, barrier);
-        for (int i = 0; i < others.count; ++i) push(others.first + i, own, rank, barrier);
-      }
-      wait_parity(barrier, static_cast<int>(phase / 2 % 2));
-      if (thread_index() == 0) arrive_expecting(barrier, bytes(meeting));
+      // Backward has no register for what would be known of the warp before.
+      const int warp = Pass::kBackward ? hidden_from_compiler(warp_index()) : warp_index();
+      if (warp >= 2 * count) return;
+      const int norm = first_norm + warp / 2, set = warp % 2;
+      const NormPair made = of_block(norm, set, gates_of(norm));
+      // Two rows are the 16 bytes that a lane sends to a block: a cluster has no more than a warp sends to at once.
+      static_assert(2 * kMostRanks == kWarpLanes);
+      const int half = lane_index() % 2, rank = lane_index() / 2;
+      const Words4 words{{shuffle(float_to_bits(made.first), 2 * half), shuffle(float_to_bits(made.second), 2 * half),
+                          shuffle(float_to_bits(made.first), 2 * half + 1),
+                          shuffle(float_to_bits(made.second), 2 * half + 1)}};
+      if (rank >= numbers_.ranks) return;
+      NormPair* const to = met(norm, set) + cluster_rank() * kRows + 2 * half;
+      store_async(peer_address(shared_address(to), rank), words, peer_address(shared_address(barrier(meeting)), rank));
     }
   }
-  FUSED_RNN_DEVICE void push(int slot, int own, int rank, TransactionBarrier* own_barrier) const {
-    const SharedAddress barrier = peer_address(shared_address(own_barrier), rank);
-    auto* const from = reinterpret_cast<unsigned char*>(pairs(slot)) + own * numbers_.own_bytes;
-#pragma unroll 1
-    for (int at = lane_index() * kChunk; at < numbers_.own_bytes; at += kWarpLanes * kChunk) {
-      store_async(peer_address(shared_address(from + at), rank), load_words(from + at), barrier);
+  // A barrier for each meeting suffices: no block sends for the next step before all warps of this one have read.
+  FUSED_RNN_DEVICE void receive(int meeting, unsigned step) const {
+    if constexpr (kInCluster) {
+      wait_parity(barrier(meeting), static_cast<int>(step % 2));
+      if (thread_index() == 0) arrive_expecting(barrier(meeting), bytes(meeting));
     }
   }
 
+  // Addresses are made where they are needed: the weights need the registers.
+  template <class Object>
+  FUSED_RNN_DEVICE static Object* at(size_t place) {
+    return reinterpret_cast<Object*>(dynamic_shared() + place);
+  }
+  FUSED_RNN_DEVICE NormPair* own(int norm, int set) const {
+    return at<NormPair>(map_.own) + (2 * norm + set) * numbers_.units * kRows;
+  }
+  FUSED_RNN_DEVICE NormPair* met(int norm, int set) const {
+    return at<NormPair>(map_.met) + (2 * norm + set) * numbers_.ranks * kRows;
+  }
+  FUSED_RNN_DEVICE TransactionBarrier* barrier(int meeting) const {
+    return at<TransactionBarrier>(map_.barriers) + meeting;
+  }
+
+  const NormMap& map_;
   const Numbers& numbers_;
-  Pair* pairs_;
-  TransactionBarrier* barriers_;
 };
 
 }  // namespace fused_rnn::cuda

@@ -1,313 +1,293 @@
-// The parts of a step of the persistent kernels with layer norms.
+// A step of a persistent kernel with layer norms, in both passes: parts, between which the units of a row meet.
+//
+// A thread has one unit of one row or none. What a later part needs of them stays in registers.
 #pragma once
 
-#include "cuda/norm_units.cuh"
+#include "cuda/norm_moments.cuh"
+#include "cuda/norm_sums.cuh"
+#include "cuda/persistent.cuh"
 
 namespace fused_rnn::cuda {
 
-// Sums of the gates from h | cell, sums of c' | h'; without a norm of c the last two parts are one.
+// A pass whose persistent kernels have layer norms. Backward's inputs are also what forward's norms took and found.
+template <class Pass>
+struct NormPass : Pass {
+  using Cell = typename Pass::Cell;
+  static constexpr int kOfGates = Pass::kBackward ? Cell::kNormGroups : 0;
+  static constexpr int kOfC = Pass::kBackward && kHasNormalizedC<Cell> ? 1 : 0;
+  struct Inputs : Pass::Inputs {
+    Pack<NormMoments<float>, kOfC> of_c;
+    Pack<NormMoments<float>, kOfGates> of_gates;
+    Pack<typename Pass::T, Pass::kBackward ? Cell::kGates : 0> from_h;
+  };
+};
+
 template <class Pass, template <class T, int kVectors> class ExchangeOf>
-struct NormForward : NormUnits<Pass, ExchangeOf> {
-  using Base = NormUnits<Pass, ExchangeOf>;
-  using typename Base::Cell, typename Base::Exchange, typename Base::Inputs, typename Base::Moments,
-      typename Base::Results, typename Base::Sums, typename Base::T, typename Base::Thread, typename Base::Turn;
-  using Value = typename Pass::Value;
-  using OfGates = Pack<Moments, Cell::kNormGroups>;
-  using Base::kGates, Base::kHasC, Base::shape, Base::views;
+struct NormThreads : PersistentKernel<Pass, ExchangeOf> {
+  using Base = PersistentKernel<Pass, ExchangeOf>;
+  using typename Base::Exchange, typename Base::T;
+  using Cell = typename Pass::Cell;
+  using Sums = NormSums<Pass, Exchange::kNeedsClusters>;
+  using Place = typename Sums::Place;
+  using Base::shape, Base::map, Base::views;
+  static constexpr int kGates = Cell::kGates, kGroups = Cell::kNormGroups, kNormed = kNormRows<Cell> / 2;
+
+  NormMap norm;
+  typename Sums::Numbers numbers;
+  const NormMoments<float>* moments;  // of backward: [T, D, B, norms]
+  int directions;                     // D, which counts heads
+
+  void set_shape(const PersistentShape& s) {
+    Base::set_shape(s);
+    norm = norm_map(s, map.total, Sums::kNorms, kNormed, Pass::kBackward);
+    numbers = Sums::Numbers::of(s);
+  }
 
  protected:
-  FUSED_RNN_DEVICE void begin_norms(const Thread& /*thread*/) const {}
+  struct Thread : Base::Thread {
+    Sums sums;
 
-  // What follows the GEMM.
-  FUSED_RNN_DEVICE void take_product(const Thread& thread, const Turn& turn, const Results& results) const {
-    for (int g = 0; g < kGates; ++g) Base::value_at(thread, turn, g) = results[g];
-    Base::put_moments_of_gates(thread, 0, turn.place, results);
-    if (!turn.place.exists || !has(views.saved)) return;
-    const int time = Base::moment(turn).time;
-    const bool active = row_step(views, time, turn.e.row) != RowStep::kInactive;
-    T* const to = element_at<T, int>(views.saved, time, turn.e) + first_saved_sum<Cell>(views) * shape.hidden_size;
-    for (int g = 0; g < kGates; ++g) to[g * shape.hidden_size] = from_real<T>(active ? results[g] : 0.0f);
+    FUSED_RNN_DEVICE explicit Thread(const NormThreads& kernel)
+        : Base::Thread(kernel), sums(kernel.norm, kernel.numbers) {
+      kernel.fill_parameters(this->role.direction, this->role.first_unit);
+      for (int k = 0; Pass::kBackward && k < kNormed; ++k) kernel.gradient_of(k) = {};
+    }
+  };
+  // Of the thread's unit, computed again where they are needed.
+  FUSED_RNN_DEVICE Place place_of(const Thread& thread, const Element& e) const {
+    return {e.unit - thread.role.first_unit, (e.row - thread.role.first_row) & 1};
+  }
+  FUSED_RNN_DEVICE NormPair* parameters() const {
+    return reinterpret_cast<NormPair*>(dynamic_shared() + norm.parameters);
+  }
+  FUSED_RNN_DEVICE NormPair& gradient_of(int norm_row) const {
+    return reinterpret_cast<NormPair*>(dynamic_shared() + norm.gradients)[norm_row * Base::kThreads + thread_index()];
   }
 
-  FUSED_RNN_DEVICE void update(const Thread& thread, int step, Inputs& inputs, Exchange& exchange) const {
-    thread.sums.meet_at_gates(static_cast<unsigned>(step), 0);
-    if constexpr (kHasC) {
-      Base::for_each_turn(thread, step, inputs, [&](const Turn& turn, const Inputs& in) { make_c(thread, turn, in); });
-      thread.sums.meet_at_c(static_cast<unsigned>(step));
-      Base::for_each_turn(thread, step, [&](const Turn& turn) {
-        const Moments of_c = thread.sums.moments(Sums::kOfC, turn.place.column, 1);
-        const Inputs in = turn.place.exists ? Base::load(turn) : Inputs{};
-        finish(thread, turn, in, exchange, [&] { return made_of_c(thread, turn, of_c); });
-      });
-    } else {
-      Base::for_each_turn(thread, step, inputs, [&](const Turn& turn, const Inputs& in) {
-        const OfGates of_gates = Base::moments_of_gates(thread, 0, turn.place);
-        finish(thread, turn, in, exchange, [&] { return call_of_gates(thread, turn, in, of_gates); });
-      });
+  FUSED_RNN_DEVICE void fill_parameters(int direction, int first_unit) const {
+    for (int i = thread_index(); i < kNormed * shape.units(); i += Base::kThreads) {
+      const int norm = i >> shape.units_log2(), unit = first_unit + (i & (shape.units() - 1));
+      const auto at = [&](int row) {
+        if (unit >= shape.hidden_size) return 0.0f;
+        return to_real(*element_at<T, int64_t>(views.variant.norm, Element{row, direction, unit}));
+      };
+      parameters()[i] = {at(2 * norm), at(2 * norm + 1)};
     }
   }
-
-  FUSED_RNN_DEVICE void end(const Thread& thread, const Turn& turn, const Results& results) const {
-    Pass::end(views, turn.e, shape.hidden_size, Base::state_before(thread, turn.number), results);
+  // The norms' parameters of the unit, as norm.cuh counts them.
+  FUSED_RNN_DEVICE auto parameters_of(const Place& place) const {
+    return [of_unit = parameters() + place.unit, log2 = Base::layout.units_log2](int row) {
+      const NormPair& pair = of_unit[row / 2 << log2];
+      return row % 2 == 0 ? pair.first : pair.second;
+    };
   }
+  // visit(group, gates) for each norm of gates.
+  template <class Visitor>
+  FUSED_RNN_DEVICE static void for_each_group(const Visitor& visit) {
+#pragma unroll
+    for (int group = 0; group < kGroups; ++group) visit(group, gates_of_group<Cell>(group));
+  }
+};
+
+// Sums of the gates from h | cell, sums of c' | h'; without a norm of c the last two parts are one.
+template <class Pass, template <class T, int kVectors> class ExchangeOf>
+struct NormForward : NormThreads<Pass, ExchangeOf> {
+  using Base = NormThreads<Pass, ExchangeOf>;
+  using typename Base::Cell, typename Base::Results, typename Base::State, typename Base::Place, typename Base::Sums,
+      typename Base::T, typename Base::Thread;
+  using Inputs = typename Pass::Inputs;
+  using Made = typename Pass::Made;
+  using Value = typename Pass::Value;
+  using Base::kGates, Base::kGroups, Base::shape, Base::views;
+
+ protected:
+  // By all threads; `exists` where the thread has a unit of a row.
+  FUSED_RNN_DEVICE void update(const Thread& thread, const Element& e, bool exists, int step, const Inputs& in,
+                               const Results& from_h, Made& made) const {
+    const Place place = Base::place_of(thread, e);
+    if (thread.owns)
+      Base::for_each_group([&](int group, int gates) { put_gates(thread, place, group, gates, from_h); });
+    thread.sums.send_gates();
+    if (exists && has(views.saved)) save(e, step, in, from_h);
+    thread.sums.receive_gates(static_cast<unsigned>(step));
+    Pack<NormMoments<float>, kGroups> of_gates{};
+    if (thread.owns) {
+      Base::for_each_group([&](int group, int gates) { of_gates[group] = thread.sums.total(group, place.set, gates); });
+    }
+    State state = Base::state_before(thread, 0);
+    CellForward<Value, Cell> result{};
+    if (exists) {
+      const auto hat = [&](int g) { return of_gates[norm_group_of<Cell>(g)].hat(from_h[g]); };
+      result = call_with_norms<Pass>(views, e, in, hat, state, Base::parameters_of(place));
+    }
+    if constexpr (kHasNormalizedC<Cell>) {
+      if (thread.owns) thread.sums.put(Sums::kOfC, place, {raw(result.state[1]), 0.0f});
+      thread.sums.send_c();
+      thread.sums.receive_c(static_cast<unsigned>(step));
+      if (!thread.owns) return;
+      const float hat = thread.sums.total(Sums::kOfC, place.set, 1).hat(raw(result.state[1]));
+      result.state[0] = Cell::output(result.saved, tanh_of_norm<Cell, Value>(Base::parameters_of(place), hat));
+    }
+    if (!exists) return;
+    state = Pass::update_by([&] { return result; }, views, in, state, made);
+    Base::store_state(thread, 0, state);
+  }
+  FUSED_RNN_DEVICE void store(const Element& e, const Moment<int>& now, const Made& made) const {
+    Pass::store(views, e, now, shape.hidden_size, made);
+  }
+  FUSED_RNN_DEVICE Inputs load(const Element& e, const Moment<int>& now) const {
+    return {Pass::load(views, e, now, shape.hidden_size), {}, {}, {}};
+  }
+  FUSED_RNN_DEVICE void end_norms(const Element& /*e*/) const {}
 
  private:
-  FUSED_RNN_DEVICE CellForward<Value, Cell> call_of_gates(const Thread& thread, const Turn& turn, const Inputs& in,
-                                                          const OfGates& of_gates) const {
-    const auto hat = [&](int g) { return of_gates[norm_group_of<Cell>(g)].hat(Base::value_at(thread, turn, g)); };
-    return call_with_norms<Pass>(views, turn.e, in, hat, Base::state_before(thread, turn.number),
-                                 Base::parameters(thread, turn));
+  FUSED_RNN_DEVICE static void put_gates(const Thread& thread, const Place& place, int group, int gates,
+                                         const Results& from_h) {
+    float sum = 0.0f, squares = 0.0f;
+    const auto each = [&](const auto& visit) {
+#pragma unroll
+      for (int g = 0; g < kGates; ++g) {
+        if (norm_group_of<Cell>(g) == group) visit(from_h[g]);
+      }
+    };
+    each([&](float value) { sum += value; });
+    const float mean = sum * (1.0f / static_cast<float>(gates));
+    if (gates > 1) each([&](float value) { squares += (value - mean) * (value - mean); });
+    thread.sums.put(group, place, {mean, squares});
   }
-  // What the cell saves, and c' as the last value, take the place of the gates from h.
-  FUSED_RNN_DEVICE void make_c(const Thread& thread, const Turn& turn, const Inputs& in) const {
-    const OfGates of_gates = Base::moments_of_gates(thread, 0, turn.place);
-    float c = 0.0f;
-    if (turn.place.exists) {
-      const CellForward<Value, Cell> made = call_of_gates(thread, turn, in, of_gates);
-      for (int k = 0; k < Cell::kSaved; ++k) Base::value_at(thread, turn, k) = raw(made.saved[k]);
-      c = raw(made.state[1]);
-      Base::value_at(thread, turn, Base::kValues - 1) = c;
-    }
-    thread.sums.put_moments(Sums::kOfC, turn.place, 1, [&](const auto& add) { add(c); });
-  }
-  FUSED_RNN_DEVICE CellForward<Value, Cell> made_of_c(const Thread& thread, const Turn& turn,
-                                                      const Moments& of_c) const {
-    CellForward<Value, Cell> made;
-    for (int k = 0; k < Cell::kSaved; ++k) made.saved[k] = Value(Base::value_at(thread, turn, k));
-    const float c = Base::value_at(thread, turn, Base::kValues - 1);
-    made.state[0] = Cell::output(made.saved, tanh_of_norm<Cell, Value>(Base::parameters(thread, turn), of_c.hat(c)));
-    made.state[1] = Value(c);
-    return made;
-  }
-  template <class Call>
-  FUSED_RNN_DEVICE void finish(const Thread& thread, const Turn& turn, const Inputs& in, Exchange& exchange,
-                               const Call& call) const {
-    typename Pass::Made made;
-    made.vector = {};
-    if (turn.place.exists) {
-      Base::store_state(thread, turn.number,
-                        Pass::update_by(call, views, in, Base::state_before(thread, turn.number), made));
-      Pass::store(views, turn.e, Base::moment(turn), shape.hidden_size, made);
-      Base::prefetch_next(turn);
-    }
-    exchange.put(static_cast<unsigned>(turn.step), turn.place.column, 0, turn.e.unit - thread.role.first_unit,
-                 to_factor<T>(made.vector[0]));
+  FUSED_RNN_DEVICE void save(const Element& e, int step, const Inputs& in, const Results& from_h) const {
+    const int time = Base::moment(e, step).time;
+    T* const to = element_at<T, int>(views.saved, time, e) + first_saved_sum<Cell>(views) * shape.hidden_size;
+    const bool active = in.kind != RowStep::kInactive;
+    for (int g = 0; g < kGates; ++g) to[g * shape.hidden_size] = from_real<T>(active ? from_h[g] : 0.0f);
   }
 };
 
 // Sums of the gradient of c's norm | cell, sums of those of the gates' norms | d_from_h; without a norm of c the first
-// part is left out. Hats come from what forward saved: the moments of the next step need no state, and meet together
-// with the step's own sums.
+// part is left out. Hats come from what forward saved and from the moments that are made of it before.
 template <class Pass, template <class T, int kVectors> class ExchangeOf>
-struct NormBackward : NormUnits<Pass, ExchangeOf> {
-  using Base = NormUnits<Pass, ExchangeOf>;
-  using typename Base::Cell, typename Base::Exchange, typename Base::Inputs, typename Base::Means,
-      typename Base::Moments, typename Base::Real, typename Base::Results, typename Base::State, typename Base::Sums,
-      typename Base::T, typename Base::Thread, typename Base::Turn;
+struct NormBackward : NormThreads<Pass, ExchangeOf> {
+  using Base = NormThreads<Pass, ExchangeOf>;
+  using typename Base::Cell, typename Base::Results, typename Base::State, typename Base::Place, typename Base::Sums,
+      typename Base::T, typename Base::Thread;
+  using Inputs = typename Pass::Inputs;
+  using Made = typename Pass::Made;
   using Value = typename Pass::Value;
-  using OfGates = Pack<Moments, Cell::kNormGroups>;
-  using Base::kGates, Base::kGroups, Base::kHasC, Base::kRows, Base::shape, Base::views;
+  using OfC = NormOfC<Cell, Value, float>;
+  using Base::kGates, Base::kGroups, Base::kNormed, Base::shape, Base::views;
 
  protected:
-  FUSED_RNN_DEVICE void begin_norms(const Thread& thread) const {
-    if (shape.time_steps == 0) return;
-    Base::for_each_turn(thread, 0, [&](const Turn& turn) { put_saved(thread, turn, load_saved(turn)); });
-    thread.sums.meet_at_gates(0, 0);
-  }
-
-  FUSED_RNN_DEVICE void take_product(const Thread& thread, const Turn& turn, const Results& results) const {
-    if (!turn.place.exists) return;
-    const State state = Base::state_before(thread, turn.number);
-    Base::store_state(thread, turn.number, Pass::with_product(views, Base::load(turn), results, state));
-  }
-
-  FUSED_RNN_DEVICE void update(const Thread& thread, int step, Inputs& inputs, Exchange& exchange) const {
-    if constexpr (kHasC) {
-      Base::for_each_turn(thread, step, inputs, [&](const Turn& turn, const Inputs& in) {
-        const Moments of_c = thread.sums.moments(Sums::moments_slot(step % 2, Sums::kOfC), turn.place.column, 1);
-        keep(thread, turn, kGroups, of_c);
-        put_totals_of_c(thread, turn, in, of_c);
-      });
-      thread.sums.meet_at_c(static_cast<unsigned>(step));
-      Base::for_each_turn(thread, step, [&](const Turn& turn) {
-        if (Base::turns > 1) Base::load_ahead(thread, step, turn.number, inputs);  // once more; else it has them
-        through_cell_to_sums(thread, turn, inputs);
-      });
-    } else {
-      Base::for_each_turn(thread, step, inputs,
-                          [&](const Turn& turn, const Inputs& in) { through_cell_to_sums(thread, turn, in); });
+  FUSED_RNN_DEVICE void update(const Thread& thread, const Element& e, bool exists, int step, Inputs& in,
+                               const Results& product, Made& made) const {
+    const Place place = Base::place_of(thread, e);
+    const bool active = exists && in.kind != RowStep::kInactive;
+    State state{};
+    if (exists) state = Pass::with_product(views, in, product, Base::state_before(thread, 0));
+    typename Pass::Arriving arriving{};
+    if (active) arriving = Pass::arriving(views, e, Base::moment(e, step), shape.hidden_size, in, state);
+    if (kHasNormalizedC<Cell> && exists) load_of_gates(in, e, Base::moment(e, step));
+    OfC of_c{};
+    NormMeans<float> means_of_c{};
+    if constexpr (kHasNormalizedC<Cell>) {
+      if (active) of_c = norm_of_c(place, in, arriving);
+      if (thread.owns) thread.sums.put(Sums::kOfC, place, {of_c.g, of_c.g * of_c.hat});
+      thread.sums.send_c();
+      if (active) add_to(kNormOfC<Cell>, of_c.d, of_c.hat);
+      thread.sums.receive_c(static_cast<unsigned>(step));
+      if (thread.owns) means_of_c = thread.sums.total(Sums::kOfC, place.set, 1);
     }
-    thread.sums.meet_at_gates(static_cast<unsigned>(step) + 1, (step + 1) % 2);
-    Base::for_each_turn(thread, step, [&](const Turn& turn) {
-      const Pack<Real, Pass::kVectors> vector = go_through_norms(thread, turn);
-      for (int v = 0; v < Pass::kVectors; ++v) {
-        exchange.put(static_cast<unsigned>(step), turn.place.column, v, turn.e.unit - thread.role.first_unit,
-                     to_factor<T>(vector[v]));
-      }
-      Base::prefetch_next(turn);
-    });
+    Pack<float, kGates> d_gates{}, hats{};
+    if (exists) {
+      const auto call = [&](const auto& saved, const auto& before, const auto& after, const auto& d_after) {
+        const CellBackward<Value, Cell> gradient = [&] {
+          if constexpr (kHasNormalizedC<Cell>) {
+            return of_c.call(saved, before, d_after, in.of_c[0], means_of_c);
+          } else {
+            return cell_backward<Cell, Value>(saved, before, after, d_after, {});
+          }
+        }();
+        for (int g = 0; g < kGates; ++g) d_gates[g] = raw(gradient.d_from_h[g]);
+        return gradient;
+      };
+      Base::store_state(thread, 0, Pass::update_by(call, [&] { return arriving; }, in, state, made));
+      for (int g = 0; g < kGates; ++g) hats[g] = in.of_gates[norm_group_of<Cell>(g)].hat(to_real(in.from_h[g]));
+    }
+    go_through_norms(thread, place, step, in, d_gates, hats, made);
   }
-
-  FUSED_RNN_DEVICE void end(const Thread& thread, const Turn& turn, const Results& results) const {
-    Pass::end(views, turn.e, shape.hidden_size, Base::state_before(thread, turn.number), results);
+  FUSED_RNN_DEVICE void store(const Element& e, const Moment<int>& now, const Made& made) const {
+    Pass::store(views, e, now, shape.hidden_size, made);
+    if constexpr (!Cell::kSplit) {
+      T* const to = element_at<T, int>(views.d_gates_h, now.time, e);
+      for (int g = 0; g < kGates; ++g) to[g * shape.hidden_size] = made.d_from_h[g];
+    }
+  }
+  FUSED_RNN_DEVICE Inputs load(const Element& e, const Moment<int>& now) const {
+    Inputs in{Pass::load(views, e, now, shape.hidden_size), {}, {}, {}};
+    if constexpr (kHasNormalizedC<Cell>) {
+      in.of_c[0] = moments_at(e, now)[Sums::kOfC];
+    } else {
+      load_of_gates(in, e, now);
+    }
+    return in;
+  }
+  FUSED_RNN_DEVICE void end_norms(const Element& e) const {
     if (!has(views.d_norm)) return;
-    T* const to = element_at<T, int64_t>(views.d_norm, 0, turn.e);
-    for (int k = 0; k < kRows; ++k) {
-      to[static_cast<int64_t>(k) * shape.hidden_size] = from_real<T>(Base::value_at(thread, turn, k));
+    T* const to = element_at<T, int64_t>(views.d_norm, 0, e);
+    for (int k = 0; k < kNormed; ++k) {
+      const NormPair sum = Base::gradient_of(k);
+      to[static_cast<int64_t>(2 * k) * shape.hidden_size] = from_real<T>(sum.first);
+      to[static_cast<int64_t>(2 * k + 1) * shape.hidden_size] = from_real<T>(sum.second);
     }
   }
 
  private:
-  // Values: the sums over time of the norms' gradients; those of the gates after their norms; mean and scale of each
-  // norm.
-  static constexpr int kOfGates = kRows, kMoments = kRows + kGates;
-  // What forward saved and a norm takes.
-  struct Saved {
-    Pack<Real, kGates> from_h;
-    Real c;
-  };
-
-  FUSED_RNN_DEVICE void keep(const Thread& thread, const Turn& turn, int norm, const Moments& moments) const {
-    Base::value_at(thread, turn, kMoments + 2 * norm) = moments.mean;
-    Base::value_at(thread, turn, kMoments + 2 * norm + 1) = moments.scale;
+  FUSED_RNN_DEVICE const NormMoments<float>* moments_at(const Element& e, const Moment<int>& now) const {
+    return Base::moments + norm_moments_at(now.time, shape.batch, Base::directions, e) * Sums::kNorms;
   }
-  FUSED_RNN_DEVICE Moments kept(const Thread& thread, const Turn& turn, int norm) const {
-    return {Base::value_at(thread, turn, kMoments + 2 * norm), Base::value_at(thread, turn, kMoments + 2 * norm + 1)};
+  // With a norm of c there is time for it within the step, and no register waits for it while the GEMM runs.
+  FUSED_RNN_DEVICE void load_of_gates(Inputs& in, const Element& e, const Moment<int>& now) const {
+    const T* const from =
+        element_at<T, int>(views.saved, now.time, e) + first_saved_sum<Cell>(views) * shape.hidden_size;
+    for (int g = 0; g < kGates; ++g) in.from_h[g] = from[g * shape.hidden_size];
+    const NormMoments<float>* const found = moments_at(e, now);
+    for (int k = 0; k < kGroups; ++k) in.of_gates[k] = found[k];
   }
-  FUSED_RNN_DEVICE Pack<Real, kGates> saved_sums(const Turn& turn) const {
-    const T* const from = element_at<T, int>(views.saved, Base::moment(turn).time, turn.e) +
-                          first_saved_sum<Cell>(views) * shape.hidden_size;
-    Pack<Real, kGates> sums;
-    for (int g = 0; g < kGates; ++g) sums[g] = to_real(from[g * shape.hidden_size]);
-    return sums;
+  FUSED_RNN_DEVICE OfC norm_of_c(const Place& place, const Inputs& in, const typename Pass::Arriving& arriving) const {
+    return OfC::of(Pass::values_of(in.saved), Pass::values_of(in.after), to_values<T>(arriving.d_after), in.of_c[0],
+                   Base::parameters_of(place));
   }
-  FUSED_RNN_DEVICE Saved load_saved(const Turn& turn) const {
-    Saved saved{};
-    if (!turn.place.exists) return saved;
-    saved.from_h = saved_sums(turn);
-    if constexpr (kHasC) saved.c = to_real(Base::load(turn).after[1]);
-    return saved;
+  FUSED_RNN_DEVICE void add_to(int norm, float d, float hat) const {
+    NormPair& sum = Base::gradient_of(norm);
+    sum = {sum.first + d * hat, sum.second + d};
   }
-  FUSED_RNN_DEVICE void put_saved(const Thread& thread, const Turn& turn, const Saved& saved) const {
-    const int set = turn.step % 2;
-    Base::put_moments_of_gates(thread, set, turn.place, saved.from_h);
-    if constexpr (kHasC) {
-      const auto of_c = [&](const auto& add) { add(saved.c); };
-      thread.sums.put_moments(Sums::moments_slot(set, Sums::kOfC), turn.place, 1, of_c);
+  // From the gates to the vector, by all threads.
+  FUSED_RNN_DEVICE void go_through_norms(const Thread& thread, const Place& place, int step, const Inputs& in,
+                                         const Pack<float, kGates>& d_gates, const Pack<float, kGates>& hats,
+                                         Made& made) const {
+    Pack<float, kGates> g_of{};
+    Pack<NormMeans<float>, kGroups> means{};
+    for (int g = 0; g < kGates; ++g) {
+      g_of[g] = d_gates[g] * Base::parameters_of(place)(2 * g);
+      means[norm_group_of<Cell>(g)].add(g_of[g], hats[g]);
     }
-  }
-  FUSED_RNN_DEVICE void add_to_norm(const Thread& thread, const Turn& turn, int norm, Real d, Real hat) const {
-    Base::value_at(thread, turn, 2 * norm) += d * hat;
-    Base::value_at(thread, turn, 2 * norm + 1) += d;
-  }
-
-  // What backward makes of a unit, and the gradients of its gates after their norms.
-  struct ThroughCell {
-    State before;
-    typename Pass::Made made;
-    Pack<Real, kGates> d_gates;
-  };
-  // The cell's part, with the moments of the next step.
-  FUSED_RNN_DEVICE void through_cell_to_sums(const Thread& thread, const Turn& turn, const Inputs& in) const {
-    const Turn next{turn.step + 1, turn.number, turn.e, turn.place};
-    const bool has_next = next.step < shape.time_steps;
-    Saved of_next{};
-    if (has_next) of_next = load_saved(next);
-    go_through_cell(thread, turn, in);
-    if (has_next) put_saved(thread, next, of_next);
-  }
-  // call(norm of c, saved, before, d_after) is the backward of a cell with a norm of c.
-  template <class Call>
-  FUSED_RNN_DEVICE ThroughCell through_cell(const Call& call, const Thread& thread, const Turn& turn, const Inputs& in,
-                                            const Moments& of_c) const {
-    ThroughCell result;
-    result.d_gates = {};
-    const auto of_cell = [&](const auto& saved, const auto& before, const auto& after, const auto& d_after) {
-      CellBackward<Value, Cell> gradient;
-      if constexpr (kHasC) {
-        using Norm = NormOfC<Cell, Value, Real>;
-        gradient = call(Norm::of(saved, after, d_after, of_c, Base::parameters(thread, turn)), saved, before, d_after);
-      } else {
-        gradient = cell_backward<Cell, Value>(saved, before, after, d_after, {});
-      }
-      for (int g = 0; g < kGates; ++g) result.d_gates[g] = raw(gradient.d_from_h[g]);
-      return gradient;
-    };
-    result.before = Pass::update_by(of_cell, views, turn.e, Base::moment(turn), shape.hidden_size, in,
-                                    Base::state_before(thread, turn.number), result.made);
-    return result;
-  }
-  FUSED_RNN_DEVICE void put_totals_of_c(const Thread& thread, const Turn& turn, const Inputs& in,
-                                        const Moments& of_c) const {
-    Means totals{};
-    if (turn.place.exists) {
-      const auto call = [&](const auto& norm_of_c, const auto&, const auto&, const auto&) {
-        totals.add(norm_of_c.g, norm_of_c.hat);
-        return CellBackward<Value, Cell>{};  // the next part goes on
-      };
-      through_cell(call, thread, turn, in, of_c);
+    if (thread.owns) {
+      Base::for_each_group(
+          [&](int group, int) { thread.sums.put(group, place, {means[group].of_g, means[group].of_product}); });
     }
-    thread.sums.put_totals(Sums::kOfC, turn.place, totals);
-  }
-  FUSED_RNN_DEVICE void go_through_cell(const Thread& thread, const Turn& turn, const Inputs& in) const {
-    Moments of_c{};
-    Means means_of_c{};
-    if constexpr (kHasC) {
-      of_c = kept(thread, turn, kGroups);
-      means_of_c = thread.sums.means(Sums::kOfC, turn.place.column, 1);
+    thread.sums.send_gates();
+    if (thread.owns) {
+      for (int g = 0; g < kGates; ++g) add_to(g, d_gates[g], hats[g]);
     }
-    const OfGates of_gates = Base::moments_of_gates(thread, turn.step % 2, turn.place);
-    Pack<Means, kGroups> totals{};
-    if (turn.place.exists) {
-      Real d_of_c(0), hat_of_c(0);
-      const auto call = [&](const auto& norm_of_c, const auto& saved, const auto& before, const auto& d_after) {
-        d_of_c = norm_of_c.d;
-        hat_of_c = norm_of_c.hat;
-        return norm_of_c.call(saved, before, d_after, of_c, means_of_c);
-      };
-      const ThroughCell result = through_cell(call, thread, turn, in, of_c);
-      Base::store_state(thread, turn.number, result.before);
-      Pass::store(views, turn.e, Base::moment(turn), shape.hidden_size, result.made);
-      if constexpr (kHasC) add_to_norm(thread, turn, kNormOfC<Cell>, d_of_c, hat_of_c);
-      const Pack<Real, kGates> sums = saved_sums(turn);
-      const auto parameter = Base::parameters(thread, turn);
-#pragma unroll
-      for (int g = 0; g < kGates; ++g) {
-        const int group = norm_group_of<Cell>(g);
-        Base::value_at(thread, turn, kOfGates + g) = result.d_gates[g];
-        totals[group].add(result.d_gates[g] * parameter(2 * g), of_gates[group].hat(sums[g]));
-      }
-    }
-    Base::for_each_group([&](int group, int) {
-      thread.sums.put_totals(group, turn.place, totals[group]);
-      keep(thread, turn, group, of_gates[group]);
-    });
-  }
-  // From the gates to the vector.
-  FUSED_RNN_DEVICE Pack<Real, Pass::kVectors> go_through_norms(const Thread& thread, const Turn& turn) const {
-    Pack<Means, kGroups> means;
-    OfGates of_gates;
-    Base::for_each_group([&](int group, int gates) {
-      means[group] = thread.sums.means(group, turn.place.column, gates);
-      of_gates[group] = kept(thread, turn, group);
-    });
-    Pack<Real, Pass::kVectors> vector{};
-    if (!turn.place.exists) return vector;
-    const int time = Base::moment(turn).time;
-    const Pack<Real, kGates> sums = saved_sums(turn);
-    const auto parameter = Base::parameters(thread, turn);
-    const bool handed_on = row_step(views, time, turn.e.row) != RowStep::kReset;  // else no step before made it
-    T* const d_gates_h = element_at<T, int>(views.d_gates_h, time, turn.e);
-#pragma unroll
+    thread.sums.receive_gates(static_cast<unsigned>(step));
+    if (!thread.owns) return;
+    Base::for_each_group([&](int group, int gates) { means[group] = thread.sums.total(group, place.set, gates); });
+    const bool handed_on = in.kind != RowStep::kReset;  // else no step before made it
     for (int g = 0; g < kGates; ++g) {
       const int group = norm_group_of<Cell>(g);
-      const Real d = Base::value_at(thread, turn, kOfGates + g), hat = of_gates[group].hat(sums[g]);
-      add_to_norm(thread, turn, g, d, hat);
-      const Real d_sum = means[group].through(of_gates[group], d * parameter(2 * g), hat);
-      d_gates_h[g * shape.hidden_size] = from_real<T>(d_sum);
-      if (handed_on) vector[g] = d_sum;
+      const float d = means[group].through(in.of_gates[group], g_of[g], hats[g]);
+      made.d_from_h[g] = from_real<T>(d);
+      made.vector[g] = handed_on ? d : 0.0f;
     }
-    return vector;
   }
 };
 

@@ -279,47 +279,56 @@ struct BackwardPass {
     if constexpr (kResults > 0) state[0] += in.variant.masked(views, from_h[0]);
     return state;
   }
+  template <int N>
+  FUSED_RNN_DEVICE static Pack<Value, N> values_of(const Pack<T, N>& stored) {
+    Pack<Value, N> values;
+    for (int i = 0; i < N; ++i) values[i] = Value(to_real(stored[i]));
+    return values;
+  }
+  // The gradients of the states after the step, and what of them goes past the cell.
+  struct Arriving {
+    Pack<Real, Cell::kStates> d_after, d_past;
+  };
+  // Of a row that is active; `state` has the result of the GEMM.
+  FUSED_RNN_DEVICE static Arriving arriving(const Views& views, const Element& e, const Moment<Index>& now, int size,
+                                            const Inputs& in, const Pack<Real, kStates>& state) {
+    Pack<Real, Cell::kStates> d_after, d_past{};
+    d_after[0] = to_real(in.d_output) + state[0];
+    for (int s = 1; s < Cell::kStates; ++s) d_after[s] = state[s];
+    // Seldom given, so no register waits for them.
+    if (Cell::kStates > 1 && has(views.d_cells)) {
+      const T* from = element_at<T, Index>(views.d_cells, now.time, e);
+      for (int s = 1; s < Cell::kStates; ++s) d_after[s] += to_real(from[static_cast<Index>(s - 1) * size]);
+    }
+    if constexpr (kFeatures == Features::kAll) {
+      if (has(views.variant.zoneout)) {
+        for (int s = 0; s < Cell::kStates; ++s) {
+          const Real stays = to_real(in.variant.stays[s]);
+          d_past[s] = d_after[s] * stays;
+          d_after[s] *= Real(1) - stays;
+        }
+      }
+    }
+    return {d_after, d_past};
+  }
   // The gradient of the state before the step, and what else it makes; call(saved, before, after, d_after) is the
-  // cell's backward, and `state` has the result of the GEMM.
-  template <class Call>
-  FUSED_RNN_DEVICE static Pack<Real, kStates> update_by(const Call& call, const Views& views, const Element& e,
-                                                        const Moment<Index>& now, int size, const Inputs& in,
+  // cell's backward, and arrive() what arrives at it.
+  template <class Call, class Arrive>
+  FUSED_RNN_DEVICE static Pack<Real, kStates> update_by(const Call& call, const Arrive& arrive, const Inputs& in,
                                                         const Pack<Real, kStates>& state, Made& made) {
     Pack<Real, kStates> d_before = state;
     Pack<Real, Cell::kGates> d_from_x{}, d_from_h{};
     if (kind_of<kFeatures>(in) != RowStep::kInactive) {
-      Pack<Value, Cell::kSaved> saved;
-      for (int k = 0; k < Cell::kSaved; ++k) saved[k] = Value(to_real(in.saved[k]));
-      Pack<Value, Cell::kStates> before, after;
-      for (int s = 0; s < Cell::kStates; ++s) {
-        before[s] = Value(to_real(in.before[s]));
-        after[s] = Value(to_real(in.after[s]));
-      }
-      Pack<Real, Cell::kStates> d_after, d_past{};  // d_past: what goes past the cell
-      d_after[0] = to_real(in.d_output) + d_before[0];
-      for (int s = 1; s < Cell::kStates; ++s) d_after[s] = state[s];
-      // Seldom given, so no register waits for them.
-      if (Cell::kStates > 1 && has(views.d_cells)) {
-        const T* from = element_at<T, Index>(views.d_cells, now.time, e);
-        for (int s = 1; s < Cell::kStates; ++s) d_after[s] += to_real(from[static_cast<Index>(s - 1) * size]);
-      }
-      if constexpr (kFeatures == Features::kAll) {
-        if (has(views.variant.zoneout)) {
-          for (int s = 0; s < Cell::kStates; ++s) {
-            const Real stays = to_real(in.variant.stays[s]);
-            d_past[s] = d_after[s] * stays;
-            d_after[s] *= Real(1) - stays;
-          }
-        }
-      }
-      const CellBackward<Value, Cell> gradient = call(saved, before, after, to_values<T>(d_after));
+      const Arriving arrived = arrive();
+      const CellBackward<Value, Cell> gradient =
+          call(values_of(in.saved), values_of(in.before), values_of(in.after), to_values<T>(arrived.d_after));
       for (int g = 0; g < Cell::kGates; ++g) {
         d_from_x[g] = raw(gradient.d_from_x[g]);
         d_from_h[g] = raw(gradient.d_from_h[g]);
       }
       for (int s = 0; s < Cell::kStates; ++s) {
         d_before[s] = raw(gradient.d_state[s]);
-        if constexpr (kFeatures == Features::kAll) d_before[s] += d_past[s];
+        if constexpr (kFeatures == Features::kAll) d_before[s] += arrived.d_past[s];
       }
       for (int k = 0; k < Cell::kUnitWeights; ++k) d_before[Cell::kStates + k] += raw(gradient.d_unit_weights[k]);
     }
@@ -342,7 +351,8 @@ struct BackwardPass {
     const auto call = [&](const auto& saved, const auto& before, const auto& after, const auto& d_after) {
       return cell_backward<Cell, Value>(saved, before, after, d_after, unit_weights_of<Cell, T, Index>(views, e));
     };
-    return update_by(call, views, e, now, size, in, with_product(views, in, from_h, state), made);
+    const Pack<Real, kStates> with = with_product(views, in, from_h, state);
+    return update_by(call, [&] { return arriving(views, e, now, size, in, with); }, in, with, made);
   }
   FUSED_RNN_DEVICE static void store(const Views& views, const Element& e, const Moment<Index>& now, int size,
                                      const Made& made) {

@@ -22,6 +22,9 @@ struct Plan {
   int groups_at_once = 0;      // in one launch
   size_t shared_bytes = 0;     // of a block
   size_t workspace_bytes = 0;  // in global memory
+  size_t step_bytes = 0;       // likewise, besides, for each time step
+
+  size_t all_workspace_bytes() const { return workspace_bytes + step_bytes * static_cast<size_t>(shape.time_steps); }
 };
 
 // The kernels of one cell for one type.

@@ -77,6 +77,24 @@ auto visit_kernel(const Plan& plan, Visitor&& visitor) {
   }
 }
 
+// What backward with layer norms needs of forward: in the workspace, by a kernel of its own.
+template <class Pass, class Kernel>
+void make_norm_moments(const Plan& plan, void* workspace, Stream stream, Kernel& kernel) {
+  const PersistentShape& s = plan.shape;
+  kernel.directions = plan.groups / s.row_groups;
+  kernel.moments = static_cast<NormMoments<float>*>(workspace);
+  if (s.time_steps == 0) return;
+  using Moments = NormMomentsKernel<Pass>;
+  constexpr int kRows = Moments::kThreads / kWarpLanes;
+  launch(Moments{kernel.views, static_cast<NormMoments<float>*>(workspace), s.time_steps, s.batch, s.hidden_size,
+                 kernel.directions, s.heads},
+         {.grid_x = static_cast<unsigned>((s.batch + kRows - 1) / kRows),
+          .grid_y = static_cast<unsigned>(kernel.directions),
+          .grid_z = static_cast<unsigned>(s.time_steps < Moments::kTimes ? s.time_steps : Moments::kTimes),
+          .threads = Moments::kThreads},
+         stream);
+}
+
 template <class Pass>
 void run_persistent(const Plan& plan, const typename Pass::Views& views, void* workspace, Stream stream) {
   if (plan.schedule == Schedule::kSmallBlock) {
@@ -88,6 +106,7 @@ void run_persistent(const Plan& plan, const typename Pass::Views& views, void* w
   visit_kernel<Pass>(plan, [&](auto kernel, auto shape_of) {
     kernel.set_shape(plan.shape);
     kernel.views = views;
+    if constexpr (kWithNorms<Pass> && Pass::kBackward) make_norm_moments<Pass>(plan, workspace, stream, kernel);
     if constexpr (requires { kernel.global.barriers; }) {
       // One barrier for each group, then the vectors of all groups.
       kernel.global.barriers = static_cast<BlockBarrier*>(workspace);

@@ -48,15 +48,16 @@ double model_step_us(const Rules& rules, const Problem& problem, const Option& o
   const double shared = kPersistentWarps * s.gates * s.shared_tiles() * tile_bytes / kSharedBytes;
   const double tile_us = costs.tile + (gemm + shared) / (costs.clock_ghz * 1e3);
   const double received_kb = rows * vectors * s.padded() * s.element_bytes / 1024.0;
-  const double turn_us = costs.turn + added_instructions(problem) * kInstructionCycles / (costs.clock_ghz * 1e3);
-  const double waves = (option.groups + option.groups_at_once - 1) / option.groups_at_once;
-  double updates = 1, exchanges = 1;
+  double instructions = added_instructions(problem), meetings_us = 0;
   if (problem.normalized) {
-    updates = problem.backward ? kNormUpdates.backward : kNormUpdates.forward;
-    exchanges += norm_meetings(problem.cell);  // each as long as the exchange of the vector
+    const NormInstructions& of_norms = kNormInstructions[has_norm_of_c(problem.cell) ? 1 : 0];
+    instructions += problem.backward ? of_norms.backward : of_norms.forward;
+    const double pairs_kb = rows * s.ranks * 2 * sizeof(float) / 1024.0;
+    meetings_us = norm_meetings(problem.cell) * rules.exchange_us(costs, pairs_kb);
   }
-  return waves *
-         (s.column_tiles * tile_us + updates * s.turns() * turn_us + exchanges * rules.exchange_us(costs, received_kb));
+  const double turn_us = costs.turn + instructions * kInstructionCycles / (costs.clock_ghz * 1e3);
+  const double waves = (option.groups + option.groups_at_once - 1) / option.groups_at_once;
+  return waves * (s.column_tiles * tile_us + s.turns() * turn_us + rules.exchange_us(costs, received_kb) + meetings_us);
 }
 
 // Of a cell without a GEMM in its steps: what one step reads and writes, at the rate of the memory.
@@ -209,12 +210,11 @@ std::vector<Option> feasible(const Rules& rules, const Problem& problem, const D
   const int gates = problem.cell.recurrent_gates;
   const int vectors = problem.backward ? gates : 1, results = problem.backward ? 1 : gates;
   // With the sums of the gradients of the unit's weights.
-  const int states = problem.cell.states + (problem.backward ? problem.cell.unit_weights : 0) +
-                     (problem.normalized ? norm_values(problem.cell, problem.backward) : 0);
+  const int states = problem.cell.states + (problem.backward ? problem.cell.unit_weights : 0);
   const int most_ranks =
       std::min(rules.max_ranks > 0 ? rules.max_ranks : device.multiprocessors, device.multiprocessors);
   const char* measured = is_exact(problem) ? kExactSource : costs.source;
-  const char* source = problem.normalized ? kNormUpdates.source : measured;
+  const char* source = problem.normalized ? kNormSource : measured;
   int fewest_ranks = 0;
   size_t least_shared = 0;
   std::vector<Option> found;
@@ -233,6 +233,7 @@ std::vector<Option> feasible(const Rules& rules, const Problem& problem, const D
       s.splits = splits;
       s.column_tiles = std::max(column_tiles, 1);
       s.ranks = (s.hidden_size + s.units() - 1) / s.units();
+      if (problem.normalized && s.turns() > 1) continue;
       if (fewest_ranks == 0 || s.ranks < fewest_ranks) fewest_ranks = s.ranks;
       if (s.ranks < rules.min_ranks || s.ranks > most_ranks) continue;
       const int at_once = rules.schedule == Schedule::kCluster ? clusters_at_once(device.multiprocessors, s.ranks)
@@ -243,8 +244,9 @@ std::vector<Option> feasible(const Rules& rules, const Problem& problem, const D
       Option option{{rules.schedule, s}, rules.name, "", 0, source};
       option.shared_bytes = shared_map(s, size, vectors, results, states, rules.buffers, rules.stages).total;
       if (problem.normalized) {
-        const int slots = norm_slots(problem.cell, problem.backward);
-        option.shared_bytes = norm_map(s, option.shared_bytes, slots, norm_rows(problem.cell)).total;
+        option.shared_bytes =
+            norm_map(s, option.shared_bytes, norms(problem.cell), norm_rows(problem.cell) / 2, problem.backward).total;
+        if (problem.backward) option.step_bytes = norm_moments_bytes(problem);
       }
       if (least_shared == 0 || option.shared_bytes < least_shared) least_shared = option.shared_bytes;
       if (option.shared_bytes > static_cast<size_t>(device.shared_bytes)) continue;

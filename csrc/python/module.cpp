@@ -130,7 +130,7 @@ py::list cuda_options(const py::object& named, bool backward, const DeviceChoice
     one["why"] = cuda::describe(option);
     one["step_us"] = option.step_us;
     one["blocks"] = option.groups * std::max(option.shape.ranks, 1);
-    one["workspace_bytes"] = option.workspace_bytes;
+    one["workspace_bytes"] = option.all_workspace_bytes();
     all.append(one);
   }
   return all;

@@ -114,6 +114,7 @@ inline Float16 round_float(Float16, float x) {
 
 inline float fast_exp2(float x) { return std::exp2(x); }
 inline float fast_reciprocal(float x) { return 1.0f / x; }
+inline float fast_reciprocal_sqrt(float x) { return 1.0f / std::sqrt(x); }
 // As far off as the PTX manual allows, to the side that a hash of x says.
 inline float coarse_tanh(float x) {
   const uint32_t hash = float_to_bits(x) * 0x9E3779B1u;

@@ -115,6 +115,14 @@ template <class Cell, class T>
 constexpr bool kRunsNorms =
     Cell::kNormGroups > 0 && std::is_same_v<T, std::conditional_t<kHasNormalizedC<Cell>, cuda::BFloat16, float>>;
 
+template <class Pass, class Views>
+void run_with_norms(const Problem& problem, const cuda::Option& option, const Views& views, void* workspace) {
+  if constexpr (kRunsNorms<typename Pass::Cell, typename Pass::T>) {
+    if (problem.normalized) return cuda::run_persistent<cuda::NormPass<Pass>>(option, views, workspace, nullptr);
+  }
+  cuda::run_persistent<Pass>(option, views, workspace, nullptr);
+}
+
 template <template <class, class, class, cuda::Features> class PassOf, class Cell, class T, class Views>
 void run_pass(const Shape& s, const Problem& problem, const cuda::Option& option, const Inputs<T>& in,
               const Views& views) {
@@ -122,19 +130,15 @@ void run_pass(const Shape& s, const Problem& problem, const cuda::Option& option
   if (option.schedule == cuda::Schedule::kPerStep) {
     run_per_step<PassOf, Cell>(s, problem, in, views);
   } else if constexpr (!std::is_same_v<T, double>) {
-    const Workspace workspace(option.workspace_bytes);
-    if constexpr (kRunsNorms<Cell, T>) {
-      using WithNorms = cuda::NormPass<PassOf<Cell, T, int, cuda::Features::kAll>>;
-      if (problem.normalized) return cuda::run_persistent<WithNorms>(option, views, workspace.data.get(), nullptr);
-    }
+    const Workspace workspace(option.all_workspace_bytes());
     // The passes without features are compiled for one type only, since each compilation takes long.
     using cuda::Features;
     constexpr Features kFewest =
         std::is_same_v<T, cuda::BFloat16> && Cell::kUnitWeights == 0 ? Features::kNone : Features::kAll;
     if (kFewest == Features::kNone && cuda::needs_no_features(views)) {
-      cuda::run_persistent<PassOf<Cell, T, int, kFewest>>(option, views, workspace.data.get(), nullptr);
+      run_with_norms<PassOf<Cell, T, int, kFewest>>(problem, option, views, workspace.data.get());
     } else {
-      cuda::run_persistent<PassOf<Cell, T, int, Features::kAll>>(option, views, workspace.data.get(), nullptr);
+      run_with_norms<PassOf<Cell, T, int, Features::kAll>>(problem, option, views, workspace.data.get());
     }
   }
 }

@@ -166,18 +166,20 @@ void layer_norms_run_step_by_step() {
   }
 }
 
-// Octets of units that are full or have a rest, in one block and in several, and blocks without units; then each
-// option.
+// One unit, a block with a rest and a full one, several blocks; then each option.
 template <class T>
 void layer_norms_run_where_the_weights_stay_on_the_chip() {
   if constexpr (kRunsNorms<Cell, T>) {
-    for (const int64_t hidden_size : {1, 20, 63}) {
+    for (const int64_t hidden_size : {1, 20, 32}) {
       const Shape s = normalized({4, 3, 2, hidden_size, hidden_size, hidden_size > 1});
       check(check_shapes<T>(s, Schedule::kSmallBlock) > 0, "some shape fits");
       check(check_shapes<T>(s, Schedule::kOneBlock) > 0, "some shape fits");
       if (hidden_size > 16) check(check_shapes<T>(s, Schedule::kCluster) > 0, "some shape fits");
     }
-    check_shapes<T>(normalized({2, 2, 1, 150, 150}), Schedule::kCluster, kHopper, 1);
+    for (const int64_t hidden_size : {63, 150}) {
+      const Shape s = normalized({3, 2, 1, hidden_size, hidden_size});
+      check(check_shapes<T>(s, Schedule::kCluster) > 0, "some shape fits");
+    }
     Shape all = normalized({4, 9, 4, 20, 20, true, false, false, true, true});
     all.heads = 2, all.zoneout = true, all.recurrent_mask = true;
     for (const Schedule schedule : {Schedule::kSmallBlock, Schedule::kOneBlock, Schedule::kCluster}) {

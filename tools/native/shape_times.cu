@@ -164,7 +164,7 @@ void time_shapes(const Problem& problem, const Views& views, T* last, int64_t co
       line.number("groups", option.groups).number("shared", static_cast<double>(option.shared_bytes));
       line.number("model_us", option.step_us);
       try {
-        unsigned char* const workspace = pool.take<unsigned char>(static_cast<int64_t>(option.workspace_bytes));
+        unsigned char* const workspace = pool.take<unsigned char>(static_cast<int64_t>(option.all_workspace_bytes()));
         const auto enqueue = [&] { run(problem, option, views, none, workspace, nullptr); };
         check(cudaMemset(last, 0xff, static_cast<size_t>(count) * sizeof(T)), "cudaMemset");  // NaNs
         enqueue();
