@@ -9,17 +9,15 @@
 
 namespace fused_rnn::cuda {
 
-// A pass whose persistent kernels have layer norms. Backward's inputs are also what forward's norms took and found.
+// Backward's inputs are also what forward's norms took and found.
 template <class Pass>
-struct NormPass : Pass {
+struct NormInputs : Pass::Inputs {
   using Cell = typename Pass::Cell;
   static constexpr int kOfGates = Pass::kBackward ? Cell::kNormGroups : 0;
   static constexpr int kOfC = Pass::kBackward && kHasNormalizedC<Cell> ? 1 : 0;
-  struct Inputs : Pass::Inputs {
-    Pack<NormMoments<float>, kOfC> of_c;
-    Pack<NormMoments<float>, kOfGates> of_gates;
-    Pack<typename Pass::T, Pass::kBackward ? Cell::kGates : 0> from_h;
-  };
+  Pack<NormMoments<float>, kOfC> of_c;
+  Pack<NormMoments<float>, kOfGates> of_gates;
+  Pack<typename Pass::T, Pass::kBackward ? Cell::kGates : 0> from_h;
 };
 
 template <class Pass, template <class T, int kVectors> class ExchangeOf>
@@ -95,7 +93,7 @@ struct NormForward : NormThreads<Pass, ExchangeOf> {
   using Base = NormThreads<Pass, ExchangeOf>;
   using typename Base::Cell, typename Base::Results, typename Base::State, typename Base::Place, typename Base::Sums,
       typename Base::T, typename Base::Thread;
-  using Inputs = typename Pass::Inputs;
+  using Inputs = NormInputs<Pass>;
   using Made = typename Pass::Made;
   using Value = typename Pass::Value;
   using Base::kGates, Base::kGroups, Base::shape, Base::views;
@@ -170,7 +168,7 @@ struct NormBackward : NormThreads<Pass, ExchangeOf> {
   using Base = NormThreads<Pass, ExchangeOf>;
   using typename Base::Cell, typename Base::Results, typename Base::State, typename Base::Place, typename Base::Sums,
       typename Base::T, typename Base::Thread;
-  using Inputs = typename Pass::Inputs;
+  using Inputs = NormInputs<Pass>;
   using Made = typename Pass::Made;
   using Value = typename Pass::Value;
   using OfC = NormOfC<Cell, Value, float>;

@@ -263,7 +263,8 @@ struct SmallNormBackward : SmallNormUpdate<Pass, Gemm> {
   FUSED_RNN_DEVICE void operator()(const SmallTurn& turn, const Inputs& in, const Inputs& next, const Results& results,
                                    State& state, typename Pass::Made& made) {
     const auto update_by = [&](const auto& call) {
-      return Pass::update_by(call, views, turn.e, turn.now, size, in.of_pass, state, made);
+      const auto arriving = [&] { return Pass::arriving(views, turn.e, turn.now, size, in.of_pass, state); };
+      return Pass::update_by(call, arriving, in.of_pass, state, made);
     };
     if (turn.exists) state = Pass::with_product(views, in.of_pass, results, state);
     [[maybe_unused]] NormOfC<Cell, Value, float> of_norm{};

@@ -20,12 +20,13 @@ FUSED_RNN_HD constexpr int unit_lanes(bool exact_float32, int rows) {
 }
 
 // Of a block, at most. One of 64 units has 255 registers a lane, one of 128 has 128, in which what demands much spills:
-// exact float32, layer norms, and cells of many values (gates, states, weights of a unit), above all with eight rows or
-// in TF32.
+// exact float32, and cells of many values (gates, states, weights of a unit), above all with eight rows, in TF32 or
+// with layer norms.
 FUSED_RNN_HD constexpr int most_small_units(int element_bytes, bool exact_float32, bool normalized, int values,
                                             int rows) {
+  constexpr int kMostWithNorms = 2;
   const int most_values = rows > kTileRows ? (element_bytes == 4 ? 4 : 5) : (element_bytes == 4 ? 6 : 8);
-  return exact_float32 || normalized || values > most_values ? 64 : 128;
+  return exact_float32 || values > (normalized ? kMostWithNorms : most_values) ? 64 : 128;
 }
 // Whether there is a kernel for blocks of so many rows. One with layer norms has one row a lane.
 FUSED_RNN_HD constexpr bool has_small_rows(bool exact_float32, bool normalized, int rows) {

@@ -113,7 +113,7 @@ void run_per_step(const Shape& s, const Problem& problem, const Inputs<T>& in, c
 // since types differ in the tiles of their GEMMs alone.
 template <class Cell, class T>
 constexpr bool kRunsNorms =
-    Cell::kNormGroups > 0 && std::is_same_v<T, std::conditional_t<kHasNormalizedC<Cell>, cuda::BFloat16, float>>;
+    Cell::kNormGroups > 0 && std::is_same_v<T, std::conditional_t<Cell::kNormGroups == 1, cuda::BFloat16, float>>;
 
 template <class Pass, class Views>
 void run_with_norms(const Problem& problem, const cuda::Option& option, const Views& views, void* workspace) {

@@ -180,6 +180,8 @@ void layer_norms_run_where_the_weights_stay_on_the_chip() {
       const Shape s = normalized({3, 2, 1, hidden_size, hidden_size});
       check(check_shapes<T>(s, Schedule::kCluster) > 0, "some shape fits");
     }
+    const bool large_blocks = check_shapes<T>(normalized({3, 5, 1, 100, 100}), Schedule::kSmallBlock) > 0;
+    check(large_blocks == (Cell::kGates == 1), "some shape fits");
     Shape all = normalized({4, 9, 4, 20, 20, true, false, false, true, true});
     all.heads = 2, all.zoneout = true, all.recurrent_mask = true;
     for (const Schedule schedule : {Schedule::kSmallBlock, Schedule::kOneBlock, Schedule::kCluster}) {
