@@ -84,9 +84,9 @@ MUTANTS = (
     ),
     Mutant(
         "of two gates that read h backward multiplies the first alone",
-        "persistent",
-        "Pass::kVectors > 1 ? shape.padded() : 0;",
-        "Pass::kVectors > 1 + MUTANT ? shape.padded() : 0;",
+        "persistent_gemm",
+        "Pass::kVectors > 1 ? s.padded() : 0",
+        "Pass::kVectors > 1 + MUTANT ? s.padded() : 0",
     ),
     Mutant(
         "a small block keeps the weights of one vector",

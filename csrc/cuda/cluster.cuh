@@ -7,8 +7,8 @@
 //   update -> stage -> barrier of the block -> push to all -> wait until all bytes of one's own vector are there
 //
 // Two buffers suffice: a block pushes into a buffer only after it has the whole vector of the step between, to which
-// every block contributed after reading that buffer for the last time. One stage suffices, since all warps meet at
-// their sums before one of them fills it again.
+// every block contributed after reading that buffer for the last time. There are two stages, since a warp may fill one
+// while another still sends the step before; the barrier of the block is between that and the step after.
 #pragma once
 
 #include "cuda/persistent.cuh"
@@ -18,7 +18,7 @@ namespace fused_rnn::cuda {
 template <class T, int kVectors>
 class ClusterExchange {
  public:
-  static constexpr int kBuffers = 2, kStages = 1;
+  static constexpr int kBuffers = 2, kStages = 2;
   static constexpr bool kNeedsClusters = true;
   static constexpr bool kShortSteps = false, kStoresFirst = false;
   struct Global {};
@@ -40,8 +40,8 @@ class ClusterExchange {
     sync_cluster();
   }
   FUSED_RNN_DEVICE const T* vector(unsigned step) const { return buffer(step); }
-  FUSED_RNN_DEVICE void put(unsigned /*step*/, int column, int vector, int unit, T value) {
-    stage_[(column * kVectors + vector) * layout_.units + unit] = value;
+  FUSED_RNN_DEVICE void put(unsigned step, int column, int vector, int unit, T value) {
+    stage(step)[(column * kVectors + vector) * layout_.units + unit] = value;
   }
   FUSED_RNN_DEVICE void send(unsigned step, int rows) {
     sync_block();
@@ -56,7 +56,7 @@ class ClusterExchange {
     for (unsigned row = lane_index() * kChunk >> layout_.units_log2; row < end; row += apart) {
       const unsigned place = row / kVectors * layout_.stride + row % kVectors * layout_.padded;
       const SharedAddress to = first + static_cast<int>(place * sizeof(T));
-      const Words4 words = load_words(stage_ + (row << layout_.units_log2) + unit);
+      const Words4 words = load_words(stage(step) + (row << layout_.units_log2) + unit);
       int rank = warp_index();
 #pragma unroll 1
       do {
@@ -74,6 +74,9 @@ class ClusterExchange {
   static constexpr int kChunk = 16 / static_cast<int>(sizeof(T));
   FUSED_RNN_DEVICE T* buffer(unsigned step) const {
     return vectors_ + step % kBuffers * (layout_.columns * layout_.stride);
+  }
+  FUSED_RNN_DEVICE T* stage(unsigned step) const {
+    return stage_ + step % kStages * (layout_.columns * kVectors << layout_.units_log2);
   }
   // Of the buffer into which the vector goes that a step makes.
   FUSED_RNN_DEVICE TransactionBarrier* next_barrier(unsigned step) const { return &barriers_[(step + 1) % kBuffers]; }

@@ -19,7 +19,7 @@
 //                                                Needs a cooperative launch, since all blocks must be resident
 //   mma                                          16 x 8 += (16 x K) (K x 8) by one warp, K = 16 or (TFloat32) 8, with
 //                                                float32 accumulation
-//   load_words, store_words                      16 bytes at once, aligned to 16
+//   load_words, store_words, store_shared        16 bytes at once, aligned to 16; the last in shared memory
 //   copy_async, wait_copies                      16 bytes from global to shared memory past the registers; the thread's
 //                                                copies are there after its wait
 //   hidden_from_compiler                         the same number, of which the compiler knows nothing: what depends on

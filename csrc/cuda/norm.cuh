@@ -12,14 +12,6 @@
 
 namespace fused_rnn::cuda {
 
-// A pass whose persistent kernels have layer norms.
-template <class Pass>
-struct NormPass : Pass {};
-template <class Pass>
-inline constexpr bool kWithNorms = false;
-template <class Pass>
-inline constexpr bool kWithNorms<NormPass<Pass>> = true;
-
 // Rows of the norms' parameters: gain and bias of each gate, and of c.
 template <class Cell>
 inline constexpr int kNormRows = 2 * Cell::kGates + (kHasNormalizedC<Cell> ? 2 : 0);

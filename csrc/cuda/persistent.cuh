@@ -3,8 +3,7 @@
 // A group of blocks owns some rows of the batch in one head of one direction. Each block owns some hidden units, and
 // keeps their weights in registers and shared memory. A step is
 //
-//   GEMM       W times the vector that the step before made, from shared memory; warps that share the units of a tile
-//              each multiply a part of the hidden indices; sums meet in shared memory
+//   GEMM       W times the vector that the step before made, from shared memory (persistent_gemm.cuh)
 //   update     each unit of each row by one thread, which keeps its state (pass.cuh)
 //   exchange   every block needs the units of all: what differs between the schedules (one_block.cuh, cluster.cuh,
 //              grid.cuh)
@@ -19,47 +18,30 @@
 // everything, and nothing that is needed once.
 #pragma once
 
-#include "cuda/launch.h"
-#include "cuda/pass.cuh"
-#include "cuda/persistent_shape.h"
-#include "cuda/tile.cuh"
+#include "cuda/persistent_gemm.cuh"
 
 namespace fused_rnn::cuda {
 
 template <class Pass, template <class T, int kVectors> class ExchangeOf>
-struct PersistentKernel {
-  using T = typename Pass::T;
-  using Exchange = ExchangeOf<T, Pass::kVectors>;
-  using Lanes = TileLanes<T, Pass::kResults>;
-  using Sums = TileSums<T, Lanes>;
-  using Weights = TileWeights<T, Lanes>;
+struct PersistentKernel : PersistentGemm<Pass> {
+  using Gemm = PersistentGemm<Pass>;
+  using Exchange = ExchangeOf<typename Pass::T, Pass::kVectors>;
   using State = Pack<float, Pass::kStates>;
-  using Results = Pack<float, Pass::kResults>;
   using WalkOfPass = Walk<int, Pass::kBackward>;
-  static constexpr int kThreads = kPersistentWarps * kWarpLanes;
+  using Gemm::kGates, Gemm::kInterleaved, Gemm::kRegisterTiles, Gemm::kThreads;
+  using Gemm::map, Gemm::owned_log2, Gemm::shape, Gemm::sharing, Gemm::turns, Gemm::views;
+  using typename Gemm::T, typename Gemm::Weights, typename Gemm::Results;
   static constexpr bool kNeedsClusters = Exchange::kNeedsClusters;
-  static constexpr int kGates = recurrent_gates<typename Pass::Cell>();
-  static constexpr bool kExact = std::is_same_v<T, float>;
-  static constexpr int kRegisterTiles = register_tiles(kGates, sizeof(T), kExact);
-  // Sums that go on independently, so that one product does not wait for the one before.
-  static constexpr int kChains = kExact ? 1 : (Pass::kResults >= 3 ? 1 : (sizeof(T) == 2 ? 4 : 2));
-  static constexpr int kPartialValues = Pass::kResults * Sums::kValues;
 
-  // Arguments; those of the shape are made on the host, so that they are constants of the kernel and need no registers.
-  PersistentShape shape;
-  SharedMap map;
+  // Further arguments.
   VectorLayout layout;
-  int turns, owned_log2;
-  typename Pass::Views views;
   typename Exchange::Global global;
 
   void set_shape(const PersistentShape& s) {
-    shape = s;
+    Gemm::set_shape(s);
     map =
         shared_map(s, sizeof(T), Pass::kVectors, Pass::kResults, Pass::kStates, Exchange::kBuffers, Exchange::kStages);
     layout = {map.stride, s.columns(), s.padded(), s.covered(), s.units(), s.units_log2(), s.ranks};
-    turns = s.turns();
-    owned_log2 = s.owned_log2();
   }
 
   FUSED_RNN_DEVICE void operator()() const {
@@ -119,13 +101,7 @@ struct PersistentKernel {
   }
 
  protected:
-  // What a thread is for.
-  struct Role {
-    int unit_tile, first_warp;                      // of the tile of units that the warp multiplies, maybe with others
-    int direction, first_row, end_row, first_unit;  // of the block; direction: index of D, which counts heads
-    int column, unit, first_value;  // of a tile's values in a lane, where they are and which the warp updates
-    int first_tile, tiles;          // of hidden indices that the warp multiplies
-  };
+  using typename Gemm::Role;
   // What a thread has for all steps.
   struct Thread {
     Role role;
@@ -137,12 +113,12 @@ struct PersistentKernel {
 
     FUSED_RNN_DEVICE explicit Thread(const PersistentKernel& kernel) : role(kernel.role_of()) {
       unsigned char* const shared = dynamic_shared();
-      owns = role.first_value < Sums::kValues;
+      owns = role.first_value < Gemm::kValues;
       states = reinterpret_cast<float*>(shared + kernel.map.state) + thread_index();
       bias = reinterpret_cast<float*>(shared + kernel.map.bias);
       slots = reinterpret_cast<Words4*>(shared + kernel.map.weights) +
               static_cast<size_t>(warp_index()) * kernel.shape.weight_slots() * kGates * Weights::kChunks * kWarpLanes;
-      kernel.load_weights(weights, slots, role, role.first_unit + role.unit_tile * Lanes::kUnits);
+      kernel.load_weights(weights, slots, role, role.first_unit + role.first_of_warp);
       kernel.fill_bias(bias, role);
     }
   };
@@ -156,19 +132,19 @@ struct PersistentKernel {
     return exchange;
   }
   FUSED_RNN_DEVICE Role role_of() const {
-    const int warp = warp_index(), split = warp % shape.splits, unit_tile = warp / shape.splits;
+    const int warp = warp_index(), split = warp % sharing;
     const int group = shape.first_group + block_y(), lane = lane_index();
     Role role;
-    role.unit_tile = unit_tile;
     role.first_warp = warp - split;
     role.direction = group / shape.row_groups;
     role.first_row = (group - role.direction * shape.row_groups) * shape.rows;
     role.end_row = role.first_row + shape.rows < shape.batch ? role.first_row + shape.rows : shape.batch;
     role.first_unit = block_x() * shape.units();
-    role.column = lane % 4 * 2;
-    role.unit = unit_tile * Lanes::kUnits + lane / 4;
-    role.first_value = split << owned_log2;
-    role.first_tile = split * shape.split_tiles();
+    role.first_of_warp = warp / sharing * shape.units_of_warp();
+    role.column = kInterleaved ? InterleavedTile::column() : lane % 4 * 2;
+    role.unit = role.first_of_warp + (kInterleaved ? InterleavedTile::unit() : lane / 4);
+    role.first_value = kInterleaved ? split * Gemm::kValues : split << owned_log2;
+    role.first_tile = split * shape.parts_of_warp() * shape.split_tiles();
     role.tiles = shape.tiles_of(split);
     return role;
   }
@@ -180,6 +156,10 @@ struct PersistentKernel {
   }
   FUSED_RNN_DEVICE Element element(const Role& role, int turn) const {
     const int value = value_of(role, turn), column_tile = turn >> owned_log2;
+    if constexpr (kInterleaved) {
+      return {role.first_row + column_tile * kTileColumns + role.column, role.direction,
+              role.first_unit + role.unit + value * InterleavedTile::kUnits};
+    }
     return {role.first_row + column_tile * kTileColumns + role.column + (value & 1), role.direction,
             role.first_unit + role.unit + (value >> 1) * 8};
   }
@@ -228,94 +208,19 @@ struct PersistentKernel {
       store_state(thread, turn, state);
     }
   }
-  FUSED_RNN_DEVICE void fill_bias(float* bias, const Role& role) const {
-    for (int i = thread_index(); i < Pass::kResults * shape.units(); i += kThreads) {
-      const int gate = i >> shape.units_log2(), unit = role.first_unit + (i & (shape.units() - 1));
-      const bool inside = unit < shape.hidden_size;
-      bias[i] = inside ? Pass::bias(views, role.direction, gate, unit, shape.hidden_size) : 0.0f;
-    }
-  }
-
   // Before the first turn of a tile of columns: leaves its sums for the threads that update it.
   FUSED_RNN_DEVICE void multiply(Thread& thread, const Exchange& exchange, int step, int turn) const {
     if (value_of(thread.role, turn) != thread.role.first_value) return;
-    float sums[kPartialValues];
-    product(sums, thread.weights, thread.slots, exchange.vector(static_cast<unsigned>(step)), map.stride,
-            turn >> owned_log2, thread.role);
     thread.set ^= 1;
-    float* const meeting = partials(thread, warp_index(), 0);
-    for (int v = 0; v < kPartialValues; ++v) meeting[v * kWarpLanes] = sums[v];
-    sync_block();
+    Gemm::multiply(meeting(thread), thread.weights, thread.slots, exchange.vector(static_cast<unsigned>(step)),
+                   turn >> owned_log2, thread.role);
   }
-  FUSED_RNN_DEVICE float* partials(const Thread& thread, int warp, int value) const {
-    float* const of_set = reinterpret_cast<float*>(dynamic_shared() + map.sums) + thread.set * map.next_sums;
-    return of_set + (warp * kPartialValues + value) * kWarpLanes + lane_index();
-  }
-  // What the warps that share a tile have summed, in their order.
   FUSED_RNN_DEVICE Results results_at(const Thread& thread, int turn, const Element& e) const {
-    const int unit = e.unit - thread.role.first_unit;
-    Results results;
-    for (int r = 0; r < Pass::kResults; ++r) results[r] = thread.bias[(r << layout.units_log2) + unit];
-    const float* from = partials(thread, thread.role.first_warp, value_of(thread.role, turn));
-    constexpr int kOfWarp = kPartialValues * kWarpLanes;
-#pragma unroll 1
-    for (int w = 0; w < shape.splits; w += 4, from += 4 * kOfWarp) {
-#pragma unroll
-      for (int r = 0; r < Pass::kResults; ++r) {
-        const float* of_result = from + r * Sums::kValues * kWarpLanes;
-        float sum = of_result[0];
-        if (shape.splits > 1) sum += of_result[kOfWarp];
-        if (shape.splits > 2) sum += of_result[2 * kOfWarp] + of_result[3 * kOfWarp];
-        results[r] += sum;
-      }
-    }
-    return results;
+    return Gemm::sums_of(meeting(thread), thread.bias, thread.role.first_warp, value_of(thread.role, turn),
+                         e.unit - thread.role.first_unit);
   }
-
-  FUSED_RNN_DEVICE void load_weights(Weights (&weights)[kRegisterTiles][kGates], Words4* slots, const Role& role,
-                                     int first_unit) const {
-    // By way of shared memory, in a loop: as code for each single weight it would be long and slow.
-#pragma unroll
-    for (int tile = 0; tile < kRegisterTiles; ++tile) {
-      fill_slot(slots, role.direction, first_unit, role.first_tile + tile, tile < role.tiles);
-#pragma unroll
-      for (int gate = 0; gate < kGates; ++gate) weights[tile][gate] = read_slot(slots, gate);
-    }
-    for (int tile = kRegisterTiles; tile < role.tiles; ++tile) {
-      fill_slot(slot_of(slots, tile), role.direction, first_unit, role.first_tile + tile, true);
-    }
-  }
-  // A slot holds a lane's part of one tile for each gate; no other lane reads it.
-  template <class Words>
-  FUSED_RNN_DEVICE static Words* slot_of(Words* slots, int tile) {
-    return slots + (tile - kRegisterTiles) * kGates * Weights::kChunks * kWarpLanes;
-  }
-  FUSED_RNN_DEVICE static Weights read_slot(const Words4* slot, int gate) {
-    Weights weights;
-#pragma unroll
-    for (int c = 0; c < Weights::kChunks; ++c) {
-      weights.chunks[c] = load_words(slot + (gate * Weights::kChunks + c) * kWarpLanes + lane_index());
-    }
-    return weights;
-  }
-  FUSED_RNN_DEVICE void fill_slot(Words4* slot, int direction, int first_unit, int tile, bool used) const {
-#pragma unroll 1
-    for (int row = 0; row < kGates * Lanes::kLaneUnits; ++row) {
-      const int gate = row / Lanes::kLaneUnits, part = row % Lanes::kLaneUnits, unit = first_unit + Lanes::unit(part);
-      Weights one{};
-#pragma unroll
-      for (int i = 0; i < Lanes::kHeld; ++i) {
-        const int hidden = tile * kTileHidden + hidden_index<sizeof(T), Lanes::kHeld>(i);
-        const bool inside = used && unit < shape.hidden_size && hidden < shape.hidden_size;
-        // Always loads, so that the loads overlap; element 0 exists.
-        const T loaded =
-            Pass::weight(views, direction, gate, inside ? unit : 0, inside ? hidden : 0, shape.hidden_size);
-        one.set(0, i, to_factor<T>(inside ? to_real(loaded) : 0.0f));
-      }
-      for (int c = 0; c < Weights::kPartChunks; ++c) {
-        store_words(slot + (row * Weights::kPartChunks + c) * kWarpLanes + lane_index(), one.chunks[c]);
-      }
-    }
+  FUSED_RNN_DEVICE float* meeting(const Thread& thread) const {
+    return reinterpret_cast<float*>(dynamic_shared() + map.sums) + thread.set * map.next_sums;
   }
 
   // Every block makes the whole vector of the first step, in all of its buffers: what no block owns stays zero.
@@ -329,75 +234,6 @@ struct PersistentKernel {
       for (int b = 0; b < Exchange::kBuffers; ++b) {
         vectors[b * map.vector_elements + column * layout.stride + index] = to_factor<T>(b == 0 ? value : 0.0f);
       }
-    }
-  }
-
-  FUSED_RNN_DEVICE void product(float (&sums)[kPartialValues], const Weights (&weights)[kRegisterTiles][kGates],
-                                const Words4* slots, const T* vector, int stride, int column_tile,
-                                const Role& role) const {
-    Sums chains[Pass::kResults][kChains];
-#pragma unroll
-    for (int r = 0; r < Pass::kResults; ++r) {
-#pragma unroll
-      for (int c = 0; c < kChains; ++c) chains[r][c].clear();
-    }
-    const T* columns = vector + column_tile * kTileColumns * stride + role.first_tile * kTileHidden;
-    const int rows = kExact ? rows_of(role) - column_tile * kTileColumns : kTileColumns;
-    // Straight code for each number of tiles, so that the vector's loads go ahead of the products; wider types have no
-    // registers for that.
-    constexpr bool kStraight = sizeof(T) == 2;
-    const int held = role.tiles < kRegisterTiles ? role.tiles : kRegisterTiles;
-#pragma unroll
-    for (int count = kRegisterTiles; count > (kStraight ? 0 : kRegisterTiles - 1); --count) {
-      if (kStraight && held != count) continue;
-#pragma unroll
-      for (int tile = 0; tile < count; ++tile) {
-        if (!kStraight && tile >= held) break;
-        add_tile(
-            chains, [&](int gate) { return weights[tile][gate]; }, columns + tile * kTileHidden, stride, tile, rows);
-      }
-    }
-#pragma unroll(kStraight && !Pass::kBackward ? 2 : 1)
-    for (int tile = kRegisterTiles; tile < role.tiles; ++tile) {
-      const Words4* const slot = slot_of(slots, tile);
-      add_tile(
-          chains, [&](int gate) { return read_slot(slot, gate); }, columns + tile * kTileHidden, stride, kRegisterTiles,
-          rows);
-    }
-#pragma unroll
-    for (int r = 0; r < Pass::kResults; ++r) {
-      if constexpr (kChains > 1) {
-#pragma unroll
-        for (int c = 1; c < kChains; ++c) chains[r][0].add(chains[r][c]);
-      }
-      chains[r][0].finish();
-#pragma unroll
-      for (int v = 0; v < Sums::kValues; ++v) sums[r * Sums::kValues + v] = chains[r][0].values[v];
-    }
-  }
-  // Adds one tile's products, of which weights_of(gate) has the weights, for all columns; exact float32 may leave out
-  // those from `rows` on.
-  template <class WeightsOf>
-  FUSED_RNN_DEVICE void add_tile(Sums (&chains)[Pass::kResults][kChains], const WeightsOf& weights_of, const T* columns,
-                                 int stride, int tile, int rows) const {
-    const int gate_stride = Pass::kVectors > 1 ? shape.padded() : 0;
-    if constexpr (kExact) {
-      Weights weights[kGates];
-#pragma unroll
-      for (int gate = 0; gate < kGates; ++gate) weights[gate] = weights_of(gate);
-      add_exact<Lanes>(chains, weights, columns, gate_stride, stride, rows);
-    } else {
-#pragma unroll
-      for (int gate = 0; gate < kGates; ++gate) {
-        chain_of(chains, gate, tile).add(weights_of(gate), columns + gate * gate_stride, stride);
-      }
-    }
-  }
-  FUSED_RNN_DEVICE static Sums& chain_of(Sums (&chains)[Pass::kResults][kChains], int gate, int tile) {
-    if constexpr (Pass::kBackward) {
-      return chains[0][(tile * kGates + gate) % kChains];
-    } else {
-      return chains[gate][tile % kChains];
     }
   }
 };

@@ -29,13 +29,20 @@ FUSED_RNN_HD constexpr int register_tiles(int gates, size_t element_bytes, bool 
 // 12 in 16 bits), and TF32 has no register for a tile of nine.
 FUSED_RNN_HD constexpr int most_gates(bool exact_float32) { return exact_float32 ? 4 : 8; }
 
+// Whether the 16 rows of a tile are the four gates of four units, so that a warp has all gates of a unit and seldom
+// shares its sums (tile.cuh). The units of a norm are those of one row of a tile.
+FUSED_RNN_HD constexpr bool interleaves_gates(int results, bool exact_float32, bool normalized) {
+  return results == 4 && !exact_float32 && !normalized;
+}
+
 struct PersistentShape {
   int time_steps, batch, hidden_size;
   int gates;  // that read h
   int element_bytes;
   int tile_units;
   int register_tiles;  // what the function above says
-  int splits;          // warps that share the hidden indices of a tile of units: 1, 2, 4 or 8
+  bool interleaved;    // what interleaves_gates says
+  int splits;          // parts of the hidden indices, of which the sums of a unit meet: 1, 2, 4 or 8
   int column_tiles;    // of eight rows of the batch each, one after another in a step
   int ranks;           // blocks of a group, which together own all units
   int rows;            // of a group, at most those of its column tiles
@@ -48,11 +55,17 @@ struct PersistentShape {
   FUSED_RNN_HD constexpr int units_log2() const { return (tile_units == 16 ? 7 : 6) - splits_log2(); }
   FUSED_RNN_HD constexpr int units() const { return 1 << units_log2(); }
   FUSED_RNN_HD constexpr int hidden_tiles() const { return (hidden_size + 31) / 32; }
-  FUSED_RNN_HD constexpr int padded() const { return 32 * hidden_tiles(); }
+  // Where gates are interleaved, all parts are as long.
+  FUSED_RNN_HD constexpr int padded() const { return 32 * (interleaved ? splits * split_tiles() : hidden_tiles()); }
   // Indices of the vector that some block writes; the rest stays zero.
   FUSED_RNN_HD constexpr int covered() const { return ranks * units() < padded() ? ranks * units() : padded(); }
   FUSED_RNN_HD constexpr int split_tiles() const { return (hidden_tiles() + splits - 1) / splits; }
+  // Warps that sum the same units, each some parts of the hidden indices.
+  FUSED_RNN_HD constexpr int sharing() const { return interleaved ? (splits > 4 ? splits / 4 : 1) : splits; }
+  FUSED_RNN_HD constexpr int parts_of_warp() const { return splits / sharing(); }
+  FUSED_RNN_HD constexpr int units_of_warp() const { return tile_units / parts_of_warp(); }
   FUSED_RNN_HD constexpr int tiles_of(int split) const {
+    if (interleaved) return split_tiles();
     const int rest = hidden_tiles() - split * split_tiles();
     return rest < 0 ? 0 : (rest < split_tiles() ? rest : split_tiles());
   }
@@ -93,8 +106,8 @@ FUSED_RNN_HD constexpr SharedMap shared_map(const PersistentShape& shape, size_t
   const int line = 128 / static_cast<int>(element_bytes);
   map.stride = width + (width % line == 0 ? line / 2 : 0);
   map.vector_elements = shape.columns() * map.stride;
-  const int sums = results * shape.tile_units / 4 * kThreads;
-  map.next_sums = shape.splits > 1 ? sums : 0;  // a warp that has its sums to itself can overwrite them
+  const int sums = results * shape.units_of_warp() / 4 * kThreads;
+  map.next_sums = shape.sharing() > 1 ? sums : 0;  // a warp that has its sums to itself can overwrite them
   map.stage = map.vectors + static_cast<size_t>(buffers) * map.vector_elements * element_bytes;
   map.weights = map.stage + static_cast<size_t>(stages) * shape.columns() * vectors * shape.units() * element_bytes;
   map.sums = map.weights +

@@ -27,7 +27,7 @@ constexpr int kMostGroups = 65535;     // of a launch; the hardware queues them
 constexpr Rules kRules[] = {
     {Schedule::kOneBlock, "one_block", kOldestCapability, 1, 1, 2, 0, true,
      [](const StepCosts& c, double) { return c.one_block; }},
-    {Schedule::kCluster, "cluster", 90, 2, 16, 2, 1, true,
+    {Schedule::kCluster, "cluster", 90, 2, 16, 2, 2, true,
      [](const StepCosts& c, double kb) { return c.cluster + c.cluster_kb * kb; }},
     {Schedule::kGrid, "grid", kOldestCapability, 1, 0, 1, 0, false,
      [](const StepCosts& c, double kb) { return c.grid + c.grid_kb * kb; }},
@@ -47,7 +47,7 @@ double model_step_us(const Rules& rules, const Problem& problem, const Option& o
                       tile_cycles(is_exact(problem), problem.type == DataType::kFloat32);
   const double shared = kPersistentWarps * s.gates * s.shared_tiles() * tile_bytes / kSharedBytes;
   const double tile_us = costs.tile + (gemm + shared) / (costs.clock_ghz * 1e3);
-  const double received_kb = rows * vectors * s.padded() * s.element_bytes / 1024.0;
+  const double received_kb = rows * vectors * 32 * s.hidden_tiles() * s.element_bytes / 1024.0;
   double instructions = added_instructions(problem), meetings_us = 0;
   if (problem.normalized) {
     const NormInstructions& of_norms = kNormInstructions[has_norm_of_c(problem.cell) ? 1 : 0];
@@ -227,6 +227,7 @@ std::vector<Option> feasible(const Rules& rules, const Problem& problem, const D
   s.element_bytes = static_cast<int>(size);
   s.tile_units = weight_tile_units(is_exact(problem));
   s.register_tiles = register_tiles(s.gates, size, is_exact(problem));
+  s.interleaved = interleaves_gates(results, is_exact(problem), problem.normalized);
   for (const int splits : {1, 2, 4, 8}) {
     std::vector<int> tried;  // rows of a group; the same rows in more tiles are no better
     for (const int column_tiles : {1, 2, 3, 4, 6, 8, kFill}) {

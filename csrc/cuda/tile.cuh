@@ -30,6 +30,22 @@ struct TileLanes<float, kResults> {
   FUSED_RNN_DEVICE static int unit(int part) { return lane_index() / (4 * kLaneUnits) * kLaneUnits + part; }
 };
 
+// A tile of the tensor cores whose rows are the four gates of four units. What lanes have summed lies lane by lane,
+// four values each: two gates of a unit for two columns.
+struct InterleavedTile {
+  static constexpr int kUnits = 4;
+  // Of a lane's weights of a part: their unit and gate. Which gate of two comes first alternates, so that the lanes
+  // that read one gate meet no conflict of banks.
+  FUSED_RNN_DEVICE static int unit() { return lane_index() / 4 % kUnits; }
+  FUSED_RNN_DEVICE static int gate(int part) { return lane_index() / 16 * 2 + (part ^ lane_index() / 8 % 2); }
+  // A lane updates the unit of its weights in one column; where the sum of a gate lies.
+  FUSED_RNN_DEVICE static int column() { return lane_index() % 4 * 2 + lane_index() / 16; }
+  FUSED_RNN_DEVICE static int place(int gate) {
+    const int lane = lane_index(), first = lane / 16 + lane / 8 % 2 * 2;
+    return lane % 16 * 4 + gate / 2 * 64 + (first ^ gate % 2 * 2);
+  }
+};
+
 // The i-th of the hidden indices of a tile that a lane holds, for elements of `size` bytes.
 template <int kSize, int kHeld>
 FUSED_RNN_DEVICE int hidden_index(int i) {
@@ -86,6 +102,9 @@ struct TileSums {
   }
   FUSED_RNN_DEVICE void add(const TileSums& other) {
     for (int i = 0; i < kValues; ++i) values[i] += other.values[i];
+  }
+  FUSED_RNN_DEVICE Words4 words() const {
+    return {{float_to_bits(values[0]), float_to_bits(values[1]), float_to_bits(values[2]), float_to_bits(values[3])}};
   }
   FUSED_RNN_DEVICE void finish() {}
 };

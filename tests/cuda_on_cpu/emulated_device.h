@@ -81,6 +81,7 @@ inline Words4 load_words(const void* from) {
   return *static_cast<const Words4*>(from);  // an aligned access: UndefinedBehaviorSanitizer finds the others
 }
 inline void store_words(void* to, const Words4& value) { *static_cast<Words4*>(to) = value; }
+inline void store_shared(void* to, const Words4& value) { store_words(to, value); }
 
 inline void copy_async(void* to_shared, const void* from_global) { emulator::copy_async(to_shared, from_global, 16); }
 inline void wait_copies(Where where = Where::current()) { emulator::wait_copies(where); }

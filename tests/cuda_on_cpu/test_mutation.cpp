@@ -99,7 +99,7 @@ void every_synchronisation_is_needed() {
   const Runs runs;
   std::set<std::string> sites;
   for (const std::string& site : emulator::synchronisation_sites()) sites.insert(site);
-  for (const char* file : {"persistent.cuh", "small_block.cuh", "small_norms.cuh", "one_block.cuh", "cluster.cuh",
+  for (const char* file : {"persistent_gemm.cuh", "small_block.cuh", "small_norms.cuh", "one_block.cuh", "cluster.cuh",
                            "grid.cuh", "norm_sums.cuh"}) {
     const auto of_file = [&](const std::string& site) { return site.find(file) == 0; };
     check(std::any_of(sites.begin(), sites.end(), of_file), std::string("synchronisation in ") + file);
