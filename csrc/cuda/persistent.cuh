@@ -54,7 +54,7 @@ struct PersistentKernel : PersistentGemm<Pass> {
     const int steps = shape.time_steps;
     typename Pass::Inputs inputs;
     Element next = element(role, 0);  // whose inputs are loaded
-    WalkOfPass walk(fused_rnn::direction_of(role.direction, shape.heads), steps);
+    WalkOfPass walk(direction_of(next), steps);
     if (owns && steps > 0) load_inputs(inputs, role, next, walk);
 #pragma unroll 1
     for (int step = 0; step < steps; ++step) {
