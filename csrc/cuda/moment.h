@@ -21,23 +21,17 @@ FUSED_RNN_HD inline Moment<Index> moment_at(Index position, Direction direction,
 // The moments of a pass one after another, by an addition each; kBackward: from the last position on.
 template <class Index, bool kBackward>
 struct Walk {
-  Index position, time, time_steps;
-  Index apart;  // from a time to the time after
+  Index time, apart;  // apart: from a time to the time after
 
   FUSED_RNN_HD Walk(Direction direction, Index steps)
-      : position(kBackward ? steps - 1 : 0),
-        time(time_at(position, direction, steps)),
-        time_steps(steps),
-        apart(direction == Direction::kForward ? 1 : -1) {}
-  FUSED_RNN_HD Moment<Index> now() const {
-    return {time, time - apart, time + apart, position, position == time_steps - 1};
+      : time(time_at(position(0, steps), direction, steps)), apart(direction == Direction::kForward ? 1 : -1) {}
+  FUSED_RNN_HD static Index position(Index step, Index steps) { return kBackward ? steps - 1 - step : step; }
+  FUSED_RNN_HD Moment<Index> at(Index step, Index steps) const {
+    return {time, time - apart, time + apart, position(step, steps), position(step, steps) == steps - 1};
   }
-  FUSED_RNN_HD Walk next() const {
-    Walk walk = *this;
-    walk.position += kBackward ? -1 : 1;
-    walk.time += kBackward ? -apart : apart;
-    return walk;
-  }
+  FUSED_RNN_HD Walk next() const { return {time + (kBackward ? -apart : apart), apart}; }
+ private:
+  FUSED_RNN_HD Walk(Index t, Index a) : time(t), apart(a) {}
 };
 
 // Of the first step; negative where there is none.

@@ -55,7 +55,7 @@ struct PersistentKernel : PersistentGemm<Pass> {
     typename Pass::Inputs inputs;
     Element next = element(role, 0);  // whose inputs are loaded
     WalkOfPass walk(direction_of(next), steps);
-    if (owns && steps > 0) load_inputs(inputs, role, next, walk);
+    if (owns && steps > 0) load_inputs(inputs, role, next, walk, 0);
 #pragma unroll 1
     for (int step = 0; step < steps; ++step) {
       const bool goes_on = Pass::kBackward || step + 1 < steps;  // backward has one more GEMM
@@ -69,8 +69,8 @@ struct PersistentKernel : PersistentGemm<Pass> {
           State state = state_before(thread, turn);
           made.vector = {};
           if (exists(role, e)) {
-            state = Pass::update(views, e, walk.now(), shape.hidden_size, inputs, results, state, made);
-            if (Exchange::kStoresFirst) Pass::store(views, e, walk.now(), shape.hidden_size, made);
+            state = Pass::update(views, e, walk.at(step, steps), shape.hidden_size, inputs, results, state, made);
+            if (Exchange::kStoresFirst) Pass::store(views, e, walk.at(step, steps), shape.hidden_size, made);
           }
           store_state(thread, turn, state);
           for (int v = 0; v < Pass::kVectors; ++v)
@@ -80,10 +80,10 @@ struct PersistentKernel : PersistentGemm<Pass> {
         const bool is_last = turn + 1 == turns;
         if (is_last && goes_on) exchange.send(static_cast<unsigned>(step), rows_of(role));
         if (!owns) continue;
-        if (turns > 1) next = element(role, is_last ? 0 : turn + 1);
-        const Moment<int> now = walk.now();
+        next = element(role, is_last ? 0 : turn + 1);
+        const Moment<int> now = walk.at(step, steps);
         if (is_last) walk = walk.next();
-        if (!is_last || step + 1 < steps) load_inputs(inputs, role, next, walk);
+        if (!is_last || step + 1 < steps) load_inputs(inputs, role, next, walk, is_last ? step + 1 : step);
         if (Exchange::kStoresFirst) continue;
         const Element stored = hidden(e);
         if (exists(role, stored)) Pass::store(views, stored, now, shape.hidden_size, made);
@@ -107,7 +107,6 @@ struct PersistentKernel : PersistentGemm<Pass> {
     Role role;
     bool owns;  // whether it updates units
     float *states, *bias;
-    Words4* slots;
     Weights weights[kRegisterTiles][kGates];
     int set = 0;  // of partial sums: two in turn, since those of the tile before may still be read
 
@@ -116,9 +115,7 @@ struct PersistentKernel : PersistentGemm<Pass> {
       owns = role.first_value < Gemm::kValues;
       states = reinterpret_cast<float*>(shared + kernel.map.state) + thread_index();
       bias = reinterpret_cast<float*>(shared + kernel.map.bias);
-      slots = reinterpret_cast<Words4*>(shared + kernel.map.weights) +
-              static_cast<size_t>(warp_index()) * kernel.shape.weight_slots() * kGates * Weights::kChunks * kWarpLanes;
-      kernel.load_weights(weights, slots, role, role.first_unit + role.first_of_warp);
+      kernel.load_weights(weights, role, role.first_unit + role.first_of_warp);
       kernel.fill_bias(bias, role);
     }
   };
@@ -178,11 +175,11 @@ struct PersistentKernel : PersistentGemm<Pass> {
   }
 
   FUSED_RNN_DEVICE void load_inputs(typename Pass::Inputs& inputs, const Role& role, const Element& e,
-                                    const WalkOfPass& walk) const {
+                                    const WalkOfPass& walk, int step) const {
     if (!exists(role, e)) return;
-    inputs = Pass::load(views, e, walk.now(), shape.hidden_size);
+    inputs = Pass::load(views, e, walk.at(step, shape.time_steps), shape.hidden_size);
     // One turn of an exchange between blocks takes longer than the memory.
-    const Moment<int> ahead = walk.next().now();
+    const Moment<int> ahead = walk.next().at(step + 1, shape.time_steps);
     if ((Exchange::kShortSteps || turns > 1) && ahead.position > 0 && ahead.position < shape.time_steps) {
       Pass::prefetch_inputs(views, e, ahead, shape.hidden_size);
     }
@@ -212,15 +209,12 @@ struct PersistentKernel : PersistentGemm<Pass> {
   FUSED_RNN_DEVICE void multiply(Thread& thread, const Exchange& exchange, int step, int turn) const {
     if (value_of(thread.role, turn) != thread.role.first_value) return;
     thread.set ^= 1;
-    Gemm::multiply(meeting(thread), thread.weights, thread.slots, exchange.vector(static_cast<unsigned>(step)),
+    Gemm::multiply(thread.set, thread.weights, exchange.vector(static_cast<unsigned>(step)),
                    turn >> owned_log2, thread.role);
   }
   FUSED_RNN_DEVICE Results results_at(const Thread& thread, int turn, const Element& e) const {
-    return Gemm::sums_of(meeting(thread), thread.bias, thread.role.first_warp, value_of(thread.role, turn),
+    return Gemm::sums_of(thread.set, thread.bias, thread.role.first_warp, value_of(thread.role, turn),
                          e.unit - thread.role.first_unit);
-  }
-  FUSED_RNN_DEVICE float* meeting(const Thread& thread) const {
-    return reinterpret_cast<float*>(dynamic_shared() + map.sums) + thread.set * map.next_sums;
   }
 
   // Every block makes the whole vector of the first step, in all of its buffers: what no block owns stays zero.

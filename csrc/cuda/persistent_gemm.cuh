@@ -40,7 +40,7 @@ struct PersistentGemm {
   // Arguments; those of the shape are made on the host, so that they are constants of the kernel and need no registers.
   PersistentShape shape;
   SharedMap map;
-  int turns, owned_log2, sharing, parts;
+  int turns, owned_log2, units_log2, sharing, parts, warp_slots;
   int part_stride;  // elements between the parts of the vector that a warp multiplies
   typename Pass::Views views;
 
@@ -48,7 +48,9 @@ struct PersistentGemm {
     shape = s;
     turns = s.turns();
     owned_log2 = s.owned_log2();
+    units_log2 = s.units_log2();
     sharing = s.sharing();
+    warp_slots = s.weight_slots() * kGates * Weights::kChunks * kWarpLanes;
     parts = s.parts_of_warp();
     part_stride = kInterleaved ? s.split_tiles() * kTileHidden : (Pass::kVectors > 1 ? s.padded() : 0);
   }
@@ -62,8 +64,9 @@ struct PersistentGemm {
     int first_tile, tiles;          // of hidden indices that the warp multiplies, in each of its parts
   };
 
-  FUSED_RNN_DEVICE void load_weights(Weights (&weights)[kRegisterTiles][kGates], Words4* slots, const Role& role,
+  FUSED_RNN_DEVICE void load_weights(Weights (&weights)[kRegisterTiles][kGates], const Role& role,
                                      int first_unit) const {
+    Words4* const slots = first_slot();
     // By way of shared memory, in a loop: as code for each single weight it would be long and slow.
 #pragma unroll
     for (int tile = 0; tile < kRegisterTiles; ++tile) {
@@ -78,47 +81,54 @@ struct PersistentGemm {
 
   FUSED_RNN_DEVICE void fill_bias(float* bias, const Role& role) const {
     for (int i = thread_index(); i < Pass::kResults * shape.units(); i += kThreads) {
-      const int gate = i >> shape.units_log2(), of_block = i & (shape.units() - 1), unit = role.first_unit + of_block;
+      const int gate = i >> units_log2, of_block = i & ((1 << units_log2) - 1), unit = role.first_unit + of_block;
       const bool inside = unit < shape.hidden_size;
       bias[bias_index(gate, of_block)] =
           inside ? Pass::bias(views, role.direction, gate, unit, shape.hidden_size) : 0.0f;
     }
   }
 
-  // Multiplies the vector of a tile of columns, and leaves the sums in `meeting` to the threads that update.
-  FUSED_RNN_DEVICE void multiply(float* meeting, const Weights (&weights)[kRegisterTiles][kGates], const Words4* slots,
-                                 const T* vector, int column_tile, const Role& role) const {
+  // Multiplies the vector of a tile of columns, and leaves the sums to the threads that update, in one of two sets.
+  FUSED_RNN_DEVICE void multiply(int set, const Weights (&weights)[kRegisterTiles][kGates], const T* vector, int column_tile, const Role& role) const {
     if constexpr (kInterleaved) {
-      if (parts == 1) multiply_parts<4>(meeting, weights, slots, vector, column_tile, role);
-      if (parts == 2) multiply_parts<2>(meeting, weights, slots, vector, column_tile, role);
-      if (parts == 4) multiply_parts<1>(meeting, weights, slots, vector, column_tile, role);
+      if (parts == 1) multiply_parts<4>(set, weights, vector, column_tile, role);
+      if (parts == 2) multiply_parts<2>(set, weights, vector, column_tile, role);
+      if (parts == 4) multiply_parts<1>(set, weights, vector, column_tile, role);
       sharing > 1 ? sync_block() : sync_warp();
     } else {
-      multiply_parts<Pass::kBackward ? 1 : kGates>(meeting, weights, slots, vector, column_tile, role);
+      multiply_parts<Pass::kBackward ? 1 : kGates>(set, weights, vector, column_tile, role);
       sync_block();
     }
   }
   // The sums of value `value` of a tile in this lane, that of the unit `of_block` of the block.
-  FUSED_RNN_DEVICE Results sums_of(const float* meeting, const float* bias, int first_warp, int value,
+  FUSED_RNN_DEVICE Results sums_of(int set, const float* bias, int first_warp, int value,
                                    int of_block) const {
     Results results;
     if constexpr (kInterleaved) {
       const Words4 of_unit = load_words(bias + bias_index(0, of_block));
       for (int r = 0; r < Pass::kResults; ++r) results[r] = bits_to_float(of_unit.words[r]);
-      add_interleaved(results, meeting, first_warp, value);
+      add_interleaved(results, meeting(set), first_warp, value);
     } else {
       for (int r = 0; r < Pass::kResults; ++r) results[r] = bias[bias_index(r, of_block)];
-      add_partials(results, meeting, first_warp, value);
+      add_partials(results, meeting(set), first_warp, value);
     }
     return results;
   }
 
  private:
+  FUSED_RNN_DEVICE float* meeting(int set) const {
+    return reinterpret_cast<float*>(dynamic_shared() + map.sums) + set * map.next_sums;
+  }
   FUSED_RNN_DEVICE int bias_index(int gate, int of_block) const {
-    return kInterleaved ? of_block * Pass::kResults + gate : (gate << shape.units_log2()) + of_block;
+    return kInterleaved ? of_block * Pass::kResults + gate : (gate << units_log2) + of_block;
   }
 
   // A slot holds a lane's part of one tile for each gate; no other lane reads it.
+  // Computed again wherever it is needed, but for exact float32, whose loop has no room for that.
+  FUSED_RNN_DEVICE Words4* first_slot() const {
+    const int warp = hidden_from_compiler(warp_index());
+    return reinterpret_cast<Words4*>(dynamic_shared() + map.weights) + warp * warp_slots;
+  }
   template <class Words>
   FUSED_RNN_DEVICE static Words* slot_of(Words* slots, int tile) {
     return slots + (tile - kRegisterTiles) * kGates * Weights::kChunks * kWarpLanes;
@@ -168,29 +178,30 @@ struct PersistentGemm {
 
   // kServed: rows of tiles that multiply the same part of the vector.
   template <int kServed>
-  FUSED_RNN_DEVICE void multiply_parts(float* meeting, const Weights (&weights)[kRegisterTiles][kGates],
-                                       const Words4* slots, const T* vector, int column_tile, const Role& role) const {
+  FUSED_RNN_DEVICE void multiply_parts(int set, const Weights (&weights)[kRegisterTiles][kGates],
+                                       const T* vector, int column_tile, const Role& role) const {
     TileSum sums[Pass::kResults];
-    product<kServed>(sums, weights, slots, vector, column_tile, role);
+    product<kServed>(sums, weights, vector, column_tile, role);
     const int warp = warp_index(), lane = lane_index();
+    float* const to = meeting(set);
     if constexpr (kInterleaved) {
 #pragma unroll
       for (int r = kServed; r < Pass::kResults; ++r) sums[r % kServed].add(sums[r]);
 #pragma unroll
       for (int r = 0; r < kServed; ++r) {
-        store_shared(meeting + ((warp * kServed + r) * kWarpLanes + lane) * kValues, sums[r].words());
+        store_shared(to + ((warp * kServed + r) * kWarpLanes + lane) * kValues, sums[r].words());
       }
     } else {
       for (int r = 0; r < Pass::kResults; ++r) {
         for (int v = 0; v < kValues; ++v) {
-          meeting[((warp * Pass::kResults + r) * kValues + v) * kWarpLanes + lane] = sums[r].values[v];
+          to[((warp * Pass::kResults + r) * kValues + v) * kWarpLanes + lane] = sums[r].values[v];
         }
       }
     }
   }
   template <int kServed>
   FUSED_RNN_DEVICE void product(TileSum (&sums)[Pass::kResults], const Weights (&weights)[kRegisterTiles][kGates],
-                                const Words4* slots, const T* vector, int column_tile, const Role& role) const {
+                                const T* vector, int column_tile, const Role& role) const {
     TileSum chains[Pass::kResults][kChains];
 #pragma unroll
     for (int r = 0; r < Pass::kResults; ++r) {
@@ -216,7 +227,7 @@ struct PersistentGemm {
     }
 #pragma unroll(kStraight && !Pass::kBackward ? 2 : 1)
     for (int tile = kRegisterTiles; tile < role.tiles; ++tile) {
-      const Words4* const slot = slot_of(slots, tile);
+      const Words4* const slot = slot_of(first_slot(), tile);
       add_tile<kServed>(
           chains, [&](int gate) { return read_slot(slot, gate); }, columns + tile * kTileHidden, kRegisterTiles, rows);
     }
