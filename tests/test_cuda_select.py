@@ -208,7 +208,8 @@ def test_the_model_stays_near_what_it_was_fitted_to() -> None:
         (which.options()[schedule], us)
         for which, times in measured().items()
         for schedule, us in times.items()
-        if schedule != "per_step" and which.type != "f32"  # whose tiles were others
+        # Tiles of exact float32 were others, and so was the backward kernel of clusters.
+        if schedule != "per_step" and which.type != "f32" and not (schedule == "cluster" and which.backward)
     ]
     # 0.10 by the fit; kernels that came after the run are estimated as shorter than what was measured.
     assert math.sqrt(sum(math.log(model / us) ** 2 for model, us in pairs) / len(pairs)) < 0.13

@@ -45,6 +45,9 @@ constexpr int kWarpLanes = 32;
 struct alignas(16) Words4 {
   uint32_t words[4];
 };
+struct alignas(8) Words2 {
+  uint32_t words[2];
+};
 
 // Counts arrivals and bytes that arrive by store_async; lies in shared memory. A phase is complete when both counts are
 // reached; then the next phase, of the other parity, begins. The first phase has parity 0.

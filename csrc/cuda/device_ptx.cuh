@@ -102,6 +102,11 @@ FUSED_RNN_DEVICE void store_async(SharedAddress to, const Words4& value, SharedA
       "r"(value.words[0]), "r"(value.words[1]), "r"(value.words[2]), "r"(value.words[3]), "r"(barrier)
       : "memory");
 }
+FUSED_RNN_DEVICE void store_async(SharedAddress to, const Words2& value, SharedAddress barrier) {
+  asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0], {%1, %2}, [%3];" ::"r"(to),
+               "r"(value.words[0]), "r"(value.words[1]), "r"(barrier)
+               : "memory");
+}
 
 #else
 
@@ -114,6 +119,7 @@ FUSED_RNN_DEVICE void publish_barriers() { __trap(); }
 FUSED_RNN_DEVICE void arrive_expecting(TransactionBarrier*, int) { __trap(); }
 FUSED_RNN_DEVICE void wait_parity(TransactionBarrier*, int) { __trap(); }
 FUSED_RNN_DEVICE void store_async(SharedAddress, const Words4&, SharedAddress) { __trap(); }
+FUSED_RNN_DEVICE void store_async(SharedAddress, const Words2&, SharedAddress) { __trap(); }
 
 #endif
 

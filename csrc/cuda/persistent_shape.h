@@ -35,6 +35,14 @@ FUSED_RNN_HD constexpr bool interleaves_gates(int results, bool exact_float32, b
   return results == 4 && !exact_float32 && !normalized;
 }
 
+// Where sums are scattered: units of a block; blocks whose parts are added at once; tiles of 16 units a warp, at most.
+constexpr int kScatterUnits = 32, kScatterStride = 4;
+FUSED_RNN_HD constexpr int scatter_tiles(int gates, size_t element_bytes) {
+  constexpr int kOfCluster = 4;  // of 16 blocks
+  const int held = register_tiles(gates, element_bytes, false);
+  return held < kOfCluster ? held : kOfCluster;
+}
+
 struct PersistentShape {
   int time_steps, batch, hidden_size;
   int gates;  // that read h
@@ -49,6 +57,7 @@ struct PersistentShape {
   int row_groups;      // groups that share the batch of one head of one direction
   int heads;           // of one direction
   int first_group;     // of this launch
+  bool scatters;       // backward sends sums and not gradients (scatter.cuh)
 
   FUSED_RNN_HD constexpr int columns() const { return 8 * column_tiles; }
   FUSED_RNN_HD constexpr int splits_log2() const { return splits == 1 ? 0 : (splits == 2 ? 1 : (splits == 4 ? 2 : 3)); }
@@ -78,6 +87,10 @@ struct PersistentShape {
   FUSED_RNN_HD constexpr int owned_log2() const {
     const int values_log2 = tile_units == 16 ? 2 : 1;
     return values_log2 > splits_log2() ? values_log2 - splits_log2() : 0;
+  }
+  // Tiles of 16 units a warp where sums are scattered.
+  FUSED_RNN_HD constexpr int scattered_tiles() const {
+    return (ranks * (kScatterUnits / 16) + kPersistentWarps - 1) / kPersistentWarps;
   }
   // Updates of a thread in a step, one after another.
   FUSED_RNN_HD constexpr int turns() const { return column_tiles << owned_log2(); }
@@ -115,6 +128,32 @@ FUSED_RNN_HD constexpr SharedMap shared_map(const PersistentShape& shape, size_t
   map.state = map.sums + static_cast<size_t>(sums + map.next_sums) * sizeof(float);
   map.bias = map.state + static_cast<size_t>(states) * shape.turns() * kThreads * sizeof(float);
   map.barriers = map.bias + static_cast<size_t>(results) * shape.units() * sizeof(float);
+  map.total = map.barriers + 2 * sizeof(uint64_t);
+  return map;
+}
+
+// The same where sums are scattered. Parts lie first, then gradients; weights pass through both on their way.
+struct ScatterMap {
+  int stride;          // elements between two columns of gradients
+  int next_gradients;  // elements between the two buffers
+  int parts_of_tile;   // floats of a tile of columns
+  int next_parts;      // floats between the two buffers
+  size_t gradients, states, barriers, total;
+};
+
+FUSED_RNN_HD constexpr ScatterMap scatter_map(const PersistentShape& shape, size_t element_bytes, int states) {
+  constexpr int kThreads = 32 * kPersistentWarps;
+  ScatterMap map{};
+  const int width = shape.gates * kScatterUnits, line = 128 / static_cast<int>(element_bytes);
+  map.stride = (width + line - 1) / line * line + line / 2;  // as in shared_map
+  map.next_gradients = shape.columns() * map.stride;
+  map.parts_of_tile = (shape.ranks + kScatterStride - 1) / kScatterStride * kScatterStride * kScatterUnits * 8;
+  map.next_parts = shape.column_tiles * map.parts_of_tile;
+  map.gradients = 2 * static_cast<size_t>(map.next_parts) * sizeof(float);
+  const size_t cleared = map.gradients + 2 * static_cast<size_t>(map.next_gradients) * element_bytes;
+  const size_t weights = static_cast<size_t>(16) * element_bytes * kThreads;  // a tile of each warp
+  map.states = cleared > weights ? cleared : weights;
+  map.barriers = map.states + static_cast<size_t>(states) * shape.column_tiles * kThreads * sizeof(float);
   map.total = map.barriers + 2 * sizeof(uint64_t);
   return map;
 }

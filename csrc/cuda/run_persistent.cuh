@@ -6,6 +6,7 @@
 #include "cuda/norm_kernel.cuh"
 #include "cuda/one_block.cuh"
 #include "cuda/plan.h"
+#include "cuda/scatter.cuh"
 #include "cuda/small_block.cuh"
 #include "cuda/small_lanes.cuh"
 #include "cuda/small_tiles.cuh"
@@ -60,6 +61,9 @@ auto visit_plain_kernel(const Plan& plan, Visitor&& visitor) {
     case Schedule::kOneBlock:
       return visitor(PersistentKernel<Pass, OneBlockExchange>{}, launch_shape<Pass, OneBlockExchange>);
     case Schedule::kCluster:
+      if constexpr (kScatters<Pass>) {
+        if (plan.shape.scatters) return visitor(ScatterKernel<Pass>{}, launch_shape<Pass, ClusterExchange>);
+      }
       return visitor(PersistentKernel<Pass, ClusterExchange>{}, launch_shape<Pass, ClusterExchange>);
     default:
       return visitor(PersistentKernel<Pass, GridExchange>{}, launch_shape<Pass, GridExchange>);

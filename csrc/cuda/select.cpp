@@ -1,6 +1,7 @@
 // Which CUDA schedule runs a problem: every shape of every schedule that fits, the cheapest by a model of one step.
 #include <algorithm>
 #include <cstdio>
+#include <optional>
 
 #include "cuda/norm_shape.h"
 #include "cuda/schedule.h"
@@ -47,8 +48,9 @@ double model_step_us(const Rules& rules, const Problem& problem, const Option& o
                       tile_cycles(is_exact(problem), problem.type == DataType::kFloat32);
   const double shared = kPersistentWarps * s.gates * s.shared_tiles() * tile_bytes / kSharedBytes;
   const double tile_us = costs.tile + (gemm + shared) / (costs.clock_ghz * 1e3);
-  const double received_kb = rows * vectors * 32 * s.hidden_tiles() * s.element_bytes / 1024.0;
-  double instructions = added_instructions(problem), meetings_us = 0;
+  const double received_kb = s.scatters ? (s.rows + 1) / 2 * 2 * s.ranks * kScatterUnits * 4 / 1024.0
+                                        : rows * vectors * 32 * s.hidden_tiles() * s.element_bytes / 1024.0;
+  double instructions = added_instructions(problem) - (s.scatters ? kScatteredInstructions : 0.0), meetings_us = 0;
   if (problem.normalized) {
     const NormInstructions& of_norms = kNormInstructions[has_norm_of_c(problem.cell) ? 1 : 0];
     instructions += problem.backward ? of_norms.backward : of_norms.forward;
@@ -196,6 +198,24 @@ void share_rows(PersistentShape& s, int groups) {
   s.row_groups = quotient(s.batch, s.rows);
 }
 
+constexpr int kMostGroups = 65535;  // of a launch; the hardware queues them
+
+// The option with sums that are scattered, where its shape has such a kernel.
+std::optional<Option> scattering(const Rules& rules, const Problem& problem, const Option& option, int states,
+                                 const StepCosts& costs) {
+  if (rules.schedule != Schedule::kCluster || !problem.backward || problem.normalized || is_exact(problem)) return {};
+  const PersistentShape& s = option.shape;
+  const auto size = static_cast<size_t>(s.element_bytes);
+  if (s.units() != kScatterUnits || s.scattered_tiles() > scatter_tiles(s.gates, size)) return {};
+  Option other = option;
+  other.shape.scatters = true;
+  other.estimate = kScatterSource;
+  other.shared_bytes = scatter_map(s, size, states).total;
+  other.step_us = model_step_us(rules, problem, other, costs);
+  other.groups_at_once = std::min(option.groups, kMostGroups);
+  return other;
+}
+
 // Every shape of a schedule that fits; where there is none, `refusal` says what stands against it.
 std::vector<Option> feasible(const Rules& rules, const Problem& problem, const Device& device, std::string* refusal) {
   const auto refuse = [&](const std::string& reason) {
@@ -243,6 +263,11 @@ std::vector<Option> feasible(const Rules& rules, const Problem& problem, const D
       if (std::find(tried.begin(), tried.end(), s.rows) != tried.end()) continue;
       tried.push_back(s.rows);
       Option option{{rules.schedule, s}, rules.name, "", 0, source};
+      option.groups = s.row_groups * static_cast<int>(problem.directions);
+      option.groups_at_once = std::min(option.groups, at_once);
+      if (const auto other = scattering(rules, problem, option, states, costs)) {
+        if (other->shared_bytes <= static_cast<size_t>(device.shared_bytes)) found.push_back(*other);
+      }
       option.shared_bytes = shared_map(s, size, vectors, results, states, rules.buffers, rules.stages).total;
       if (problem.normalized) {
         option.shared_bytes =
@@ -251,8 +276,6 @@ std::vector<Option> feasible(const Rules& rules, const Problem& problem, const D
       }
       if (least_shared == 0 || option.shared_bytes < least_shared) least_shared = option.shared_bytes;
       if (option.shared_bytes > static_cast<size_t>(device.shared_bytes)) continue;
-      option.groups = s.row_groups * static_cast<int>(problem.directions);
-      option.groups_at_once = std::min(option.groups, at_once);
       if (rules.schedule == Schedule::kGrid) {
         const size_t vector_bytes = size * s.columns() * vectors * s.padded();
         option.workspace_bytes = option.groups_at_once * (sizeof(BlockBarrier) + 2 * vector_bytes);
@@ -360,7 +383,8 @@ std::string describe(const Option& option) {
   return text + ": " + std::to_string(option.groups) + " groups of " + std::to_string(s.ranks) + " blocks, each " +
          std::to_string(s.units()) + " units of " + std::to_string(s.rows) + " rows, hidden indices in " +
          std::to_string(s.splits) + ", " + std::to_string(s.shared_tiles()) + " of " + std::to_string(s.split_tiles()) +
-         " tiles in shared memory, " + std::to_string(option.shared_bytes) + " bytes";
+         " tiles in shared memory, " + std::to_string(option.shared_bytes) + " bytes" +
+         (s.scatters ? ", sums scattered" : "");
 }
 
 }  // namespace fused_rnn::cuda

@@ -75,6 +75,9 @@ inline void wait_parity(TransactionBarrier* barrier, int parity, Where where = W
 inline void store_async(SharedAddress to, const Words4& value, SharedAddress barrier, Where where = Where::current()) {
   emulator::store_async(to.pointer, &value, sizeof value, barrier.pointer, where);
 }
+inline void store_async(SharedAddress to, const Words2& value, SharedAddress barrier, Where where = Where::current()) {
+  emulator::store_async(to.pointer, &value, sizeof value, barrier.pointer, where);
+}
 
 inline Words4 load_words(const void* from) {
   emulator::maybe_preempt();

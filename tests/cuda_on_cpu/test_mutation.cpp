@@ -19,6 +19,7 @@ struct Case {
   Shape shape;
   Schedule schedule;
   int splits, column_tiles;  // or the rows of small_block
+  bool scatters = false;     // in backward
 };
 
 constexpr Shape normalized(Shape shape) {
@@ -32,6 +33,8 @@ const Case kCases[] = {{{4, 6, 1, 24, 24}, Schedule::kOneBlock, 1, 1},
                        {{4, 12, 1, 24, 24}, Schedule::kOneBlock, 4, 2},
                        {{4, 6, 1, 40, 40}, Schedule::kCluster, 4, 1},
                        {{5, 12, 2, 40, 40}, Schedule::kCluster, 8, 2},
+                       {{4, 6, 1, 40, 40}, Schedule::kCluster, 4, 1, true},
+                       {{5, 12, 2, 72, 72}, Schedule::kCluster, 4, 2, true},
                        {{4, 6, 1, 40, 40}, Schedule::kGrid, 4, 1},
                        {{5, 12, 2, 40, 40}, Schedule::kGrid, 8, 2},
                        {{4, 3, 2, 24, 24}, Schedule::kSmallBlock, 1, 0},
@@ -47,7 +50,9 @@ Option option_of(const Case& one, bool backward) {
   problem.backward = backward;
   for (const Option& option : shapes(one.schedule, problem, kHopper)) {
     if (one.schedule == Schedule::kSmallBlock && option.small.rows == one.splits) return option;
-    if (option.shape.splits == one.splits && option.shape.column_tiles == one.column_tiles) return option;
+    const cuda::PersistentShape& s = option.shape;
+    const bool scatters = one.scatters && backward;
+    if (s.splits == one.splits && s.column_tiles == one.column_tiles && s.scatters == scatters) return option;
   }
   check(false, "the shape is possible");
   return {};
@@ -100,7 +105,7 @@ void every_synchronisation_is_needed() {
   std::set<std::string> sites;
   for (const std::string& site : emulator::synchronisation_sites()) sites.insert(site);
   for (const char* file : {"persistent_gemm.cuh", "small_block.cuh", "small_norms.cuh", "one_block.cuh", "cluster.cuh",
-                           "grid.cuh", "norm_sums.cuh"}) {
+                           "scatter.cuh", "grid.cuh", "norm_sums.cuh"}) {
     const auto of_file = [&](const std::string& site) { return site.find(file) == 0; };
     check(std::any_of(sites.begin(), sites.end(), of_file), std::string("synchronisation in ") + file);
   }

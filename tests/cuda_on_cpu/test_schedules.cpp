@@ -26,7 +26,8 @@ void check_options(const Shape& s, const Inputs<T>& in, const Option& forward, c
   const auto cut = [](const Option& o) {
     return " " + (o.schedule == Schedule::kSmallBlock
                       ? std::to_string(o.small.rows)
-                      : std::to_string(o.shape.splits) + "x" + std::to_string(o.shape.column_tiles));
+                      : std::to_string(o.shape.splits) + "x" + std::to_string(o.shape.column_tiles) +
+                            (o.shape.scatters ? " scattered" : ""));
   };
   const std::string what = std::string(Cell::kName) + " " + forward.name + cut(forward) + cut(backward) + " " +
                            name_of(kTypeOf<T>) + (kIsTFloat32<T> ? " (TF32)" : "") + to_string(s);

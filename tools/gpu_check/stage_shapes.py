@@ -43,7 +43,8 @@ def _name_of(shape: Record) -> str:
     """A schedule with what tells its shapes apart."""
     if shape["schedule"] == "small_block":
         return f"small_block {shape['rows']:.0f} rows"
-    return f"{shape['schedule']} {shape['splits']}x{shape['column_tiles']}"
+    scattered = " scattered" if shape.get("scatters") else ""
+    return f"{shape['schedule']} {shape['splits']}x{shape['column_tiles']}{scattered}"
 
 
 def summaries(lines: Iterable[Record]) -> list[dict[str, Any]]:

@@ -161,6 +161,7 @@ void time_shapes(const Problem& problem, const Views& views, T* last, int64_t co
           .number("batch", static_cast<double>(problem.batch));
       line.text("schedule", option.name).number("splits", option.shape.splits).number("rows", option.small.rows);
       line.number("column_tiles", option.shape.column_tiles).number("ranks", option.shape.ranks);
+      line.number("scatters", option.shape.scatters ? 1 : 0);
       line.number("groups", option.groups).number("shared", static_cast<double>(option.shared_bytes));
       line.number("model_us", option.step_us);
       try {
