@@ -37,6 +37,7 @@ SCHEDULES = {"sweeps", "pairs", "rows", "diagonals"}
 # Where an optimiser might undo what code does to bits. All else is hardly optimised, which halves the compile time, and
 # schedules not at all, which halves it again; tests/test_parity.py runs the library's own.
 AS_SHIPPED = {"test_cells", "test_quantized", "test_storage", "test_vec_math"}
+UNOPTIMIZED = {*SCHEDULES, "test_single_steps"}  # the last has schedules of its own
 INSTRUCTION_SETS = native.runnable_instruction_sets()
 FLAVOURS = [*INSTRUCTION_SETS, "sanitized"]
 THREADED = ["test_diagonal", "test_sharing", "test_team", "test_weight_gradients"]  # watched by ThreadSanitizer too
@@ -80,7 +81,7 @@ def flavour_flags(flavour: str) -> list[str]:
 def compile_object(name: str, flavour: str, folder: Path) -> Path:
     """Compiles a source of tests/native, or the file of the library at this path."""
     source = native.ROOT / name if "/" in name else NATIVE / f"{name}.cpp"
-    level = [] if name in AS_SHIPPED else ["-O0" if name in SCHEDULES else "-O1"]
+    level = [] if name in AS_SHIPPED else ["-O0" if name in UNOPTIMIZED else "-O1"]
     flags = [*native.common_flags(), *level, *flavour_flags(flavour), "-I", str(NATIVE)]
     return native.compile_cpp([*flags, "-c", str(source)], folder / f"{source.stem}-{flavour}.o")
 
