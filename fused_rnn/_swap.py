@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 from fused_rnn._recurrent_layer import RecurrentLayer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 # Containers that the replacement owns; the hook dictionaries stay shared, because the handles of hooks point to them.
 _OWN = ("_parameters", "_buffers", "_non_persistent_buffers_set", "_modules")
@@ -118,6 +118,32 @@ def own_behaviour(module: torch.nn.Module, base: type[torch.nn.Module]) -> list[
     of_class = {name for each in classes for name in vars(each)} - _NO_BEHAVIOUR
     of_itself = {name for name in vars(module) if callable(getattr(base, name, None))}  # a method set on the instance
     return sorted(of_class | of_itself)
+
+
+def _makes_weights(hook: object) -> bool:
+    """Whether a hook before a call is one of torch.nn.utils: weight_norm, spectral_norm, prune."""
+    return type(hook).__module__.startswith("torch.nn.utils.")
+
+
+def make_weights(module: torch.nn.Module) -> None:
+    """What the hooks of torch.nn.utils do before a call, for those who read the weights without one."""
+    for hook in module._forward_pre_hooks.values():
+        if _makes_weights(hook):
+            hook(module, ())
+
+
+def warn_of_own_code(action: str, modules: Iterable[torch.nn.Module], stacklevel: int) -> None:
+    """Name in a warning what calls of modules run and steps do not: a forward of their own, and hooks."""
+    told = []
+    for module in modules:
+        kind = parametrize.type_before_parametrizations(module)
+        base = next(each for each in kind.__mro__ if each.__module__.partition(".")[0] in {"fused_rnn", "torch"})
+        found = ["its own forward"] if "forward" in own_behaviour(module, base) else []
+        before = [hook for hook in module._forward_pre_hooks.values() if not _makes_weights(hook)]
+        found += ["forward hooks"] if module._forward_hooks or before else []
+        told += [f"{kind.__name__} has {' and '.join(found)}"] if found else []
+    if told:
+        warnings.warn(f"fused_rnn.{action} leaves out what is called: {'; '.join(told)}", stacklevel=stacklevel + 1)
 
 
 def carry_attributes(module: torch.nn.Module, new: torch.nn.Module) -> None:

@@ -13,6 +13,7 @@ from fused_rnn._checks import check_batch_size, title_of
 from fused_rnn._modes import increment_version
 from fused_rnn._recurrent_layer import RecurrentLayer
 from fused_rnn._signatures import advised
+from fused_rnn._swap import make_weights, warn_of_own_code
 from fused_rnn._variants import unit_weights
 from fused_rnn.convert import convert
 from fused_rnn.quantized import QuantizedLayer
@@ -83,6 +84,7 @@ def stepped_layer(layer: torch.nn.Module, weights: torch.dtype | None, name: str
         raise ValueError(f"{name} must have one direction: the other one would need the end of the sequence first")
     if weights not in _STORAGES:
         raise TypeError(f"weights must be None, torch.bfloat16 or torch.int8, got {weights!r}")
+    make_weights(layer)
     refused = [option for option in _NOT_STEPPED if getattr(layer, option)]
     if refused:
         raise NotImplementedError(f"{name} has {' and '.join(refused)}, which a Stepper does not compute")
@@ -130,6 +132,9 @@ class Stepper:
             exact weights, float64).
         NotImplementedError: a layer with layer_norm or zoneout, or not on CPU.
 
+    Warns:
+        UserWarning: the layer has forward hooks, or its class a forward of its own, which steps do not run.
+
     Example::
 
         stepper = fused_rnn.Stepper(fused_rnn.GRU(16, 32))
@@ -139,7 +144,9 @@ class Stepper:
 
     @advised
     def __init__(self, layer: torch.nn.Module, batch_size: int = 1, *, weights: torch.dtype | None = None) -> None:
+        given = layer
         layer, parameters, self._dtype, weights = stepped_layer(layer, weights)
+        warn_of_own_code("Stepper", [given], 3)
         layer._prepare_kernels()
         if layer.cell in _ops.LOADED and self._dtype not in _ops.LOADED[layer.cell]:
             raise NotImplementedError(f"a Stepper of the cell {title_of(layer.cell)} needs kernels for {self._dtype}")

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from fused_rnn._int8_layers import LARGEST_SIZE, quantize_rows
 from fused_rnn._recurrent_layer import RecurrentLayer
 from fused_rnn._stream_cells import BUILT_IN, numbers
+from fused_rnn._swap import make_weights, warn_of_own_code
 from fused_rnn.quantized import QuantizedLayer
 from fused_rnn.stepper import stepped_layer
 
@@ -144,6 +145,7 @@ def _recurrent_stages(module: nn.Module, weights: torch.dtype | None) -> Iterato
 
 
 def _linear_stage(module: nn.Linear) -> _Stage:
+    make_weights(module)
     bias: Tensor | None = module.bias  # which torch annotates as if it were always there
     given = [module.weight] if bias is None else [module.weight, bias]
     for tensor in given:
@@ -169,9 +171,13 @@ def _activation_stage(module: nn.Module, width: int) -> _Stage:
     return _Stage(_ACTIVATION, _ACTIVATIONS[type(module)], width, width, arrays, slopes=len(slopes))
 
 
+def _is_sequence(module: nn.Module) -> bool:
+    return type(module) in {nn.Sequential, Chain}
+
+
 def _modules(module: nn.Module) -> Iterator[nn.Module]:
     """What a sequence calls, one after the other; one module may be called more than once."""
-    if type(module) not in {nn.Sequential, Chain}:
+    if not _is_sequence(module):
         yield module
         return
     for each in cast("nn.Sequential", module):
@@ -273,6 +279,9 @@ def save_stream(module: nn.Module, path: str | os.PathLike[str], *, weights: tor
             layer_norm or zoneout.
         OSError: the file cannot be written.
 
+    Warns:
+        UserWarning: a module has forward hooks, or a forward of its own, which a stream does not run.
+
     Example::
 
         effect = torch.nn.Sequential(fused_rnn.LSTM(1, 32), torch.nn.Linear(32, 1))
@@ -289,4 +298,6 @@ def save_stream(module: nn.Module, path: str | os.PathLike[str], *, weights: tor
     if residual and stages[-1].output_size > stages[0].input_size:
         outputs, inputs = stages[-1].output_size, stages[0].input_size
         raise ValueError(f"module must have as many inputs as outputs for its residual, got {inputs} and {outputs}")
+    sequences = [each for each in module.modules() if _is_sequence(each)]
+    warn_of_own_code("save_stream", dict.fromkeys((*sequences, *_modules(module))), 2)
     Path(path).write_bytes(_file(stages, residual))
