@@ -112,6 +112,15 @@ def _modules_hint(given: object) -> str:
     return f": did you mean its {' or '.join(held)}?" if held else ""
 
 
+def described(model: torch.nn.Module) -> str:
+    """The class of a model without a layer to swap, and where its layers are if torch has made a graph of them."""
+    makers = {torch.jit.ScriptModule: "torch.jit", torch.fx.GraphModule: "torch.fx or torch.export"}
+    made_by = [
+        f", which {maker} made of a model: give that one" for kind, maker in makers.items() if isinstance(model, kind)
+    ]
+    return "".join((type(model).__name__, *made_by))
+
+
 def own_behaviour(module: torch.nn.Module, base: type[torch.nn.Module]) -> list[str]:
     """Names that the module's class or the module itself has, and that another class would lose."""
     classes = [each for each in parametrize.type_before_parametrizations(module).__mro__ if each not in base.__mro__]

@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 from fused_rnn import modules
 from fused_rnn._recurrent_layer import RecurrentLayer
 from fused_rnn._signatures import advised
-from fused_rnn._swap import Swap, carry_attributes, given_weights, own_behaviour, swap
+from fused_rnn._swap import Swap, carry_attributes, described, given_weights, own_behaviour, swap
 from fused_rnn._variants import NAMES, PLAIN, Variants, checked_variants
 
 _Model = TypeVar("_Model", bound=torch.nn.Module)
@@ -150,7 +150,7 @@ def _objections(options: Variants, model: torch.nn.Module, swapped: Mapping[str,
         asked = [name for name, value, usual in zip(NAMES, options, PLAIN, strict=False) if value != usual]
         found = [f"found cells, which have no {', '.join(asked)}: {', '.join(cells)}"] if cells else []
     if not any(isinstance(each, _RECURRENT) for each in model.modules()):
-        found.append(f"found no recurrent layer or cell of torch.nn in {type(model).__name__}")
+        found.append(f"found no recurrent layer or cell of torch.nn in {described(model)}")
     return found
 
 
@@ -166,7 +166,7 @@ def _nothing_of_ours(model: torch.nn.Module, _swapped: Mapping[str, torch.nn.Mod
         if isinstance(each, RecurrentLayer)
     ]:
         return [f"left layers of cells that torch.nn does not have: {', '.join(own)}"]
-    return [f"found no recurrent layer or cell of fused_rnn in {type(model).__name__}"]
+    return [f"found no recurrent layer or cell of fused_rnn in {described(model)}"]
 
 
 def _check_options(options: Variants, module: torch.nn.Module, name: str) -> bool:

@@ -21,7 +21,7 @@ from fused_rnn._quantizable import float_weights, suffixes_of, why_not_quantized
 from fused_rnn._recurrent_layer import CELL_OF_MODE
 from fused_rnn._scripting import Unscriptable
 from fused_rnn._signatures import advised, refuse_keywords, without_unknown
-from fused_rnn._swap import Swap, carry_attributes, swap
+from fused_rnn._swap import Swap, carry_attributes, described, swap
 from fused_rnn._tensors import QuantizedWeights
 from fused_rnn._tracing import PROXY_ERRORS, Traceable, leaf
 
@@ -71,7 +71,7 @@ def quantize(model: _Model, *, inplace: bool = False) -> _Model:
     swapped = swap(model if inplace or not isinstance(model, torch.nn.Module) else copy.deepcopy(model), rule)
     if swapped.found == 0:
         warnings.warn(
-            f"fused_rnn.quantize found no LSTM, GRU, RNN or cell of float weights in {type(model).__name__}",
+            f"fused_rnn.quantize found no LSTM, GRU, RNN or cell of float weights in {described(model)}",
             stacklevel=3,
         )
     return cast("_Model", swapped.model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import copy
+import warnings
 from types import SimpleNamespace
 from typing import Any
 
@@ -336,6 +337,17 @@ def test_a_model_without_recurrent_layers_is_told_of(strict: bool) -> None:
         with pytest.warns(UserWarning, match=message) as found:
             assert fused_rnn.convert(model) is model
         assert found[0].filename == __file__
+
+
+@pytest.mark.parametrize("swap", [fused_rnn.convert, fused_rnn.quantize, fused_rnn.restore])
+def test_a_graph_that_torch_made_of_a_model_is_told_from_one_without_layers(swap: Any) -> None:
+    model, x = torch.nn.Sequential(torch.nn.Linear(3, 5)), torch.randn(2, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch calls scripts and their copies deprecated
+        graphs = {"torch.jit": torch.jit.trace(model, x), "torch.fx or torch.export": torch.fx.symbolic_trace(model)}  # type: ignore[no-untyped-call]
+    for maker, graph in graphs.items():
+        with pytest.warns(UserWarning, match=f"found no .*, which {maker} made of a model: give that one$"):
+            swap(graph, **({"inplace": True} if swap is fused_rnn.quantize else {}))
 
 
 @pytest.mark.parametrize("name", NAMES)
