@@ -136,21 +136,29 @@ def test_variants_agree_with_float64_on_the_cpu(
         assert (found - wanted).abs().max() <= limit * wanted.abs().max()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize(
     ("schedule", "size"), [("per_step", 300), ("small_block", 37), ("one_block", 40), ("cluster", 100)]
 )
 @pytest.mark.parametrize("make", [fused_rnn.LSTM, fused_rnn.GRU, fused_rnn.RNN])
 def test_layer_norms_agree_with_float64_on_the_cpu(
-    make: Callable[..., torch.nn.RNNBase], schedule: str, size: int, monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., torch.nn.RNNBase],
+    schedule: str,
+    size: int,
+    dtype: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    choose(schedule, torch.float32, monkeypatch)
-    layer, x = make(5, size, bidirectional=True, layer_norm=True), torch.randn(6, 11, 5)
+    choose(schedule, dtype, monkeypatch)
+    layer = make(5, size, bidirectional=True, layer_norm=True, dtype=dtype)
+    x = torch.randn(6, 11, 5, dtype=dtype)
     expected = results(copy.deepcopy(layer).double(), x.double())
+    on_cpu = results(copy.deepcopy(layer), x)  # norms of 16 bits may be further off than the table says
     with fused_rnn.strict():
         actual = results(layer.cuda(), x.cuda())
-    for index, (found, wanted) in enumerate(zip(actual, expected, strict=True)):
-        limit = TOLERANCES[torch.float32].outputs if index == 0 else TOLERANCES[torch.float32].gradients
-        assert (found - wanted).abs().max() <= limit * wanted.abs().max()
+    for index, (found, wanted, theirs) in enumerate(zip(actual, expected, on_cpu, strict=True)):
+        limit = TOLERANCES[dtype].outputs if index == 0 else TOLERANCES[dtype].gradients
+        allowed = torch.maximum(limit * wanted.abs().max(), 2.0 * (theirs - wanted).abs().max())
+        assert (found - wanted).abs().max() <= allowed
 
 
 def test_what_a_forced_schedule_cannot_run_is_an_error_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
