@@ -45,16 +45,19 @@ struct SmallUpdate {
 };
 
 template <class Pass, class Gemm>
-using SmallUpdateOf =
-    std::conditional_t<kWithNorms<Pass>,
-                       std::conditional_t<Pass::kBackward, SmallNormBackward<Pass, Gemm>, SmallNormForward<Pass, Gemm>>,
-                       SmallUpdate<Pass>>;
+struct SmallUpdateOf {
+  using Type = SmallUpdate<Pass>;
+};
+template <class Pass, class Gemm>
+struct SmallUpdateOf<NormPass<Pass>, Gemm> {
+  using Type = std::conditional_t<Pass::kBackward, SmallNormBackward<Pass, Gemm>, SmallNormForward<Pass, Gemm>>;
+};
 
 template <class Pass, class Gemm>
 struct SmallBlockKernel {
   using State = Pack<float, Pass::kStates>;
   using Results = Pack<float, Pass::kResults>;
-  using Update = SmallUpdateOf<Pass, Gemm>;
+  using Update = typename SmallUpdateOf<Pass, Gemm>::Type;
   using Inputs = typename Update::Inputs;
   static constexpr int kThreads = Gemm::kLanes * Gemm::kMostUnits;
   static constexpr int kRoomForBlocks = 1;  // else ptxas spills, to have two
