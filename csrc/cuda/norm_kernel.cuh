@@ -32,7 +32,7 @@ struct NormKernel : NormUpdate<Pass, ExchangeOf> {
     if (is_there(own) && steps > 0) inputs = Base::load(own, Base::moment(own, 0));
 #pragma unroll 1
     for (int step = 0; step < steps; ++step) {
-      Base::multiply(thread, exchange, step, 0);
+      Base::multiply(thread, exchange, hidden_from_compiler(step), 0);
       const Element e = Base::hidden(own);
       Results results{};
       if (thread.owns) results = Base::results_at(thread, 0, e);

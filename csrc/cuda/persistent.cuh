@@ -137,12 +137,12 @@ struct PersistentKernel : PersistentGemm<Pass> {
     role.first_row = (group - role.direction * shape.row_groups) * shape.rows;
     role.end_row = role.first_row + shape.rows < shape.batch ? role.first_row + shape.rows : shape.batch;
     role.first_unit = block_x() * shape.units();
-    role.first_of_warp = warp / sharing * shape.units_of_warp();
+    role.first_of_warp = warp / sharing * (kInterleaved ? shape.units_of_warp() : Gemm::Lanes::kUnits);
     role.column = kInterleaved ? InterleavedTile::column() : lane % 4 * 2;
     role.unit = role.first_of_warp + (kInterleaved ? InterleavedTile::unit() : lane / 4);
     role.first_value = kInterleaved ? split * Gemm::kValues : split << owned_log2;
-    role.first_tile = split * shape.parts_of_warp() * shape.split_tiles();
-    role.tiles = shape.tiles_of(split);
+    role.first_tile = split * (kInterleaved ? shape.parts_of_warp() : 1) * shape.split_tiles();
+    role.tiles = kInterleaved ? shape.split_tiles() : shape.tiles_of(split);
     return role;
   }
 

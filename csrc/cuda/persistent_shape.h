@@ -74,7 +74,6 @@ struct PersistentShape {
   FUSED_RNN_HD constexpr int parts_of_warp() const { return splits / sharing(); }
   FUSED_RNN_HD constexpr int units_of_warp() const { return tile_units / parts_of_warp(); }
   FUSED_RNN_HD constexpr int tiles_of(int split) const {
-    if (interleaved) return split_tiles();
     const int rest = hidden_tiles() - split * split_tiles();
     return rest < 0 ? 0 : (rest < split_tiles() ? rest : split_tiles());
   }

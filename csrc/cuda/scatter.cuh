@@ -84,7 +84,7 @@ struct ScatterKernel {
     const int steps = shape.time_steps;
     WalkOfPass walk(order(role), steps);
     typename Pass::Inputs inputs;
-    if (steps > 0) load_inputs(inputs, role, 0, walk);
+    if (steps > 0) load_inputs(inputs, role, 0, walk, 0);
 #pragma unroll 1
     for (int step = 0; step < steps; ++step) {
       T* const gradients = reinterpret_cast<T*>(shared + map.gradients) + step % 2 * map.next_gradients;
@@ -96,17 +96,17 @@ struct ScatterKernel {
           const Pack<float, 1> from_h{{sum_of_parts(shared, step, turn)}};
           State state = state_before(turn);
           made.vector = {};
-          if (e.unit < size()) state = Pass::update(views, e, walk.now(), size(), inputs, from_h, state, made);
+          if (e.unit < size()) state = Pass::update(views, e, walk.at(step, steps), size(), inputs, from_h, state, made);
           for (int s = 0; s < Pass::kStates; ++s) state_at(turn, s) = state[s];
           T* const own = gradients + (e.row - role.first_row) * map.stride + lane_index();
           for (int v = 0; v < Pass::kVectors; ++v) own[v * kUnits] = to_factor<T>(made.vector[v]);
         }
         sync_block();
         multiply(weights, gradients + turn * kTileColumns * map.stride, shared, barriers, step, turn, role);
-        const Moment<int> now = walk.now();
+        const Moment<int> now = walk.at(step, steps);
         const bool is_last = turn + 1 == shape.column_tiles;
         if (is_last) walk = walk.next();
-        if (!is_last || step + 1 < steps) load_inputs(inputs, role, is_last ? 0 : turn + 1, walk);
+        if (!is_last || step + 1 < steps) load_inputs(inputs, role, is_last ? 0 : turn + 1, walk, is_last ? step + 1 : step);
         const Element stored = element(role, turn);
         if (exists(role, stored)) Pass::store(views, stored, now, size(), made);
       }
@@ -152,12 +152,12 @@ struct ScatterKernel {
   }
 
   FUSED_RNN_DEVICE void load_inputs(typename Pass::Inputs& inputs, const Role& role, int turn,
-                                    const WalkOfPass& walk) const {
+                                    const WalkOfPass& walk, int step) const {
     const Element e = element(role, turn);
     if (!exists(role, e)) return;
-    inputs = Pass::load(views, e, walk.now(), size());
+    inputs = Pass::load(views, e, walk.at(step, shape.time_steps), size());
     // One turn of an exchange between blocks takes longer than the memory.
-    const Moment<int> ahead = walk.next().now();
+    const Moment<int> ahead = walk.next().at(step + 1, shape.time_steps);
     if (shape.column_tiles > 1 && ahead.position > 0) Pass::prefetch_inputs(views, e, ahead, size());
   }
 
