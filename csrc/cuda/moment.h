@@ -30,6 +30,7 @@ struct Walk {
     return {time, time - apart, time + apart, position(step, steps), position(step, steps) == steps - 1};
   }
   FUSED_RNN_HD Walk next() const { return {time + (kBackward ? -apart : apart), apart}; }
+
  private:
   FUSED_RNN_HD Walk(Index t, Index a) : time(t), apart(a) {}
 };

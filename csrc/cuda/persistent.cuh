@@ -209,8 +209,8 @@ struct PersistentKernel : PersistentGemm<Pass> {
   FUSED_RNN_DEVICE void multiply(Thread& thread, const Exchange& exchange, int step, int turn) const {
     if (value_of(thread.role, turn) != thread.role.first_value) return;
     thread.set ^= 1;
-    Gemm::multiply(thread.set, thread.weights, exchange.vector(static_cast<unsigned>(step)),
-                   turn >> owned_log2, thread.role);
+    Gemm::multiply(thread.set, thread.weights, exchange.vector(static_cast<unsigned>(step)), turn >> owned_log2,
+                   thread.role);
   }
   FUSED_RNN_DEVICE Results results_at(const Thread& thread, int turn, const Element& e) const {
     return Gemm::sums_of(thread.set, thread.bias, thread.role.first_warp, value_of(thread.role, turn),

@@ -89,7 +89,8 @@ struct PersistentGemm {
   }
 
   // Multiplies the vector of a tile of columns, and leaves the sums to the threads that update, in one of two sets.
-  FUSED_RNN_DEVICE void multiply(int set, const Weights (&weights)[kRegisterTiles][kGates], const T* vector, int column_tile, const Role& role) const {
+  FUSED_RNN_DEVICE void multiply(int set, const Weights (&weights)[kRegisterTiles][kGates], const T* vector,
+                                 int column_tile, const Role& role) const {
     if constexpr (kInterleaved) {
       if (parts == 1) multiply_parts<4>(set, weights, vector, column_tile, role);
       if (parts == 2) multiply_parts<2>(set, weights, vector, column_tile, role);
@@ -101,8 +102,7 @@ struct PersistentGemm {
     }
   }
   // The sums of value `value` of a tile in this lane, that of the unit `of_block` of the block.
-  FUSED_RNN_DEVICE Results sums_of(int set, const float* bias, int first_warp, int value,
-                                   int of_block) const {
+  FUSED_RNN_DEVICE Results sums_of(int set, const float* bias, int first_warp, int value, int of_block) const {
     Results results;
     if constexpr (kInterleaved) {
       const Words4 of_unit = load_words(bias + bias_index(0, of_block));
@@ -178,8 +178,8 @@ struct PersistentGemm {
 
   // kServed: rows of tiles that multiply the same part of the vector.
   template <int kServed>
-  FUSED_RNN_DEVICE void multiply_parts(int set, const Weights (&weights)[kRegisterTiles][kGates],
-                                       const T* vector, int column_tile, const Role& role) const {
+  FUSED_RNN_DEVICE void multiply_parts(int set, const Weights (&weights)[kRegisterTiles][kGates], const T* vector,
+                                       int column_tile, const Role& role) const {
     TileSum sums[Pass::kResults];
     product<kServed>(sums, weights, vector, column_tile, role);
     const int warp = warp_index(), lane = lane_index();

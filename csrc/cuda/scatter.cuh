@@ -96,7 +96,8 @@ struct ScatterKernel {
           const Pack<float, 1> from_h{{sum_of_parts(shared, step, turn)}};
           State state = state_before(turn);
           made.vector = {};
-          if (e.unit < size()) state = Pass::update(views, e, walk.at(step, steps), size(), inputs, from_h, state, made);
+          if (e.unit < size())
+            state = Pass::update(views, e, walk.at(step, steps), size(), inputs, from_h, state, made);
           for (int s = 0; s < Pass::kStates; ++s) state_at(turn, s) = state[s];
           T* const own = gradients + (e.row - role.first_row) * map.stride + lane_index();
           for (int v = 0; v < Pass::kVectors; ++v) own[v * kUnits] = to_factor<T>(made.vector[v]);
@@ -106,7 +107,8 @@ struct ScatterKernel {
         const Moment<int> now = walk.at(step, steps);
         const bool is_last = turn + 1 == shape.column_tiles;
         if (is_last) walk = walk.next();
-        if (!is_last || step + 1 < steps) load_inputs(inputs, role, is_last ? 0 : turn + 1, walk, is_last ? step + 1 : step);
+        if (!is_last || step + 1 < steps)
+          load_inputs(inputs, role, is_last ? 0 : turn + 1, walk, is_last ? step + 1 : step);
         const Element stored = element(role, turn);
         if (exists(role, stored)) Pass::store(views, stored, now, size(), made);
       }
@@ -151,8 +153,8 @@ struct ScatterKernel {
     return (rows + 1) / 2 * 2 * shape.ranks * kUnits * static_cast<int>(sizeof(float));
   }
 
-  FUSED_RNN_DEVICE void load_inputs(typename Pass::Inputs& inputs, const Role& role, int turn,
-                                    const WalkOfPass& walk, int step) const {
+  FUSED_RNN_DEVICE void load_inputs(typename Pass::Inputs& inputs, const Role& role, int turn, const WalkOfPass& walk,
+                                    int step) const {
     const Element e = element(role, turn);
     if (!exists(role, e)) return;
     inputs = Pass::load(views, e, walk.at(step, shape.time_steps), size());

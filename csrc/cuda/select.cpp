@@ -198,8 +198,6 @@ void share_rows(PersistentShape& s, int groups) {
   s.row_groups = quotient(s.batch, s.rows);
 }
 
-constexpr int kMostGroups = 65535;  // of a launch; the hardware queues them
-
 // The option with sums that are scattered, where its shape has such a kernel.
 std::optional<Option> scattering(const Rules& rules, const Problem& problem, const Option& option, int states,
                                  const StepCosts& costs) {
