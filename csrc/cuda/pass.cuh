@@ -281,7 +281,7 @@ struct BackwardPass {
   }
   template <int N>
   FUSED_RNN_DEVICE static Pack<Value, N> values_of(const Pack<T, N>& stored) {
-    Pack<Value, N> values;
+    Pack<Value, N> values{};
     for (int i = 0; i < N; ++i) values[i] = Value(to_real(stored[i]));
     return values;
   }
