@@ -15,7 +15,8 @@
 //   TransactionBarrier: init_barrier, publish_barriers, arrive_expecting, wait_parity
 //   arrive_blocks, wait_blocks                   one thread of a block: counts it, releasing what its block wrote
 //   before a
-//                                                sync_block; waits for a count, acquiring what the others released.
+//                                                sync_block, or itself; waits for a count, acquiring what the others
+//                                                released.
 //                                                Needs a cooperative launch, since all blocks must be resident
 //   mma                                          16 x 8 += (16 x K) (K x 8) by one warp, K = 16 or (TFloat32) 8, with
 //                                                float32 accumulation

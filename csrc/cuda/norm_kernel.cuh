@@ -1,5 +1,5 @@
-// The persistent kernels with layer norms, of the schedules one_block and cluster: within a step the units of a row
-// meet at the sums over them (norm_sums.cuh), besides the exchange of the vector.
+// The persistent kernels with layer norms, of every schedule but small_block: within a step the units of a row meet at
+// the sums over them (norm_sums.cuh), besides the exchange of the vector.
 //
 //   GEMM | update in parts (norm_update.cuh), between which the units meet | exchange
 #pragma once
@@ -26,7 +26,14 @@ struct NormKernel : NormUpdate<Pass, ExchangeOf> {
     Exchange exchange = Base::begin(thread);
 
     const int steps = shape.time_steps;
-    const auto is_there = [&](const Element& e) { return thread.owns && Base::exists(thread.role, e); };
+    const auto is_there = [&](const Element& e) {
+      if constexpr (Base::kExact) {  // the end of the rows in the shape's numbers: no register for it
+        return thread.owns && e.row - thread.role.first_row < shape.rows && e.row < shape.batch &&
+               e.unit < shape.hidden_size;
+      } else {
+        return thread.owns && Base::exists(thread.role, e);
+      }
+    };
     const Element own = Base::element(thread.role, 0);
     Inputs inputs{};
     if (is_there(own) && steps > 0) inputs = Base::load(own, Base::moment(own, 0));
@@ -43,12 +50,13 @@ struct NormKernel : NormUpdate<Pass, ExchangeOf> {
         exchange.put(static_cast<unsigned>(step), e.row - thread.role.first_row, v, e.unit - thread.role.first_unit,
                      to_factor<T>(made.vector[v]));
       }
+      if (Exchange::kStoresFirst && is_there(e)) Base::store(e, Base::moment(e, step), made);
       const bool goes_on = Pass::kBackward || step + 1 < steps;  // backward has one more GEMM
       if (goes_on) exchange.send(static_cast<unsigned>(step), Base::rows_of(thread.role));
       const Element stored = Base::hidden(e);
       if (is_there(stored)) {
         if (step + 1 < steps) inputs = Base::load(stored, Base::moment(stored, step + 1));
-        Base::store(stored, Base::moment(stored, step), made);
+        if (!Exchange::kStoresFirst) Base::store(stored, Base::moment(stored, step), made);
       }
       if (goes_on) exchange.receive(static_cast<unsigned>(step), Base::rows_of(thread.role));
     }

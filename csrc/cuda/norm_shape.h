@@ -16,6 +16,12 @@ constexpr int norms(const CellSpec& cell) { return cell.norm_groups + (has_norm_
 // Times that the blocks of a group meet in a step besides the exchange of the vector: at the gates, and at c.
 constexpr int norm_meetings(const CellSpec& cell) { return has_norm_of_c(cell) ? 2 : 1; }
 
+// What the blocks of a group meet by in a grid: its counts, and pairs of floats in a workspace.
+FUSED_RNN_HD constexpr size_t norm_pairs_bytes(const PersistentShape& shape, int norms) {
+  return static_cast<size_t>(norms) * shape.ranks * shape.columns() * 2 * sizeof(float);
+}
+constexpr int kNormMeetings = 2;  // that have a count, whether there are two or one
+
 // What forward's norms took of a row at a step, which a kernel before backward's makes of what forward saved.
 constexpr size_t norm_moments_bytes(const Problem& p) {
   return static_cast<size_t>(p.batch * p.directions * norms(p.cell)) * 2 * sizeof(float);
@@ -24,7 +30,7 @@ constexpr size_t norm_moments_bytes(const Problem& p) {
 // Behind what shared_map has, in bytes. All but the barriers are pairs of floats.
 struct NormMap {
   size_t own;         // [norms][2][units][4], rows in two sets of four: what each unit adds
-  size_t met;         // [norms][2][ranks][4]: what each block adds, where there are several
+  size_t met;         // [norms][2][ranks][4]: what each block adds
   size_t parameters;  // [gates, then c][units]: gain and bias
   size_t gradients;   // [gates, then c][threads], in backward: their gradients, summed over time
   size_t barriers, total;
@@ -37,7 +43,7 @@ FUSED_RNN_HD constexpr NormMap norm_map(const PersistentShape& shape, size_t beg
   NormMap map{};
   map.own = (begin + 15) / 16 * 16;
   map.met = map.own + norms * shape.units() * rows;
-  map.parameters = map.met + (shape.ranks > 1 ? norms * shape.ranks * rows : 0);
+  map.parameters = map.met + norms * shape.ranks * rows;
   map.gradients = map.parameters + parameters * shape.units() * kPair;
   map.barriers = map.gradients + (backward ? parameters * 32 * kPersistentWarps * kPair : 0);
   map.total = map.barriers + 2 * sizeof(uint64_t);

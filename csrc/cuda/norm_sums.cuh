@@ -26,9 +26,10 @@ struct alignas(8) NormPair {
 template <bool kBackward>
 using NormTotal = std::conditional_t<kBackward, NormMeans<float>, NormMoments<float>>;
 
-template <class Pass, bool kInCluster>
+template <class Pass, class Exchange>
 class NormSums {
  public:
+  static constexpr bool kInCluster = Exchange::kNeedsClusters, kInGrid = requires(Exchange::Global g) { g.barriers; };
   using Cell = typename Pass::Cell;
   static constexpr int kGroups = Cell::kNormGroups, kNorms = norms(spec_of<Cell>(0));
   static constexpr int kOfC = kGroups;
@@ -51,8 +52,15 @@ class NormSums {
     }
   };
 
-  // Both are arguments of the kernel.
-  FUSED_RNN_DEVICE NormSums(const NormMap& map, const Numbers& numbers) : map_(map), numbers_(numbers) {}
+  // Of a grid, whose blocks meet in global memory.
+  struct Global {
+    NormPair* pairs;         // [groups of the launch][norms][2][ranks][4]
+    BlockBarrier* barriers;  // [groups of the launch][2], counting the pairs of a meeting
+  };
+
+  // All are arguments of the kernel.
+  FUSED_RNN_DEVICE NormSums(const NormMap& map, const Numbers& numbers, const Global& global)
+      : map_(map), numbers_(numbers), global_(global) {}
 
   // Before the exchange's begin, after which all blocks have begun.
   FUSED_RNN_DEVICE void begin() const {
@@ -75,17 +83,17 @@ class NormSums {
   // calls `receive`.
   FUSED_RNN_DEVICE void send_gates() const { send(0, 0, kGroups); }
   FUSED_RNN_DEVICE void send_c() const { send(1, kOfC, 1); }
-  FUSED_RNN_DEVICE void receive_gates(unsigned step) const { receive(0, step); }
-  FUSED_RNN_DEVICE void receive_c(unsigned step) const { receive(1, step); }
+  FUSED_RNN_DEVICE void receive_gates(unsigned step) const { receive(0, step, 0, kGroups); }
+  FUSED_RNN_DEVICE void receive_c(unsigned step) const { receive(1, step, kOfC, 1); }
 
   // Of the lane's row, by whole warps; each unit has put `values` values.
   FUSED_RNN_DEVICE NormTotal<Pass::kBackward> total(int norm, int set, int values) const {
     const auto gates = static_cast<float>(values);
     NormPair all;
-    if constexpr (kInCluster) {
-      all = added<kMostRanks>(met(norm, set), numbers_.ranks, gates, numbers_.of_all, [&](int rank) {
-        return static_cast<float>(rank + 1 < numbers_.ranks ? numbers_.units : numbers_.rest);
-      });
+    if constexpr (kInCluster || kInGrid) {
+      all = added<kInGrid ? kAnyRanks : kMostRanks>(
+          met(norm, set), numbers_.ranks, gates, numbers_.of_all,
+          [&](int rank) { return static_cast<float>(rank + 1 < numbers_.ranks ? numbers_.units : numbers_.rest); });
     } else {
       all = of_block(norm, set, gates);
     }
@@ -100,6 +108,7 @@ class NormSums {
  private:
   static constexpr int kRows = 4, kClasses = kWarpLanes / kRows;  // lanes with the same row
   static constexpr int kMostRanks = 16, kMostUnits = 32;          // of a cluster, of a block
+  static constexpr int kAnyRanks = 0;                             // of a grid
 
   FUSED_RNN_DEVICE static float over_lanes(float value) {
 #pragma unroll
@@ -115,9 +124,9 @@ class NormSums {
     const NormPair* const of_row = pairs + lane_index() % kRows;
     const float shift = Pass::kBackward ? 0.0f : of_row->first;
     NormPair sum{};
-#pragma unroll
-    for (int i = 0; i < kMost / kClasses; ++i) {
-      const int at = lane_index() / kRows + i * kClasses;
+#pragma unroll(kMost == kAnyRanks ? 1 : kMost / kClasses)
+    for (int first = 0; first < (kMost == kAnyRanks ? count : kMost); first += kClasses) {
+      const int at = first + lane_index() / kRows;
       if (at >= count) continue;
       const NormPair one = of_row[at * kRows];
       if constexpr (Pass::kBackward) {
@@ -149,25 +158,45 @@ class NormSums {
   }
   FUSED_RNN_DEVICE void send(int meeting, int first_norm, int count) const {
     sync_block();  // the pairs of this block are there
-    if constexpr (kInCluster) {
+    if constexpr (kInCluster || kInGrid) {
       // Backward has no register for what would be known of the warp before.
       const int warp = Pass::kBackward ? hidden_from_compiler(warp_index()) : warp_index();
       if (warp >= 2 * count) return;
       const int norm = first_norm + warp / 2, set = warp % 2;
       const NormPair made = of_block(norm, set, gates_of(norm));
-      // Two rows are the 16 bytes that a lane sends to a block: a cluster has no more than a warp sends to at once.
-      static_assert(2 * kMostRanks == kWarpLanes);
-      const int half = lane_index() % 2, rank = lane_index() / 2;
-      const Words4 words{{shuffle(float_to_bits(made.first), 2 * half), shuffle(float_to_bits(made.second), 2 * half),
-                          shuffle(float_to_bits(made.first), 2 * half + 1),
-                          shuffle(float_to_bits(made.second), 2 * half + 1)}};
-      if (rank >= numbers_.ranks) return;
-      NormPair* const to = met(norm, set) + cluster_rank() * kRows + 2 * half;
-      store_async(peer_address(shared_address(to), rank), words, peer_address(shared_address(barrier(meeting)), rank));
+      if constexpr (kInGrid) {
+        if (lane_index() >= kRows) return;
+        sent(norm, set)[block_x() * kRows + lane_index()] = made;
+        arrive_blocks(counter(meeting));
+      } else {
+        push(meeting, norm, set, made);
+      }
     }
   }
+  // Two rows are the 16 bytes that a lane sends to a block: a cluster has no more than a warp sends to at once.
+  FUSED_RNN_DEVICE void push(int meeting, int norm, int set, const NormPair& made) const {
+    static_assert(2 * kMostRanks == kWarpLanes);
+    const int half = lane_index() % 2, rank = lane_index() / 2;
+    const Words4 words{{shuffle(float_to_bits(made.first), 2 * half), shuffle(float_to_bits(made.second), 2 * half),
+                        shuffle(float_to_bits(made.first), 2 * half + 1),
+                        shuffle(float_to_bits(made.second), 2 * half + 1)}};
+    if (rank >= numbers_.ranks) return;
+    NormPair* const to = met(norm, set) + cluster_rank() * kRows + 2 * half;
+    store_async(peer_address(shared_address(to), rank), words, peer_address(shared_address(barrier(meeting)), rank));
+  }
   // A barrier for each meeting suffices: no block sends for the next step before all warps of this one have read.
-  FUSED_RNN_DEVICE void receive(int meeting, unsigned step) const {
+  FUSED_RNN_DEVICE void receive(int meeting, unsigned step, int first_norm, int count) const {
+    if constexpr (kInGrid) {
+      if (thread_index() == 0)
+        wait_blocks(counter(meeting), (step + 1) * static_cast<unsigned>(2 * count * numbers_.ranks * kRows));
+      sync_block();
+      constexpr int kAtOnce = 16 / static_cast<int>(sizeof(NormPair));
+      const int pairs = 2 * count * numbers_.ranks * kRows;
+      for (int i = thread_index() * kAtOnce; i < pairs; i += thread_count() * kAtOnce)
+        copy_async(met(first_norm, 0) + i, sent(first_norm, 0) + i);
+      wait_copies();
+      sync_block();
+    }
     if constexpr (kInCluster) {
       wait_parity(barrier(meeting), static_cast<int>(step % 2));
       if (thread_index() == 0) arrive_expecting(barrier(meeting), bytes(meeting));
@@ -189,8 +218,14 @@ class NormSums {
     return at<TransactionBarrier>(map_.barriers) + meeting;
   }
 
+  FUSED_RNN_DEVICE NormPair* sent(int norm, int set) const {
+    return global_.pairs + (2 * (block_y() * kNorms + norm) + set) * numbers_.ranks * kRows;
+  }
+  FUSED_RNN_DEVICE BlockBarrier* counter(int meeting) const { return global_.barriers + 2 * block_y() + meeting; }
+
   const NormMap& map_;
   const Numbers& numbers_;
+  const Global& global_;
 };
 
 }  // namespace fused_rnn::cuda

@@ -13,6 +13,7 @@ namespace fused_rnn::cuda {
 template <class Pass>
 struct NormInputs : Pass::Inputs {
   using Cell = typename Pass::Cell;
+  static constexpr int kNorms = norms(spec_of<Cell>(0));
   static constexpr int kOfGates = Pass::kBackward ? Cell::kNormGroups : 0;
   static constexpr int kOfC = Pass::kBackward && kHasNormalizedC<Cell> ? 1 : 0;
   Pack<NormMoments<float>, kOfC> of_c;
@@ -25,13 +26,14 @@ struct NormThreads : PersistentKernel<Pass, ExchangeOf> {
   using Base = PersistentKernel<Pass, ExchangeOf>;
   using typename Base::Exchange, typename Base::T;
   using Cell = typename Pass::Cell;
-  using Sums = NormSums<Pass, Exchange::kNeedsClusters>;
+  using Sums = NormSums<Pass, Exchange>;
   using Place = typename Sums::Place;
   using Base::shape, Base::map, Base::views;
   static constexpr int kGates = Cell::kGates, kGroups = Cell::kNormGroups, kNormed = kNormRows<Cell> / 2;
 
   NormMap norm;
   typename Sums::Numbers numbers;
+  typename Sums::Global met_in;
   const NormMoments<float>* moments;  // of backward: [T, D, B, norms]
   int directions;                     // D, which counts heads
 
@@ -46,7 +48,7 @@ struct NormThreads : PersistentKernel<Pass, ExchangeOf> {
     Sums sums;
 
     FUSED_RNN_DEVICE explicit Thread(const NormThreads& kernel)
-        : Base::Thread(kernel), sums(kernel.norm, kernel.numbers) {
+        : Base::Thread(kernel), sums(kernel.norm, kernel.numbers, kernel.met_in) {
       kernel.fill_parameters(this->role.direction, this->role.first_unit);
       for (int k = 0; Pass::kBackward && k < kNormed; ++k) kernel.gradient_of(k) = {};
     }

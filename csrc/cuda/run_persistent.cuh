@@ -54,30 +54,29 @@ auto visit_small_kernel(const Plan& plan, Visitor&& visitor) {
   }
 }
 
-// Calls visitor with a PersistentKernel of the plan's schedule, whose arguments are yet to be set.
-template <class Pass, class Visitor>
-auto visit_plain_kernel(const Plan& plan, Visitor&& visitor) {
+// Calls visitor with a kernel of the plan's schedule, whose arguments are yet to be set.
+template <template <class Pass, template <class T, int kVectors> class ExchangeOf> class KernelOf, class Pass,
+          class Visitor>
+auto visit_kernel_of(const Plan& plan, Visitor&& visitor) {
   switch (plan.schedule) {
     case Schedule::kOneBlock:
-      return visitor(PersistentKernel<Pass, OneBlockExchange>{}, launch_shape<Pass, OneBlockExchange>);
+      return visitor(KernelOf<Pass, OneBlockExchange>{}, launch_shape<Pass, OneBlockExchange>);
     case Schedule::kCluster:
-      if constexpr (kScatters<Pass>) {
+      if constexpr (kScatters<Pass> && !kWithNorms<Pass>) {
         if (plan.shape.scatters) return visitor(ScatterKernel<Pass>{}, launch_shape<Pass, ClusterExchange>);
       }
-      return visitor(PersistentKernel<Pass, ClusterExchange>{}, launch_shape<Pass, ClusterExchange>);
+      return visitor(KernelOf<Pass, ClusterExchange>{}, launch_shape<Pass, ClusterExchange>);
     default:
-      return visitor(PersistentKernel<Pass, GridExchange>{}, launch_shape<Pass, GridExchange>);
+      return visitor(KernelOf<Pass, GridExchange>{}, launch_shape<Pass, GridExchange>);
   }
 }
 // Likewise; with layer norms a NormKernel.
 template <class Pass, class Visitor>
 auto visit_kernel(const Plan& plan, Visitor&& visitor) {
   if constexpr (kWithNorms<Pass>) {
-    if (plan.schedule == Schedule::kOneBlock)
-      return visitor(NormKernel<Pass, OneBlockExchange>{}, launch_shape<Pass, OneBlockExchange>);
-    return visitor(NormKernel<Pass, ClusterExchange>{}, launch_shape<Pass, ClusterExchange>);
+    return visit_kernel_of<NormKernel, Pass>(plan, visitor);
   } else {
-    return visit_plain_kernel<Pass>(plan, visitor);
+    return visit_kernel_of<PersistentKernel, Pass>(plan, visitor);
   }
 }
 
@@ -86,11 +85,11 @@ template <class Pass, class Kernel>
 void make_norm_moments(const Plan& plan, void* workspace, Stream stream, Kernel& kernel) {
   const PersistentShape& s = plan.shape;
   kernel.directions = plan.groups / s.row_groups;
-  kernel.moments = static_cast<NormMoments<float>*>(workspace);
+  kernel.moments = reinterpret_cast<NormMoments<float>*>(static_cast<unsigned char*>(workspace) + plan.workspace_bytes);
   if (s.time_steps == 0) return;
   using Moments = NormMomentsKernel<Pass>;
   constexpr int kRows = Moments::kThreads / kWarpLanes;
-  launch(Moments{kernel.views, static_cast<NormMoments<float>*>(workspace), s.time_steps, s.batch, s.hidden_size,
+  launch(Moments{kernel.views, const_cast<NormMoments<float>*>(kernel.moments), s.time_steps, s.batch, s.hidden_size,
                  kernel.directions, s.heads},
          {.grid_x = static_cast<unsigned>((s.batch + kRows - 1) / kRows),
           .grid_y = static_cast<unsigned>(kernel.directions),
@@ -107,19 +106,26 @@ void run_persistent(const Plan& plan, const typename Pass::Views& views, void* w
       launch(kernel, shape, stream);
     });
   }
+  const int barriers = plan.groups_at_once * (kWithNorms<Pass> ? 1 + kNormMeetings : 1);
   visit_kernel<Pass>(plan, [&](auto kernel, auto shape_of) {
     kernel.set_shape(plan.shape);
     kernel.views = views;
     if constexpr (kWithNorms<Pass> && Pass::kBackward) make_norm_moments<Pass>(plan, workspace, stream, kernel);
     if constexpr (requires { kernel.global.barriers; }) {
-      // One barrier for each group, then the vectors of all groups.
+      // Barriers of each group, then the vectors of all groups; with norms, pairs before these.
       kernel.global.barriers = static_cast<BlockBarrier*>(workspace);
-      kernel.global.vectors = kernel.global.barriers + plan.groups_at_once;
+      kernel.global.vectors = kernel.global.barriers + barriers;
+      if constexpr (kWithNorms<Pass>) {
+        kernel.met_in.barriers = kernel.global.barriers + plan.groups_at_once;
+        kernel.met_in.pairs = static_cast<NormPair*>(kernel.global.vectors);
+        kernel.global.vectors =
+            kernel.met_in.pairs + plan.groups_at_once * norm_pairs_bytes(plan.shape, Pass::kNorms) / sizeof(NormPair);
+      }
     }
     for (int first = 0; first < plan.groups; first += plan.groups_at_once) {
       kernel.shape.first_group = first;
       if constexpr (requires { kernel.global.barriers; }) {
-        clear(workspace, plan.groups_at_once * sizeof(BlockBarrier), stream);
+        clear(workspace, barriers * sizeof(BlockBarrier), stream);
       }
       const int left = plan.groups - first;
       launch(kernel, shape_of(plan, left < plan.groups_at_once ? left : plan.groups_at_once), stream);

@@ -18,7 +18,6 @@ struct Rules {
   int min_capability;
   int min_ranks, max_ranks;  // 0: as many as there are multiprocessors
   int buffers, stages;
-  bool norms;  // has kernels with layer norms
   double (*exchange_us)(const StepCosts& costs, double received_kb);
 };
 
@@ -26,11 +25,11 @@ constexpr int kOldestCapability = 80;  // that the kernels are built for
 constexpr int kMostGroups = 65535;     // of a launch; the hardware queues them
 
 constexpr Rules kRules[] = {
-    {Schedule::kOneBlock, "one_block", kOldestCapability, 1, 1, 2, 0, true,
+    {Schedule::kOneBlock, "one_block", kOldestCapability, 1, 1, 2, 0,
      [](const StepCosts& c, double) { return c.one_block; }},
-    {Schedule::kCluster, "cluster", 90, 2, 16, 2, 2, true,
+    {Schedule::kCluster, "cluster", 90, 2, 16, 2, 2,
      [](const StepCosts& c, double kb) { return c.cluster + c.cluster_kb * kb; }},
-    {Schedule::kGrid, "grid", kOldestCapability, 1, 0, 1, 0, false,
+    {Schedule::kGrid, "grid", kOldestCapability, 1, 0, 1, 0,
      [](const StepCosts& c, double kb) { return c.grid + c.grid_kb * kb; }},
 };
 
@@ -101,9 +100,8 @@ Option per_step_option(const Problem& problem, const Device& device, const StepC
 bool fits(int64_t elements) { return elements < (int64_t{1} << 31); }
 
 // Why no kernel that keeps the weights on the chip runs the problem; empty: nothing is against it.
-std::string common_refusal(const Problem& problem, const Device& device, int min_capability, bool norms) {
+std::string common_refusal(const Problem& problem, const Device& device, int min_capability) {
   constexpr int64_t kMost = int64_t{1} << 24, kMostSteps = int64_t{1} << 30;
-  if (problem.normalized && !norms) return "there is no such kernel with layer norms, which join all units of a row";
   if (problem.cell.recurrent_gates == 0) return "no gate reads h, so that there is no W_hh to keep on the chip";
   if (problem.projected) return "a projection needs a second product in each step";
   if (problem.type == DataType::kFloat64) return "there is no float64 kernel";
@@ -151,7 +149,7 @@ std::vector<Option> small_shapes(const Problem& problem, const Device& device, s
   const CellSpec& cell = problem.cell;
   const int bytes = static_cast<int>(element_size(problem.type)), gates = cell.recurrent_gates;
   const int values = cell.gates + cell.states + cell.unit_weights;
-  *refusal = common_refusal(problem, device, kOldestCapability, true);
+  *refusal = common_refusal(problem, device, kOldestCapability);
   const bool normalized = problem.normalized;
   if (const int most = most_small_units(bytes, exact, normalized, values, 1);
       refusal->empty() && problem.hidden_size > most) {
@@ -221,7 +219,7 @@ std::vector<Option> feasible(const Rules& rules, const Problem& problem, const D
     return std::vector<Option>{};
   };
   constexpr int kFill = 0;  // one tile of columns, and as many groups as run at once
-  *refusal = common_refusal(problem, device, rules.min_capability, rules.norms);
+  *refusal = common_refusal(problem, device, rules.min_capability);
   if (!refusal->empty()) return {};
   const StepCosts& costs = step_costs(device.capability);
   const auto size = static_cast<size_t>(element_size(problem.type));
@@ -277,6 +275,10 @@ std::vector<Option> feasible(const Rules& rules, const Problem& problem, const D
       if (rules.schedule == Schedule::kGrid) {
         const size_t vector_bytes = size * s.columns() * vectors * s.padded();
         option.workspace_bytes = option.groups_at_once * (sizeof(BlockBarrier) + 2 * vector_bytes);
+        if (problem.normalized) {
+          option.workspace_bytes +=
+              option.groups_at_once * (kNormMeetings * sizeof(BlockBarrier) + norm_pairs_bytes(s, norms(problem.cell)));
+        }
       }
       option.step_us = model_step_us(rules, problem, option, costs);
       if (rules.schedule != Schedule::kGrid) option.groups_at_once = std::min(option.groups, kMostGroups);

@@ -43,6 +43,7 @@ const Case kCases[] = {{{4, 6, 1, 24, 24}, Schedule::kOneBlock, 1, 1},
                        {{3, 2, 1, 72, 72}, Schedule::kSmallBlock, 2, 0},
                        {normalized({4, 9, 1, 24, 24}), Schedule::kOneBlock, 4, 1},
                        {normalized({4, 6, 1, 40, 40}), Schedule::kCluster, 4, 1},
+                       {normalized({4, 6, 1, 40, 40}), Schedule::kGrid, 4, 1},
                        {normalized({4, 3, 1, 40, 40}), Schedule::kSmallBlock, 4, 0}};
 
 Option option_of(const Case& one, bool backward) {

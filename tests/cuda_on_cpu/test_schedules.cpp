@@ -176,16 +176,20 @@ void layer_norms_run_where_the_weights_stay_on_the_chip() {
       check(check_shapes<T>(s, Schedule::kSmallBlock) > 0, "some shape fits");
       check(check_shapes<T>(s, Schedule::kOneBlock) > 0, "some shape fits");
       if (hidden_size > 16) check(check_shapes<T>(s, Schedule::kCluster) > 0, "some shape fits");
+      check(check_shapes<T>(s, Schedule::kGrid, kHopper, 1) > 0, "some shape fits");
     }
     for (const int64_t hidden_size : {63, 150}) {
       const Shape s = normalized({3, 2, 1, hidden_size, hidden_size});
       check(check_shapes<T>(s, Schedule::kCluster) > 0, "some shape fits");
+      check(check_shapes<T>(s, Schedule::kGrid, kHopper, 1) > 0, "some shape fits");
     }
     const bool large_blocks = check_shapes<T>(normalized({3, 5, 1, 100, 100}), Schedule::kSmallBlock) > 0;
     check(large_blocks == (Cell::kGates == 1), "some shape fits");
+    check(check_shapes<T>(normalized({3, 20, 2, 40, 40}), Schedule::kGrid, kSmall) > 0, "some shape fits");
     Shape all = normalized({4, 9, 4, 20, 20, true, false, false, true, true});
     all.heads = 2, all.zoneout = true, all.recurrent_mask = true;
-    for (const Schedule schedule : {Schedule::kSmallBlock, Schedule::kOneBlock, Schedule::kCluster}) {
+    for (const Schedule schedule :
+         {Schedule::kSmallBlock, Schedule::kOneBlock, Schedule::kCluster, Schedule::kGrid}) {
       check_shapes<T>(all, schedule, kHopper, 2);
       check_shapes<T>(normalized({0, 3, 1, 20, 20}), schedule, kHopper, 1);
     }
