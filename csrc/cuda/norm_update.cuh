@@ -13,7 +13,6 @@ namespace fused_rnn::cuda {
 template <class Pass>
 struct NormInputs : Pass::Inputs {
   using Cell = typename Pass::Cell;
-  static constexpr int kNorms = norms(spec_of<Cell>(0));
   static constexpr int kOfGates = Pass::kBackward ? Cell::kNormGroups : 0;
   static constexpr int kOfC = Pass::kBackward && kHasNormalizedC<Cell> ? 1 : 0;
   Pack<NormMoments<float>, kOfC> of_c;

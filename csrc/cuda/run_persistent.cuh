@@ -118,8 +118,9 @@ void run_persistent(const Plan& plan, const typename Pass::Views& views, void* w
       if constexpr (kWithNorms<Pass>) {
         kernel.met_in.barriers = kernel.global.barriers + plan.groups_at_once;
         kernel.met_in.pairs = static_cast<NormPair*>(kernel.global.vectors);
+        constexpr int kNorms = norms(spec_of<typename Pass::Cell>(0));
         kernel.global.vectors =
-            kernel.met_in.pairs + plan.groups_at_once * norm_pairs_bytes(plan.shape, Pass::kNorms) / sizeof(NormPair);
+            kernel.met_in.pairs + plan.groups_at_once * norm_pairs_bytes(plan.shape, kNorms) / sizeof(NormPair);
       }
     }
     for (int first = 0; first < plan.groups; first += plan.groups_at_once) {

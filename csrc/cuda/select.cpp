@@ -123,11 +123,9 @@ std::string common_refusal(const Problem& problem, const Device& device, int min
 // shared memory whichever takes longer.
 double small_step_cycles(const Problem& problem, const SmallShape& s, int vectors, int results) {
   const double warps = s.threads() / (4.0 * 32);
-  const bool normalized = problem.normalized;
   const SmallInstructions& counted =
-      (normalized ? kSmallNormInstructions : kSmallInstructions)[is_exact(problem) ? 0 : 1];
-  const double update =
-      (problem.backward ? counted.backward : counted.forward) + (normalized ? 0 : added_instructions(problem));
+      (problem.normalized ? kSmallNormInstructions : kSmallInstructions)[is_exact(problem) ? 0 : 1];
+  const double update = (problem.backward ? counted.backward : counted.forward) + added_instructions(problem);
   if (is_exact(problem)) {
     const int products = problem.backward ? tile_units(vectors) : results;  // of an element of the vector
     const double of_row = vector_chunks(vectors, s.hidden_size, s.lanes) * (kSmallChunk * products + 1) +

@@ -52,9 +52,8 @@ struct SmallInstructions {
   double forward, backward, row_forward, row_backward;
 };
 constexpr SmallInstructions kSmallInstructions[] = {{222, 190, 6, 13}, {151, 206, 0, 0}};  // exact float32, the others
-// With layer norms an update has all features, and these are all of its instructions. Where units meet, cycles pass
-// that nothing hides: four shuffles, shared memory, a barrier, a root.
-constexpr SmallInstructions kSmallNormInstructions[] = {{644, 730, 6, 13}, {570, 716, 0, 0}};
+// With layer norms. Where units meet, cycles pass that nothing hides: four shuffles, shared memory, a barrier, a root.
+constexpr SmallInstructions kSmallNormInstructions[] = {{453, 482, 0, 25}, {357, 528, 0, 0}};
 constexpr double kSmallMeetingCycles = 250;
 
 // In which a scheduler's matrix unit takes an mma of small_block, as tile_cycles has them.
@@ -66,7 +65,8 @@ constexpr double kSmallMmaCycles = 8;
 // with three, and 10 from the backward pass where there is a tanh(c).
 inline double added_instructions(const Problem& problem) {
   const int other_states = problem.cell.cell_states();
-  const double features = is_variant(problem) ? 125.0 + 25.0 * other_states : 0.0;
+  const bool has_features = problem.zoneout || problem.recurrent_mask || problem.cell.unit_weights > 0;
+  const double features = has_features ? 125.0 + 25.0 * other_states : 0.0;
   const double activations = problem.backward ? 10.0 * other_states : 4.0 * (problem.cell.gates + other_states);
   return problem.type == DataType::kBFloat16 ? features - activations : features;
 }

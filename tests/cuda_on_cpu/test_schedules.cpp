@@ -188,8 +188,7 @@ void layer_norms_run_where_the_weights_stay_on_the_chip() {
     check(check_shapes<T>(normalized({3, 20, 2, 40, 40}), Schedule::kGrid, kSmall) > 0, "some shape fits");
     Shape all = normalized({4, 9, 4, 20, 20, true, false, false, true, true});
     all.heads = 2, all.zoneout = true, all.recurrent_mask = true;
-    for (const Schedule schedule :
-         {Schedule::kSmallBlock, Schedule::kOneBlock, Schedule::kCluster, Schedule::kGrid}) {
+    for (const Schedule schedule : {Schedule::kSmallBlock, Schedule::kOneBlock, Schedule::kCluster, Schedule::kGrid}) {
       check_shapes<T>(all, schedule, kHopper, 2);
       check_shapes<T>(normalized({0, 3, 1, 20, 20}), schedule, kHopper, 1);
     }
