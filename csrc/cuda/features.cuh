@@ -67,4 +67,12 @@ struct VariantInputs<T, kStates, Features::kNone> {
   }
 };
 
+// A pass whose persistent kernels have layer norms.
+template <class Pass>
+struct NormPass : Pass {};
+template <class Pass>
+inline constexpr bool kWithNorms = false;
+template <class Pass>
+inline constexpr bool kWithNorms<NormPass<Pass>> = true;
+
 }  // namespace fused_rnn::cuda

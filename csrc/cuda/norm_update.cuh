@@ -211,7 +211,8 @@ struct NormBackward : NormThreads<Pass, ExchangeOf> {
       Base::store_state(thread, 0, Pass::update_by(call, [&] { return arriving; }, in, state, made));
       for (int g = 0; g < kGates; ++g) hats[g] = in.of_gates[norm_group_of<Cell>(g)].hat(to_real(in.from_h[g]));
     }
-    go_through_norms(thread, place, step, in, d_gates, hats, made);
+    // Its place is found again: no register is left for it.
+    go_through_norms(thread, Base::place_of(thread, Base::hidden(e)), step, in, d_gates, hats, made);
   }
   FUSED_RNN_DEVICE void store(const Element& e, const Moment<int>& now, const Made& made) const {
     Pass::store(views, e, now, shape.hidden_size, made);

@@ -395,12 +395,4 @@ struct BackwardPass {
   }
 };
 
-// A pass whose persistent kernels have layer norms.
-template <class Pass>
-struct NormPass : Pass {};
-template <class Pass>
-inline constexpr bool kWithNorms = false;
-template <class Pass>
-inline constexpr bool kWithNorms<NormPass<Pass>> = true;
-
 }  // namespace fused_rnn::cuda
