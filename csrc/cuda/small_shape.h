@@ -25,7 +25,7 @@ FUSED_RNN_HD constexpr int unit_lanes(bool exact_float32, int rows) {
 FUSED_RNN_HD constexpr int most_small_units(int element_bytes, bool exact_float32, bool normalized, int values,
                                             int rows) {
   constexpr int kMostWithNorms = 2;
-  const int most_values = rows > kTileRows ? (element_bytes == 4 ? 3 : 5) : (element_bytes == 4 ? 6 : 8);
+  const int most_values = rows > kTileRows ? (element_bytes == 4 ? 3 : 5) : (element_bytes == 4 ? 6 : 7);
   return exact_float32 || values > (normalized ? kMostWithNorms : most_values) ? 64 : 128;
 }
 // Whether there is a kernel for blocks of so many rows. One with layer norms has one row a lane.
