@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import re
-import shutil
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import pytest
 
-from build_support import cuda as cuda_build
-from build_support import native
-from tools import loop_report, ptxas_report
+from tests.counted_kernels import compiled_loops, page_of_counts
+from tools import loop_report
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-TOOLS = [shutil.which(name) for name in ("nvcc", "cuobjdump")]
 MOST_A_ROW = 70  # instructions of a lane, with the best number of rows
 KINDS = [f"{name}, {dtype}" for dtype in ("float32", "TF32", "bfloat16") for name in ("forward", "backward")]
 NORMS = [f"{name}, {dtype}, norms" for dtype in ("float32", "bfloat16") for name in ("forward", "backward")]
@@ -88,21 +82,9 @@ def row_of(loop: loop_report.Loop, registers: int) -> Row:
 
 @pytest.fixture(scope="module")
 def counted(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
-    nvcc, cuobjdump = TOOLS
-    if nvcc is None or cuobjdump is None:
-        pytest.skip("no nvcc or no cuobjdump in PATH")
-    folder: Path = tmp_path_factory.mktemp("small_block")
-    source, cubin = folder / "small_block.cu", folder / "small_block.cubin"
-    source.write_text(SOURCE)
-    flags = ["-std=c++20", "-O3", "-Xptxas", "-v", "-arch=sm_90a", "-I", str(native.ROOT / "csrc")]
-    command = [nvcc, *cuda_build.compiler_flags(native.compiler()), *flags, "-cubin", str(source), "-o", str(cubin)]
-    compiled = cuda_build.run(command)
-    assert compiled.returncode == 0, compiled.stdout
-    functions = {one.name: one for one in ptxas_report.parse(compiled.stdout)}
-    assert [str(one) for one in functions.values() if one.spill_stores or one.spill_loads] == []
-    loops = loop_report.loops_of(cubin, "sm_90a")
-    assert len(loops) == len(functions) == 22
-    rows = [row_of(loop, functions[loop.kernel].registers) for loop in loops]
+    loops = compiled_loops(SOURCE, tmp_path_factory.mktemp("small_block"))
+    assert len(loops) == 22
+    rows = [row_of(loop, registers) for loop, registers in loops]
     return sorted(rows, key=lambda row: ([*KINDS, *NORMS].index(row.kind), row.rows))
 
 
@@ -113,10 +95,7 @@ def test_a_lane_needs_few_instructions_for_each_row(counted: list[Row]) -> None:
 
 
 def test_the_page_has_the_counted_instructions(counted: list[Row]) -> None:
-    version = cuda_build.run([str(TOOLS[0]), "--version"]).stdout
-    if "release 13.0" not in version:
-        pytest.skip("the table is of CUDA 13.0")
-    page = (native.ROOT / "docs" / "gpu.md").read_text()
+    page = page_of_counts()
     for kinds in (KINDS, NORMS):
         table = "\n".join(str(row) for row in counted if row.kind in kinds)
         assert table in page, table
